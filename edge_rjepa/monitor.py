@@ -1,0 +1,68 @@
+"""Is the representation well? Its measures, and the alarm when it collapses."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_rjepa.config import MonitorConfig
+from edge_rjepa.learner import RJepa
+from edge_rjepa.objective import effective_rank
+
+
+class Health(NamedTuple):
+    """How rich the embedding is, and how well it is foreseen."""
+
+    information: float  # nats, predictive information
+    effective_rank: float  # 1 .. n_z
+    embedding_std: float  # root mean variance of the embedding's values, 0 .. 1
+
+
+def health_of(learner: RJepa) -> Health:
+    """The running estimates of a learner; NaN throughout once its statistics are not finite."""
+    covariance = learner.embedding_covariance
+    if not (math.isfinite(learner.information) and np.isfinite(covariance).all()):
+        return Health(math.nan, math.nan, math.nan)
+    std = math.sqrt(max(0.0, float(np.trace(covariance)) / len(covariance)))
+    return Health(learner.information, effective_rank(covariance), std)
+
+
+class Monitor:
+    """Watches a learner's health and tells when it has collapsed.
+
+    The representation has collapsed when a value is not finite, when the embedding hardly varies,
+    when it varies along one direction only, or when most of the information that it once had is
+    gone. `state` and `restore` carry the best information over to another process.
+    """
+
+    def __init__(self, config: MonitorConfig | None = None):
+        self.config = config or MonitorConfig()
+        self.best_information = 0.0
+
+    def collapse(self, health: Health) -> str | None:
+        """Why this is a collapse, in words, or None; remembers the best information seen."""
+        config = self.config
+        if not all(map(math.isfinite, health)):
+            return "the network is no longer finite"
+        if health.embedding_std < config.min_std:
+            return f"the embedding's std is {health.embedding_std:.3g}, below {config.min_std:g}"
+        if health.effective_rank < config.min_rank:
+            return f"the effective rank is {health.effective_rank:.3g}, below {config.min_rank:g}"
+        floor = config.min_information_share * self.best_information
+        if health.information < floor:
+            return (
+                f"the information is {health.information:.3g} nats, below {floor:.3g} "
+                f"({config.min_information_share:.0%} of the best)"
+            )
+        self.best_information = max(self.best_information, health.information)
+        return None
+
+    def state(self) -> dict:
+        """What is remembered, as plain JSON values."""
+        return {"best_information": self.best_information}
+
+    def restore(self, state: dict) -> None:
+        """Go on from state()."""
+        self.best_information = float(state["best_information"])

@@ -1,0 +1,118 @@
+"""Predictive information and its running statistics.
+
+    I = 1/2 logdet(S_z + eps 1) - 1/2 logdet(S_e + eps 1)        [nats]
+
+is what the past tells about the next embedding through a channel with noise eps. Within a block the
+statistics stand still, and the loss of one fixation is
+
+    l = 1/2 e' P_e e - 1/2 (z - mu)' P_z (z - mu),      P = (S + eps 1)^-1.
+
+See docs/theory.md for why its descent is the ascent of I, and why I keeps z from collapsing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.linalg import get_lapack_funcs
+
+
+class PredictiveInformation:
+    """Running mean and covariances of embedding and prediction error, and what follows from them.
+
+    n_embedding: n_z. noise_floor: eps. statistics_fixations: time constant of the running
+    estimates in fixations; until that many were seen they are plain averages.
+    """
+
+    def __init__(
+        self, n_embedding: int, noise_floor: float, statistics_fixations: float, dtype: str
+    ):
+        self.noise_floor = noise_floor
+        self.statistics_fixations = statistics_fixations
+        self.fixations = np.zeros(1, np.int64)
+        self.mu = np.zeros(n_embedding, dtype)
+        self.S_z = np.zeros((n_embedding, n_embedding), dtype)
+        self.S_e = np.zeros((n_embedding, n_embedding), dtype)
+        self._scratch = np.zeros((n_embedding, n_embedding), dtype)
+        self._mean = np.zeros(n_embedding, dtype)
+        # Cholesky factors in Fortran order, so that LAPACK works in place.
+        self._factor_z = np.zeros((n_embedding, n_embedding), dtype, order="F")
+        self._factor_e = np.zeros((n_embedding, n_embedding), dtype, order="F")
+        self._potrf, self._potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.dtype(dtype))
+        self.factorise()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What must be kept to go on as if nothing had happened (views, not copies)."""
+        return {"fixations": self.fixations, "mu": self.mu, "S_z": self.S_z, "S_e": self.S_e}
+
+    def loss(self, z, e, centred, d_z, d_zhat, surprise) -> float:
+        """The block's loss in nats and its gradients, statistics as they stand.
+
+        z, e (K, n_z) in; centred (K, n_z) = z - mu, d_z = dl/dz, d_zhat = dl/dzhat (K, n_z) and
+        surprise (K,) = 1/2 e' P_e e out.
+        """
+        np.subtract(z, self.mu, out=centred)
+        np.copyto(d_z, centred)
+        np.negative(e, out=d_zhat)
+        self._potrs(self._factor_z, d_z.T, lower=True, overwrite_b=True)
+        self._potrs(self._factor_e, d_zhat.T, lower=True, overwrite_b=True)
+        np.einsum("ki,ki->k", e, d_zhat, out=surprise)
+        surprise *= -0.5
+        loss = float(surprise.sum()) - 0.5 * float(np.vdot(centred, d_z))
+        np.add(d_z, d_zhat, out=d_z)
+        np.negative(d_z, out=d_z)
+        return loss
+
+    def observe(self, centred, e) -> None:
+        """Move the statistics by a block: centred = z - mu and e, both (K, n_z)."""
+        K = len(e)
+        keep = math.exp(-K / self.statistics_fixations)
+        rate = max(1.0 - keep, K / (int(self.fixations[0]) + K))
+        self.fixations += K
+        np.mean(centred, axis=0, out=self._mean)
+        for S, rows in ((self.S_z, centred), (self.S_e, e)):
+            np.dot(rows.T, rows, out=self._scratch)
+            self._scratch *= rate / K
+            S *= 1.0 - rate
+            S += self._scratch
+        np.multiply.outer(self._mean, self._mean, out=self._scratch)
+        self._scratch *= rate * rate
+        self.S_z -= self._scratch
+        self._mean *= rate
+        self.mu += self._mean
+        self.factorise()
+
+    def factorise(self) -> None:
+        """Factor S + eps 1 anew and measure the information, after S changed."""
+        half_logdet_z = self._factor(self._factor_z, self.S_z)
+        half_logdet_e = self._factor(self._factor_e, self.S_e)
+        self.information = half_logdet_z - half_logdet_e
+
+    def _factor(self, factor, S) -> float:
+        np.copyto(factor, S)
+        factor.ravel(order="K")[:: len(S) + 1] += self.noise_floor
+        _, failed = self._potrf(factor, lower=True, clean=False, overwrite_a=True)
+        if failed:  # only S that is not finite is not positive definite: the learner diverged
+            return math.nan
+        return float(np.log(factor.ravel(order="K")[:: len(S) + 1]).sum())
+
+
+def information(z, z_hat, noise_floor: float) -> float:
+    """Predictive information, in nats, of embeddings z and their predictions (N, n_z)."""
+    z = np.asarray(z, np.float64)
+    e = z - z_hat
+    S_z = np.cov(z, rowvar=False, bias=True).reshape(z.shape[1], z.shape[1])
+    S_e = e.T @ e / len(e)
+    noise = noise_floor * np.eye(z.shape[1])
+    return 0.5 * float(np.linalg.slogdet(S_z + noise)[1] - np.linalg.slogdet(S_e + noise)[1])
+
+
+def effective_rank(S) -> float:
+    """exp of the entropy of the spectrum of a covariance (Roy & Vetterli, 2007): 1 .. n."""
+    spectrum = np.clip(np.linalg.eigvalsh(np.asarray(S, np.float64)), 0.0, None)
+    total = spectrum.sum()
+    if not total > 0.0:
+        return 1.0
+    share = spectrum[spectrum > 0.0] / total
+    return float(np.exp(-(share * np.log(share)).sum()))

@@ -1,0 +1,116 @@
+"""Pinhole geometry of a camera on a pan-tilt head: pixels, rays, angles and homographies.
+
+Frames. The camera looks along z with x to the right and y down, as OpenCV has it; the base frame is
+the camera's at head angles (0, 0). The head pans about the base's vertical axis, then tilts about
+the panned x axis, both about the camera's centre, so head angles (pan, tilt) point the optical axis
+at azimuth = pan, elevation = tilt. Azimuth is positive to the right, elevation positive up.
+
+Pixels are (x, y) with pixel centres at whole numbers; angles are (azimuth_rad, elevation_rad) in
+the base frame; rays are unit vectors. Every function takes any leading shape and works in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_rjepa.errors import ConfigError
+
+
+def head_rotation(head) -> np.ndarray:
+    """Rotation (3, 3) from camera to base at head = (pan_rad, tilt_rad): R_y(pan) R_x(tilt)."""
+    pan_rad, tilt_rad = head
+    cos_p, sin_p = math.cos(pan_rad), math.sin(pan_rad)
+    cos_t, sin_t = math.cos(tilt_rad), math.sin(tilt_rad)
+    return np.array(
+        [
+            [cos_p, sin_p * sin_t, sin_p * cos_t],
+            [0.0, cos_t, -sin_t],
+            [-sin_p, cos_p * sin_t, cos_p * cos_t],
+        ]
+    )
+
+
+def rays_of_angles(angles_rad) -> np.ndarray:
+    """Unit rays (..., 3) in the base frame of (azimuth_rad, elevation_rad) (..., 2)."""
+    azimuth_rad, elevation_rad = np.moveaxis(np.asarray(angles_rad, dtype=np.float64), -1, 0)
+    level = np.cos(elevation_rad)
+    return np.stack(
+        [level * np.sin(azimuth_rad), -np.sin(elevation_rad), level * np.cos(azimuth_rad)], axis=-1
+    )
+
+
+def angles_of_rays(rays) -> np.ndarray:
+    """(azimuth_rad, elevation_rad) (..., 2) of base-frame rays (..., 3), not zero."""
+    x, y, z = np.moveaxis(np.asarray(rays, dtype=np.float64), -1, 0)
+    return np.stack([np.arctan2(x, z), np.arctan2(-y, np.hypot(x, z))], axis=-1)
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """A camera without distortion, square pixels, its axis through the middle of the picture.
+
+    field_of_view_rad is the horizontal angle between the picture's left and right edges.
+    Raises ConfigError for a picture without pixels or a field of view outside (0, pi).
+    """
+
+    width_px: int
+    height_px: int
+    field_of_view_rad: float
+
+    def __post_init__(self) -> None:
+        if self.width_px < 1 or self.height_px < 1:
+            raise ConfigError(
+                f"camera of {self.width_px} x {self.height_px} px: both must be at least 1"
+            )
+        if not 0.0 < self.field_of_view_rad < math.pi:
+            raise ConfigError(
+                f"field_of_view_rad = {self.field_of_view_rad}: must lie between 0 and pi"
+            )
+
+    @property
+    def focal_px(self) -> float:
+        """Focal length in pixels, which is also pixels a radian in the middle of the picture."""
+        return 0.5 * self.width_px / math.tan(0.5 * self.field_of_view_rad)
+
+    @property
+    def centre_px(self) -> tuple[float, float]:
+        """The pixel (x, y) of the optical axis."""
+        return 0.5 * (self.width_px - 1), 0.5 * (self.height_px - 1)
+
+    @property
+    def intrinsics(self) -> np.ndarray:
+        """Camera matrix (3, 3): pixel ~ intrinsics @ camera ray."""
+        x, y = self.centre_px
+        return np.array([[self.focal_px, 0.0, x], [0.0, self.focal_px, y], [0.0, 0.0, 1.0]])
+
+    def rays_of_pixels(self, pixels) -> np.ndarray:
+        """Unit rays (..., 3) in the camera frame of pixels (..., 2)."""
+        slopes = (np.asarray(pixels, dtype=np.float64) - self.centre_px) / self.focal_px
+        rays = np.concatenate([slopes, np.ones_like(slopes[..., :1])], axis=-1)
+        return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+    def pixels_of_rays(self, rays) -> np.ndarray:
+        """Pixels (..., 2) of camera-frame rays (..., 3); NaN for a ray not ahead of the camera."""
+        rays = np.asarray(rays, dtype=np.float64)
+        ahead = np.where(rays[..., 2:] > 0.0, rays[..., 2:], np.nan)
+        return rays[..., :2] / ahead * self.focal_px + self.centre_px
+
+    def angles_of_pixels(self, pixels, head=(0.0, 0.0)) -> np.ndarray:
+        """(azimuth_rad, elevation_rad) (..., 2) seen at pixels (..., 2) with the head at `head`."""
+        return angles_of_rays(self.rays_of_pixels(pixels) @ head_rotation(head).T)
+
+    def pixels_of_angles(self, angles_rad, head=(0.0, 0.0)) -> np.ndarray:
+        """Pixels (..., 2) of (azimuth_rad, elevation_rad) (..., 2); NaN where not ahead."""
+        return self.pixels_of_rays(rays_of_angles(angles_rad) @ head_rotation(head))
+
+    def homography(self, head_from, head_to) -> np.ndarray:
+        """Matrix (3, 3) taking homogeneous pixels of the view at head_from to head_to's.
+
+        H = K R_to' R_from K^-1: exact for a camera that turns about its own centre, whatever it
+        looks at.
+        """
+        turn = head_rotation(head_to).T @ head_rotation(head_from)
+        return self.intrinsics @ turn @ np.linalg.inv(self.intrinsics)

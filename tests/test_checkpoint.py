@@ -1,0 +1,286 @@
+"""Checkpoints: what is read is what was written, or a clear refusal."""
+
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import hypothesis.extra.numpy as numpy_strategies
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from edge_rjepa import checkpoint
+from edge_rjepa.errors import CheckpointError, RJepaError
+
+tensors_strategy = st.dictionaries(
+    st.text(max_size=12).filter(lambda name: name != "__metadata__"),
+    st.sampled_from(sorted(checkpoint.DTYPES)).flatmap(
+        lambda dtype: numpy_strategies.arrays(
+            dtype, numpy_strategies.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+        )
+    ),
+    max_size=4,
+)
+json_strategy = st.dictionaries(
+    st.text(max_size=8),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=6,
+    ),
+    max_size=4,
+)
+
+TENSORS = {
+    "W": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "count": np.array(7, dtype=np.int64),
+    "seen": np.array([True, False]),
+}
+METADATA = {"config": {"cell": "gated"}, "rng": 2**127 + 1, "note": "größer 🙂"}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint.safetensors"
+
+
+def assert_same(loaded, tensors, metadata):
+    assert loaded[1] == metadata
+    assert loaded[0].keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[0][name].dtype == tensor.dtype
+        assert loaded[0][name].shape == tensor.shape
+        assert loaded[0][name].tobytes() == tensor.tobytes()
+
+
+def refusal(path) -> str:
+    """The one line with which `load` refuses `path`."""
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(path)
+    message = str(caught.value)
+    assert "\n" not in message and str(path) in message
+    assert isinstance(caught.value, RJepaError) and isinstance(caught.value, OSError)
+    return message
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(tensors_strategy, json_strategy)
+def test_round_trip_bit_for_bit(tensors, metadata):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        checkpoint.save(path, tensors, metadata)
+        assert_same(checkpoint.load(path), tensors, metadata)
+        assert os.listdir(folder) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        np.asfortranarray(TENSORS["W"]),
+        TENSORS["W"].T,
+        TENSORS["W"][::2, ::-1],
+        TENSORS["W"].astype(">f4"),
+        np.broadcast_to(np.float64(3), (2, 3)),
+    ],
+    ids=["Fortran", "transposed", "strided", "big endian", "broadcast"],
+)
+def test_any_memory_layout(path, tensor):
+    checkpoint.save(path, {"W": tensor}, {})
+    loaded = checkpoint.load(path)[0]["W"]
+    np.testing.assert_array_equal(loaded, tensor)
+    assert loaded.dtype == tensor.dtype.newbyteorder("=")
+
+
+def test_special_values_keep_their_bits(path):
+    bits = np.array([0x7FC00001, 0xFFC12345, 0x80000000, 0x7F800000, 1], dtype=np.uint32)
+    checkpoint.save(path, {"x": bits.view(np.float32)}, {})
+    np.testing.assert_array_equal(checkpoint.load(path)[0]["x"].view(np.uint32), bits)
+
+
+def test_loaded_tensors_can_be_written(path):
+    checkpoint.save(path, TENSORS, METADATA)
+    checkpoint.load(path)[0]["W"][0, 0] = 1.0
+
+
+@pytest.mark.parametrize("tensor", [np.array(["text"]), np.array([None]), np.array([1j])])
+def test_dtypes_that_cannot_be_saved_are_refused(path, tensor):
+    checkpoint.save(path, TENSORS, METADATA)
+    with pytest.raises(CheckpointError, match="tensor W has dtype"):
+        checkpoint.save(path, {"W": tensor}, {})
+    assert_same(checkpoint.load(path), TENSORS, METADATA)
+
+
+def test_truncation_at_any_byte_is_refused(path):
+    checkpoint.save(path, TENSORS, METADATA)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        refusal(path)
+    path.write_bytes(whole + b"\0")
+    refusal(path)
+
+
+def test_no_changed_bit_gives_other_data(path):
+    checkpoint.save(path, TENSORS, METADATA)
+    whole = path.read_bytes()
+    refused = 0
+    for position in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                loaded = checkpoint.load(path)
+            except CheckpointError:
+                refused += 1
+            else:
+                assert_same(loaded, TENSORS, METADATA)
+    assert refused > 7.9 * len(whole)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.binary(max_size=400))
+def test_any_other_bytes_are_refused(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        path.write_bytes(content)
+        refusal(path)
+
+
+def test_missing_file_folder_and_foreign_file(path, tmp_path):
+    assert "No such file" in refusal(path)
+    assert "Is a directory" in refusal(tmp_path)
+    save_file(TENSORS, path)
+    assert "no checkpoint of edge_rjepa" in refusal(path)
+    save_file(TENSORS, path, {"format": "pt"})
+    assert "no checkpoint of edge_rjepa" in refusal(path)
+
+
+def test_own_format_without_its_fields_is_refused(path):
+    header = {"format": checkpoint.FORMAT, "version": "1", "metadata": "{}", "crc32": "0"}
+    for missing in ("version", "metadata", "crc32"):
+        save_file(TENSORS, path, {key: header[key] for key in header if key != missing})
+        refusal(path)
+    save_file(TENSORS, path, {**header, "version": "one"})
+    refusal(path)
+
+
+def test_newer_version_is_named(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    checkpoint.save(path, TENSORS, METADATA)
+    monkeypatch.undo()
+    assert "version 2, this edge_rjepa reads up to 1: upgrade" in refusal(path)
+
+
+def test_checksum_covers_the_metadata(path):
+    """The header is JSON text: a changed digit in it would parse."""
+    checkpoint.save(path, TENSORS, METADATA)
+    content = path.read_bytes()
+    digits = json.dumps(METADATA["rng"]).encode()
+    path.write_bytes(content.replace(digits, digits[:-1] + b"0"))
+    assert "checksum" in refusal(path)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_failure_while_writing_leaves_the_old_file(path, monkeypatch, step):
+    checkpoint.save(path, TENSORS, METADATA)
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint.os, step, fail)
+    with pytest.raises(CheckpointError, match="cannot write .*: No space left on device"):
+        checkpoint.save(path, {}, {})
+    monkeypatch.undo()
+    assert_same(checkpoint.load(path), TENSORS, METADATA)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_interrupt_while_writing_leaves_the_old_file(path, monkeypatch):
+    checkpoint.save(path, TENSORS, METADATA)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, {}, {})
+    monkeypatch.undo()
+    assert_same(checkpoint.load(path), TENSORS, METADATA)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_missing_folder_and_folder_in_the_way(path):
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        checkpoint.save(path.parent / "missing" / "file", TENSORS, METADATA)
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="Is a directory"):
+        checkpoint.save(path, TENSORS, METADATA)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_write_follows_a_link_and_the_umask(path, tmp_path):
+    (tmp_path / "disk").mkdir()
+    path.symlink_to(tmp_path / "disk" / "file")
+    before = os.umask(0o027)
+    try:
+        checkpoint.write_atomic(path, b"content")
+    finally:
+        os.umask(before)
+    assert path.is_symlink()
+    assert (tmp_path / "disk" / "file").read_bytes() == b"content"
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+WRITER = """
+import itertools, sys
+import numpy as np
+from edge_rjepa import checkpoint
+for i in itertools.count():
+    checkpoint.save(sys.argv[1], {"x": np.full(50_000, i, np.float32)}, {"i": i})
+    print(i, flush=True)
+"""
+
+
+def start_writer(path, **options):
+    command = [sys.executable, "-c", WRITER, str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_killed_at_any_moment_the_file_is_whole(path):
+    moments = random.Random(0)
+    for _ in range(30):
+        writer = start_writer(path)
+        try:
+            for _ in range(moments.randint(1, 3)):
+                assert writer.stdout.readline()
+            try:
+                writer.wait(timeout=moments.uniform(0, 0.01))
+            except subprocess.TimeoutExpired:
+                pass
+        finally:
+            writer.send_signal(signal.SIGKILL)
+            writer.communicate()
+        tensors, metadata = checkpoint.load(path)
+        np.testing.assert_array_equal(tensors["x"], np.full(50_000, metadata["i"], np.float32))
+    checkpoint.save(path, TENSORS, METADATA)
+    assert os.listdir(path.parent) == [path.name]  # nothing that the killed ones left behind
+
+
+def test_full_disk_leaves_the_old_file(path):
+    checkpoint.save(path, TENSORS, METADATA)
+    writer = start_writer(
+        path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    )
+    assert b"CheckpointError: cannot write" in writer.communicate()[1]
+    assert_same(checkpoint.load(path), TENSORS, METADATA)
+    assert os.listdir(path.parent) == [path.name]

@@ -1,0 +1,163 @@
+"""The picture of a run: drawn from whatever a run left behind, however it ended."""
+
+import json
+import subprocess
+import sys
+
+import matplotlib.image as matplotlib_image
+import numpy as np
+import pytest
+
+from edge_rjepa import checkpoint, report
+from edge_rjepa.errors import RJepaError
+
+
+def line(fixations, **changes):
+    measured = {
+        "fixations": fixations,
+        "seconds": fixations / 15_000,
+        "information": fixations / 1e5,
+        "effective_rank": 20.0,
+        "embedding_std": 0.5,
+        "surprise": 30.0,
+        "loss": -1.0,
+        "fixations_per_s": 15_000.0,
+    }
+    return json.dumps({**measured, **changes})
+
+
+def write_metrics(run_dir, lines):
+    (run_dir / "metrics.jsonl").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    write_metrics(tmp_path, [line(t) for t in range(1000, 101_000, 1000)])
+    return tmp_path
+
+
+def add_summary(run_dir):
+    measured = {"information": 0.1, "effective_rank": 20.0, "embedding_std": 0.5}
+    summary = {"before": measured, "after": {**measured, "information": 2.0}, "verdict": "Learned."}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+
+
+def add_sample(run_dir, **changes):
+    rng = np.random.default_rng(0)
+    sample = {
+        "image": rng.integers(0, 255, (60, 80, 3), dtype=np.uint8),
+        "pixels": rng.uniform(0, 60, (16, 2)),
+        "surprise": rng.uniform(0, 40, 16),
+    }
+    np.savez(run_dir / "sample.npz", **{**sample, **changes})
+
+
+def add_checkpoint(run_dir):
+    config = {"config": {"cell": "gated", "n_embedding": 128}}
+    checkpoint.save(run_dir / "checkpoint.safetensors", {}, config)
+
+
+def picture(run_dir):
+    path = report.draw_report(run_dir)
+    assert path == run_dir / "report.png"
+    assert [each.name for each in run_dir.glob("*.tmp")] == []
+    image = matplotlib_image.imread(path)[..., :3]
+    assert image.shape[1] > 1200
+    return image
+
+
+def has_colour(image, colour, at_least):
+    wanted = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return (np.abs(image - wanted).max(axis=2) < 0.02).sum() > at_least
+
+
+def test_curves_alone(run_dir):
+    image = picture(run_dir)
+    for _, _, colour in report.CURVES:
+        assert has_colour(image, colour, 200)
+    assert has_colour(image, report.BLUE, 200)
+    assert not has_colour(image, report.RED, 0)
+
+
+def test_everything_a_run_can_leave_is_drawn(run_dir):
+    bare = picture(run_dir)
+    for add in (add_summary, add_sample, add_checkpoint):
+        add(run_dir)
+        fuller = picture(run_dir)
+        assert fuller.shape != bare.shape or (fuller != bare).any()
+        bare = fuller
+
+
+def test_rollbacks_are_marked_and_counted(run_dir):
+    write_metrics(run_dir, [line(1000), line(2000, event="rollback"), line(1500), line(3000)])
+    assert has_colour(picture(run_dir), report.RED, 100)
+
+
+def test_half_written_lines_are_skipped(run_dir):
+    write_metrics(run_dir, [line(1000), line(2000)[:40] + line(3000), "", "[]", line(4000)[:-9]])
+    assert [each["fixations"] for each in report.read_metrics(run_dir / "metrics.jsonl")] == [1000]
+    picture(run_dir)
+
+
+def test_measurements_that_are_missing_or_not_finite_are_gaps(run_dir):
+    write_metrics(
+        run_dir,
+        [line(1000), line(2000, information=float("nan"), surprise=None), '{"fixations": 3000}']
+        + [line(4000, surprise=float("inf"), seconds="x"), line(5000)],
+    )
+    picture(run_dir)
+
+
+@pytest.mark.parametrize("lines", [[], ["{"], ['{"information": 1.0}'], ['{"fixations": "many"}']])
+def test_no_measurement_is_refused(run_dir, lines):
+    write_metrics(run_dir, lines)
+    with pytest.raises(report.ReportError, match="metrics.jsonl holds no measurement"):
+        report.draw_report(run_dir)
+
+
+def test_no_run_there_is_refused(tmp_path):
+    with pytest.raises(report.ReportError, match="metrics.jsonl: No such file or directory"):
+        report.draw_report(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "sample.npz", "checkpoint.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"PK\x03\x04 no archive", b"\x93NUMPY"])
+def test_other_damaged_files_are_named(run_dir, name, content):
+    (run_dir / name).write_bytes(content)
+    with pytest.raises(report.ReportError, match=f"{name} is damaged") as caught:
+        report.draw_report(run_dir)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sample_of_other_shapes_is_refused(run_dir):
+    add_sample(run_dir, pixels=np.zeros((3, 2)))
+    with pytest.raises(report.ReportError, match="sample.npz is damaged"):
+        report.draw_report(run_dir)
+
+
+def test_folder_that_cannot_be_written(run_dir):
+    (run_dir / "report.png").mkdir()
+    with pytest.raises(report.ReportError, match="cannot write .*report.png: Is a directory"):
+        report.draw_report(run_dir)
+
+
+def test_missing_matplotlib_names_the_command(run_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(RJepaError, match=r'pip install "edge-rjepa\[demo\]"'):
+        report.draw_report(run_dir)
+
+
+def test_matplotlib_is_imported_only_to_draw():
+    program = "import sys, edge_rjepa.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_running_mean_leaves_out_what_is_not_finite():
+    values = np.array([1.0, np.nan, 3.0, 5.0, np.inf])
+    mean = report._running_mean(values, 3)
+    np.testing.assert_allclose(mean, [1.0, np.nan, 4.0, 4.0, np.nan])
+
+
+def test_stretches_break_where_fixations_go_back():
+    fixations = np.array([1.0, 2.0, 3.0, 2.0, 3.0])
+    assert report._forward_stretches(fixations) == [(0, 3), (3, 5)]
