@@ -11,6 +11,7 @@ demo: .venv/demo.stamp
 	rm -rf $(RUN)
 	$(BIN)/edge-rjepa learn --out $(RUN) --seconds $(DEMO_SECONDS)
 	$(BIN)/edge-rjepa export $(RUN) -o $(RUN)/encoder.onnx
+	@test -f $(RUN)/report.png || { echo "error: no report was drawn"; exit 1; }
 	@echo "What it learned: $(CURDIR)/$(RUN)/report.png"
 
 test: .venv/test.stamp

@@ -19,7 +19,7 @@ CORE = [
     "onnx>=1.15",
     "onnxruntime>=1.17.3",
     "pyserial>=3.5",
-    "safetensors>=0.4.3",
+    "safetensors>=0.5",
     "threadpoolctl>=3.2",
     "tomli>=2.0.1; python_version < '3.11'",
     "tomli-w>=1.0",
@@ -45,6 +45,7 @@ setup(
     author="The edge_rjepa authors",
     license="MIT",
     python_requires=">=3.10",
+    package_dir={"": "."},  # so that an editable installation sees packages added later
     packages=find_packages(
         include=["edge_rjepa*", "firmware_bridge", "firmware_bridge.*", "calibration*"]
     ),

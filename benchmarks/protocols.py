@@ -1,8 +1,8 @@
 """The two learning protocols, `glimpses` and `recall`, on 5,000 MNIST digits.
 
-Both show a network short sequences of fixations without any label and then ask what it knows; 4,000
-digits are for learning, 1,000 for asking. A protocol gives blocks to learn from (`block`) and scores
-a learner (`score`). docs/learning.md describes them.
+Both show a network short sequences of fixations without any label and then ask what it knows;
+4,000 digits are for learning, 1,000 for asking. A protocol gives blocks to learn from (`block`) and
+scores a learner (`score`), which stays as it was. docs/learning.md describes them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Glimpses:
         return (patches - mean[:, None]) / (contrast[:, None] + 0.1), mean, contrast
 
     def score(self, model) -> dict[str, float]:
-        """Probe accuracy, held-out information and effective rank of a learner (left as it was)."""
+        """Probe accuracy, held-out information and effective rank of a learner."""
         model = model.copy()
         rows, held_out = [], []
         for index, (features, efference) in enumerate(self.probe_blocks):
@@ -137,7 +137,7 @@ class Recall:
         return self.features[digits[cells]], np.eye(4, dtype="f4")[cells]
 
     def score(self, model) -> dict[str, float]:
-        """Share of variance predicted at revisits, information and rank (learner left as it was)."""
+        """Share of variance predicted at revisits, information, effective rank."""
         model = model.copy()
         seen, revisits = [], []
         for features, efference in self.probe_blocks:

@@ -185,7 +185,7 @@ def lstm(y, s, l):  # noqa: E741
 
 
 def rgc(y, s, l):  # noqa: E741
-    """Reciprocal gated circuit, after Nayebi et al. (2018): h and c gate each other and themselves."""
+    """Reciprocal gated circuit, after Nayebi et al. (2018): h and c gate each other."""
     h, c = y
     keep_hs, keep_hh = one_minus(sigmoid(l[0] * c)), one_minus(sigmoid(l[1] * h))
     keep_cs, keep_cc = one_minus(sigmoid(l[2] * h)), one_minus(sigmoid(l[3] * c))

@@ -33,12 +33,12 @@ class RJepaConfig:
     n_predictor: int = 256  # n_p
     n_gain: int = 32  # hidden units of the gain field
     noise_floor: float = 1.0  # eps of the objective, in squared units of the embedding
-    statistics_fixations: float = 6000.0  # time constant of mu, S_z, S_e
-    learning_rate: float = 1e-3  # Adam, at the start
-    anneal_fixations: float = 100_000.0  # experience after which the rate has fallen by sqrt(2)
+    statistics_fixations: float = 2500.0  # time constant of mu, S_z, S_e
+    learning_rate: float = 3e-3  # Adam, at the start
+    anneal_fixations: float = 50_000.0  # experience after which the rate has fallen by sqrt(2)
     anneal_floor: float = 0.1  # share of learning_rate that always stays
     encoder_rate: float = 1.0  # the encoder's rate in units of learning_rate
-    update_every: int = 1  # blocks whose gradients are summed before a step
+    update_every: int = 4  # blocks whose gradients are summed before a step
     max_block: int = 64  # longest block, in fixations: buffers are made for it
     dtype: str = "float32"
 
@@ -146,13 +146,15 @@ class MonitorConfig:
 
     min_std: float = 0.02
     min_rank: float = 1.5
-    min_information_share: float = 0.25  # of the best information of the run
+    min_information_share: float = 0.1  # of the best information of the run ..
+    patience: int = 5  # .. for this many measures on end: a blank wall tells little, too
     rate_after_collapse: float = 0.5  # factor on the learning rate when rolled back
     max_rollbacks: int = 8  # then the run gives up
 
     def __post_init__(self) -> None:
         for name in ("min_std", "min_rank", "min_information_share", "rate_after_collapse"):
             check_number(self, name, at_least=0.0)
+        check_whole(self, "patience", 1)
         check_whole(self, "max_rollbacks", 0)
 
 

@@ -31,6 +31,7 @@ from numba.core import types as numba_types
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
+PLAIN = (int, float, complex, str, bytes, np.generic, numba_types.Type)  # repr says all of them
 DIGEST_BYTES = hashlib.sha256().digest_size
 TRANSLATED_BY_NUMBA = {"numpy", "scipy", "numba"}  # it never compiles the code of their functions
 
@@ -59,7 +60,7 @@ def specialise(template: Callable, name_suffix: str, **replaced_globals: Any) ->
     files. What is replaced is part of what the cache compares, so changing the code of an injected
     function compiles the copy again. Raises TypeError for a name that `template` does not use.
     """
-    unused = replaced_globals.keys() - set(template.__code__.co_names)
+    unused = replaced_globals.keys() - set(_names(template.__code__))
     if unused:
         raise TypeError(f"{template.__name__} does not use {', '.join(sorted(unused))}")
     copy = types.FunctionType(
@@ -119,7 +120,7 @@ class KernelCache(caching.NullCache):
             self._files.locator.ensure_cache_path()
             _replace(self._path(sig, data.codegen), content)
         except OSError as error:
-            _warn_not_kept(error.strerror)
+            _warn_not_kept(error.strerror or error)
 
     @functools.cached_property
     def _stamp(self) -> bytes:
@@ -181,10 +182,10 @@ def _describe(value: Any, seen: set[int]) -> str:
     if isinstance(value, set | frozenset):
         return f"{{{', '.join(sorted(_describe(item, seen) for item in value))}}}"
     if isinstance(value, dict):
-        return _describe(sorted(value.items()), seen)
+        return _describe({_describe(item, seen) for item in value.items()}, seen)
     if isinstance(value, np.ndarray):
         return f"array({value.dtype}, {value.shape}, {hashlib.sha256(value.tobytes()).hexdigest()})"
-    if isinstance(value, bool | int | float | complex | str | bytes | None | np.generic):
+    if value is None or isinstance(value, PLAIN):
         return repr(value)
     name, fields = getattr(value, "__name__", ""), getattr(value, "_fields", "")
     return f"{type(value).__name__} {name} {fields}"
@@ -255,7 +256,7 @@ def _replace(path: str, content: bytes) -> None:
         raise
 
 
-def _warn_not_kept(reason: str) -> None:
+def _warn_not_kept(reason: object) -> None:
     _warn_once(f"compiled kernels are not kept, every start compiles again: {reason}")
 
 

@@ -171,6 +171,11 @@ class RJepa:
             number(EPSILON),
         )
 
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, all that learning runs; nothing changes."""
+        zeros = np.zeros((1, self.config.n_features)), np.zeros((1, self.config.n_efference))
+        self.copy().learn_block(*zeros)
+
     # -- seeing without learning ------------------------------------------------------------------
 
     def embed(self, features: np.ndarray, efference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

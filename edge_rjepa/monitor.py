@@ -33,16 +33,17 @@ class Monitor:
     """Watches a learner's health and tells when it has collapsed.
 
     The representation has collapsed when a value is not finite, when the embedding hardly varies,
-    when it varies along one direction only, or when most of the information that it once had is
-    gone. `state` and `restore` carry the best information over to another process.
+    when it varies along one direction only, or when the information stays far below the best of the
+    run. `state` and `restore` carry what is remembered over to another process.
     """
 
     def __init__(self, config: MonitorConfig | None = None):
         self.config = config or MonitorConfig()
         self.best_information = 0.0
+        self.poor_measures = 0  # on end, with too little information
 
     def collapse(self, health: Health) -> str | None:
-        """Why this is a collapse, in words, or None; remembers the best information seen."""
+        """Why this is a collapse, in words, or None."""
         config = self.config
         if not all(map(math.isfinite, health)):
             return "the network is no longer finite"
@@ -50,19 +51,22 @@ class Monitor:
             return f"the embedding's std is {health.embedding_std:.3g}, below {config.min_std:g}"
         if health.effective_rank < config.min_rank:
             return f"the effective rank is {health.effective_rank:.3g}, below {config.min_rank:g}"
-        floor = config.min_information_share * self.best_information
-        if health.information < floor:
-            return (
-                f"the information is {health.information:.3g} nats, below {floor:.3g} "
-                f"({config.min_information_share:.0%} of the best)"
-            )
         self.best_information = max(self.best_information, health.information)
+        floor = config.min_information_share * self.best_information
+        self.poor_measures = self.poor_measures + 1 if health.information < floor else 0
+        if self.poor_measures >= config.patience:
+            self.poor_measures = 0
+            return (
+                f"the information is {health.information:.3g} nats and stayed below {floor:.3g}, "
+                f"{config.min_information_share:.0%} of the best"
+            )
         return None
 
     def state(self) -> dict:
         """What is remembered, as plain JSON values."""
-        return {"best_information": self.best_information}
+        return {"best_information": self.best_information, "poor_measures": self.poor_measures}
 
     def restore(self, state: dict) -> None:
         """Go on from state()."""
         self.best_information = float(state["best_information"])
+        self.poor_measures = int(state["poor_measures"])

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_rjepa.checkpoint import write_atomic
-from edge_rjepa.config import GazeConfig, RunConfig
+from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CollapseError, ConfigError
 from edge_rjepa.gaze import RandomSaccades
 from edge_rjepa.learner import RJepa
@@ -73,7 +73,7 @@ class HeldOut:
         self.looks = [eye.look(frame, config.fixations_per_frame) for frame in self.frames]
 
     def judge(self, learner: RJepa) -> Health:
-        """Information, effective rank and std on the held-out fixations; the learner stays as is."""
+        """Information, effective rank and std on them; the learner stays as it is."""
         z, z_hat = self._seen(learner)
         covariance = np.cov(z, rowvar=False)
         return Health(
@@ -83,7 +83,7 @@ class HeldOut:
         )
 
     def sample(self, learner: RJepa) -> dict[str, np.ndarray]:
-        """The last frame with its fixations: image, pixels (K, 2), squared error (K,) as surprise."""
+        """The last frame: image, its fixations' pixels (K, 2) and squared errors (K,)."""
         z, z_hat = self._seen(learner)
         pixels = self.looks[-1][2]
         error = np.square(z - z_hat)[-len(pixels) :].sum(axis=1)
@@ -154,6 +154,7 @@ class Run:
 
         Raises CollapseError when rolling back does not help; the last good checkpoint stays.
         """
+        self.learner.warm_up()
         started = line = time.perf_counter()
         before_s, fixations = self._learning_s, self.learner.fixations
         while go_on(self) and self._learn_frame():
@@ -250,7 +251,8 @@ def verdict(before: Health, after: Health, monitor: Monitor) -> str:
     measured = (
         f"on fixations it never learned from, the past tells {after.information:.2f} nats about "
         f"what comes next ({before.information:.2f} before); the embedding spans "
-        f"{after.effective_rank:.1f} directions and has not collapsed (std {after.embedding_std:.2f})"
+        f"{after.effective_rank:.1f} directions and has not collapsed "
+        f"(std {after.embedding_std:.2f})"
     )
     # Held-out information of one network wanders by about a tenth of a nat between sets of frames.
     return f"It learned: {measured}." if gained > 0.3 else f"It has not learned yet: {measured}."

@@ -78,12 +78,12 @@ class Workspace(NamedTuple):
     r_next: np.ndarray  # (m, n_h)
     T: np.ndarray  # (m, m, n_h)              ends as the block's transition
     T_next: np.ndarray  # (m, m, n_h)
-    new_E: np.ndarray  # (m, G, n_h, n_u)
-    new_e_lam: np.ndarray  # (L, m, n_h)
+    E_new: np.ndarray  # (m, G, n_h, n_u)
+    e_lam_new: np.ndarray  # (L, m, n_h)
     reads: np.ndarray  # (len(reads),) int64
 
 
-_WHOLE = {"r", "r_next", "T", "T_next", "new_E", "new_e_lam", "reads"}
+_WHOLE = {"r", "r_next", "T", "T_next", "E_new", "e_lam_new", "reads"}
 _ONE_ROW_MORE = {"x", "z", "y", "d_z"}
 
 
@@ -144,7 +144,7 @@ def zero_workspace(config: RJepaConfig, cell: Cell) -> Workspace:
     }  # fmt: skip
     whole = {
         "r": (m, n_h), "r_next": (m, n_h), "T": (m, m, n_h), "T_next": (m, m, n_h),
-        "new_E": (m, G, n_h, n_u), "new_e_lam": (L, m, n_h),
+        "E_new": (m, G, n_h, n_u), "e_lam_new": (L, m, n_h),
     }  # fmt: skip
     arrays = {
         name: np.zeros((config.max_block + (name in _ONE_ROW_MORE), *shape), config.dtype)

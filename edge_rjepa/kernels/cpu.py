@@ -178,7 +178,7 @@ def scan_template(s, lam, y, J, B, D):
 
 @jit
 def predict(p, ws):
-    """zhat = V_3 [p2; 1], p2 = tanh(V_2 [p1; 1]), p1 = tanh(V_1 c) * sigmoid(gain(a)); e = z - zhat.
+    """zhat = V_3 [p2; 1], p2 = tanh(V_2 [p1; 1]), p1 = tanh(V_1 c) sigmoid(gain(a)); e = z - zhat.
 
     The context c = [h; z; a; 1] of row k is the fixation before it (row k of y and z, a of row k).
     """
@@ -308,7 +308,7 @@ def coefficients(ws, grad_lam, e_lam):
     for a in range(m):
         T[a, a, :] = 1
     grad_lam[:] = 0
-    ws.new_e_lam[:] = 0
+    ws.e_lam_new[:] = 0
     for s in range(K - 1, -1, -1):
         J, B, D = ws.J[s], ws.B[s], ws.D[s]
         for a in range(m):
@@ -321,7 +321,7 @@ def coefficients(ws, grad_lam, e_lam):
             for i in range(L):
                 for j in range(n_hidden):
                     for b in range(m):
-                        ws.new_e_lam[i, a, j] += T[a, b, j] * D[b, i, j]
+                        ws.e_lam_new[i, a, j] += T[a, b, j] * D[b, i, j]
         for i in range(G):
             for j in range(n_hidden):
                 beta = like(B[0, 0, 0], 0.0)
@@ -351,8 +351,8 @@ def coefficients(ws, grad_lam, e_lam):
             for a in range(m):
                 grad_lam[i, j] += r[a, j] * e_lam[i, a, j]
                 for b in range(m):
-                    ws.new_e_lam[i, a, j] += T[a, b, j] * e_lam[i, b, j]
-    e_lam[:] = ws.new_e_lam
+                    ws.e_lam_new[i, a, j] += T[a, b, j] * e_lam[i, b, j]
+    e_lam[:] = ws.e_lam_new
 
 
 @jit
@@ -382,18 +382,18 @@ def add_scaled(scale, x, y):
 
 
 @jit
-def recur_row(alpha, T, E, new_E, g, row, j):
-    """One unit's row of one drive: g (n_u,) += alpha E, then E <- T E + new_E (new_E is scratch).
+def recur_row(alpha, T, E, E_new, g, row, j):
+    """One unit's row of one drive: g (n_u,) += alpha E, then E <- T E + E_new (E_new is scratch).
 
-    E, new_E (m, G n_h, n_u); alpha (m, n_h), T (m, m, n_h) at unit j.
+    E, E_new (m, G n_h, n_u); alpha (m, n_h), T (m, m, n_h) at unit j.
     """
     m = E.shape[0]
     for a in range(m):
         add_scaled(alpha[a, j], E[a, row], g)
         for b in range(m):
-            add_scaled(T[a, b, j], E[b, row], new_E[a, row])
+            add_scaled(T[a, b, j], E[b, row], E_new[a, row])
     for a in range(m):
-        E[a, row] = new_E[a, row]
+        E[a, row] = E_new[a, row]
 
 
 @jit
@@ -408,14 +408,14 @@ def update(ws, traces, p, block, total, m1, m2, adam, adam_encoder, step):
     coefficients(ws, block.lam, traces.e_lam)
     K = ws.u.shape[0]
     m, G, n_hidden, n_u = traces.E.shape
-    E, new_E = traces.E.reshape(m, G * n_hidden, n_u), ws.new_E.reshape(m, G * n_hidden, n_u)
+    E, E_new = traces.E.reshape(m, G * n_hidden, n_u), ws.E_new.reshape(m, G * n_hidden, n_u)
     np.dot(ws.beta.reshape(K, G * n_hidden).T, ws.u, block.W.reshape(G * n_hidden, n_u))
-    np.dot(ws.gamma.reshape(K, m * G * n_hidden).T, ws.u, ws.new_E.reshape(m * G * n_hidden, n_u))
+    np.dot(ws.gamma.reshape(K, m * G * n_hidden).T, ws.u, ws.E_new.reshape(m * G * n_hidden, n_u))
     row = 0
     for i in range(G):
         for j in range(n_hidden):
             g = block.W[i, j]
-            recur_row(ws.r, ws.T, E, new_E, g, row, j)
+            recur_row(ws.r, ws.T, E, E_new, g, row, j)
             adam_step(p.W[i, j], g, total.W[i, j], m1.W[i, j], m2.W[i, j], adam, step)
             row += 1
     # The flat arrays begin with W, then W_z (kernels/arrays.py).

@@ -1,0 +1,147 @@
+"""Does it learn? The protocols `glimpses` and `recall` against their controls, as tables.
+
+    python -m benchmarks.learning                     both protocols, two seeds: about 20 minutes
+    python -m benchmarks.learning glimpses --seeds 3
+    python -m benchmarks.learning cells               every cell on both protocols
+    python -m benchmarks.learning --quick             a twentieth of everything: does it run?
+
+Every network has the defaults of RJepaConfig. Learners differ in one thing each:
+
+    untrained    the network as it starts
+    mse          squared error alone, on both sides, nothing against collapse
+    zero trace   RFP with J = 0: no temporal credit, all else equal
+    RFP          the real thing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import time
+from functools import cache
+
+import numpy as np
+
+from benchmarks.protocols import Glimpses, Recall
+from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.cells import CELLS
+
+PROTOCOLS = {"glimpses": Glimpses, "recall": Recall}
+BUDGETS = {"glimpses": (144_000, 288_000, 480_000), "recall": (288_000, 576_000, 1_152_000)}
+protocol_named = cache(lambda name: PROTOCOLS[name]())
+
+
+class MeanSquaredError(RJepa):
+    """1/2 |z - zhat|^2 as the whole objective, both sides trained."""
+
+    def _objective(self, ws):
+        loss = super()._objective(ws)
+        np.negative(ws.e, out=ws.d_zhat)
+        np.copyto(ws.d_z[1:], ws.e)
+        return loss
+
+
+class ZeroTrace(RJepa):
+    """Sensitivities that forget at once: no credit for what was written into memory earlier."""
+
+    def _update(self, ws, step):
+        ws.J[:] = 0
+        super()._update(ws, step)
+
+
+LEARNERS = {"mse": MeanSquaredError, "zero trace": ZeroTrace, "RFP": RJepa}
+
+
+def learn(job: tuple[str, str, str, int, tuple[int, ...]]) -> list[dict]:
+    """One learner on one protocol: a row for each budget, in fixations."""
+    name, learner, cell, seed, budgets = job
+    protocol = protocol_named(name)
+    config = RJepaConfig(n_features=protocol.n_features, n_efference=4, cell=cell)
+    model = LEARNERS.get(learner, RJepa)(config, seed)
+    rng = np.random.default_rng([seed, 1])
+    rows, started = [], time.perf_counter()
+    for budget in budgets:
+        while model.fixations < budget:
+            model.reset()
+            model.learn_block(*protocol.block(rng))
+        row = {"protocol": name, "learner": learner, "cell": cell, "seed": seed}
+        seconds = time.perf_counter() - started
+        rows.append(row | {"fixations": budget, "seconds": seconds, **protocol.score(model)})
+    return rows
+
+
+def tables(jobs: list[tuple], processes: int) -> list[dict]:
+    """Run the jobs side by side; print each row as it comes, then a table a protocol."""
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for done, result in enumerate(pool.imap_unordered(learn, jobs), 1):
+            rows += result
+            for row in result:
+                print(f"[{done}/{len(jobs)}] {json.dumps(row)}", flush=True)
+    for name in PROTOCOLS:
+        mine = [row for row in rows if row["protocol"] == name]
+        if mine:
+            print(f"\n{name}: mean over seeds (lowest .. highest)\n{_table(mine)}")
+    if any(row["protocol"] == "glimpses" for row in rows):
+        print(f"\nglimpses, ridge on all raw pixels of the image: {Glimpses().raw_accuracy():.3f}")
+    return rows
+
+
+def _table(rows: list[dict]) -> str:
+    score = "accuracy" if "accuracy" in rows[0] else "recall"
+    lines = [
+        f"| learner | cell | fixations | {score} | information (nats) | effective rank | std |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    keys = sorted(
+        {(r["learner"], r["cell"], r["fixations"]) for r in rows},
+        key=lambda key: (list(_ORDER).index(key[0]), key[1], key[2]),
+    )
+    for learner, cell, fixations in keys:
+        group = [
+            r
+            for r in rows
+            if (r["learner"], r["cell"], r["fixations"]) == (learner, cell, fixations)
+        ]
+        columns = [
+            _spread([r[column] for r in group]) for column in (score, "information", "rank", "std")
+        ]
+        lines.append(f"| {learner} | {cell} | {fixations:,} | {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
+_ORDER = ("untrained", *LEARNERS)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", nargs="?", choices=(*PROTOCOLS, "cells", "all"), default="all")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    shrink = 20 if options.quick else 1
+    jobs = []
+    for name in PROTOCOLS:
+        budgets = tuple(budget // shrink for budget in BUDGETS[name])
+        for seed in range(options.seeds):
+            if options.what in (name, "all"):
+                jobs += [(name, "RFP", "gated", seed, budgets)]
+                jobs += [(name, "zero trace", "gated", seed, budgets)]
+                jobs += [(name, "mse", "gated", seed, budgets[:1])]
+                jobs += [(name, "untrained", "gated", seed, (0,))]
+            if options.what == "cells":
+                jobs += [(name, "RFP", cell, seed, budgets[1:2]) for cell in CELLS]
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", flush=True)
+    tables(jobs, options.processes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Runs: learning kept in a folder, resumed bit for bit, guarded against collapse."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
+from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError
+from edge_rjepa.learner import RJepa
+from edge_rjepa.monitor import Health, Monitor, health_of
+from edge_rjepa.runtime import CHECKPOINT, CONFIG, METRICS, SUMMARY, HeldOut, Run, verdict
+from edge_rjepa.sources import open_source
+
+NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of four smooth random pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{i}.png"), picture)
+    return folder
+
+
+@pytest.fixture
+def config(pictures):
+    return RunConfig(
+        source=f"scene:{pictures}",
+        metrics_every_frames=10,
+        checkpoint_every_frames=20,
+        held_out_frames=20,
+        network=NETWORK,
+    )
+
+
+def frames(count):
+    """Goes on until the run has seen so many frames."""
+    return lambda run: run.frames < count
+
+
+def ignore(progress):
+    pass
+
+
+def begin(folder, config, method=Run.start):
+    return method(folder, config, open_source(config.source, config.seed))
+
+
+def same(a: RJepa, b: RJepa) -> bool:
+    pairs = zip(a._arrays().items(), b._arrays().items(), strict=True)
+    return all(x == y and np.array_equal(v, w) for (x, v), (y, w) in pairs)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, config):
+    run = begin(tmp_path, config)
+    seen = []
+    run.learn(frames(40), seen.append)
+    summary = run.finish()
+
+    assert run.learner.fixations == 40 * 16 == RJepa.load(tmp_path / CHECKPOINT).fixations
+    assert [line["fixations"] for line in lines(tmp_path)] == [160, 320, 480, 640]
+    assert [progress.fixations for progress in seen] == [160, 320, 480, 640]
+    assert RunConfig.from_toml(tmp_path / CONFIG) == run.config
+    assert json.loads((tmp_path / SUMMARY).read_text()) == summary
+    assert summary["before"]["information"] == run.before.information != summary["after"]
+    assert summary["verdict"].startswith(("It learned", "It has not learned", "It collapsed"))
+
+
+def test_resuming_is_bit_for_bit_what_never_stopping_is(tmp_path, config):
+    whole = begin(tmp_path / "whole", config)
+    whole.learn(frames(30), ignore)
+
+    begin(tmp_path / "parts", config).learn(frames(13), ignore)
+    parts = begin(tmp_path / "parts", config, Run.resume)
+    parts.learn(frames(30), ignore)
+
+    assert same(whole.learner, parts.learner)
+    assert whole.source.state() == parts.source.state()
+    assert whole.eye.gaze.state() == parts.eye.gaze.state()
+    assert whole.before == parts.before
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path, config):
+    runs = [
+        begin(tmp_path / str(i), replace(config, seed=seed)) for i, seed in enumerate((0, 0, 1))
+    ]
+    for run in runs:
+        run.learn(frames(5), ignore)
+    assert same(runs[0].learner, runs[1].learner)
+    assert not same(runs[0].learner, runs[2].learner)
+
+
+def test_judging_changes_nothing_and_is_repeatable(tmp_path, config):
+    run = begin(tmp_path, config)
+    run.learn(frames(5), ignore)
+    kept = run.learner.copy()
+    again = HeldOut(open_source(config.source, config.seed), run.config)
+    assert run.held_out.judge(run.learner) == again.judge(run.learner)
+    assert same(kept, run.learner)
+
+
+def test_an_absurd_learning_rate_is_noticed_and_rolled_back(tmp_path, config):
+    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
+    events = []
+    run.learn(frames(40), lambda progress: events.append(progress.event))
+    assert run.rollbacks > 0
+    assert sum(event is not None for event in events) == run.rollbacks
+    assert run.learner.learning_rate == 1e4 * 0.5**run.rollbacks
+    assert [line["event"] for line in lines(tmp_path)] == events
+    kept = RJepa.load(tmp_path / CHECKPOINT)
+    assert Monitor().collapse(health_of(kept)) is None or kept.fixations == 0
+    assert np.isfinite(kept._weights.flat).all()
+
+
+def test_a_run_that_cannot_be_saved_gives_up_and_keeps_the_good_state(tmp_path, config):
+    hopeless = replace(
+        config,
+        network=replace(NETWORK, learning_rate=1e6),
+        monitor=MonitorConfig(max_rollbacks=2, rate_after_collapse=1.0),
+    )
+    run = begin(tmp_path, hopeless)
+    with pytest.raises(CollapseError, match="learning_rate"):
+        run.learn(frames(1000), ignore)
+    assert np.isfinite(RJepa.load(tmp_path / CHECKPOINT)._weights.flat).all()
+
+
+def test_a_run_is_never_overwritten(tmp_path, config):
+    begin(tmp_path, config)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(ConfigError, match="--resume"):
+        begin(tmp_path, config)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_resuming_what_is_no_run_or_a_damaged_one_is_refused(tmp_path, config):
+    with pytest.raises(CheckpointError):
+        begin(tmp_path, config, Run.resume)
+    begin(tmp_path, config)
+    content = bytearray((tmp_path / CHECKPOINT).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        begin(tmp_path, config, Run.resume)
+
+
+@pytest.mark.parametrize(
+    ("health", "word"),
+    [
+        (Health(np.nan, 9.0, 0.5), "finite"),
+        (Health(1.0, 9.0, 0.001), "std"),
+        (Health(1.0, 1.01, 0.5), "rank"),
+        (Health(0.05, 9.0, 0.5), "information"),
+    ],
+)
+def test_every_way_to_collapse_has_its_word(health, word):
+    monitor = Monitor()
+    assert monitor.collapse(Health(2.0, 9.0, 0.5)) is None
+    reasons = [monitor.collapse(health) for _ in range(monitor.config.patience)]
+    assert word in reasons[-1]
+
+
+def test_a_dip_of_the_information_is_no_collapse():
+    monitor = Monitor()
+    good, dip = Health(2.0, 9.0, 0.5), Health(0.05, 9.0, 0.5)
+    for health in (good, *[dip] * (monitor.config.patience - 1), good, dip):
+        assert monitor.collapse(health) is None
+
+
+@pytest.mark.parametrize(
+    ("after", "says"),
+    [
+        (Health(1.5, 9.0, 0.5), "It learned"),
+        (Health(0.1, 9.0, 0.5), "It has not learned yet"),
+        (Health(0.1, 1.0, 0.0), "It collapsed"),
+    ],
+)
+def test_the_verdict_follows_the_measures(after, says):
+    assert verdict(Health(0.0, 60.0, 0.6), after, Monitor()).startswith(says)

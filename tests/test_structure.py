@@ -1,0 +1,154 @@
+"""The house rules that can be read off the source: imports run one way, and what stays out."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "edge_rjepa"
+
+# What each room of edge_rjepa may import of the others. `errors` is open to all.
+ALLOWED = {
+    "errors": "",
+    "jit": "",
+    "objective": "",
+    "reference": "",  # shares nothing with what it checks
+    "cells": "",
+    "optics": "",
+    "checkpoint": "",
+    "frozen": "",
+    "config": "cells",
+    "kernels": "cells config jit",
+    "sources": "optics",
+    "gaze": "config jit optics",
+    "retina": "config jit optics",
+    "learner": "cells checkpoint config kernels objective",
+    "__init__": "config learner",
+    "monitor": "config learner objective",
+    "report": "checkpoint",
+    "check": "cells config learner reference",
+    "export": "cells checkpoint config frozen jit kernels learner retina",
+    "runtime": "checkpoint config gaze learner monitor objective optics retina sources",
+    "cli": "cells checkpoint config check export frozen gaze learner monitor optics report retina "
+    "runtime sources",
+}
+HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]
+
+
+def imported(source: str) -> set[str]:
+    """Full names of all that a source file imports: `a.b.c` for `from a.b import c`."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = "." * node.level + (node.module or "")
+            names |= {f"{parent}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rooms_imported(source: str) -> set[str]:
+    """The rooms of edge_rjepa that a source file imports, `__init__` for a name of the package."""
+    parts = [name.split(".") for name in imported(source)]
+    names = {part[1] for part in parts if part[0] == "edge_rjepa" and len(part) > 1}
+    return {name if is_room(name) else "__init__" for name in names - {"__version__"}}
+
+
+def is_room(name: str) -> bool:
+    return name in ALLOWED or (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def by_path(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_table_runs_one_way():
+    graph = {room: allowed.split() for room, allowed in ALLOWED.items()}
+    assert list(graphlib.TopologicalSorter(graph).static_order())[-1] == "cli"
+
+
+@pytest.mark.parametrize("path", sources("edge_rjepa"), ids=by_path)
+def test_rooms_import_only_what_the_table_allows(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{room} is new: add what it may import to the table"
+    extra = rooms_imported(path.read_text()) - {room, "errors", *ALLOWED[room].split()}
+    assert not extra, f"{room} may not import {', '.join(sorted(extra))}"
+
+
+@pytest.mark.parametrize("path", sources("edge_rjepa"), ids=by_path)
+def test_only_kernels_knows_its_backends(path):
+    backends = {"edge_rjepa.kernels.cpu", "edge_rjepa.kernels.cuda"}
+    named = {".".join(name.split(".")[:3]) for name in imported(path.read_text())}
+    assert room_of(path) == "kernels" or not named & backends
+
+
+@pytest.mark.parametrize(
+    "path", sources("edge_rjepa", "firmware_bridge", "calibration", "benchmarks"), ids=by_path
+)
+def test_nothing_imports_the_tests_or_by_relative_names(path):
+    names = imported(path.read_text())
+    assert not [name for name in names if name.startswith(".") or name.split(".")[0] == "tests"]
+
+
+def test_references_share_nothing_with_the_package():
+    for path in (ROOT / "tests").glob("*naive*.py"):
+        assert not rooms_imported(path.read_text()), path
+
+
+@pytest.mark.parametrize("folder", ["firmware_bridge", "calibration"])
+def test_neighbours_know_nothing_of_the_package(folder):
+    for path in sources(folder):
+        assert not rooms_imported(path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    "path",
+    sources("edge_rjepa", "firmware_bridge", "calibration", "benchmarks", "tests"),
+    ids=by_path,
+)
+def test_no_source_file_is_empty(path):
+    assert path.read_text().strip()
+
+
+def test_importing_the_package_is_light():
+    program = f"import sys, edge_rjepa; print([name for name in {HEAVY} if name in sys.modules])"
+    output = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
+    assert output.strip() == "[]"
+
+
+def test_the_learner_needs_neither_camera_nor_serial_nor_cuda():
+    program = (
+        "import sys; from edge_rjepa import RJepa; "
+        "print([m for m in ('cv2', 'serial', 'onnxruntime', 'numba.cuda') if m in sys.modules])"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
+    assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("source", "rooms"),
+    [
+        ("import edge_rjepa.cli", {"cli"}),
+        ("from edge_rjepa import learner, RJepa, __version__", {"learner", "__init__"}),
+        ("def f():\n    from edge_rjepa.kernels.cpu import forward", {"kernels"}),
+        ("import numpy\nfrom edge_rjepa_other import x", set()),
+    ],
+)
+def test_imports_are_found_wherever_they_stand(source, rooms):
+    assert rooms_imported(source) == rooms
+
+
+def test_relative_imports_are_found():
+    assert imported("from . import cells\nfrom ..a import b") == {"..cells", "..a.b"}
