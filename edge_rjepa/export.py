@@ -182,9 +182,13 @@ def _features(retina: Retina, window: Tensor) -> Tensor:
 
 
 def _area_averages(picture: Tensor, channels: np.ndarray, side: int) -> Tensor:
-    """Averages over side x side px of channels (n, 3) of picture (N, 3, H, W), flat for each N."""
-    kernel = np.tile(channels[:, :, None, None] / side**2, (1, 1, side, side))
-    return node("Flatten", node("Conv", picture, kernel, strides=[side, side]), axis=1)
+    """Averages over side x side px of channels (n, 3) of picture (N, 3, H, W), flat for each N.
+
+    Channels are whole 256ths, so the sums are whole numbers: float32 rounds once, if at all.
+    """
+    kernel = np.tile(256.0 * channels[:, :, None, None], (1, 1, side, side))
+    sums = node("Flatten", node("Conv", picture, kernel, strides=[side, side]), axis=1)
+    return sums * (1.0 / (256 * side**2))
 
 
 def _circuits(cell: cells.Cell, weights: dict, y_before: list[Tensor], u: Tensor) -> list[Tensor]:

@@ -13,6 +13,7 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.optics import head_rotation
 from edge_rjepa.sources import SceneSource, VideoSource, open_source, scene, video
 
+WHOLE = scene.Scene(0, 0.0, 0.0, 1.0, False)
 LIMITS = scene.PAN_LIMIT_RAD, scene.TILT_LIMIT_RAD
 
 
@@ -73,7 +74,7 @@ def test_default_scenes_are_photographs_of_the_wheel():
     photographs = scene.skimage_photographs()
     assert len(photographs) >= 8
     for path in photographs:
-        texture = scene.load_texture(path)
+        texture = scene.load_texture(path, WHOLE)
         assert texture.dtype == np.uint8 and texture.std() > 5.0
 
 
@@ -104,7 +105,7 @@ def test_views_at_the_limits_lie_on_the_plane():
 
 def test_two_views_are_related_by_the_homography():
     # A smooth texture, so that interpolating it twice loses little.
-    texture = cv2.GaussianBlur(scene.load_texture(scene.skimage_photographs()[0]), (0, 0), 3)
+    texture = cv2.GaussianBlur(scene.load_texture(scene.skimage_photographs()[0], WHOLE), (0, 0), 3)
     camera = scene.CAMERA
     size = camera.width_px, camera.height_px
     for one, other in (((0.1, -0.05), (-0.05, 0.08)), ((0.0, 0.0), LIMITS)):
@@ -137,7 +138,7 @@ def test_scenes_change_at_random_and_return(folder, monkeypatch):
     seen = []
     for _ in range(60):
         source.read()
-        seen.append([source.state()["scene"], *(source.read() for _ in range(4))][0])
+        seen.append([source.state()["scene"][0], *(source.read() for _ in range(4))][0])
     assert set(seen) == set(range(4))
     assert all(a != b for a, b in zip(seen, seen[1:], strict=False))
     assert seen[:20] != sorted(seen[:20])

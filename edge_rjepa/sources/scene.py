@@ -7,8 +7,11 @@ stretches with the head's angles as a real one would; there is no parallax, sinc
 about the camera's centre sees none.
 
 The head stands still for FRAMES_A_MOVE frames, then makes a small random move; after FRAMES_A_SCENE
-frames the scene changes to another photograph, drawn at random with returns. A fifth of the
-photographs, two at least if there are four, are set aside by the seed for held_out().
+frames it stands before another photograph, drawn at random with returns, and each time before
+another part of it: between SMALLEST_PART and the whole, left and right swapped half of the times. So
+the same fixation never comes twice, and a learner that means to foresee must learn what pictures
+have in common. A fifth of the photographs, two at least if there are four, are set aside by the seed
+for held_out().
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,7 +34,8 @@ CAMERA = Pinhole(320, 240, math.radians(60.0))
 PAN_LIMIT_RAD, TILT_LIMIT_RAD = math.radians(14.0), math.radians(8.0)
 MOVE_STD_RAD = math.radians(2.5)
 FRAMES_A_MOVE = 4
-FRAMES_A_SCENE = 300
+FRAMES_A_SCENE = 20
+SMALLEST_PART = 0.45  # of a photograph's width and height
 FRAMES_A_SECOND = 30.0
 
 # Half the plane's size must reach this far for a view at the limits to stay on it: tan(47.5 deg),
@@ -79,44 +84,20 @@ class SceneSource:
         shuffled = [photographs[i] for i in order]
         n_held = min(max(2, len(shuffled) // 5), len(shuffled) // 2)
         self._held_out, self._shown = shuffled[:n_held], shuffled[n_held:]
-        self._rng = np.random.default_rng([seed, 1])
-        self._sequence = 0
-        self._head = (0.0, 0.0)
-        self._scene = -1
-        self._view = _View()
+        self._stream = _Stream(self._shown, np.random.default_rng([seed, 1]))
 
     def read(self) -> Frame:
         """The next view. Raises SourceError when its photograph can no longer be read."""
-        if self._sequence % FRAMES_A_SCENE == 0:
-            self._scene = _another(self._rng, self._scene, len(self._shown))
-        if self._sequence % FRAMES_A_MOVE == 0:
-            self._head = _moved(self._rng, self._head)
-        frame = self._view.frame(self._shown[self._scene], self._head, self._sequence)
-        self._sequence += 1
-        return frame
+        return self._stream.read()
 
     def held_out(self, count: int) -> list[Frame]:
-        """`count` views of the photographs set aside, an equal run of each, the head moving."""
-        return list(self._held_out_views(count))
-
-    def _held_out_views(self, count: int) -> Iterator[Frame]:
-        rng, view, head = np.random.default_rng([self._seed, 2]), _View(), (0.0, 0.0)
-        for sequence in range(count):
-            if sequence % FRAMES_A_MOVE == 0:
-                head = _moved(rng, head)
-            photograph = self._held_out[sequence * len(self._held_out) // count]
-            yield view.frame(photograph, head, sequence)
+        """`count` views of the photographs set aside, changing as those of read() do."""
+        stream = _Stream(self._held_out, np.random.default_rng([self._seed, 2]))
+        return [stream.read() for _ in range(count)]
 
     def state(self) -> dict:
         """Where the stream stands, as plain JSON values."""
-        return {
-            "pictures": self._names,
-            "seed": self._seed,
-            "sequence": self._sequence,
-            "head": list(self._head),
-            "scene": self._scene,
-            "rng": self._rng.bit_generator.state,
-        }
+        return {"pictures": self._names, "seed": self._seed, **self._stream.state()}
 
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit. Raises SourceError for other pictures or seed."""
@@ -125,10 +106,7 @@ class SceneSource:
                 "the scene's pictures or seed are not those the saved run saw; "
                 "put the same pictures back, or start a new run"
             )
-        self._sequence = state["sequence"]
-        self._head = tuple(state["head"])
-        self._scene = state["scene"]
-        self._rng.bit_generator.state = state["rng"]
+        self._stream.restore(state)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -140,21 +118,60 @@ class SceneSource:
         self.close()
 
 
-class _View:
-    """Renders frames, and keeps the last photograph and picture for as long as nothing moves."""
+class Scene(NamedTuple):
+    """What the head stands before: a part of a photograph, in shares of its width and height."""
 
-    def __init__(self) -> None:
-        self._photograph: Path | None = None
-        self._head: tuple[float, float] | None = None
+    photograph: int
+    left: float
+    top: float
+    size: float
+    mirrored: bool
+
+
+class _Stream:
+    """Views of some photographs without end."""
+
+    def __init__(self, photographs: list[Path], rng: np.random.Generator) -> None:
+        self._photographs = photographs
+        self._rng = rng
+        self._sequence = 0
+        self._head = (0.0, 0.0)
+        self._scene: Scene | None = None
+        # Rendered anew only when something moves.
         self._texture = self._image = np.empty(0)
+        self._rendered: tuple | None = None
 
-    def frame(self, photograph: Path, head: tuple[float, float], sequence: int) -> Frame:
-        if photograph != self._photograph:
-            self._photograph, self._head = photograph, None
-            self._texture = load_texture(photograph)
-        if head != self._head:
-            self._head, self._image = head, render(self._texture, head)
-        return Frame(self._image, sequence / FRAMES_A_SECOND, head, sequence)
+    def read(self) -> Frame:
+        if self._sequence % FRAMES_A_SCENE == 0:
+            self._scene = _another(self._rng, self._scene, len(self._photographs))
+        if self._sequence % FRAMES_A_MOVE == 0:
+            self._head = _moved(self._rng, self._head)
+        self._render()
+        frame = Frame(self._image, self._sequence / FRAMES_A_SECOND, self._head, self._sequence)
+        self._sequence += 1
+        return frame
+
+    def _render(self) -> None:
+        wanted = self._scene, self._head
+        if self._rendered is None or self._rendered[0] != self._scene:
+            self._texture = load_texture(self._photographs[self._scene.photograph], self._scene)
+        if self._rendered != wanted:
+            self._image = render(self._texture, self._head)
+        self._rendered = wanted
+
+    def state(self) -> dict:
+        return {
+            "sequence": self._sequence,
+            "head": list(self._head),
+            "scene": list(self._scene) if self._scene else None,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def restore(self, state: dict) -> None:
+        self._sequence = state["sequence"]
+        self._head = tuple(state["head"])
+        self._scene = Scene(*state["scene"]) if state["scene"] else None
+        self._rng.bit_generator.state = state["rng"]
 
 
 def render(texture: np.ndarray, head: tuple[float, float]) -> np.ndarray:
@@ -176,18 +193,29 @@ def render(texture: np.ndarray, head: tuple[float, float]) -> np.ndarray:
     )
 
 
-def load_texture(photograph: Path) -> np.ndarray:
-    """The photograph (h, w, 3) uint8 BGR at the view's resolution: focal_px pixels a plane unit.
+def load_texture(path: Path, scene: Scene) -> np.ndarray:
+    """The scene's part of the photograph, (h, w, 3) uint8 BGR, at the view's resolution.
 
-    Raises SourceError when OpenCV cannot read it.
+    That is focal_px pixels a plane unit. Raises SourceError when OpenCV cannot read the file.
     """
-    image = cv2.imread(str(photograph), cv2.IMREAD_COLOR)
-    if image is None:
-        raise SourceError(f"{photograph}: cannot be read as a picture; remove or replace it")
+    image = _photograph(path)
+    height, width = image.shape[:2]
+    left, top, size = round(scene.left * width), round(scene.top * height), scene.size
+    image = image[top : top + max(1, int(size * height)), left : left + max(1, int(size * width))]
+    if scene.mirrored:
+        image = image[:, ::-1]
     height, width = image.shape[:2]
     scale = 2.0 * CAMERA.focal_px * max(HALF_WIDTH / width, HALF_HEIGHT / height)
-    size = math.ceil(width * scale), math.ceil(height * scale)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    shape = math.ceil(width * scale), math.ceil(height * scale)
+    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+@lru_cache(maxsize=16)  # decoding takes longer than all else a scene does
+def _photograph(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise SourceError(f"{path}: cannot be read as a picture; remove or replace it")
+    return image
 
 
 def skimage_photographs() -> list[Path]:
@@ -232,11 +260,14 @@ def pictures_in(directory: Path) -> list[Path]:
     return readable
 
 
-def _another(rng: np.random.Generator, scene: int, count: int) -> int:
-    """A scene other than this one, if there is another."""
-    if scene < 0 or count == 1:
-        return int(rng.integers(count))
-    return int((scene + 1 + rng.integers(count - 1)) % count)
+def _another(rng: np.random.Generator, scene: Scene | None, count: int) -> Scene:
+    """A part of a photograph other than this one's, if there is another."""
+    photograph, other = rng.integers(count), rng.integers(max(1, count - 1))
+    if scene is not None and count > 1:
+        photograph = (scene.photograph + 1 + other) % count
+    size = rng.uniform(SMALLEST_PART, 1.0)
+    left, top = rng.uniform(0.0, 1.0 - size, 2)
+    return Scene(int(photograph), float(left), float(top), float(size), bool(rng.random() < 0.5))
 
 
 def _moved(rng: np.random.Generator, head: tuple[float, float]) -> tuple[float, float]:
