@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.cells import CELLS
+from edge_rjepa.cells import CELLS, find
 from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.kernels.arrays import weight_shapes
 from edge_rjepa.learner import RJepa
 from edge_rjepa.reference import CELLS as REFERENCE_CELLS
 from edge_rjepa.reference import NaiveModel
@@ -55,6 +56,7 @@ def check_gradients(
     dtypes: Iterable[str] = tuple(TOLERANCES),
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
+    memory_inputs: Iterable[str] = MEMORY_INPUTS,
     learner: Callable[[RJepaConfig], RJepa] = RJepa,
 ) -> list[Row]:
     """One row for every cell, memory input, dtype and parameter array; takes seconds a cell.
@@ -71,12 +73,13 @@ def check_gradients(
     for name in set(cells) - REFERENCE_CELLS.keys():
         known = ", ".join(REFERENCE_CELLS)
         raise ConfigError(f"the reference has no cell '{name}': choose one of {known}")
-    networks = [(cell, memory_input) for cell in cells for memory_input in MEMORY_INPUTS]
+    dtypes, memory_inputs = tuple(dtypes), tuple(memory_inputs)
+    networks = [(cell, memory_input) for cell in cells for memory_input in memory_inputs]
     rows = []
     for done, (cell, memory_input) in enumerate(networks):
         if progress:
             progress(done, len(networks), f"{cell}, {memory_input}")
-        rows += _check_network(cell, memory_input, tuple(dtypes), seed, learner)
+        rows += _check_network(cell, memory_input, dtypes, seed, learner)
     if progress:
         progress(len(networks), len(networks), "done")
     return rows
@@ -88,8 +91,7 @@ def _check_network(cell, memory_input, dtypes, seed, learner) -> list[Row]:
         for dtype in dtypes
     ]
     rng = np.random.default_rng(seed)
-    shapes = {name: array.shape for name, array in RJepa(configs[0]).parameters().items()}
-    weights = {name: _normal(rng, shape, scale=0.5) for name, shape in shapes.items()}
+    weights = _weights(rng, cell, memory_input)
     streams = [_stream(rng, sizes) for sizes in CUTS]
     reference = NaiveModel(
         weights, cell, memory_input, NETWORK["noise_floor"], NETWORK["statistics_fixations"]
@@ -97,13 +99,19 @@ def _check_network(cell, memory_input, dtypes, seed, learner) -> list[Row]:
     true = [reference.gradients_by_block(blocks) for blocks in streams]
     rows = []
     for config in configs:
-        found = [_gradients(learner(config), weights, blocks) for blocks in streams]
+        found = [_gradients(_with(weights, learner(config)), blocks) for blocks in streams]
         tolerance = TOLERANCES[config.dtype]
         for name in PARAMETERS:
             error = np.max([_error(*pair, name) for pair in zip(found, true, strict=True)])
             ok = bool(error <= tolerance)  # False for NaN
             rows.append(Row(cell, memory_input, config.dtype, name, float(error), tolerance, ok))
     return rows
+
+
+def _weights(rng, cell, memory_input) -> dict[str, np.ndarray]:
+    config = RJepaConfig(**NETWORK, cell=cell, memory_input=memory_input)
+    shapes = weight_shapes(config, find(cell))
+    return {name: _normal(rng, shape, scale=0.5) for name, shape in shapes.items()}
 
 
 def _stream(rng, sizes) -> list[tuple[np.ndarray, np.ndarray, bool]]:
@@ -123,10 +131,14 @@ def _normal(rng, shape, scale=1.0) -> np.ndarray:
     return (scale * rng.normal(size=shape)).astype(np.float32).astype(np.float64)
 
 
-def _gradients(learner, weights, blocks) -> tuple[list[dict], dict]:
-    """Of each block alone, by `gradients`, and of all together, by `learn_block`."""
+def _with(weights, learner: RJepa) -> RJepa:
     for name, array in weights.items():
         getattr(learner._weights, name)[...] = array
+    return learner
+
+
+def _gradients(learner, blocks) -> tuple[list[dict], dict]:
+    """Of each block alone, by `gradients`, and of all together, by `learn_block`."""
     by_block = []
     for features, efference, reset_before in blocks:
         if reset_before:

@@ -115,7 +115,7 @@ def _check(learner: RJepa, retina: Retina | None, gaze: GazeConfig | None) -> No
             f"gaze makes efference copies of 4 values, the learner takes {config.n_efference}: "
             "export without gaze"
         )
-    learned = [*learner.parameters().values(), learner._statistics.S_e]
+    learned = [*learner.parameters().values(), learner.error_covariance]
     if not all(np.isfinite(array).all() for array in learned):
         raise ExportError("the learner holds NaN or infinity: export an earlier checkpoint")
 
@@ -149,7 +149,7 @@ def _model(learner: RJepa, retina: Retina | None) -> onnx.ModelProto:
     y = _circuits(cell, weights, y_before, concat(seen, efference))
     past = concat(*(y_before[i] for i in cell.reads), z_before)
     z_hat = _prediction(weights, past, efference)
-    surprise = _surprise(z - z_hat, learner._statistics.S_e, config.noise_floor)
+    surprise = _surprise(z - z_hat, learner.error_covariance, config.noise_floor)
 
     graph.output("embedding", z, ["N", n_z], "of what is seen, -1 .. 1")
     graph.output("memory", concat(*(y[i] for i in cell.reads)), ["N", len(cell.reads) * n_h])
@@ -444,13 +444,13 @@ def _parity(session, learner: RJepa, retina: Retina | None) -> ParityReport:
         z, h, state, z_hat, surprise = session.run(list(TOLERANCE), inputs)
         found.append((z[0], h[0], state[0], z_hat[0], surprise[0]))
         true = twin.predict(features[now], efference[now])
-        expected.append((true.z[0], true.h[0], twin._workspace.y[0].copy(), true.z_hat[0]))
+        expected.append((true.z[0], true.h[0], twin.state.copy(), true.z_hat[0]))
 
     found = [np.stack(rows).astype(np.float64) for rows in zip(*found, strict=True)]
     expected = [np.stack(rows).astype(np.float64) for rows in zip(*expected, strict=True)]
     scales = [np.maximum(1.0, np.abs(values).max(axis=0)) for values in expected]
     e = expected[0] - expected[3]
-    S_e = learner._statistics.S_e + config.noise_floor * np.eye(config.n_embedding)
+    S_e = learner.error_covariance + config.noise_floor * np.eye(config.n_embedding)
     expected.append(0.5 * (e * np.linalg.solve(S_e, e.T).T).sum(axis=1))
     scales.append(np.maximum(expected[4], expected[4].mean()))
     errors = (np.abs(a - b) / s for a, b, s in zip(found, expected, scales, strict=True))
@@ -470,10 +470,10 @@ def _random_views(
     side = retina.config.window_px
     windows = np.empty((PARITY_STEPS, side, side, 3), np.uint8)
     for window in windows:
-        cells_px = 2 ** rng.integers(0, side.bit_length())
+        grain_px = 2 ** rng.integers(0, side.bit_length())
         low, high = np.sort(rng.integers(0, 256, size=2))
-        coarse = rng.integers(low, high + 1, size=(-(-side // cells_px),) * 2 + (3,))
-        window[:] = coarse.repeat(cells_px, axis=0).repeat(cells_px, axis=1)[:side, :side]
+        coarse = rng.integers(low, high + 1, size=(-(-side // grain_px),) * 2 + (3,))
+        window[:] = coarse.repeat(grain_px, axis=0).repeat(grain_px, axis=1)[:side, :side]
     middle = [[side // 2, side // 2]]
     return windows, np.concatenate([retina(window, middle) for window in windows])
 

@@ -12,6 +12,7 @@ docs/theory.md derives every line.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,7 @@ class RJepa:
     def __init__(self, config: RJepaConfig | None = None, seed: int = 0):
         self.config = config or RJepaConfig()
         self.cell = cells.find(self.config.cell)
-        threadpoolctl.threadpool_limits(1, user_api="blas")
+        _one_blas_thread()
         weights = (arrays.zero_weights(self.config, self.cell) for _ in range(5))
         self._weights, self._block, self._total, self._m1, self._m2 = weights
         self._traces = arrays.zero_traces(self.config, self.cell)
@@ -222,6 +223,16 @@ class RJepa:
         return self._statistics.S_z.copy()
 
     @property
+    def error_covariance(self) -> np.ndarray:
+        """Running estimate of E[e e'], (n_z, n_z), a copy."""
+        return self._statistics.S_e.copy()
+
+    @property
+    def state(self) -> np.ndarray:
+        """State of the recurrent circuits after the last fixation, (m, n_h), a copy."""
+        return self._workspace.y[0].copy()
+
+    @property
     def fixations(self) -> int:
         """Fixations learned from so far."""
         return int(self._counts[0])
@@ -331,6 +342,11 @@ class RJepa:
         ws.x[0] = ws.x[-1]
         ws.z[0] = ws.z[-1]
         ws.y[0] = ws.y[-1]
+
+
+@functools.cache
+def _one_blas_thread() -> None:
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def _by_name(weights: arrays.Weights) -> dict[str, np.ndarray]:

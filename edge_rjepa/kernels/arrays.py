@@ -74,9 +74,9 @@ class Workspace(NamedTuple):
     beta: np.ndarray  # (K, G, n_h)
     gamma: np.ndarray  # (K, m, G, n_h)
     # of no length K
-    r: np.ndarray  # (m, n_h)                 ends as alpha
+    r: np.ndarray  # (m, n_h)                 credit of the states
     r_next: np.ndarray  # (m, n_h)
-    T: np.ndarray  # (m, m, n_h)              ends as the block's transition
+    T: np.ndarray  # (m, m, n_h)              products of J
     T_next: np.ndarray  # (m, m, n_h)
     E_new: np.ndarray  # (m, G, n_h, n_u)
     e_lam_new: np.ndarray  # (L, m, n_h)

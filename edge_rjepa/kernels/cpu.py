@@ -106,6 +106,13 @@ VOCABULARY = {name: globals()[name] for name in cells.VOCABULARY}
 
 
 @jit
+def copy(x, y):
+    """y <- x, both flat. A loop: Numba's slice assignment takes seconds to compile."""
+    for i in range(x.size):
+        y[i] = x[i]
+
+
+@jit
 def tanh_rows(a):
     """a <- tanh(a) for a (rows, n)."""
     for i in range(a.shape[0]):
@@ -123,7 +130,7 @@ def encode(p, ws, remember_features):
     for k in range(z.shape[0]):
         for j in range(n_memory):
             ws.u[k, j] = ws.x[k + 1, j] if remember_features else z[k, j]
-        ws.u[k, n_memory:] = ws.a[k]
+        copy(ws.a[k], ws.u[k, n_memory:])
     G, n_hidden, n_u = p.W.shape
     np.dot(ws.u, p.W.reshape(G * n_hidden, n_u).T, ws.s.reshape(z.shape[0], G * n_hidden))
 
@@ -188,9 +195,9 @@ def predict(p, ws):
     n_reads = ws.reads.size * n_hidden
     for k in range(K):
         for i in range(ws.reads.size):
-            ws.c[k, i * n_hidden : (i + 1) * n_hidden] = ws.y[k, ws.reads[i]]
-        ws.c[k, n_reads : n_reads + n_z] = ws.z[k]
-        ws.c[k, n_reads + n_z :] = ws.a[k]
+            copy(ws.y[k, ws.reads[i]], ws.c[k, i * n_hidden :])
+        copy(ws.z[k], ws.c[k, n_reads:])
+        copy(ws.a[k], ws.c[k, n_reads + n_z :])
 
     n_gain = p.G_a.shape[0]
     np.dot(ws.a, p.G_a.T, ws.scratch_gain)
@@ -277,7 +284,7 @@ def predictor_backward(p, ws, grad):
     ws.delta[:] = 0
     for k in range(K):
         for i in range(ws.reads.size):
-            ws.delta[k, ws.reads[i]] = ws.d_c[k, i * n_hidden : (i + 1) * n_hidden]
+            copy(ws.d_c[k, i * n_hidden : (i + 1) * n_hidden], ws.delta[k, ws.reads[i]])
         for j in range(n_z):
             ws.d_z[k, j] += ws.d_c[k, n_reads + j]
     for k in range(K + 1):
@@ -292,7 +299,7 @@ def predictor_backward(p, ws, grad):
 
 @jit
 def coefficients(ws, grad_lam, e_lam):
-    """alpha, beta, gamma and the block's transition; the local parameters' gradient and traces.
+    """Returns alpha and the block's transition; writes ws.beta, ws.gamma, grad_lam and e_lam.
 
     Per unit, products newest factor first:
         r_k = sum_{i=k}^{K-1} delta_i' (J_i .. J_{k+1})     alpha = r_0,  beta_s = r_s B_s
@@ -344,15 +351,16 @@ def coefficients(ws, grad_lam, e_lam):
                     for c in range(m):
                         product += T[a, c, j] * J[c, b, j]
                     T_next[a, b, j] = product
-        r[:] = r_next
-        T[:] = T_next
+        r, r_next = r_next, r
+        T, T_next = T_next, T
     for i in range(L):
         for j in range(n_hidden):
             for a in range(m):
                 grad_lam[i, j] += r[a, j] * e_lam[i, a, j]
                 for b in range(m):
                     ws.e_lam_new[i, a, j] += T[a, b, j] * e_lam[i, b, j]
-    e_lam[:] = ws.e_lam_new
+    copy(ws.e_lam_new.reshape(e_lam.size), e_lam.reshape(e_lam.size))
+    return r, T
 
 
 @jit
@@ -393,7 +401,7 @@ def recur_row(alpha, T, E, E_new, g, row, j):
         for b in range(m):
             add_scaled(T[a, b, j], E[b, row], E_new[a, row])
     for a in range(m):
-        E[a, row] = E_new[a, row]
+        copy(E_new[a, row], E[a, row])
 
 
 @jit
@@ -405,7 +413,7 @@ def update(ws, traces, p, block, total, m1, m2, adam, adam_encoder, step):
     rows of the drives' weights pass through memory once:
         dL/dW = alpha E + beta' u        E <- T_0 E + gamma' u
     """
-    coefficients(ws, block.lam, traces.e_lam)
+    alpha, T = coefficients(ws, block.lam, traces.e_lam)
     K = ws.u.shape[0]
     m, G, n_hidden, n_u = traces.E.shape
     E, E_new = traces.E.reshape(m, G * n_hidden, n_u), ws.E_new.reshape(m, G * n_hidden, n_u)
@@ -415,7 +423,7 @@ def update(ws, traces, p, block, total, m1, m2, adam, adam_encoder, step):
     for i in range(G):
         for j in range(n_hidden):
             g = block.W[i, j]
-            recur_row(ws.r, ws.T, E, E_new, g, row, j)
+            recur_row(alpha, T, E, E_new, g, row, j)
             adam_step(p.W[i, j], g, total.W[i, j], m1.W[i, j], m2.W[i, j], adam, step)
             row += 1
     # The flat arrays begin with W, then W_z (kernels/arrays.py).

@@ -1,0 +1,494 @@
+"""One suite that every cell's learner must pass, and what learning itself must do."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from edge_rjepa import RJepa, RJepaConfig, checkpoint
+from edge_rjepa.cells import CELLS
+from edge_rjepa.errors import CheckpointError, ConfigError, InputError
+
+SMALL = RJepaConfig(
+    n_features=5,
+    n_efference=2,
+    n_embedding=6,
+    n_hidden=7,
+    n_predictor=8,
+    n_gain=3,
+    max_block=16,
+    learning_rate=1e-2,
+    update_every=3,
+)
+SIZES = (16, 1, 7, 3, 16, 2, 9, 1)  # of blocks: the steps of Adam fall on the third and the sixth
+
+every_cell = pytest.mark.parametrize("cell", list(CELLS))
+every_method = pytest.mark.parametrize("method", ["learn_block", "embed", "predict", "gradients"])
+
+
+def small(cell="gated", seed=0, **changes) -> RJepa:
+    return RJepa(replace(SMALL, cell=cell, **changes), seed)
+
+
+def stream(seed=0, sizes=SIZES):
+    """Blocks (features, efference), float32."""
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.normal(size=(K, 5)).astype(np.float32), rng.normal(size=(K, 2)).astype(np.float32))
+        for K in sizes
+    ]
+
+
+def learn(learner, blocks):
+    return [learner.learn_block(*block) for block in blocks]
+
+
+def taught(cell="gated", **changes) -> RJepa:
+    """Weights that moved, non-zero traces, and a gradient that waits for its step."""
+    learner = small(cell, **changes)
+    learn(learner, stream())
+    return learner
+
+
+def everything(learner) -> dict[str, bytes]:
+    """Every bit that decides what the learner does next."""
+    arrays = {name: array.tobytes() for name, array in learner._arrays().items()}
+    return {**arrays, "learning_rate": learner.learning_rate, "information": learner.information}
+
+
+def assert_same_reports(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert (one.loss, one.information) == (other.loss, other.information)
+        assert one.surprise.tobytes() == other.surprise.tobytes()
+
+
+# ------------------------------------------------------------------------------------------------
+# Every cell
+
+
+@every_cell
+def test_same_seed_and_stream_are_bit_identical(cell):
+    first, second, other = small(cell), small(cell), small(cell, seed=1)
+    assert everything(first) == everything(second)
+    assert_same_reports(learn(first, stream()), learn(second, stream()))
+    assert everything(first) == everything(second)
+    learn(other, stream())
+    assert everything(first) != everything(other)
+
+
+@every_cell
+@pytest.mark.parametrize("blocks_before", [2, 3], ids=["between steps", "after a step"])
+def test_resumes_bit_for_bit(cell, blocks_before, tmp_path):
+    learner, blocks = small(cell), stream()
+    learn(learner, blocks[:blocks_before])
+    learner.learning_rate = 2e-2
+    learner.save(tmp_path / "learner", notes={"frame": 7})
+    resumed, notes = RJepa.load_with_notes(tmp_path / "learner")
+    assert notes == {"frame": 7}
+    assert (resumed.config, resumed.learning_rate) == (learner.config, 2e-2)
+    rest = blocks[blocks_before:]
+    assert_same_reports(learn(resumed, rest), learn(learner, rest))
+    assert everything(resumed) == everything(learner)
+
+
+@every_cell
+def test_copy_is_independent_and_goes_on_alike(cell):
+    learner, more = taught(cell), stream(1)
+    before = everything(learner)
+    twin = learner.copy()
+    assert everything(twin) == before
+    twin.learning_rate = 0.5
+    reports = learn(twin, more)
+    assert everything(learner) == before
+    learner.learning_rate = 0.5
+    assert_same_reports(learn(learner, more), reports)
+    assert everything(learner) == everything(twin)
+
+
+@every_cell
+def test_learn_one_is_a_block_of_one(cell):
+    first, second = taught(cell), taught(cell)
+    for features, efference in stream(1, sizes=(1,) * 4):
+        one = first.learn_one(features[0], efference[0])
+        assert one.surprise.shape == (1,)
+        assert_same_reports([one], [second.learn_block(features, efference)])
+    assert everything(first) == everything(second)
+
+
+@every_cell
+def test_seeing_moves_the_past_and_nothing_that_is_learned(cell):
+    learner, twin, (block, *_) = taught(cell), taught(cell), stream(1)
+    before = everything(learner)
+    z, h = learner.embed(*block)
+    seen = twin.predict(*block)
+    assert z.tobytes() == seen.z.tobytes() and h.tobytes() == seen.h.tobytes()
+    assert z.shape == seen.z_hat.shape == (16, 6)
+    assert h.shape == (16, 7 * len(CELLS[cell].reads))
+    assert everything(learner) == everything(twin)
+    changed = {name for name, value in everything(learner).items() if value != before[name]}
+    assert changed == {"past.x", "past.z", "past.y", "traces.E", "traces.e_lam"}
+    again = learner.predict(*block)
+    assert again.z.tobytes() == z.tobytes()
+    assert not np.allclose(again.h, h) and not np.allclose(again.z_hat, seen.z_hat)
+
+
+@every_cell
+def test_seeing_is_the_forward_pass_of_learning(cell):
+    learner, blocks = taught(cell), stream(1)
+    learner.learning_rate = 0.0
+    for block in blocks:
+        twin = learner.copy()
+        report, seen = learner.learn_block(*block), twin.predict(*block)
+        S_e = twin._statistics.S_e.astype(np.float64)  # as before the block: the twin only saw
+        P_e = np.linalg.inv(S_e + SMALL.noise_floor * np.eye(6))
+        e = (seen.z - seen.z_hat).astype(np.float64)
+        np.testing.assert_allclose(report.surprise, 0.5 * np.sum(e @ P_e * e, axis=1), rtol=1e-4)
+        for past in ("past.x", "past.z", "past.y"):
+            assert everything(learner)[past] == everything(twin)[past]
+
+
+@every_cell
+def test_how_seeing_is_cut_does_not_matter(cell):
+    whole, pieces, (block, *_) = taught(cell), taught(cell), stream(1)
+    seen = whole.predict(*block)
+    parts = [pieces.predict(*(rows[i : i + 4] for rows in block)) for i in range(0, 16, 4)]
+    for name, array in seen._asdict().items():
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_allclose(joined, array, rtol=1e-5, atol=1e-6)
+
+
+@every_cell
+def test_reset_forgets_the_past_alone(cell):
+    first, second, blocks = taught(cell), taught(cell), stream(2)
+    before = everything(first)
+    first.embed(*blocks[0])
+    second.embed(*blocks[4])
+    assert everything(first) != everything(second)
+    for learner in (first, second):
+        learner.reset()
+    assert everything(first) == everything(second)
+    kept = {name for name, value in everything(first).items() if value == before[name]}
+    assert kept >= {"weights", "adam.m1", "adam.m2", "gradient", "counts", "statistics.mu"}
+    z, h = first.embed(*blocks[1])
+    fresh = small(cell)
+    fresh._weights.flat[:] = first._weights.flat
+    z_fresh, h_fresh = fresh.embed(*blocks[1])
+    assert (z.tobytes(), h.tobytes()) == (z_fresh.tobytes(), h_fresh.tobytes())
+
+
+@every_cell
+def test_gradients_change_nothing(cell):
+    learner, twin, (block, *_) = taught(cell), taught(cell), stream(1)
+    before = everything(learner)
+    gradients = learner.gradients(*block)
+    shapes = {name: array.shape for name, array in learner.parameters().items()}
+    assert {name: array.shape for name, array in gradients.items()} == shapes
+    assert all(array.any() for array in gradients.values())
+    assert everything(learner) == before
+    assert_same_reports([learner.learn_block(*block)], [twin.learn_block(*block)])
+    assert everything(learner) == everything(twin)
+
+
+@every_cell
+def test_information_of_a_ring_is_learned(cell):
+    before, after, _ = on_a_ring(small_for_a_ring(cell))
+    assert after > before + 1.0 and after > 1.0
+
+
+# ------------------------------------------------------------------------------------------------
+# Steps
+
+
+def test_steps_are_those_of_adam_on_the_summed_gradient():
+    config = replace(
+        SMALL, dtype="float64", encoder_rate=0.25, anneal_fixations=30.0, anneal_floor=0.5
+    )
+    learner = RJepa(config)
+    weights = learner.parameters()
+    total, m, v = ({k: np.zeros_like(w) for k, w in weights.items()} for _ in range(3))
+    steps = 0
+    for i, block in enumerate(stream(sizes=(16, 1, 7) * 3 + (2,))):
+        for name, gradient in learner.gradients(*block).items():
+            total[name] += gradient
+        rate = config.learning_rate * max(0.5, (1.0 + learner.fixations / 30.0) ** -0.5)
+        learner.learn_block(*block)
+        if i % 3 == 2:
+            steps += 1
+            for name, g in total.items():
+                m[name] = 0.9 * m[name] + 0.1 * g
+                v[name] = 0.999 * v[name] + 0.001 * g**2
+                step = m[name] / (1 - 0.9**steps) / (np.sqrt(v[name] / (1 - 0.999**steps)) + 1e-8)
+                weights[name] = weights[name] - rate * (0.25 if name == "W_z" else 1.0) * step
+                total[name] = np.zeros_like(g)
+        for name, array in learner.parameters().items():
+            np.testing.assert_allclose(array, weights[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    assert steps == 3
+
+
+def test_a_rate_of_zero_learns_nothing():
+    learner = small()
+    before = learner.parameters()
+    learner.learning_rate = 0
+    learn(learner, stream())
+    assert learner.fixations == sum(SIZES)
+    for name, array in learner.parameters().items():
+        assert array.tobytes() == before[name].tobytes()
+
+
+def test_what_is_handed_out_is_a_copy():
+    learner, (block, *_) = taught(), stream(1)
+    before = everything(learner)
+    for array in (*learner.parameters().values(), learner.embedding_covariance):
+        array[:] = np.nan
+    assert everything(learner) == before
+    report = learner.learn_block(*block)
+    seen = learner.predict(*block)
+    kept = [array.copy() for array in (report.surprise, *seen)]
+    learn(learner, stream(2))
+    for array, copy in zip((report.surprise, *seen), kept, strict=True):
+        assert array.tobytes() == copy.tobytes()
+
+
+def test_warm_up_changes_nothing():
+    learner = taught()
+    before = everything(learner)
+    learner.warm_up()
+    assert everything(learner) == before
+
+
+def test_learning_after_seeing_takes_the_state_as_given():
+    """The state came without traces: no gradient reaches what drove it."""
+    learner, blocks = taught(), stream(1, sizes=(5, 1))
+    learner.reset()
+    learner.embed(*blocks[0])
+    gradients = learner.gradients(*blocks[1])
+    assert not gradients["W"].any() and not gradients["lam"].any()
+    assert gradients["V_1"].any()
+
+
+# ------------------------------------------------------------------------------------------------
+# Refusals
+
+
+def with_entry(array, value):
+    array = array.copy()
+    array[1, 1] = value
+    return array
+
+
+BAD_ARRAYS = {
+    "narrow": lambda x: x[:, :1],
+    "wide": lambda x: np.hstack([x, x]),
+    "one fixation": lambda x: x[0],
+    "three axes": lambda x: x[None],
+    "number": lambda x: 1.0,
+    "integers": lambda x: x.astype(int),
+    "bytes": lambda x: x.astype(np.uint8),
+    "truth": lambda x: x > 0,
+    "complex": lambda x: x + 0j,
+    "objects": lambda x: x.astype(object),
+    "text": lambda x: x.astype(str),
+    "nothing": lambda x: None,
+    "ragged": lambda x: [[1.0], [1.0, 2.0]],
+    "NaN": lambda x: with_entry(x, np.nan),
+    "infinity": lambda x: with_entry(x, np.inf),
+    "minus infinity": lambda x: with_entry(x, -np.inf),
+    "infinite as float32": lambda x: with_entry(x.astype(np.float64), 1e300),
+    "empty": lambda x: x[:0],
+    "too long": lambda x: np.tile(x, (6, 1)),
+    "other length": lambda x: x[:2],
+}
+
+
+@every_method
+@pytest.mark.parametrize("which", [0, 1], ids=["features", "efference"])
+@pytest.mark.parametrize("spoil", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_bad_input_is_refused_and_changes_nothing(method, which, spoil):
+    learner, twin = taught(), taught()
+    block = list(stream(3, sizes=(3,))[0])
+    block[which] = spoil(block[which])
+    before = everything(learner)
+    with pytest.raises(InputError) as caught:
+        getattr(learner, method)(*block)
+    assert "\n" not in str(caught.value)
+    assert ("features", "efference")[which] in str(caught.value)
+    assert everything(learner) == before
+    good = stream(3, sizes=(4,))[0]
+    assert_same_reports([learner.learn_block(*good)], [twin.learn_block(*good)])
+
+
+def test_learn_one_refuses_a_block():
+    learner, (block, *_) = taught(), stream(1)
+    before = everything(learner)
+    with pytest.raises(InputError, match="features has shape"):
+        learner.learn_one(*block)
+    assert everything(learner) == before
+
+
+def test_any_float_and_any_layout_is_good_input():
+    (features, efference), *_ = stream(1)
+    features, efference = (np.round(array * 8) / 8 for array in (features, efference))
+    expected = taught().learn_block(features, efference)
+    for dtype in (np.float16, np.float64, np.longdouble, ">f4"):
+        report = taught().learn_block(features.astype(dtype), efference.astype(dtype))
+        assert_same_reports([report], [expected])
+    for form in (np.asfortranarray, np.ndarray.tolist, lambda a: np.repeat(a, 2, axis=0)[::2]):
+        assert_same_reports([taught().learn_block(form(features), form(efference))], [expected])
+
+
+@pytest.mark.parametrize("rate", [-1e-3, np.nan, np.inf, "fast", None])
+def test_bad_learning_rates(rate):
+    learner = taught()
+    with pytest.raises(ConfigError, match="learning_rate = .*must be a finite number"):
+        learner.learning_rate = rate
+    assert learner.learning_rate == SMALL.learning_rate
+    with pytest.raises(ConfigError, match="learning_rate = .*must be a finite number"):
+        small(learning_rate=rate)
+
+
+def saved(path, tensors=None, **metadata):
+    """A whole checkpoint of a learner but for the given changes."""
+    taught().save(path)
+    kept, known = checkpoint.load(path)
+    metadata = {k: v for k, v in {**known, **metadata}.items() if v is not Ellipsis}
+    checkpoint.save(path, {**kept, **(tensors or {})}, metadata)
+
+
+def without(path, name):
+    taught().save(path)
+    kept, metadata = checkpoint.load(path)
+    checkpoint.save(path, {k: v for k, v in kept.items() if k != name}, metadata)
+
+
+def flipped(path):
+    taught().save(path)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def of_newer_version(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+    taught().save(path)
+    monkeypatch.undo()
+
+
+BAD_FILES = {
+    "missing": lambda path, monkeypatch: None,
+    "folder": lambda path, monkeypatch: path.mkdir(),
+    "empty": lambda path, monkeypatch: path.write_bytes(b""),
+    "text": lambda path, monkeypatch: path.write_text("learner\n" * 100),
+    "flipped bit": lambda path, monkeypatch: flipped(path),
+    "foreign": lambda path, monkeypatch: save_file({"weights": np.zeros(3)}, path),
+    "newer": of_newer_version,
+    "of another kind": lambda path, monkeypatch: saved(path, kind="encoder"),
+    "of no kind": lambda path, monkeypatch: saved(path, kind=...),
+    "no config": lambda path, monkeypatch: saved(path, config=...),
+    "no rate": lambda path, monkeypatch: saved(path, learning_rate=...),
+    "no notes": lambda path, monkeypatch: saved(path, notes=...),
+    "bad rate": lambda path, monkeypatch: saved(path, learning_rate="fast"),
+    "config is a list": lambda path, monkeypatch: saved(path, config=[1]),
+    "unknown key": lambda path, monkeypatch: saved(path, config={**asdict(SMALL), "n_new": 1}),
+    "unknown cell": lambda path, monkeypatch: saved(path, config={**asdict(SMALL), "cell": "x"}),
+    "other sizes": lambda path, monkeypatch: saved(path, config={**asdict(SMALL), "n_hidden": 9}),
+    "tensor missing": lambda path, monkeypatch: without(path, "traces.E"),
+    "other shape": lambda path, monkeypatch: saved(path, {"adam.m1": np.zeros(3, np.float32)}),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_checkpoints_are_refused(spoil, tmp_path, monkeypatch):
+    path = tmp_path / "learner.safetensors"
+    spoil(path, monkeypatch)
+    with pytest.raises(CheckpointError) as caught:
+        RJepa.load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_what_cannot_be_saved_leaves_the_older_file(tmp_path):
+    path, learner = tmp_path / "learner", taught()
+    learner.save(path)
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        learner.save(tmp_path / "missing" / "learner")
+    assert everything(RJepa.load(path)) == everything(learner)
+
+
+def test_a_checkpoint_says_what_made_it(tmp_path):
+    taught("rtu").save(tmp_path / "learner")
+    _, metadata = checkpoint.load(tmp_path / "learner")
+    assert json.loads(json.dumps(metadata))["config"] == asdict(replace(SMALL, cell="rtu"))
+
+
+# ------------------------------------------------------------------------------------------------
+# What is learned
+
+
+class MeanSquaredError(RJepa):
+    """The same network, to lessen 1/2 e'e alone: nothing keeps its embedding up."""
+
+    def _objective(self, ws):
+        super()._objective(ws)
+        ws.d_z[1:] = ws.e
+        ws.d_zhat[:] = -ws.e
+        return 0.5 * float(np.vdot(ws.e, ws.e))
+
+
+def small_for_a_ring(cell="gated", seed=0, learner=RJepa) -> RJepa:
+    config = RJepaConfig(
+        n_features=8,
+        n_efference=2,
+        n_embedding=12,
+        n_hidden=12,
+        n_predictor=24,
+        n_gain=8,
+        cell=cell,
+        learning_rate=1e-2,
+        anneal_fixations=1e9,
+        update_every=1,
+        statistics_fixations=500.0,
+    )
+    return learner(config, seed)
+
+
+def on_a_ring(learner, predictable=True, fixations=12_000):
+    """Two angles that turn as the efference copy says, among as much noise.
+
+    Returns information (nats) of an early and of the last block, and the last std of z.
+    """
+    rng = np.random.default_rng(learner._weights.flat[:1].view(np.uint32))
+    turns = rng.normal(scale=0.8, size=(fixations, 2))
+    angles = np.cumsum(turns, axis=0)
+    signal = 1.4 * np.hstack([np.cos(angles), np.sin(angles)])
+    if not predictable:
+        rng.shuffle(signal)
+    mixing = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    features = np.hstack([signal, rng.normal(size=(fixations, 4))]) @ mixing
+    reports = [
+        learner.learn_block(features[i : i + 12], turns[i : i + 12])
+        for i in range(0, fixations, 12)
+    ]
+    std = np.sqrt(np.trace(learner.embedding_covariance) / 12)
+    return reports[10].information, reports[-1].information, std
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_cannot_be_predicted_is_not_learned(seed):
+    """The same features out of order. Each error is measured before the weights learn from it.
+
+    Only information is bounded: where nothing can be predicted nothing keeps z from shrinking.
+    """
+    _, after, _ = on_a_ring(small_for_a_ring(seed=seed), predictable=False)
+    assert -0.1 < after < 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mean_squared_error_alone_collapses(seed):
+    _, information, std = on_a_ring(small_for_a_ring(seed=seed))
+    _, information_of_error, std_of_error = on_a_ring(
+        small_for_a_ring(seed=seed, learner=MeanSquaredError)
+    )
+    assert information > 1.5 and std > 0.6
+    assert information_of_error < 0.2 and std_of_error < std / 5

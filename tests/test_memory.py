@@ -1,0 +1,183 @@
+"""Fixed memory: measured while it learns, not read off the code."""
+
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+from numba.core.runtime import _nrt_python, rtsys
+
+from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.cells import CELLS
+from edge_rjepa.jit import jit
+from edge_rjepa.kernels import backend
+
+SMALL = {
+    "n_features": 20,
+    "n_embedding": 24,
+    "n_hidden": 96,
+    "n_predictor": 32,
+    "n_gain": 8,
+    "max_block": 16,
+}
+KERNELS = {
+    "perceive": lambda learner, ws: learner._perceive(ws),
+    "predict": lambda learner, ws: backend.predict(learner._weights, ws),
+    "predictor_backward": lambda learner, ws: backend.predictor_backward(
+        learner._weights, ws, learner._block
+    ),
+    "gather": lambda learner, ws: learner._update(ws, False),
+    "step": lambda learner, ws: learner._update(ws, True),
+}
+
+
+def block(K=16, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(K, 20)).astype(np.float32), rng.normal(size=(K, 4)).astype(np.float32)
+
+
+def buffers(thing, seen=None) -> dict[int, np.ndarray]:
+    """Every array that `thing` and whatever it holds own, by address: owners, not views."""
+    seen = {} if seen is None else seen
+    if isinstance(thing, np.ndarray):
+        while isinstance(thing.base, np.ndarray):
+            thing = thing.base
+        seen[thing.__array_interface__["data"][0]] = thing
+    elif isinstance(thing, dict):
+        buffers(tuple(thing.values()), seen)
+    elif isinstance(thing, tuple | list):
+        for each in thing:
+            buffers(each, seen)
+    elif hasattr(thing, "__dict__") and type(thing).__module__.startswith("edge_rjepa"):
+        buffers(vars(thing), seen)
+    return seen
+
+
+def count_arrays(thing) -> int:
+    if isinstance(thing, tuple):
+        return sum(count_arrays(each) for each in thing)
+    return isinstance(thing, np.ndarray)
+
+
+@pytest.fixture
+def allocations():
+    """Counts what compiled code takes from Numba's runtime while a function runs."""
+    _nrt_python.memsys_enable_stats()
+
+    def count(function, *args) -> int:
+        function(*args)  # compiled, and every lazy part in place
+        before = rtsys.get_allocation_stats().alloc
+        function(*args)
+        return rtsys.get_allocation_stats().alloc - before
+
+    yield count
+    _nrt_python.memsys_disable_stats()
+
+
+def handles(learner, ws) -> dict[str, int]:
+    """Numba takes one handle for each array that crosses into a kernel: counted, and no memory."""
+    weights, rows, traces = map(count_arrays, (learner._weights, ws, learner._traces))
+    return {
+        "perceive": weights + rows,
+        "predict": weights + rows,
+        "predictor_backward": 2 * weights + rows,
+        "gather": 5 * weights + rows + traces,
+        "step": 5 * weights + rows + traces,
+    }
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+@pytest.mark.parametrize("K", [1, 16])
+def test_kernels_allocate_nothing(cell, K, allocations):
+    learner = RJepa(RJepaConfig(**SMALL, cell=cell))
+    ws = learner._take(*block(K))
+    taken = {name: allocations(run, learner, ws) for name, run in KERNELS.items()}
+    assert taken == handles(learner, ws)
+
+
+def test_the_count_sees_an_allocation(allocations):
+    @jit
+    def frugal(a, out):
+        out[0] = a[0] * a[0]
+
+    @jit
+    def wasteful(a, out):
+        out[:] = a * a  # NumPy's rules: the product is an array of its own
+
+    a, out = np.ones(3), np.empty(3)
+    assert allocations(frugal, a, out) == 2
+    assert allocations(wasteful, a, out) == 3
+
+
+@pytest.mark.parametrize("memory_input", ["embedding", "features"])
+def test_every_buffer_stays_where_it_is(memory_input):
+    learner = RJepa(RJepaConfig(**SMALL, memory_input=memory_input))
+    before = buffers(learner)
+    for K in range(1, 17):
+        for call in (learner.learn_block, learner.predict, learner.gradients, learner.embed):
+            call(*block(K))
+        learner.reset()
+        learner.learn_one(*(rows[0] for rows in block(1)))
+    after = buffers(learner)
+    assert after.keys() == before.keys()
+    assert all(after[address] is array for address, array in before.items())
+
+
+def array_bytes() -> int:
+    """What NumPy's arrays hold, of all that was traced."""
+    arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays]).traces)
+
+
+def test_a_thousand_blocks_keep_no_array_and_need_no_large_one():
+    learner, fixations = RJepa(RJepaConfig(**SMALL)), block()
+    learner.learn_block(*fixations)
+    tracemalloc.start()
+    try:
+        before, largest = array_bytes(), 0
+        for _ in range(1000):
+            start, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            learner.learn_block(*fixations)
+            largest = max(largest, tracemalloc.get_traced_memory()[1] - start)
+        kept = array_bytes() - before
+    finally:
+        tracemalloc.stop()
+    assert kept == 0
+    assert largest < learner._weights.W.nbytes  # smaller than one copy of these weights
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
+def test_resident_memory_is_flat_over_100_000_fixations():
+    learner = RJepa(RJepaConfig(**{**SMALL, "n_hidden": 24}))
+    blocks = [block(16, seed) for seed in range(100)]
+
+    def learn(fixations):
+        goal = learner.fixations + fixations
+        while learner.fixations < goal:
+            for each in blocks:
+                learner.learn_block(*each)
+
+    learn(5_000)
+    before = resident_bytes()
+    learn(100_000)
+    assert learner.fixations > 100_000
+    assert resident_bytes() - before < 1e6  # 10 bytes a fixation
+
+
+def test_default_size_stays_below_16_megabytes():
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        learner = RJepa()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    held = sum(array.nbytes for array in buffers(learner).values())
+    assert held < 16e6 and taken < 16e6
+    assert held == pytest.approx(taken, rel=0.02)  # nothing has escaped the count
