@@ -5,7 +5,7 @@ DEMO_SECONDS ?= 60
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test lint bench-learning clean
+.PHONY: demo test lint bench bench-learning clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -20,6 +20,10 @@ test: .venv/test.stamp
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: .venv/test.stamp
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.memory
 
 bench-learning: .venv/test.stamp
 	$(BIN)/python -m benchmarks.learning

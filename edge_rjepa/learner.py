@@ -238,6 +238,17 @@ class RJepa:
         return int(self._counts[0])
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of every array the learner holds; all were made at the start."""
+        groups = (
+            [w.flat for w in (self._weights, self._block, self._total, self._m1, self._m2)],
+            self._traces,
+            self._workspace,
+            self._statistics.buffers(),
+        )
+        return sum(array.nbytes for group in groups for array in group)
+
+    @property
     def learning_rate(self) -> float:
         """Adam's rate; set it to slow down or to anneal. Kept in checkpoints."""
         return self._learning_rate

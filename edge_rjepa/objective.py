@@ -17,6 +17,8 @@ import math
 import numpy as np
 from scipy.linalg import get_lapack_funcs
 
+from edge_rjepa.kernels import backend
+
 
 class PredictiveInformation:
     """Running mean and covariances of embedding and prediction error, and what follows from them.
@@ -46,6 +48,10 @@ class PredictiveInformation:
         """What must be kept to go on as if nothing had happened (views, not copies)."""
         return {"fixations": self.fixations, "mu": self.mu, "S_z": self.S_z, "S_e": self.S_e}
 
+    def buffers(self) -> list[np.ndarray]:
+        """Every array held."""
+        return [array for array in vars(self).values() if isinstance(array, np.ndarray)]
+
     def loss(self, z, e, centred, d_z, d_zhat, surprise) -> float:
         """The block's loss in nats and its gradients, statistics as they stand.
 
@@ -71,14 +77,12 @@ class PredictiveInformation:
         rate = max(1.0 - keep, K / (int(self.fixations[0]) + K))
         self.fixations += K
         np.mean(centred, axis=0, out=self._mean)
-        for S, rows in ((self.S_z, centred), (self.S_e, e)):
+        number = self.mu.dtype.type
+        for S, rows, of_mean in ((self.S_z, centred, rate * rate), (self.S_e, e, 0.0)):
             np.dot(rows.T, rows, out=self._scratch)
-            self._scratch *= rate / K
-            S *= 1.0 - rate
-            S += self._scratch
-        np.multiply.outer(self._mean, self._mean, out=self._scratch)
-        self._scratch *= rate * rate
-        self.S_z -= self._scratch
+            backend.blend_covariance(
+                S, number(1.0 - rate), self._scratch, number(rate / K), self._mean, number(of_mean)
+            )
         self._mean *= rate
         self.mu += self._mean
         self.factorise()

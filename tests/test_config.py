@@ -82,6 +82,7 @@ def test_configurations_do_not_change():
         ("[network]\nn_hiden = 8", "unknown key 'network.n_hiden': did you mean 'n_hidden'?"),
         ("[gaze]\nzzz = 8", "unknown key 'gaze.zzz': known are saccade_median_rad, "),
         ("[netwrk]\nn_hidden = 8", "unknown key 'netwrk': did you mean 'network'?"),
+        ("source = 5", "source = 5"),
         ("network = 8", "'network' must be a table: [network]"),
         ("[network.cell]\nname = 'gated'", "is unknown; choose one of"),
         ("[network]\nn_hidden = '8'", "n_hidden = '8': must be a whole number"),

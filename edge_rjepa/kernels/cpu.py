@@ -293,6 +293,15 @@ def predictor_backward(p, ws, grad):
     np.dot(ws.d_z.T, ws.x, grad.W_z)
 
 
+@jit
+def blend_covariance(S, keep, product, weight, mean, mean_weight):
+    """S <- keep S + weight product - mean_weight mean mean', all (n, n) but mean (n,)."""
+    for i in range(mean.size):
+        shift = mean_weight * mean[i]
+        for j in range(mean.size):
+            S[i, j] = keep * S[i, j] + weight * product[i, j] - shift * mean[j]
+
+
 # ------------------------------------------------------------------------------------------------
 # Recurrent-Forward Propagation
 
@@ -363,7 +372,8 @@ def coefficients(ws, grad_lam, e_lam):
     return r, T
 
 
-@jit
+# A reciprocal root in place of root and division halves the step; it errs in the last bit or two.
+@jit(fastmath={"nsz", "contract", "arcp", "afn"})
 def adam_step(w, g, total, m1, m2, adam, step):
     """Add the block's gradient g to `total`; where `step`, let Adam take the total and clear it.
 

@@ -8,10 +8,10 @@ about the camera's centre sees none.
 
 The head stands still for FRAMES_A_MOVE frames, then makes a small random move; after FRAMES_A_SCENE
 frames it stands before another photograph, drawn at random with returns, and each time before
-another part of it: between SMALLEST_PART and the whole, left and right swapped half of the times. So
-the same fixation never comes twice, and a learner that means to foresee must learn what pictures
-have in common. A fifth of the photographs, two at least if there are four, are set aside by the seed
-for held_out().
+another part of it: between SMALLEST_PART and the whole, left and right swapped half of the times.
+So the same fixation never comes twice, and a learner that means to foresee must learn what pictures
+have in common. A fifth of the photographs, two at least if there are four, are set aside by the
+seed for held_out().
 """
 
 from __future__ import annotations
