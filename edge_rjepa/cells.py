@@ -96,7 +96,7 @@ def find(name: str) -> Cell:
 
     Raises ConfigError for an unknown name, and says why a dense recurrent matrix is refused.
     """
-    if name in CELLS:
+    if isinstance(name, str) and name in CELLS:
         return CELLS[name]
     known = ", ".join(sorted(CELLS))
     if name in ("dense", "rnn", "elman", "gru", "vanilla"):
@@ -117,7 +117,17 @@ def _check(cell: Cell, step_size: float = 1e-30, tolerance: float = 1e-12) -> No
         raise ConfigError(f"cell '{cell.name}': initial_place_std must name {G} drives")
     if not cell.reads or not all(0 <= c < m for c in cell.reads):
         raise ConfigError(f"cell '{cell.name}': reads {cell.reads} must name state values < {m}")
-    for point in np.random.default_rng(0).normal(size=(5, m + G + L)):
+    rng = np.random.default_rng(0)
+    for what, rows, made in (
+        ("initial_parameters", L, cell.initial_parameters(rng, 3)),
+        ("initial_drive_bias", G, cell.initial_drive_bias(rng, 3)),
+    ):
+        if np.shape(made) != (rows, 3):
+            raise ConfigError(
+                f"cell '{cell.name}': {what} gives shape {np.shape(made)} for 3 units, "
+                f"expected ({rows}, 3)"
+            )
+    for point in rng.normal(size=(5, m + G + L)):
         _, *stated = cell.step(*_split(point, m, G))
         try:
             stated = np.hstack([np.array(d, dtype=float).reshape(m, -1) for d in stated])

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.cells import CELLS, find
+from edge_rjepa.cells import CELLS
 from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.kernels.arrays import weight_shapes
 from edge_rjepa.learner import RJepa
 from edge_rjepa.reference import CELLS as REFERENCE_CELLS
 from edge_rjepa.reference import NaiveModel
@@ -110,8 +109,8 @@ def _check_network(cell, memory_input, dtypes, seed, learner) -> list[Row]:
 
 def _weights(rng, cell, memory_input) -> dict[str, np.ndarray]:
     config = RJepaConfig(**NETWORK, cell=cell, memory_input=memory_input)
-    shapes = weight_shapes(config, find(cell))
-    return {name: _normal(rng, shape, scale=0.5) for name, shape in shapes.items()}
+    arrays = RJepa(config).parameters()
+    return {name: _normal(rng, array.shape, scale=0.5) for name, array in arrays.items()}
 
 
 def _stream(rng, sizes) -> list[tuple[np.ndarray, np.ndarray, bool]]:

@@ -53,6 +53,8 @@ class RJepaConfig:
             check_number(self, name, above=0.0)
         for name in ("learning_rate", "encoder_rate", "anneal_floor"):
             check_number(self, name, at_least=0.0)
+        if self.anneal_floor > 1.0:
+            raise ConfigError(f"anneal_floor = {self.anneal_floor}: must be at most 1")
         check_choice(self, "memory_input", ("embedding", "features"))
         check_choice(self, "dtype", ("float32", "float64"))
 
@@ -174,6 +176,8 @@ class RunConfig:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.source, str):
+            raise ConfigError(f"source = {self.source!r}: must be text, such as scene:")
         check_whole(self, "seed", 0)
         for name in (
             "fixations_per_frame", "metrics_every_frames", "checkpoint_every_frames",
@@ -194,7 +198,7 @@ class RunConfig:
                 return _from_table(cls, tomllib.load(file), "")
         except OSError as error:
             raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from error
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error

@@ -70,7 +70,7 @@ class RJepa:
         self.config = config or RJepaConfig()
         self.cell = cells.find(self.config.cell)
         _one_blas_thread()
-        weights = (arrays.zero_weights(self.config, self.cell) for _ in range(5))
+        weights = (arrays.zero_weights(self.config, self.cell, i) for i in range(5))
         self._weights, self._block, self._total, self._m1, self._m2 = weights
         self._traces = arrays.zero_traces(self.config, self.cell)
         self._workspace = arrays.zero_workspace(self.config, self.cell)
@@ -255,8 +255,7 @@ class RJepa:
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        if not (math.isfinite(rate) and rate >= 0.0):
-            raise ConfigError(f"learning_rate = {rate!r}: must be a finite number of at least 0")
+        dataclasses.replace(self.config, learning_rate=rate)  # refuses what is no rate
         self._learning_rate = float(rate)
 
     def parameters(self) -> dict[str, np.ndarray]:
@@ -267,8 +266,9 @@ class RJepa:
 
     def copy(self) -> RJepa:
         """An independent learner in the same state."""
-        twin = RJepa(self.config)
-        twin._set(self._arrays(), self._learning_rate, "this learner")
+        twin = type(self)(self.config)
+        twin.learning_rate = self._learning_rate
+        twin._set(self._arrays(), "this learner")
         return twin
 
     def save(self, path: str | Path, notes: dict | None = None) -> None:
@@ -298,10 +298,12 @@ class RJepa:
             raise CheckpointError(f"{path} holds no learner: name the checkpoint of a run")
         try:
             learner = cls(RJepaConfig(**metadata["config"]))
-        except (TypeError, ConfigError) as error:
+            learner.learning_rate = metadata["learning_rate"]
+            notes = metadata["notes"]
+        except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"{path} is of another version of edge_rjepa: {error}") from error
-        learner._set(tensors, metadata["learning_rate"], path)
-        return learner, metadata["notes"]
+        learner._set(tensors, path)
+        return learner, notes
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """Views of all that changes, by name."""
@@ -320,7 +322,7 @@ class RJepa:
             **{f"statistics.{k}": v for k, v in self._statistics.arrays().items()},
         }
 
-    def _set(self, tensors: dict[str, np.ndarray], learning_rate: float, origin: object) -> None:
+    def _set(self, tensors: dict[str, np.ndarray], origin: object) -> None:
         own = self._arrays()
         for name, array in own.items():
             if name not in tensors or tensors[name].shape != array.shape:
@@ -328,14 +330,13 @@ class RJepa:
         for name, array in own.items():
             array[...] = tensors[name]
         self._statistics.factorise()
-        self.learning_rate = learning_rate
 
     # -- the door ---------------------------------------------------------------------------------
 
     def _take(self, features: np.ndarray, efference: np.ndarray) -> arrays.Workspace:
         """Check a block and copy it into the workspace; the views of its rows."""
-        features = _checked("features", features, self.config.n_features, self.config.max_block)
-        efference = _checked("efference", efference, self.config.n_efference, self.config.max_block)
+        features = _checked("features", features, self.config.n_features, self.config)
+        efference = _checked("efference", efference, self.config.n_efference, self.config)
         K = len(features)
         if len(efference) != K:
             raise InputError(
@@ -364,16 +365,21 @@ def _by_name(weights: arrays.Weights) -> dict[str, np.ndarray]:
     return {name: array.copy() for name, array in weights._asdict().items() if name != "flat"}
 
 
-def _checked(name: str, array: np.ndarray, width: int, max_block: int) -> np.ndarray:
-    array = np.asarray(array)
+def _checked(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> np.ndarray:
+    try:
+        array = np.asarray(array)
+    except ValueError:
+        raise InputError(f"{name} is ragged: give one row of {width} numbers a fixation") from None
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{name} has dtype {array.dtype}: give floating point numbers")
     if array.ndim != 2 or array.shape[1] != width:
         raise InputError(f"{name} has shape {array.shape}: expected (K, {width})")
-    if not 1 <= len(array) <= max_block:
+    if not 1 <= len(array) <= config.max_block:
         raise InputError(
-            f"{name} has {len(array)} fixations: a block holds 1 to max_block = {max_block}"
+            f"{name} has {len(array)} fixations: a block holds 1 to max_block = {config.max_block}"
         )
+    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+        array = array.astype(config.dtype, copy=False)
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinity: skip this block")
     return array

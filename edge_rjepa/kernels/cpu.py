@@ -372,8 +372,7 @@ def coefficients(ws, grad_lam, e_lam):
     return r, T
 
 
-# A reciprocal root in place of root and division halves the step; it errs in the last bit or two.
-@jit(fastmath={"nsz", "contract", "arcp", "afn"})
+@jit
 def adam_step(w, g, total, m1, m2, adam, step):
     """Add the block's gradient g to `total`; where `step`, let Adam take the total and clear it.
 
