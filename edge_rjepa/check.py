@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.cells import CELLS
+from edge_rjepa.cells import CELLS, find
 from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner import RJepa
@@ -69,6 +69,8 @@ def check_gradients(
     Raises ConfigError for a cell or a dtype that cannot be checked.
     """
     cells = [name for name in CELLS if name in REFERENCE_CELLS] if cells is None else list(cells)
+    for name in cells:
+        find(name)
     for name in set(cells) - REFERENCE_CELLS.keys():
         known = ", ".join(REFERENCE_CELLS)
         raise ConfigError(f"the reference has no cell '{name}': choose one of {known}")

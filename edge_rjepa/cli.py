@@ -256,7 +256,10 @@ def _report(options: argparse.Namespace) -> int:
 def _check_gradients(options: argparse.Namespace) -> int:
     from edge_rjepa.check import check_gradients, table
 
-    rows = check_gradients(options.cell, seed=options.seed, progress=_say)
+    def show(done: int, total: int, network: str) -> None:
+        _say(f"{done}/{total} {network}")
+
+    rows = check_gradients(options.cell, seed=options.seed, progress=show)
     print(json.dumps([row._asdict() for row in rows]) if options.json else table(rows))
     return 0 if all(row.ok for row in rows) else FAILED
 

@@ -12,6 +12,9 @@ from edge_rjepa.learner import RJepa
 from edge_rjepa.objective import effective_rank
 
 
+NOTABLE_NATS = 0.3  # less can be chance: a run that never knew more has nothing to lose yet
+
+
 class Health(NamedTuple):
     """How rich the embedding is, and how well it is foreseen."""
 
@@ -53,7 +56,8 @@ class Monitor:
             return f"the effective rank is {health.effective_rank:.3g}, below {config.min_rank:g}"
         self.best_information = max(self.best_information, health.information)
         floor = config.min_information_share * self.best_information
-        self.poor_measures = self.poor_measures + 1 if health.information < floor else 0
+        poor = self.best_information >= NOTABLE_NATS and health.information < floor
+        self.poor_measures = self.poor_measures + 1 if poor else 0
         if self.poor_measures >= config.patience:
             self.poor_measures = 0
             return (

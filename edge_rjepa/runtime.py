@@ -25,7 +25,7 @@ from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CollapseError, ConfigError
 from edge_rjepa.gaze import RandomSaccades
 from edge_rjepa.learner import RJepa
-from edge_rjepa.monitor import Health, Monitor, health_of
+from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
 from edge_rjepa.objective import effective_rank, information
 from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame, Source
@@ -254,5 +254,5 @@ def verdict(before: Health, after: Health, monitor: Monitor) -> str:
         f"{after.effective_rank:.1f} directions and has not collapsed "
         f"(std {after.embedding_std:.2f})"
     )
-    # Held-out information of one network wanders by about a tenth of a nat between sets of frames.
-    return f"It learned: {measured}." if gained > 0.3 else f"It has not learned yet: {measured}."
+    learned = gained >= NOTABLE_NATS and after.information >= NOTABLE_NATS
+    return f"It {'learned' if learned else 'has not learned yet'}: {measured}."

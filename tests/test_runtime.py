@@ -187,3 +187,9 @@ def test_a_dip_of_the_information_is_no_collapse():
 )
 def test_the_verdict_follows_the_measures(after, says):
     assert verdict(Health(0.0, 60.0, 0.6), after, Monitor()).startswith(says)
+
+
+def test_a_network_that_knows_nothing_yet_has_not_collapsed():
+    monitor = Monitor()
+    for _ in range(3 * monitor.config.patience):
+        assert monitor.collapse(Health(-0.2, 9.0, 0.5)) is None

@@ -14,7 +14,6 @@ import numpy as np
 from edge_rjepa.cells import Cell
 from edge_rjepa.config import RJepaConfig
 
-
 PAGE, CACHE_LINE = 4096, 64  # bytes
 
 

@@ -1,0 +1,147 @@
+"""The commands as a user types them, each in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_rjepa.learner import RJepa
+
+CONFIG = """
+metrics_every_frames = 10
+held_out_frames = 20
+[network]
+n_embedding = 16
+n_hidden = 24
+n_predictor = 16
+n_gain = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with pictures, a configuration of a small network and a run of 50 frames."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / "pictures" / f"{i}.png"), picture)
+    (folder / "small.toml").write_text(CONFIG)
+    done = edge_rjepa(folder, *LEARN, "--out", "run", "--fixations", "800", "--json")
+    assert done.returncode == 0, done.stderr
+    (folder / "printed.json").write_text(done.stdout)
+    (folder / "said.txt").write_text(done.stderr)
+    return folder
+
+
+LEARN = ("learn", "--source", "scene:pictures", "--config", "small.toml")
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "edge_rjepa.cli", *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def edge_rjepa(folder, *arguments):
+    process = start(folder, *arguments)
+    stdout, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+def test_learn_leaves_a_run_and_says_what_it_learned(world):
+    names = {path.name for path in (world / "run").iterdir()}
+    assert names == {
+        "config.toml", "checkpoint.safetensors", "metrics.jsonl", "summary.json", "sample.npz",
+        "report.png",
+    }  # fmt: skip
+    said = (world / "said.txt").read_text()
+    assert "information" in said and "It " in said and "report:" in said
+    printed = json.loads((world / "printed.json").read_text())
+    assert printed == json.loads((world / "run" / "summary.json").read_text())
+    assert printed["fixations"] == 800
+    assert cv2.imread(str(world / "run" / "report.png")).shape[1] > 1000
+
+
+def test_resume_goes_on_and_export_writes_an_encoder(world):
+    resumed = edge_rjepa(world, "learn", "--resume", "run", "--fixations", "1600", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["fixations"] == 1600
+    for kind in ("window", "features"):
+        done = edge_rjepa(world, "export", "run", "-o", f"{kind}.onnx", "--input", kind, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["embedding"] <= 1e-5
+        assert (world / f"{kind}.onnx").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
+    run = tmp_path / "run"
+    process = start(world, *LEARN, "--out", str(run))
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert "saving" in stderr and "It " in stderr and "Traceback" not in stderr
+    assert RJepa.load(run / "checkpoint.safetensors").fixations >= 20 * 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["learn", "--out", "run"], 1, "--resume"),
+        (["learn", "--source", "nowhere.mp4", "--out", "x"], 1, "no such video file"),
+        (["learn", "--source", "scene:nowhere", "--out", "x"], 1, "no such folder"),
+        (["learn", "--source", "0", "--out", "x"], 1, "not supported"),
+        (["learn", "--config", "nowhere.toml", "--out", "x"], 1, "cannot read config"),
+        (["learn", "--resume", "nowhere"], 1, "config"),
+        (["learn", "--resume", "run", "--seed", "3"], 2, "--seed"),
+        (["learn", "--seconds", "-1"], 2, "--seconds"),
+        (["learn", "--seconds", "nan"], 2, "--seconds"),
+        (["export", "nowhere"], 1, "config"),
+        (["export", "run", "-o", "no/such/folder/x.onnx"], 1, "x.onnx"),
+        (["report", "nowhere"], 1, "nowhere"),
+        (["check-gradients", "--cell", "dense"], 1, "dense recurrent matrix"),
+        (["fly"], 2, "fly"),
+        ([], 2, "COMMAND"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(world, arguments, code, says):
+    done = edge_rjepa(world, *arguments)
+    assert done.returncode == code
+    assert says in done.stderr and "Traceback" not in done.stderr
+    if code == 1:
+        assert len(done.stderr.strip().splitlines()[-1:]) == 1
+        assert done.stderr.strip().splitlines()[-1].startswith("edge-rjepa: ")
+    assert not (world / "x").exists() or not os.listdir(world / "x")
+
+
+@pytest.mark.parametrize("command", ["learn", "export", "report", "check-gradients"])
+def test_help_has_an_example(world, command):
+    done = edge_rjepa(world, command, "--help")
+    assert done.returncode == 0 and "example" in done.stdout
+
+
+def test_check_gradients_prints_every_parameter(world):
+    done = edge_rjepa(world, "check-gradients", "--cell", "leaky")
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("leaky", "W_z", "lam", "V_3", "float64"))
+    done = edge_rjepa(world, "check-gradients", "--cell", "leaky", "--json")
+    rows = json.loads(done.stdout)
+    assert len(rows) == 2 * 2 * 8 and all(row["ok"] for row in rows)
