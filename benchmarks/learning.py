@@ -11,6 +11,8 @@ Every network has the defaults of RJepaConfig. Learners differ in one thing each
     mse          squared error alone, on both sides, nothing against collapse
     zero trace   RFP with J = 0: no temporal credit, all else equal
     RFP          the real thing
+    .. narrow    both again with gates that hardly know places at the start: what is given to the
+                 memory by its first weights must then be learned (recall only)
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from benchmarks.protocols import Glimpses, Recall
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.cells import CELLS
 
+COLUMNS = ("accuracy", "recall", "late recall", "information", "rank", "std")  # nats, of n_z
 PROTOCOLS = {"glimpses": Glimpses, "recall": Recall}
 BUDGETS = {"glimpses": (144_000, 288_000, 480_000), "recall": (288_000, 576_000, 1_152_000)}
 protocol_named = cache(lambda name: PROTOCOLS[name]())
@@ -52,7 +55,27 @@ class ZeroTrace(RJepa):
         super()._update(ws, step)
 
 
-LEARNERS = {"mse": MeanSquaredError, "zero trace": ZeroTrace, "RFP": RJepa}
+class NarrowGates(RJepa):
+    """Gates whose first weights on the efference copy are an eighth as wide."""
+
+    def _initialise(self, rng):
+        super()._initialise(rng)
+        gate = self._weights.W[1]
+        gate[:, -1 - self.config.n_efference : -1] /= 8
+        gate[:, -1] = -2
+
+
+class NarrowZeroTrace(ZeroTrace, NarrowGates):
+    """Both."""
+
+
+LEARNERS = {
+    "mse": MeanSquaredError,
+    "zero trace": ZeroTrace,
+    "RFP": RJepa,
+    "zero trace, narrow": NarrowZeroTrace,
+    "RFP, narrow": NarrowGates,
+}
 
 
 def learn(job: tuple[str, str, str, int, tuple[int, ...]]) -> list[dict]:
@@ -91,24 +114,19 @@ def tables(jobs: list[tuple], processes: int) -> list[dict]:
 
 
 def _table(rows: list[dict]) -> str:
-    score = "accuracy" if "accuracy" in rows[0] else "recall"
+    scores = [column for column in COLUMNS if column in rows[0]]
     lines = [
-        f"| learner | cell | fixations | {score} | information (nats) | effective rank | std |",
-        "|---|---|---|---|---|---|---|",
+        f"| learner | cell | fixations | {' | '.join(scores)} |",
+        f"|{'---|' * (3 + len(scores))}",
     ]
     keys = sorted(
         {(r["learner"], r["cell"], r["fixations"]) for r in rows},
         key=lambda key: (list(_ORDER).index(key[0]), key[1], key[2]),
     )
     for learner, cell, fixations in keys:
-        group = [
-            r
-            for r in rows
-            if (r["learner"], r["cell"], r["fixations"]) == (learner, cell, fixations)
-        ]
-        columns = [
-            _spread([r[column] for r in group]) for column in (score, "information", "rank", "std")
-        ]
+        key = (learner, cell, fixations)
+        group = [r for r in rows if (r["learner"], r["cell"], r["fixations"]) == key]
+        columns = [_spread([r[column] for r in group]) for column in scores]
         lines.append(f"| {learner} | {cell} | {fixations:,} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
@@ -137,6 +155,9 @@ def main() -> None:
                 jobs += [(name, "zero trace", "gated", seed, budgets)]
                 jobs += [(name, "mse", "gated", seed, budgets[:1])]
                 jobs += [(name, "untrained", "gated", seed, (0,))]
+            if name == "recall" and options.what in (name, "all"):
+                jobs += [(name, "RFP, narrow", "gated", seed, budgets[:2])]
+                jobs += [(name, "zero trace, narrow", "gated", seed, budgets[:2])]
             if options.what == "cells":
                 jobs += [(name, "RFP", cell, seed, budgets[1:2]) for cell in CELLS]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", flush=True)

@@ -137,21 +137,38 @@ class Recall:
         return self.features[digits[cells]], np.eye(4, dtype="f4")[cells]
 
     def score(self, model) -> dict[str, float]:
-        """Share of variance predicted at revisits, information, effective rank."""
+        """Share of the embedding's variance predicted at revisits, information, effective rank.
+
+        Revisits are not immediate repeats; late ones come 8 looks or more after the last.
+        """
         model = model.copy()
-        seen, revisits = [], []
+        seen, ages = [], []
         for features, efference in self.probe_blocks:
             model.reset()
             seen.append(model.predict(features, efference))
-            cells = efference.argmax(axis=1)
-            revisits.append(
-                [t > 0 and cells[t] != cells[t - 1] and cells[t] in cells[:t] for t in range(24)]
-            )
-        at = np.concatenate(revisits)
-        z = np.concatenate([s.z for s in seen])[at]
-        error = z - np.concatenate([s.z_hat for s in seen])[at]
-        recalled = 1.0 - np.square(error).sum() / np.square(z - z.mean(axis=0)).sum()
-        return {"recall": float(recalled), **held_out_scores(model, seen)}
+            ages.append(looks_ago(efference.argmax(axis=1)))
+        z = np.concatenate([s.z for s in seen])
+        error = z - np.concatenate([s.z_hat for s in seen])
+        ages = np.concatenate(ages)
+        return {
+            "recall": share_predicted(z[ages > 1], error[ages > 1]),
+            "late recall": share_predicted(z[ages >= 8], error[ages >= 8]),
+            **held_out_scores(model, seen),
+        }
+
+
+def looks_ago(cells: np.ndarray) -> np.ndarray:
+    """How many looks ago each look's cell was last seen; 0 for the first time."""
+    last, ages = {}, []
+    for t, cell in enumerate(cells):
+        ages.append(t - last.get(cell, t))
+        last[cell] = t
+    return np.array(ages)
+
+
+def share_predicted(z: np.ndarray, error: np.ndarray) -> float:
+    """1 - |error|^2 / |z - mean|^2 over rows."""
+    return 1.0 - float(np.square(error).sum() / np.square(z - z.mean(axis=0)).sum())
 
 
 def held_out_scores(model, seen) -> dict[str, float]:

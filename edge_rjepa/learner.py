@@ -27,6 +27,7 @@ from edge_rjepa.kernels import arrays, backend
 from edge_rjepa.objective import PredictiveInformation
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam (Kingma & Ba, 2015)
+ENCODER_GAIN = 0.3
 CHECKPOINT_KIND = "learner"
 
 
@@ -86,9 +87,11 @@ class RJepa:
         self._initialise(np.random.default_rng(seed))
 
     def _initialise(self, rng: np.random.Generator) -> None:
-        """Unit-variance pre-activations everywhere, a wide gain field, and V_3 = 0.
+        """Unit-variance pre-activations, less in the encoder, a wide gain field, and V_3 = 0.
 
         With V_3 = 0 the first predictor is about the mean, never worse: information starts near 0.
+        An encoder that starts small grows along what can be foreseen; one that starts at unit
+        variance is half full of what can not (docs/learning.md).
         """
         p = self._weights
         for matrix in (p.W, p.W_z, p.V_1, p.V_2):
@@ -97,6 +100,7 @@ class RJepa:
         place = slice(-1 - self.config.n_efference, -1)
         p.W[..., place] = rng.normal(size=p.W[..., place].shape)
         p.W[..., place] *= np.reshape(self.cell.initial_place_std, (-1, 1, 1))
+        p.W_z[:] *= ENCODER_GAIN
         p.W[..., -1] = self.cell.initial_drive_bias(rng, self.config.n_hidden)
         p.lam[:] = self.cell.initial_parameters(rng, self.config.n_hidden)
         p.G_a[:] = rng.normal(size=p.G_a.shape)
