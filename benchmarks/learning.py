@@ -56,13 +56,11 @@ class ZeroTrace(RJepa):
 
 
 class NarrowGates(RJepa):
-    """Gates whose first weights on the efference copy are an eighth as wide."""
+    """Gates whose first weights on the efference copy are a quarter as wide."""
 
     def _initialise(self, rng):
         super()._initialise(rng)
-        gate = self._weights.W[1]
-        gate[:, -1 - self.config.n_efference : -1] /= 8
-        gate[:, -1] = -2
+        self._weights.W[1, :, -1 - self.config.n_efference : -1] /= 4
 
 
 class NarrowZeroTrace(ZeroTrace, NarrowGates):

@@ -134,7 +134,8 @@ class Recall:
     def _scene(self, rng, first, last):
         digits = rng.integers(first, last, size=4)
         cells = rng.integers(4, size=self.fixations)
-        return self.features[digits[cells]], np.eye(4, dtype="f4")[cells]
+        # One-hot, scaled to unit mean square like every efference copy.
+        return self.features[digits[cells]], 2.0 * np.eye(4, dtype="f4")[cells]
 
     def score(self, model) -> dict[str, float]:
         """Share of the embedding's variance predicted at revisits, information, effective rank.

@@ -250,8 +250,8 @@ register(
     Cell(
         "gated", gated, 1, 2, 2, (0,),
         initial_parameters=_zeros(2),
-        initial_drive_bias=lambda rng, n: np.stack([np.zeros(n), np.full(n, -4.0)]),
-        initial_place_std=(0.1, 4.0),
+        initial_drive_bias=lambda rng, n: np.stack([np.zeros(n), np.full(n, -2.0)]),
+        initial_place_std=(0.1, 1.0),
     )
 )  # fmt: skip
 register(
@@ -266,8 +266,8 @@ register(
     Cell(
         "lstm", lstm, 1, 2, 2, (0,),
         initial_parameters=_zeros(2),
-        initial_drive_bias=lambda rng, n: np.stack([np.full(n, 4.0), np.zeros(n)]),
-        initial_place_std=(4.0, 0.1),
+        initial_drive_bias=lambda rng, n: np.stack([np.full(n, 2.0), np.zeros(n)]),
+        initial_place_std=(1.0, 0.1),
     )
 )  # fmt: skip
 register(

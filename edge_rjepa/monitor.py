@@ -11,7 +11,6 @@ from edge_rjepa.config import MonitorConfig
 from edge_rjepa.learner import RJepa
 from edge_rjepa.objective import effective_rank
 
-
 NOTABLE_NATS = 0.3  # less can be chance: a run that never knew more has nothing to lose yet
 
 

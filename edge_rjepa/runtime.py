@@ -83,11 +83,13 @@ class HeldOut:
         )
 
     def sample(self, learner: RJepa) -> dict[str, np.ndarray]:
-        """The last frame: image, its fixations' pixels (K, 2) and squared errors (K,)."""
+        """The last frame: image, its fixations' pixels (K, 2) and surprise (K,) in nats."""
         z, z_hat = self._seen(learner)
         pixels = self.looks[-1][2]
-        error = np.square(z - z_hat)[-len(pixels) :].sum(axis=1)
-        return {"image": self.frames[-1].image, "pixels": pixels, "surprise": error}
+        error = (z - z_hat)[-len(pixels) :]
+        noisy = learner.error_covariance + self.noise_floor * np.eye(error.shape[1])
+        surprise = 0.5 * np.einsum("ki,ik->k", error, np.linalg.solve(noisy, error.T))
+        return {"image": self.frames[-1].image, "pixels": pixels, "surprise": surprise}
 
     def _seen(self, learner: RJepa) -> tuple[np.ndarray, np.ndarray]:
         learner = learner.copy()
