@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -20,7 +20,7 @@ from pathlib import Path
 from edge_rjepa import __version__
 from edge_rjepa.errors import RJepaError
 
-FAILED, USAGE = 1, 2
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 LEARN_EXAMPLES = """examples:
   edge-rjepa learn                                  photographs, until Ctrl-C
@@ -33,13 +33,15 @@ LEARN_EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 for a failure, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         return options.command(options)
-    except (RJepaError, OSError) as error:
+    except (RJepaError, OSError, MemoryError) as error:
         print(f"edge-rjepa: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("edge-rjepa: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,7 +126,7 @@ def _positive(kind: type):
 def _learn(options: argparse.Namespace) -> int:
     from edge_rjepa.report import ReportError, draw_report
 
-    with _open_run(options) as run, _stop_on_signals() as stopped:
+    with _stop_on_signals() as stopped, _open_run(options) as run:
         if run.frames == 0:
             _say(f"untrained: {run.before.information:.2f} nats on held-out fixations")
         with _progress_bar(run, options.fixations) as on_progress:
@@ -145,23 +147,23 @@ def _learn(options: argparse.Namespace) -> int:
 def _open_run(options: argparse.Namespace):
     """A new run, or the one to resume; its source is closed at the end."""
     from edge_rjepa.config import RunConfig
-    from edge_rjepa.runtime import CONFIG, Run
-    from edge_rjepa.sources import open_source
+    from edge_rjepa.runtime import Run, kept_run
+    from edge_rjepa.sources import absolute, open_source
 
     if options.resume:
         for flag in ("out", "config", "seed", "source"):
             if getattr(options, flag) is not None:
                 raise SystemExit(_usage(f"--{flag} cannot change a run that is resumed"))
-        config = RunConfig.from_toml(options.resume / CONFIG)
-        folder, begin = options.resume, Run.resume
+        folder, config = options.resume, kept_run(options.resume)[1]
     else:
         config = RunConfig.from_toml(options.config) if options.config else RunConfig()
         given = {"source": options.source, "seed": options.seed}
         config = replace(config, **{k: v for k, v in given.items() if v is not None})
-        folder, begin = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S")), Run.start
+        config = replace(config, source=absolute(config.source))
+        folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
     with open_source(config.source, config.seed) as source:
         _say(f"run: {folder}   source: {config.source}   (the first start compiles for a minute)")
-        yield begin(folder, config, source)
+        yield Run.resume(folder, source) if options.resume else Run.start(folder, config, source)
 
 
 def _limit(options: argparse.Namespace, stopped: list):
@@ -186,7 +188,7 @@ def _stop_on_signals():
     def note(number, frame):
         received.append(number)
         signal.signal(number, previous[number])
-        _say("\nstopping: saving what was learned")
+        os.write(2, b"\nstopping: saving what was learned\n")  # print is not for handlers
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -229,14 +231,11 @@ def _progress_bar(run, fixations: int | None):
 
 
 def _export(options: argparse.Namespace) -> int:
-    from edge_rjepa.config import RunConfig
     from edge_rjepa.export import export
-    from edge_rjepa.learner import RJepa
     from edge_rjepa.retina import Retina
-    from edge_rjepa.runtime import CHECKPOINT, CONFIG
+    from edge_rjepa.runtime import kept_run
 
-    config = RunConfig.from_toml(options.run / CONFIG)
-    learner = RJepa.load(options.run / CHECKPOINT)
+    learner, config, _ = kept_run(options.run)
     retina = Retina(config.retina) if options.input == "window" else None
     output = options.output or options.run / "encoder.onnx"
     parity = export(learner, retina, output, gaze=config.gaze)

@@ -45,10 +45,11 @@ class RJepaConfig:
     def __post_init__(self) -> None:
         cells.find(self.cell)
         for name in (
-            "n_features", "n_efference", "n_embedding", "n_hidden", "n_predictor", "n_gain",
-            "update_every", "max_block",
+            "n_features", "n_efference", "n_hidden", "n_predictor", "n_gain", "update_every",
+            "max_block",
         ):  # fmt: skip
             check_whole(self, name, 1)
+        check_whole(self, "n_embedding", 2)
         for name in ("noise_floor", "statistics_fixations", "anneal_fixations"):
             check_number(self, name, above=0.0)
         for name in ("learning_rate", "encoder_rate", "anneal_floor"):
@@ -106,6 +107,12 @@ class RetinaConfig:
         ):
             if getattr(self, name) >= below:
                 raise ConfigError(f"{name} = {getattr(self, name)}: must be below {below}")
+
+    @property
+    def n_features(self) -> int:
+        """f: kept coefficients of the four groups, and level and contrast of each."""
+        degrees = (self.fovea_degree, self.surround_degree, self.colour_degree, self.colour_degree)
+        return sum((d + 1) * (d + 2) // 2 - 1 for d in degrees) + 2 * len(degrees)
 
 
 @dataclass(frozen=True)
@@ -181,9 +188,14 @@ class RunConfig:
         check_whole(self, "seed", 0)
         for name in (
             "fixations_per_frame", "metrics_every_frames", "checkpoint_every_frames",
-            "held_out_frames",
         ):  # fmt: skip
             check_whole(self, name, 1)
+        check_whole(self, "held_out_frames", 2)
+        if self.network.n_features != self.retina.n_features or self.network.n_efference != 4:
+            raise ConfigError(
+                f"network.n_features = {self.network.n_features}, network.n_efference = "
+                f"{self.network.n_efference}: the retina gives {self.retina.n_features}, the gaze 4"
+            )
         if self.fixations_per_frame > self.network.max_block:
             raise ConfigError(
                 f"fixations_per_frame = {self.fixations_per_frame}: a block holds at most "
@@ -191,11 +203,16 @@ class RunConfig:
             )
 
     @classmethod
+    def from_dict(cls, table: dict) -> RunConfig:
+        """The configuration of a table as `dataclasses.asdict` makes it. Raises ConfigError."""
+        return _from_table(cls, table, "")
+
+    @classmethod
     def from_toml(cls, path: str | Path) -> RunConfig:
         """Read a configuration file; what it does not say has its default. Raises ConfigError."""
         try:
             with open(path, "rb") as file:
-                return _from_table(cls, tomllib.load(file), "")
+                return cls.from_dict(tomllib.load(file))
         except OSError as error:
             raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -231,6 +248,7 @@ def check_whole(config: object, name: str, at_least: int) -> None:
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
         raise ConfigError(f"{name} = {value!r}: must be a whole number of at least {at_least}")
+    object.__setattr__(config, name, int(value))  # NumPy's numbers do not go into a file
 
 
 def check_number(
@@ -242,6 +260,7 @@ def check_number(
     if not number or not math.isfinite(value) or not (value > above and value >= at_least):
         bound = f"above {above:g}" if above > at_least else f"at least {at_least:g}"
         raise ConfigError(f"{name} = {value!r}: must be a finite number {bound}")
+    object.__setattr__(config, name, float(value))
 
 
 def check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:

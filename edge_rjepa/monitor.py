@@ -11,7 +11,8 @@ from edge_rjepa.config import MonitorConfig
 from edge_rjepa.learner import RJepa
 from edge_rjepa.objective import effective_rank
 
-NOTABLE_NATS = 0.3  # less can be chance: a run that never knew more has nothing to lose yet
+NOTABLE_NATS = 0.3  # less can be chance
+HARMFUL_NATS = -1.0  # a predictor so much worse than the mean pulls the embedding together
 
 
 class Health(NamedTuple):
@@ -45,7 +46,23 @@ class Monitor:
         self.poor_measures = 0  # on end, with too little information
 
     def collapse(self, health: Health) -> str | None:
-        """Why this is a collapse, in words, or None."""
+        """Why this measure, after those before it, is a collapse, in words, or None."""
+        broken = self._broken(health)
+        if broken:
+            return broken
+        self.best_information = max(self.best_information, health.information)
+        uninformed = self._uninformed(health)
+        self.poor_measures = self.poor_measures + 1 if uninformed else 0
+        if self.poor_measures < self.config.patience:
+            return None
+        self.poor_measures = 0
+        return uninformed
+
+    def is_good(self, health: Health) -> bool:
+        """Whether this is a state to go back to: nothing is wrong with it, even for a moment."""
+        return not (self._broken(health) or self._uninformed(health))
+
+    def _broken(self, health: Health) -> str | None:
         config = self.config
         if not all(map(math.isfinite, health)):
             return "the network is no longer finite"
@@ -53,15 +70,16 @@ class Monitor:
             return f"the embedding's std is {health.embedding_std:.3g}, below {config.min_std:g}"
         if health.effective_rank < config.min_rank:
             return f"the effective rank is {health.effective_rank:.3g}, below {config.min_rank:g}"
-        self.best_information = max(self.best_information, health.information)
-        floor = config.min_information_share * self.best_information
-        poor = self.best_information >= NOTABLE_NATS and health.information < floor
-        self.poor_measures = self.poor_measures + 1 if poor else 0
-        if self.poor_measures >= config.patience:
-            self.poor_measures = 0
+        return None
+
+    def _uninformed(self, health: Health) -> str | None:
+        floor = HARMFUL_NATS
+        if self.best_information >= NOTABLE_NATS:
+            floor = self.config.min_information_share * self.best_information
+        if health.information < floor:
             return (
-                f"the information is {health.information:.3g} nats and stayed below {floor:.3g}, "
-                f"{config.min_information_share:.0%} of the best"
+                f"the information is {health.information:.3g} nats, below {floor:.3g}; "
+                f"its best was {self.best_information:.3g}"
             )
         return None
 

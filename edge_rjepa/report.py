@@ -293,7 +293,7 @@ def _column(metrics, key) -> np.ndarray:
 
 
 def _rollbacks(metrics) -> list[float]:
-    return [line["fixations"] for line in metrics if line.get("event") == "rollback"]
+    return [line["fixations"] for line in metrics if line.get("event")]
 
 
 def _forward_stretches(fixations: np.ndarray) -> list[tuple[int, int]]:

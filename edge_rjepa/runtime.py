@@ -11,10 +11,12 @@ A run folder holds
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ import numpy as np
 
 from edge_rjepa.checkpoint import write_atomic
 from edge_rjepa.config import RunConfig
-from edge_rjepa.errors import CollapseError, ConfigError
+from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError
 from edge_rjepa.gaze import RandomSaccades
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
@@ -61,20 +63,23 @@ class Eye:
 
 
 class HeldOut:
-    """Frames that learning never sees, and the fixations on which learners are judged.
+    """Fixations on frames that learning never sees: what learners are judged on.
 
-    The fixations are the same for every learner and every time.
+    They are the same for every learner and every time.
     """
 
     def __init__(self, source: Source, config: RunConfig):
         eye = Eye(source, RandomSaccades(config.gaze, config.seed + 1), Retina(config.retina))
+        frames = source.held_out(config.held_out_frames)
         self.noise_floor = config.network.noise_floor
-        self.frames = source.held_out(config.held_out_frames)
-        self.looks = [eye.look(frame, config.fixations_per_frame) for frame in self.frames]
+        self.looks = [eye.look(frame, config.fixations_per_frame) for frame in frames]
+        self.last_image = frames[-1].image
 
     def judge(self, learner: RJepa) -> Health:
-        """Information, effective rank and std on them; the learner stays as it is."""
+        """Information, effective rank and std on them; the learner stays as it was."""
         z, z_hat = self._seen(learner)
+        if not (np.isfinite(z).all() and np.isfinite(z_hat).all()):
+            return Health(math.nan, math.nan, math.nan)
         covariance = np.cov(z, rowvar=False)
         return Health(
             information(z, z_hat, self.noise_floor),
@@ -89,7 +94,7 @@ class HeldOut:
         error = (z - z_hat)[-len(pixels) :]
         noisy = learner.error_covariance + self.noise_floor * np.eye(error.shape[1])
         surprise = 0.5 * np.einsum("ki,ik->k", error, np.linalg.solve(noisy, error.T))
-        return {"image": self.frames[-1].image, "pixels": pixels, "surprise": surprise}
+        return {"image": self.last_image, "pixels": pixels, "surprise": surprise}
 
     def _seen(self, learner: RJepa) -> tuple[np.ndarray, np.ndarray]:
         learner = learner.copy()
@@ -98,10 +103,30 @@ class HeldOut:
         return np.concatenate([s.z for s in seen]), np.concatenate([s.z_hat for s in seen])
 
 
+def kept_run(folder: Path) -> tuple[RJepa, RunConfig, dict]:
+    """The learner, configuration and notes of the checkpoint in a run folder.
+
+    Raises CheckpointError for a missing or damaged one, ConfigError where config.toml has been
+    changed since: a run goes on as it was begun.
+    """
+    path = folder / CHECKPOINT
+    learner, notes = RJepa.load_with_notes(path)
+    if "config" not in notes:
+        raise CheckpointError(f"{path} is a learner without a run: load it with RJepa.load")
+    config = RunConfig.from_dict(notes["config"])
+    if (folder / CONFIG).exists() and RunConfig.from_toml(folder / CONFIG) != config:
+        raise ConfigError(
+            f"{folder / CONFIG} was changed after the run began: undo that, or start a new run "
+            f"with --config {folder / CONFIG}"
+        )
+    return learner, config, notes
+
+
 class Run:
     """Learning from a source, kept in a folder so that it can be stopped and gone on with.
 
-    Make one with `Run.start` or `Run.resume`, then `learn`, then `finish`.
+    Make one with `Run.start` or `Run.resume`, then `learn`, then `finish`. Only good states are
+    kept: what the checkpoint holds had not collapsed, nor begun to.
     """
 
     def __init__(self, folder: Path, config: RunConfig, source: Source, learner: RJepa):
@@ -121,26 +146,25 @@ class Run:
 
     @classmethod
     def start(cls, folder: Path, config: RunConfig, source: Source) -> Run:
-        """A new run in a new or empty folder. Raises ConfigError if another run is in there."""
+        """A new run in a new or empty folder. Raises ConfigError for any other."""
         if (folder / CHECKPOINT).exists():
             raise ConfigError(
                 f"{folder} holds a run: go on with --resume {folder}, or name another"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        config = replace(
-            config, network=replace(config.network, n_features=Retina(config.retina).n_features)
-        )
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} is not an empty folder: name a new one")
         run = cls(folder, config, source, RJepa(config.network, config.seed))
+        run.before = run.held_out.judge(run.learner)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / CONFIG, config.to_toml().encode())
         write_atomic(folder / METRICS, b"")
-        run.before = run.held_out.judge(run.learner)
-        run.save()
+        run._save()
         return run
 
     @classmethod
-    def resume(cls, folder: Path, config: RunConfig, source: Source) -> Run:
+    def resume(cls, folder: Path, source: Source) -> Run:
         """The run that the folder holds, from its last checkpoint on, bit for bit."""
-        learner, notes = RJepa.load_with_notes(folder / CHECKPOINT)
+        learner, config, notes = kept_run(folder)
         run = cls(folder, config, source, learner)
         run.before = Health(**notes["before"])
         run.eye.gaze.restore(notes["gaze"])
@@ -149,25 +173,33 @@ class Run:
         run.frames = notes["frames"]
         run.rollbacks = notes["rollbacks"]
         run._learning_s = notes["learning_s"]
+        run._forget_metrics_after_checkpoint()
         return run
 
     def learn(self, go_on: Callable[[Run], bool], on_progress: Callable[[Progress], None]) -> None:
-        """Learn frame by frame until `go_on(run)` says no or the source ends, and save.
+        """Learn frame by frame until `go_on(run)` says no or the source ends, and keep it.
 
-        Raises CollapseError when rolling back does not help; the last good checkpoint stays.
+        It is also kept when the source fails (SourceError) or anything else does. Raises
+        CollapseError when rolling back does not help; the last good checkpoint stays.
         """
         self.learner.warm_up()
+        try:
+            self._learn_frames(go_on, on_progress)
+        finally:
+            self._keep()
+
+    def _learn_frames(self, go_on, on_progress) -> None:
         started = line = time.perf_counter()
-        before_s, fixations = self._learning_s, self.learner.fixations
+        before_s, frames = self._learning_s, self.frames
         while go_on(self) and self._learn_frame():
+            self._learning_s = before_s + time.perf_counter() - started
             if self.frames % self.config.metrics_every_frames == 0:
                 now = time.perf_counter()
-                self._learning_s = before_s + now - started
-                rate = (self.learner.fixations - fixations) / (now - line)
-                on_progress(self._watch(rate))
-                line, fixations = now, self.learner.fixations
-        self._learning_s = before_s + time.perf_counter() - started
-        self.save()
+                seen = (self.frames - frames) * self.config.fixations_per_frame
+                on_progress(self._watch(seen / (now - line)))
+                line, frames = now, self.frames
+            if self.frames % self.config.checkpoint_every_frames == 0:
+                self._keep()
 
     def _learn_frame(self) -> bool:
         frame = self.source.read()
@@ -181,7 +213,7 @@ class Run:
         return True
 
     def _watch(self, fixations_per_s: float) -> Progress:
-        """Measure, write a line of metrics, save what is good and roll back what has collapsed."""
+        """Measure, write a line of metrics, and roll back what has collapsed."""
         health = health_of(self.learner)
         collapse = self.monitor.collapse(health)
         progress = Progress(
@@ -193,8 +225,6 @@ class Run:
         self._write_metrics(progress)
         if collapse:
             self._roll_back(collapse)
-        elif self.frames % self.config.checkpoint_every_frames == 0:
-            self.save()
         return progress
 
     def _roll_back(self, collapse: str) -> None:
@@ -209,16 +239,29 @@ class Run:
         self.learner = RJepa.load(self.folder / CHECKPOINT)
         self.learner.learning_rate = rate
         self.learner.reset()
+        self._save()
 
     def _write_metrics(self, progress: Progress) -> None:
-        line = progress._asdict() | progress.health._asdict()
+        line = {"frames": self.frames} | progress._asdict() | progress.health._asdict()
         del line["health"]
         with open(self.folder / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def save(self) -> None:
-        """Write the checkpoint: all that is needed to go on bit for bit."""
+    def _forget_metrics_after_checkpoint(self) -> None:
+        """What was measured after the checkpoint will be measured again."""
+        path = self.folder / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if _frames_of(line) <= self.frames]
+        write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+
+    def _keep(self) -> None:
+        """Write the checkpoint, unless the learner is not well: then the last good one stays."""
+        if self.monitor.is_good(health_of(self.learner)):
+            self._save()
+
+    def _save(self) -> None:
         notes = {
+            "config": asdict(self.config),
             "before": self.before._asdict(),
             "gaze": self.eye.gaze.state(),
             "source": self.source.state(),
@@ -230,11 +273,14 @@ class Run:
         self.learner.save(self.folder / CHECKPOINT, notes)
 
     def finish(self) -> dict:
-        """Judge the run on held-out fixations; writes and returns the summary."""
-        after = self.held_out.judge(self.learner)
-        np.savez_compressed(self.folder / SAMPLE, **self.held_out.sample(self.learner))
+        """Judge what the run has kept on held-out fixations; writes and returns the summary."""
+        learner = RJepa.load(self.folder / CHECKPOINT)
+        after = self.held_out.judge(learner)
+        sample = io.BytesIO()
+        np.savez_compressed(sample, **self.held_out.sample(learner))
+        write_atomic(self.folder / SAMPLE, sample.getvalue())
         summary = {
-            "fixations": self.learner.fixations,
+            "fixations": learner.fixations,
             "rollbacks": self.rollbacks,
             "before": self.before._asdict(),
             "after": after._asdict(),
@@ -242,6 +288,14 @@ class Run:
         }
         write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return summary
+
+
+def _frames_of(line: str) -> float:
+    """The frame count of a line of metrics; beyond all others where it is damaged."""
+    try:
+        return json.loads(line)["frames"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def verdict(before: Health, after: Health, monitor: Monitor) -> str:

@@ -110,11 +110,12 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
         (["learn", "--source", "scene:nowhere", "--out", "x"], 1, "no such folder"),
         (["learn", "--source", "0", "--out", "x"], 1, "not supported"),
         (["learn", "--config", "nowhere.toml", "--out", "x"], 1, "cannot read config"),
-        (["learn", "--resume", "nowhere"], 1, "config"),
+        (["learn", "--resume", "nowhere"], 1, "nowhere/checkpoint.safetensors"),
+        (["learn", "--out", "small.toml"], 1, "not an empty folder"),
         (["learn", "--resume", "run", "--seed", "3"], 2, "--seed"),
         (["learn", "--seconds", "-1"], 2, "--seconds"),
         (["learn", "--seconds", "nan"], 2, "--seconds"),
-        (["export", "nowhere"], 1, "config"),
+        (["export", "nowhere"], 1, "nowhere/checkpoint.safetensors"),
         (["export", "run", "-o", "no/such/folder/x.onnx"], 1, "x.onnx"),
         (["report", "nowhere"], 1, "nowhere"),
         (["check-gradients", "--cell", "dense"], 1, "dense recurrent matrix"),
@@ -127,8 +128,9 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
     assert done.returncode == code
     assert says in done.stderr and "Traceback" not in done.stderr
     if code == 1:
-        assert len(done.stderr.strip().splitlines()[-1:]) == 1
-        assert done.stderr.strip().splitlines()[-1].startswith("edge-rjepa: ")
+        said = done.stderr.strip().splitlines()
+        assert said[-1].startswith("edge-rjepa: ")
+        assert all(line.startswith("run: ") for line in said[:-1])
     assert not (world / "x").exists() or not os.listdir(world / "x")
 
 

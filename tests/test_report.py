@@ -89,7 +89,15 @@ def test_everything_a_run_can_leave_is_drawn(run_dir):
 
 
 def test_rollbacks_are_marked_and_counted(run_dir):
-    write_metrics(run_dir, [line(1000), line(2000, event="rollback"), line(1500), line(3000)])
+    write_metrics(
+        run_dir,
+        [
+            line(1000),
+            line(2000, event="the embedding's std is 0.001, below 0.02"),
+            line(1500),
+            line(3000),
+        ],
+    )
     assert has_colour(picture(run_dir), report.RED, 100)
 
 

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_rjepa import report
 from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
-from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError
+from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, SourceError
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import Health, Monitor, health_of
 from edge_rjepa.runtime import CHECKPOINT, CONFIG, METRICS, SUMMARY, HeldOut, Run, verdict
@@ -49,8 +50,12 @@ def ignore(progress):
     pass
 
 
-def begin(folder, config, method=Run.start):
-    return method(folder, config, open_source(config.source, config.seed))
+def begin(folder, config):
+    return Run.start(folder, config, open_source(config.source, config.seed))
+
+
+def resume(folder, config):
+    return Run.resume(folder, open_source(config.source, config.seed))
 
 
 def same(a: RJepa, b: RJepa) -> bool:
@@ -73,7 +78,8 @@ def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, co
     assert [progress.fixations for progress in seen] == [160, 320, 480, 640]
     assert RunConfig.from_toml(tmp_path / CONFIG) == run.config
     assert json.loads((tmp_path / SUMMARY).read_text()) == summary
-    assert summary["before"]["information"] == run.before.information != summary["after"]
+    assert summary["before"] == run.before._asdict() != summary["after"]
+    assert summary["after"] == run.held_out.judge(run.learner)._asdict()
     assert summary["verdict"].startswith(("It learned", "It has not learned", "It collapsed"))
 
 
@@ -82,7 +88,7 @@ def test_resuming_is_bit_for_bit_what_never_stopping_is(tmp_path, config):
     whole.learn(frames(30), ignore)
 
     begin(tmp_path / "parts", config).learn(frames(13), ignore)
-    parts = begin(tmp_path / "parts", config, Run.resume)
+    parts = resume(tmp_path / "parts", config)
     parts.learn(frames(30), ignore)
 
     assert same(whole.learner, parts.learner)
@@ -110,17 +116,75 @@ def test_judging_changes_nothing_and_is_repeatable(tmp_path, config):
     assert same(kept, run.learner)
 
 
-def test_an_absurd_learning_rate_is_noticed_and_rolled_back(tmp_path, config):
-    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
+@pytest.mark.parametrize("rate", [30.0, 1e4, 1e38])
+@pytest.mark.parametrize("count", [7, 40, 45])
+def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, config, rate, count):
+    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=rate)))
     events = []
-    run.learn(frames(40), lambda progress: events.append(progress.event))
-    assert run.rollbacks > 0
+    run.learn(frames(count), lambda progress: events.append(progress.event))
+    run.finish()
     assert sum(event is not None for event in events) == run.rollbacks
-    assert run.learner.learning_rate == 1e4 * 0.5**run.rollbacks
+    assert run.learner.learning_rate == pytest.approx(rate * 0.5**run.rollbacks)
     assert [line["event"] for line in lines(tmp_path)] == events
     kept = RJepa.load(tmp_path / CHECKPOINT)
-    assert Monitor().collapse(health_of(kept)) is None or kept.fixations == 0
+    assert kept.fixations == 0 or Monitor().is_good(health_of(kept))
     assert np.isfinite(kept._weights.flat).all()
+
+
+def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, config):
+    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
+    run.learn(frames(200), ignore)
+    assert run.rollbacks > 0
+    assert resume(tmp_path, config).rollbacks == run.rollbacks
+    assert resume(tmp_path, config).learner.learning_rate == run.learner.learning_rate
+
+
+def test_rollbacks_are_drawn_in_the_report(tmp_path, config):
+    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
+    run.learn(frames(40), ignore)
+    assert len(report._rollbacks(report.read_metrics(tmp_path / METRICS))) == run.rollbacks > 0
+
+
+def test_what_was_learned_is_kept_when_the_source_fails(tmp_path, config):
+    run = begin(tmp_path, config)
+    read, count = run.source.read, iter(range(15))
+
+    def fails():
+        if next(count, None) is None:
+            raise SourceError("unplugged")
+        return read()
+
+    run.source.read = fails
+    with pytest.raises(SourceError):
+        run.learn(frames(100), ignore)
+    assert RJepa.load(tmp_path / CHECKPOINT).fixations == 15 * 16
+
+
+def test_lines_measured_after_the_checkpoint_are_measured_again(tmp_path, config):
+    run = begin(tmp_path, config)
+    run.learn(frames(20), ignore)
+    kept = (tmp_path / METRICS).read_text()
+    with open(tmp_path / METRICS, "a") as file:
+        file.write(kept.splitlines()[-1].replace('"frames": 20', '"frames": 30') + '\n{"fra')
+    resume(tmp_path, config)
+    assert (tmp_path / METRICS).read_text() == kept
+
+
+def test_a_changed_configuration_is_refused(tmp_path, config):
+    begin(tmp_path, config)
+    changed = replace(config, retina=replace(config.retina, contrast_floor=9.0))
+    (tmp_path / CONFIG).write_text(changed.to_toml())
+    with pytest.raises(ConfigError, match="changed after the run began"):
+        resume(tmp_path, config)
+
+
+def test_nothing_of_the_user_is_overwritten(tmp_path, config):
+    (tmp_path / CONFIG).write_text("# mine")
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        begin(tmp_path, config)
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        begin(tmp_path / CONFIG, config)
+    assert (tmp_path / CONFIG).read_text() == "# mine"
 
 
 def test_a_run_that_cannot_be_saved_gives_up_and_keeps_the_good_state(tmp_path, config):
@@ -145,13 +209,13 @@ def test_a_run_is_never_overwritten(tmp_path, config):
 
 def test_resuming_what_is_no_run_or_a_damaged_one_is_refused(tmp_path, config):
     with pytest.raises(CheckpointError):
-        begin(tmp_path, config, Run.resume)
+        resume(tmp_path, config)
     begin(tmp_path, config)
     content = bytearray((tmp_path / CHECKPOINT).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / CHECKPOINT).write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged"):
-        begin(tmp_path, config, Run.resume)
+        resume(tmp_path, config)
 
 
 @pytest.mark.parametrize(
@@ -193,3 +257,10 @@ def test_a_network_that_knows_nothing_yet_has_not_collapsed():
     monitor = Monitor()
     for _ in range(3 * monitor.config.patience):
         assert monitor.collapse(Health(-0.2, 9.0, 0.5)) is None
+
+
+def test_a_moment_of_doubt_is_not_kept():
+    monitor = Monitor()
+    good, dip = Health(2.0, 9.0, 0.5), Health(0.05, 9.0, 0.5)
+    assert monitor.collapse(good) is None and monitor.is_good(good)
+    assert monitor.collapse(dip) is None and not monitor.is_good(dip)

@@ -20,7 +20,6 @@ ALLOWED = {
     "cells": "",
     "optics": "",
     "checkpoint": "",
-    "frozen": "",
     "config": "cells",
     "kernels": "cells config jit",
     "sources": "optics",
@@ -31,9 +30,9 @@ ALLOWED = {
     "monitor": "config learner objective",
     "report": "checkpoint",
     "check": "cells config learner reference",
-    "export": "cells checkpoint config frozen jit kernels learner retina",
+    "export": "cells checkpoint config jit kernels learner retina",
     "runtime": "checkpoint config gaze learner monitor objective optics retina sources",
-    "cli": "cells checkpoint config check export frozen gaze learner monitor optics report retina "
+    "cli": "cells checkpoint config check export gaze learner monitor optics report retina "
     "runtime sources",
 }
 HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]

@@ -10,11 +10,19 @@ from edge_rjepa.sources.frame import Frame, Source
 from edge_rjepa.sources.scene import SceneSource, pictures_in, skimage_photographs
 from edge_rjepa.sources.video import FIELD_OF_VIEW_RAD, VideoSource
 
-__all__ = ["Frame", "SceneSource", "Source", "VideoSource", "open_source"]
+__all__ = ["Frame", "SceneSource", "Source", "VideoSource", "absolute", "open_source"]
 
 SUPPORTED = "scene: (scikit-image's photographs), scene:DIR (a folder of pictures) or a video file"
 # Camera index, device, stream, pipeline or recording.
 NOT_YET = re.compile(r"\d+$|/dev/|(rtsp|http|https)://|(gst|replay):")
+
+
+def absolute(spec: str) -> str:
+    """The same source, named so that it is found from any folder."""
+    if spec == "scene:" or NOT_YET.match(spec) or not spec:
+        return spec
+    kind, path = ("scene:", spec[6:]) if spec.startswith("scene:") else ("", spec)
+    return f"{kind}{Path(path).expanduser().resolve()}"
 
 
 def open_source(spec: str, seed: int = 0, field_of_view_rad: float = FIELD_OF_VIEW_RAD) -> Source:

@@ -215,7 +215,12 @@ def _photograph(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise SourceError(f"{path}: cannot be read as a picture; remove or replace it")
-    return image
+    # No more than its smallest part needs: a dozen camera pictures would fill half a gigabyte.
+    enough_px = 2.0 * CAMERA.focal_px * HALF_WIDTH / SMALLEST_PART
+    shrink = enough_px / image.shape[1]
+    if shrink >= 1.0:
+        return image
+    return cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
 
 
 def skimage_photographs() -> list[Path]:
