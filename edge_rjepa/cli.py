@@ -219,7 +219,7 @@ def _progress_bar(run, fixations: int | None):
             if progress.event:
                 bar.write(
                     f"COLLAPSE: {progress.event}. Rolled back to the last good checkpoint, "
-                    f"learning rate now {run.learner.learning_rate:.2g}.",
+                    f"learning rate lowered to {run.learner.learning_rate:.2g}.",
                     file=sys.stderr,
                 )
 

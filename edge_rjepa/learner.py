@@ -254,7 +254,7 @@ class RJepa:
 
     @property
     def learning_rate(self) -> float:
-        """Adam's rate; set it to slow down or to anneal. Kept in checkpoints."""
+        """Adam's rate at the start; the rate used falls from it with experience. Can be set."""
         return self._learning_rate
 
     @learning_rate.setter
