@@ -11,14 +11,15 @@ Every network has the defaults of RJepaConfig. Learners differ in one thing each
     mse          squared error alone, on both sides, nothing against collapse
     zero trace   RFP with J = 0: no temporal credit, all else equal
     RFP          the real thing
-    .. narrow    both again with gates that hardly know places at the start: what is given to the
-                 memory by its first weights must then be learned (recall only)
+    .. plain gates   both again with gates that do not know places at the start: what the first
+                 weights give to the memory must then be learned (recall only)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -55,15 +56,16 @@ class ZeroTrace(RJepa):
         super()._update(ws, step)
 
 
-class NarrowGates(RJepa):
-    """Gates whose first weights on the efference copy are a quarter as wide."""
+class PlainGates(RJepa):
+    """Gates whose first weights on the efference copy are like all their others."""
 
     def _initialise(self, rng):
         super()._initialise(rng)
-        self._weights.W[1, :, -1 - self.config.n_efference : -1] /= 4
+        gate = self._weights.W[1]
+        gate[:, -1 - self.config.n_efference : -1] /= math.sqrt(gate.shape[1] - 1)
 
 
-class NarrowZeroTrace(ZeroTrace, NarrowGates):
+class PlainZeroTrace(ZeroTrace, PlainGates):
     """Both."""
 
 
@@ -71,8 +73,8 @@ LEARNERS = {
     "mse": MeanSquaredError,
     "zero trace": ZeroTrace,
     "RFP": RJepa,
-    "zero trace, narrow": NarrowZeroTrace,
-    "RFP, narrow": NarrowGates,
+    "zero trace, plain gates": PlainZeroTrace,
+    "RFP, plain gates": PlainGates,
 }
 
 
@@ -154,8 +156,8 @@ def main() -> None:
                 jobs += [(name, "mse", "gated", seed, budgets[:1])]
                 jobs += [(name, "untrained", "gated", seed, (0,))]
             if name == "recall" and options.what in (name, "all"):
-                jobs += [(name, "RFP, narrow", "gated", seed, budgets[:2])]
-                jobs += [(name, "zero trace, narrow", "gated", seed, budgets[:2])]
+                jobs += [(name, "RFP, plain gates", "gated", seed, budgets[:2])]
+                jobs += [(name, "zero trace, plain gates", "gated", seed, budgets[:2])]
             if options.what == "cells":
                 jobs += [(name, "RFP", cell, seed, budgets[:1]) for cell in CELLS]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", flush=True)
