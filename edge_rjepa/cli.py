@@ -239,7 +239,10 @@ def _export(options: argparse.Namespace) -> int:
     retina = Retina(config.retina) if options.input == "window" else None
     output = options.output or options.run / "encoder.onnx"
     parity = export(learner, retina, output, gaze=config.gaze)
-    _say(f"wrote {output}: {parity}")
+    error = max(parity.embedding, parity.memory, parity.prediction)
+    _say(
+        f"wrote {output}: onnxruntime agrees with the learner to {error:.1e} ({parity.steps} steps)"
+    )
     if options.json:
         print(json.dumps(parity._asdict()))
     return 0

@@ -41,6 +41,10 @@ from edge_rjepa.retina import Retina
 FORMAT, VERSION = "edge_rjepa", 1
 OPSET, IR_VERSION = 17, 8
 PARITY_STEPS = 1000
+# By how much float32 sums over the pixels of a group may differ in a feature: on windows of noise
+# onnxruntime was 3.6e-6 off a float64 sum, this package 2.4e-6. A network of millions of fixations
+# has weights that make more than 1e-5 of that.
+FEATURE_ROUNDING = 4e-6
 TOLERANCE = {
     "embedding": 1e-5,
     "memory": 1e-5,
@@ -83,17 +87,18 @@ def export(
 
     Raises ExportError, with what was at `path` before untouched, when retina or gaze do not fit the
     learner, its cell cannot be written as ONNX, onnxruntime comes out further from it than
-    `TOLERANCE`, or the file cannot be written.
+    `TOLERANCE` and than `FEATURE_ROUNDING` of the features would explain, or the file cannot be
+    written.
     """
     _check(learner, retina, gaze)
     model = _model(learner, retina)
-    report = _parity(_session(model), learner, retina)
+    report, rounding = _parity(_session(model), learner, retina)
     for output, tolerance in TOLERANCE.items():
-        error = getattr(report, output)
-        if not error <= tolerance:  # NaN fails, too
+        error, allowed = getattr(report, output), max(tolerance, rounding[output])
+        if not error <= allowed:  # NaN fails, too
             raise ExportError(
                 f"{path} is not written: its {output} is off by up to {error:.2g} over "
-                f"{report.steps} fixations (allowed {tolerance:g}): export another checkpoint"
+                f"{report.steps} fixations (allowed {allowed:.2g}): report this"
             )
     helper.set_model_props(model, _properties(learner, retina, gaze, report, metadata or {}))
     try:
@@ -425,36 +430,64 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
         raise ExportError(f"the graph is not sound, report this: {_one_line(error)}") from error
 
 
-def _parity(session, learner: RJepa, retina: Retina | None) -> ParityReport:
-    """Run file and learner side by side from a reset, each going on from its own state."""
+def _parity(session, learner: RJepa, retina: Retina | None) -> tuple[ParityReport, dict]:
+    """Run file and learner side by side from a reset, each going on from its own state.
+
+    Also what the learner itself makes of features that differ by `FEATURE_ROUNDING`, by output:
+    with a retina inside, no two float32 programs agree better than that.
+    """
     rng = np.random.default_rng(0)
     config = learner.config
     views, features = _random_views(rng, config.n_features, retina)
-    view_name = "features" if retina is None else "window"
     efference = rng.standard_normal((PARITY_STEPS, config.n_efference), np.float32)
-    state = np.zeros((1, learner.cell.n_state, config.n_hidden), np.float32)
-    z = np.zeros((1, config.n_embedding), np.float32)
-    twin = learner.copy()
-    twin.reset()
-    found, expected = [], []
+    found = _outputs_of_session(session, learner, retina, views, efference)
+    expected = _outputs_of_learner(learner, features, efference)
+    error = _largest_difference(found, expected)
+    if retina is None:
+        return ParityReport(PARITY_STEPS, **error), dict.fromkeys(TOLERANCE, 0.0)
+    nudge = rng.choice(np.float32([-FEATURE_ROUNDING, FEATURE_ROUNDING]), features.shape)
+    nudged = _outputs_of_learner(learner, features + nudge, efference)
+    return ParityReport(PARITY_STEPS, **error), _largest_difference(nudged, expected)
+
+
+def _outputs_of_session(session, learner, retina, views, efference) -> dict[str, np.ndarray]:
+    view_name = "features" if retina is None else "window"
+    state = np.zeros((1, learner.cell.n_state, learner.config.n_hidden), np.float32)
+    z = np.zeros((1, learner.config.n_embedding), np.float32)
+    rows = []
     for t in range(PARITY_STEPS):
         now = slice(t, t + 1)
         inputs = {view_name: views[now], "efference": efference[now]}
         inputs |= {"state": state, "embedding_before": z}
         z, h, state, z_hat, surprise = session.run(list(TOLERANCE), inputs)
-        found.append((z[0], h[0], state[0], z_hat[0], surprise[0]))
-        true = twin.predict(features[now], efference[now])
-        expected.append((true.z[0], true.h[0], twin.state.copy(), true.z_hat[0]))
+        rows.append((z[0], h[0], state[0], z_hat[0], surprise[0]))
+    columns = [np.stack(column).astype(np.float64) for column in zip(*rows, strict=True)]
+    return dict(zip(TOLERANCE, columns, strict=True))
 
-    found = [np.stack(rows).astype(np.float64) for rows in zip(*found, strict=True)]
-    expected = [np.stack(rows).astype(np.float64) for rows in zip(*expected, strict=True)]
-    scales = [np.maximum(1.0, np.abs(values).max(axis=0)) for values in expected]
-    e = expected[0] - expected[3]
-    S_e = learner.error_covariance + config.noise_floor * np.eye(config.n_embedding)
-    expected.append(0.5 * (e * np.linalg.solve(S_e, e.T).T).sum(axis=1))
-    scales.append(np.maximum(expected[4], expected[4].mean()))
-    errors = (np.abs(a - b) / s for a, b, s in zip(found, expected, scales, strict=True))
-    return ParityReport(PARITY_STEPS, *(float(error.max()) for error in errors))
+
+def _outputs_of_learner(learner, features, efference) -> dict[str, np.ndarray]:
+    twin = learner.copy()
+    twin.reset()
+    rows = []
+    for t in range(PARITY_STEPS):
+        seen = twin.predict(features[t : t + 1], efference[t : t + 1])
+        rows.append((seen.z[0], seen.h[0], twin.state, seen.z_hat[0]))
+    z, h, state, z_hat = (np.stack(row).astype(np.float64) for row in zip(*rows, strict=True))
+    e = z - z_hat
+    S_e = learner.error_covariance + learner.config.noise_floor * np.eye(e.shape[1])
+    surprise = 0.5 * (e * np.linalg.solve(S_e, e.T).T).sum(axis=1)
+    return dict(zip(TOLERANCE, (z, h, state, z_hat, surprise), strict=True))
+
+
+def _largest_difference(found: dict, expected: dict) -> dict[str, float]:
+    """By output, relative to what `ParityReport` says."""
+    largest = {}
+    for name, true in expected.items():
+        scale = np.maximum(1.0, np.abs(true).max(axis=0))
+        if name == "surprise":
+            scale = np.maximum(true, true.mean())
+        largest[name] = float((np.abs(found[name] - true) / scale).max())
+    return largest
 
 
 def _random_views(

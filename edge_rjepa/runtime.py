@@ -112,7 +112,9 @@ def kept_run(folder: Path) -> tuple[RJepa, RunConfig, dict]:
     path = folder / CHECKPOINT
     learner, notes = RJepa.load_with_notes(path)
     if "config" not in notes:
-        raise CheckpointError(f"{path} is a learner without a run: load it with RJepa.load")
+        raise CheckpointError(
+            f"{path} holds a learner but no run, or a run of another version: see RJepa.load"
+        )
     config = RunConfig.from_dict(notes["config"])
     if (folder / CONFIG).exists() and RunConfig.from_toml(folder / CONFIG) != config:
         raise ConfigError(

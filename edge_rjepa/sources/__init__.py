@@ -37,7 +37,9 @@ def open_source(spec: str, seed: int = 0, field_of_view_rad: float = FIELD_OF_VI
     if spec.startswith("scene:"):
         return SceneSource(pictures_in(Path(spec.removeprefix("scene:")).expanduser()), seed)
     if not spec or NOT_YET.match(spec):
-        raise SourceError(f"source {spec!r} is not supported; use {SUPPORTED}")
+        raise SourceError(
+            f"source {spec!r} is not supported: live cameras are not there yet; use {SUPPORTED}"
+        )
     if Path(spec).expanduser().is_dir():
         raise SourceError(f"{spec} is a folder; for the pictures in it use scene:{spec}")
     return VideoSource(Path(spec).expanduser(), field_of_view_rad)
