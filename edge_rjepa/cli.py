@@ -23,7 +23,7 @@ from edge_rjepa.errors import RJepaError
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 LEARN_EXAMPLES = """examples:
-  edge-rjepa learn                                  photographs, until Ctrl-C
+  edge-rjepa learn                                  photographs, until Ctrl-C, which saves
   edge-rjepa learn --source walk.mp4 --seconds 60   a video, for a minute
   edge-rjepa learn --source scene:pictures/ --out runs/mine --fixations 500000
   edge-rjepa learn --resume runs/mine --seconds 60  go on, bit for bit
@@ -240,9 +240,8 @@ def _export(options: argparse.Namespace) -> int:
     output = options.output or options.run / "encoder.onnx"
     parity = export(learner, retina, output, gaze=config.gaze)
     error = max(parity.embedding, parity.memory, parity.prediction)
-    _say(
-        f"wrote {output}: onnxruntime agrees with the learner to {error:.1e} ({parity.steps} steps)"
-    )
+    agrees = f"onnxruntime agrees with the learner to {error:.1e} over {parity.steps} fixations"
+    _say(f"wrote {output}: {agrees}")
     if options.json:
         print(json.dumps(parity._asdict()))
     return 0
