@@ -97,6 +97,16 @@ def assert_follows(path, learner, retina, n, steps=12):
         assert_allclose(found["surprise"][:, i], surprise, rtol=1e-4, atol=1e-6)
 
 
+def test_weights_that_magnify_the_rounding_of_pixels_do_not_stop_an_export(tmp_path):
+    retina = Retina()
+    learner = trained("gated", retina.n_features)
+    learner._weights.W_z[:] *= 30
+    report = export.export(learner, retina, tmp_path / "encoder.onnx")
+    assert 1e-5 < report.embedding < 1e-3
+    report = export.export(learner, None, tmp_path / "encoder.onnx")
+    assert report.embedding < 1e-5
+
+
 @pytest.mark.parametrize("with_retina", [True, False], ids=["window", "features"])
 @pytest.mark.parametrize("memory_input", ["embedding", "features"])
 @pytest.mark.parametrize("cell", BUILT_IN)
