@@ -159,7 +159,7 @@ def main() -> None:
                 jobs += [(name, "RFP, plain gates", "gated", seed, budgets[:2])]
                 jobs += [(name, "zero trace, plain gates", "gated", seed, budgets[:2])]
             if options.what == "cells":
-                jobs += [(name, "RFP", cell, seed, budgets[:1]) for cell in CELLS]
+                jobs += [(name, "RFP", cell, seed, budgets[1:2]) for cell in CELLS]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", flush=True)
     tables(jobs, options.processes)
 
