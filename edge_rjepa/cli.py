@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_rjepa import __version__
-from edge_rjepa.errors import RJepaError
+from edge_rjepa.errors import ConfigError, RJepaError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -163,7 +163,28 @@ def _open_run(options: argparse.Namespace):
         folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
     with open_source(config.source, config.seed) as source:
         _say(f"run: {folder}   source: {config.source}   (the first start compiles for a minute)")
-        yield Run.resume(folder, source) if options.resume else Run.start(folder, config, source)
+        if options.resume:
+            with _alone_in(folder):
+                yield Run.resume(folder, source)
+        else:
+            run = Run.start(folder, config, source)
+            with _alone_in(folder):
+                yield run
+
+
+@contextmanager
+def _alone_in(folder: Path):
+    """Holds the run's folder against a second process; freed however this one ends."""
+    import fcntl
+
+    from edge_rjepa.runtime import CONFIG
+
+    with open(folder / CONFIG) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is learning in {folder}: stop it first") from None
+        yield
 
 
 def _limit(options: argparse.Namespace, stopped: list):

@@ -47,7 +47,7 @@ class Monitor:
 
     def collapse(self, health: Health) -> str | None:
         """Why this measure, after those before it, is a collapse, in words, or None."""
-        broken = self._broken(health)
+        broken = self.broken(health)
         if broken:
             return broken
         self.best_information = max(self.best_information, health.information)
@@ -60,9 +60,10 @@ class Monitor:
 
     def is_good(self, health: Health) -> bool:
         """Whether this is a state to go back to: nothing is wrong with it, even for a moment."""
-        return not (self._broken(health) or self._uninformed(health))
+        return not (self.broken(health) or self._uninformed(health))
 
-    def _broken(self, health: Health) -> str | None:
+    def broken(self, health: Health) -> str | None:
+        """What is wrong beyond doubt, in words, or None."""
         config = self.config
         if not all(map(math.isfinite, health)):
             return "the network is no longer finite"

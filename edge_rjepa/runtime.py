@@ -3,7 +3,8 @@
 A run folder holds
 
     config.toml              everything the run depends on
-    checkpoint.safetensors   the last good state of learner, gaze, source and monitor
+    checkpoint.safetensors   the latest state of learner, gaze, source and monitor: to go on from
+    good.safetensors         the last state that nothing was wrong with: to roll back to
     metrics.jsonl            a line of measures every `metrics_every_frames`, and every event
     summary.json             held-out measures before and after, and the verdict in words
     sample.npz               one held-out frame with its fixations, for the report
@@ -33,7 +34,7 @@ from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame, Source
 
 CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
-SUMMARY, SAMPLE = "summary.json", "sample.npz"
+GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"
 
 
 class Progress(NamedTuple):
@@ -127,8 +128,7 @@ def kept_run(folder: Path) -> tuple[RJepa, RunConfig, dict]:
 class Run:
     """Learning from a source, kept in a folder so that it can be stopped and gone on with.
 
-    Make one with `Run.start` or `Run.resume`, then `learn`, then `finish`. Only good states are
-    kept: what the checkpoint holds had not collapsed, nor begun to.
+    Make one with `Run.start` or `Run.resume`, then `learn`, then `finish`.
     """
 
     def __init__(self, folder: Path, config: RunConfig, source: Source, learner: RJepa):
@@ -160,7 +160,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / CONFIG, config.to_toml().encode())
         write_atomic(folder / METRICS, b"")
-        run._save()
+        run._save(CHECKPOINT, GOOD)
         return run
 
     @classmethod
@@ -235,13 +235,13 @@ class Run:
         if self.rollbacks > self.config.monitor.max_rollbacks:
             raise CollapseError(
                 f"collapsed {self.rollbacks} times, at last because {collapse}; the last good "
-                f"state is in {self.folder / CHECKPOINT}: lower network.learning_rate"
+                f"state is in {self.folder / GOOD}: lower network.learning_rate"
             )
         rate = self.learner.learning_rate * self.config.monitor.rate_after_collapse
-        self.learner = RJepa.load(self.folder / CHECKPOINT)
+        self.learner = RJepa.load(self.folder / GOOD)
         self.learner.learning_rate = rate
         self.learner.reset()
-        self._save()
+        self._save(CHECKPOINT)
 
     def _write_metrics(self, progress: Progress) -> None:
         line = {"frames": self.frames} | progress._asdict() | progress.health._asdict()
@@ -257,11 +257,14 @@ class Run:
         write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
 
     def _keep(self) -> None:
-        """Write the checkpoint, unless the learner is not well: then the last good one stays."""
-        if self.monitor.is_good(health_of(self.learner)):
-            self._save()
+        """Write the checkpoint, unless the learner is beyond doubt broken; mark good ones."""
+        health = health_of(self.learner)
+        if self.monitor.is_good(health):
+            self._save(CHECKPOINT, GOOD)
+        elif not self.monitor.broken(health):
+            self._save(CHECKPOINT)
 
-    def _save(self) -> None:
+    def _save(self, *names: str) -> None:
         notes = {
             "config": asdict(self.config),
             "before": self.before._asdict(),
@@ -272,7 +275,8 @@ class Run:
             "rollbacks": self.rollbacks,
             "learning_s": self._learning_s,
         }
-        self.learner.save(self.folder / CHECKPOINT, notes)
+        for name in names:
+            self.learner.save(self.folder / name, notes)
 
     def finish(self) -> dict:
         """Judge what the run has kept on held-out fixations; writes and returns the summary."""

@@ -65,7 +65,7 @@ def test_learn_leaves_a_run_and_says_what_it_learned(world):
     names = {path.name for path in (world / "run").iterdir()}
     assert names == {
         "config.toml", "checkpoint.safetensors", "metrics.jsonl", "summary.json", "sample.npz",
-        "report.png",
+        "report.png", "good.safetensors",
     }  # fmt: skip
     said = (world / "said.txt").read_text()
     assert "information" in said and "It " in said and "report:" in said
@@ -95,6 +95,8 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
+    second = edge_rjepa(world, "learn", "--resume", str(run))
+    assert second.returncode == 1 and "another process is learning" in second.stderr
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr

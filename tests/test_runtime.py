@@ -12,7 +12,7 @@ from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, SourceError
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import Health, Monitor, health_of
-from edge_rjepa.runtime import CHECKPOINT, CONFIG, METRICS, SUMMARY, HeldOut, Run, verdict
+from edge_rjepa.runtime import CHECKPOINT, CONFIG, GOOD, METRICS, SUMMARY, HeldOut, Run, verdict
 from edge_rjepa.sources import open_source
 
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
@@ -126,9 +126,9 @@ def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, c
     assert sum(event is not None for event in events) == run.rollbacks
     assert run.learner.learning_rate == pytest.approx(rate * 0.5**run.rollbacks)
     assert [line["event"] for line in lines(tmp_path)] == events
-    kept = RJepa.load(tmp_path / CHECKPOINT)
-    assert kept.fixations == 0 or Monitor().is_good(health_of(kept))
-    assert np.isfinite(kept._weights.flat).all()
+    good, latest = RJepa.load(tmp_path / GOOD), RJepa.load(tmp_path / CHECKPOINT)
+    assert good.fixations == 0 or Monitor().is_good(health_of(good))
+    assert np.isfinite(good._weights.flat).all() and np.isfinite(latest._weights.flat).all()
 
 
 def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, config):
@@ -196,7 +196,7 @@ def test_a_run_that_cannot_be_saved_gives_up_and_keeps_the_good_state(tmp_path, 
     run = begin(tmp_path, hopeless)
     with pytest.raises(CollapseError, match="learning_rate"):
         run.learn(frames(1000), ignore)
-    assert np.isfinite(RJepa.load(tmp_path / CHECKPOINT)._weights.flat).all()
+    assert np.isfinite(RJepa.load(tmp_path / GOOD)._weights.flat).all()
 
 
 def test_a_run_is_never_overwritten(tmp_path, config):
@@ -264,3 +264,11 @@ def test_a_moment_of_doubt_is_not_kept():
     good, dip = Health(2.0, 9.0, 0.5), Health(0.05, 9.0, 0.5)
     assert monitor.collapse(good) is None and monitor.is_good(good)
     assert monitor.collapse(dip) is None and not monitor.is_good(dip)
+
+
+def test_a_state_in_doubt_is_kept_to_go_on_from_but_not_to_roll_back_to(tmp_path, config):
+    run = begin(tmp_path, config)
+    run.monitor.best_information = 1000.0  # so that whatever is known now is little
+    run.learn(frames(7), ignore)
+    assert RJepa.load(tmp_path / CHECKPOINT).fixations == 7 * 16
+    assert RJepa.load(tmp_path / GOOD).fixations == 0
