@@ -1,6 +1,6 @@
 """Does it learn? The protocols `glimpses` and `recall` against their controls, as tables.
 
-    python -m benchmarks.learning                     both protocols, two seeds: about 20 minutes
+    python -m benchmarks.learning                     both protocols, two seeds: about half an hour
     python -m benchmarks.learning glimpses --seeds 3
     python -m benchmarks.learning cells               every cell on both protocols
     python -m benchmarks.learning --quick             a twentieth of everything: does it run?
@@ -121,10 +121,10 @@ def _table(rows: list[dict]) -> str:
     ]
     keys = sorted(
         {(r["learner"], r["cell"], r["fixations"]) for r in rows},
-        key=lambda key: (list(_ORDER).index(key[0]), key[1], key[2]),
+        key=lambda key: (_ORDER.index(key[0]), key[1], key[2]),
     )
-    for learner, cell, fixations in keys:
-        key = (learner, cell, fixations)
+    for key in keys:
+        learner, cell, fixations = key
         group = [r for r in rows if (r["learner"], r["cell"], r["fixations"]) == key]
         columns = [_spread([r[column] for r in group]) for column in scores]
         lines.append(f"| {learner} | {cell} | {fixations:,} | {' | '.join(columns)} |")

@@ -200,6 +200,10 @@ class RJepa:
         z, h = self._see(ws)
         return Prediction(z, ws.zhat.copy(), h)
 
+    def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:
+        """How unusual errors z - z_hat (N, n_z) are: 1/2 e' P_e e, (N,) float64 in nats."""
+        return self._statistics.surprise(np.subtract(z, z_hat, dtype=np.float64))
+
     def _see(self, ws: arrays.Workspace) -> tuple[np.ndarray, np.ndarray]:
         h = ws.y[1:, ws.reads].reshape(len(ws.a), -1)
         self._carry(ws)

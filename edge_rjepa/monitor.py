@@ -24,12 +24,16 @@ class Health(NamedTuple):
 
 
 def health_of(learner: RJepa) -> Health:
-    """The running estimates of a learner; NaN throughout once its statistics are not finite."""
-    covariance = learner.embedding_covariance
-    if not (math.isfinite(learner.information) and np.isfinite(covariance).all()):
+    """The running estimates of a learner."""
+    return health(learner.information, learner.embedding_covariance)
+
+
+def health(information: float, covariance: np.ndarray) -> Health:
+    """Of an embedding with this information (nats) and cov(z); all NaN if one is not finite."""
+    if not (math.isfinite(information) and np.isfinite(covariance).all()):
         return Health(math.nan, math.nan, math.nan)
     std = math.sqrt(max(0.0, float(np.trace(covariance)) / len(covariance)))
-    return Health(learner.information, effective_rank(covariance), std)
+    return Health(information, effective_rank(covariance), std)
 
 
 class Monitor:

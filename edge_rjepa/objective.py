@@ -70,6 +70,12 @@ class PredictiveInformation:
         np.negative(d_z, out=d_z)
         return loss
 
+    def surprise(self, e) -> np.ndarray:
+        """1/2 e' P_e e of errors e (N, n_z), (N,) float64 nats, statistics as they stand."""
+        e = np.asarray(e, np.float64)
+        noisy = self.S_e + self.noise_floor * np.eye(len(self.S_e))
+        return 0.5 * (e * np.linalg.solve(noisy, e.T).T).sum(axis=1)
+
     def observe(self, centred, e) -> None:
         """Move the statistics by a block: centred = z - mu and e, both (K, n_z)."""
         K = len(e)

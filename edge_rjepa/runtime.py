@@ -28,8 +28,8 @@ from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError
 from edge_rjepa.gaze import RandomSaccades
 from edge_rjepa.learner import RJepa
-from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
-from edge_rjepa.objective import effective_rank, information
+from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health, health_of
+from edge_rjepa.objective import information
 from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame, Source
 
@@ -41,7 +41,7 @@ class Progress(NamedTuple):
     """Where a run stands; handed to `on_progress` with every line of metrics."""
 
     fixations: int
-    seconds: float  # learning in this process
+    seconds: float  # spent learning, over all of the run
     fixations_per_s: float
     health: Health
     surprise: float  # nats, mean since the last line
@@ -79,22 +79,16 @@ class HeldOut:
     def judge(self, learner: RJepa) -> Health:
         """Information, effective rank and std on them; the learner stays as it was."""
         z, z_hat = self._seen(learner)
-        if not (np.isfinite(z).all() and np.isfinite(z_hat).all()):
-            return Health(math.nan, math.nan, math.nan)
-        covariance = np.cov(z, rowvar=False)
-        return Health(
-            information(z, z_hat, self.noise_floor),
-            effective_rank(covariance),
-            float(np.sqrt(np.trace(covariance) / len(covariance))),
-        )
+        finite = np.isfinite(z).all() and np.isfinite(z_hat).all()
+        gained = information(z, z_hat, self.noise_floor) if finite else math.nan
+        return health(gained, np.cov(z, rowvar=False))
 
     def sample(self, learner: RJepa) -> dict[str, np.ndarray]:
         """The last frame: image, its fixations' pixels (K, 2) and surprise (K,) in nats."""
         z, z_hat = self._seen(learner)
         pixels = self.looks[-1][2]
-        error = (z - z_hat)[-len(pixels) :]
-        noisy = learner.error_covariance + self.noise_floor * np.eye(error.shape[1])
-        surprise = 0.5 * np.einsum("ki,ik->k", error, np.linalg.solve(noisy, error.T))
+        last = slice(-len(pixels), None)
+        surprise = learner.surprise(z[last], z_hat[last])
         return {"image": self.last_image, "pixels": pixels, "surprise": surprise}
 
     def _seen(self, learner: RJepa) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +176,7 @@ class Run:
         """Learn frame by frame until `go_on(run)` says no or the source ends, and keep it.
 
         It is also kept when the source fails (SourceError) or anything else does. Raises
-        CollapseError when rolling back does not help; the last good checkpoint stays.
+        CollapseError when rolling back does not help; the last good state stays in GOOD.
         """
         self.learner.warm_up()
         try:

@@ -162,7 +162,7 @@ def scan_template(s, lam, y, J, B, D):
     """Every unit's states and local derivatives over the block; the only sequential part.
 
     s (K, G, n_h), lam (L, n_h), y (K+1, m, n_h) with row 0 given; J (K, m, m, n_h),
-    B (K, m, G, n_h), D (K, m, L, n_h). `step` and `take_*` are the cell's (see `scan_of`).
+    B (K, m, G, n_h), D (K, m, L, n_h). `step` and `take_*` are the cell's (see `perceive`).
     """
     m, G, L = B.shape[1], B.shape[2], D.shape[2]
     for k in range(s.shape[0]):
