@@ -21,6 +21,10 @@ n_embedding = 16
 n_hidden = 24
 n_predictor = 16
 n_gain = 4
+[monitor]  # so small a network on noise comes near collapse, and a rollback would undo fixations
+min_std = 0.0
+min_rank = 0.0
+patience = 1000000
 """
 
 
