@@ -51,9 +51,9 @@ class MeanSquaredError(RJepa):
 class ZeroTrace(RJepa):
     """Sensitivities that forget at once: no credit for what was written into memory earlier."""
 
-    def _update(self, ws, step):
+    def _update(self, ws, descent):
         ws.J[:] = 0
-        super()._update(ws, step)
+        super()._update(ws, descent)
 
 
 class PlainGates(RJepa):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -71,8 +72,9 @@ class RJepa:
         self.config = config or RJepaConfig()
         self.cell = cells.find(self.config.cell)
         _one_blas_thread()
-        weights = (arrays.zero_weights(self.config, self.cell, i) for i in range(5))
-        self._weights, self._block, self._total, self._m1, self._m2 = weights
+        weights = (arrays.zero_weights(self.config, self.cell, i) for i in range(4))
+        self._weights, self._total, self._m1, self._m2 = weights
+        self._gradient = arrays.shared_weights(self.config, self.cell, 4)
         self._traces = arrays.zero_traces(self.config, self.cell)
         self._workspace = arrays.zero_workspace(self.config, self.cell)
         self._rows: dict[int, arrays.Workspace] = {}
@@ -132,12 +134,12 @@ class RJepa:
 
     def _learn(self, ws: arrays.Workspace, step: bool) -> float:
         """Forward, loss, backward, update, statistics; returns the block's summed loss."""
-        p = self._weights
         self._perceive(ws)
-        backend.predict(p, ws)
+        backend.predict(self._weights, ws)
         loss = self._objective(ws)
-        backend.predictor_backward(p, ws, self._block)
-        self._update(ws, step)
+        descent = self._descent(step)
+        backend.predictor_backward(self._weights, ws, descent)
+        self._update(ws, descent)
         self._statistics.observe(ws.centred, ws.e)
         self._carry(ws)
         return loss
@@ -149,15 +151,22 @@ class RJepa:
         ws.d_z[0] = 0
         return self._statistics.loss(ws.z[1:], ws.e, ws.centred, ws.d_z[1:], ws.d_zhat, ws.surprise)
 
-    def _update(self, ws: arrays.Workspace, step: bool) -> None:
+    def _update(self, ws: arrays.Workspace, descent: arrays.Descent) -> None:
+        backend.update(ws, self._traces, descent)
+
+    def _descent(self, step: bool) -> arrays.Descent:
+        """How the weights take this block's gradient; `step`: it is time for a step of Adam."""
         if step:
             self._counts[1] += 1
             self._counts[2] = 0
+        if self.config.update_every == 1 and step:
+            mode = arrays.STEP
+        else:
+            mode = arrays.STEP_GATHERED if step else arrays.GATHER
         rate = self._annealed_rate()
-        adam, adam_encoder = self._adam(rate), self._adam(rate * self.config.encoder_rate)
-        backend.update(
-            ws, self._traces, self._weights, self._block, self._total, self._m1, self._m2,
-            adam, adam_encoder, bool(step),
+        return arrays.Descent(
+            self._gradient, self._weights, self._total, self._m1, self._m2,
+            self._adam(rate), self._adam(rate * self.config.encoder_rate), mode,
         )  # fmt: skip
 
     def _annealed_rate(self) -> float:
@@ -249,7 +258,7 @@ class RJepa:
     def nbytes(self) -> int:
         """Bytes of every array the learner holds; all were made at the start."""
         groups = (
-            [w.flat for w in (self._weights, self._block, self._total, self._m1, self._m2)],
+            [w.flat for w in (self._weights, self._gradient, self._total, self._m1, self._m2)],
             self._traces,
             self._workspace,
             self._statistics.buffers(),
@@ -266,6 +275,15 @@ class RJepa:
         dataclasses.replace(self.config, learning_rate=rate)  # refuses what is no rate
         self._learning_rate = float(rate)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that `save` keeps of the learner: equal to the bit if equal."""
+        digest = hashlib.sha256(np.float64(self._learning_rate).tobytes())
+        for name, array in self._arrays().items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
     def parameters(self) -> dict[str, np.ndarray]:
         """Every learned array by name (copies)."""
         return _by_name(self._weights)
@@ -279,11 +297,12 @@ class RJepa:
         twin._set(self._arrays(), "this learner")
         return twin
 
-    def save(self, path: str | Path, notes: dict | None = None) -> None:
+    def save(self, path: str | Path, notes: dict | None = None, keep: int = 1) -> None:
         """Write everything needed to go on bit for bit: atomic, safetensors.
 
-        notes: whatever else JSON can hold that belongs to this moment, for `load_with_notes`.
-        Raises CheckpointError when the file cannot be written; an older one is then still there.
+        notes: whatever else JSON can hold that belongs to this moment, for `load_newest`. keep: how
+        many versions stay, as in checkpoint.py. Raises CheckpointError when the file cannot be
+        written; an older one is then still there.
         """
         metadata = {
             "kind": CHECKPOINT_KIND,
@@ -291,17 +310,25 @@ class RJepa:
             "learning_rate": self._learning_rate,
             "notes": notes or {},
         }
-        checkpoint.save(path, self._arrays(), metadata)
+        checkpoint.save(path, self._arrays(), metadata, keep)
 
     @classmethod
     def load(cls, path: str | Path) -> RJepa:
         """The learner that `save` wrote. Raises CheckpointError for any other file."""
-        return cls.load_with_notes(path)[0]
+        return cls._of(*checkpoint.load(path), path)[0]
 
     @classmethod
-    def load_with_notes(cls, path: str | Path) -> tuple[RJepa, dict]:
-        """The learner that `save` wrote, and its notes. Raises CheckpointError."""
-        tensors, metadata = checkpoint.load(path)
+    def load_newest(cls, path: str | Path) -> tuple[RJepa, dict, list[str]]:
+        """The newest undamaged learner that `save` kept at `path`: (learner, its notes, problems).
+
+        problems: why a newer one could not be read, a line each. Raises CheckpointError.
+        """
+        tensors, metadata, version, problems = checkpoint.load_newest(path)
+        return *cls._of(tensors, metadata, version), problems
+
+    @classmethod
+    def _of(cls, tensors: dict, metadata: dict, path: str | Path) -> tuple[RJepa, dict]:
+        """The learner and the notes that a file at `path` held. Raises CheckpointError."""
         if metadata.get("kind") != CHECKPOINT_KIND:
             raise CheckpointError(f"{path} holds no learner: name the checkpoint of a run")
         try:
@@ -337,7 +364,6 @@ class RJepa:
                 raise CheckpointError(f"{origin} lacks a fitting tensor '{name}': use another copy")
         for name, array in own.items():
             array[...] = tensors[name]
-        self._statistics.factorise()
 
     # -- the door ---------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
     I = 1/2 logdet(S_z + eps 1) - 1/2 logdet(S_e + eps 1)        [nats]
 
-is what the past tells about the next embedding through a channel with noise eps. Within a block the
-statistics stand still, and the loss of one fixation is
+is what the past tells about the next embedding through a channel with noise eps. Within a block mu
+and P stand still, and the loss of one fixation is
 
     l = 1/2 e' P_e e - 1/2 (z - mu)' P_z (z - mu),      P = (S + eps 1)^-1.
 
@@ -15,9 +15,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
+from scipy.linalg import get_lapack_funcs, solve_triangular
 
 from edge_rjepa.kernels import backend
+
+# P follows the statistics once they have moved by this share: factoring them every time would be
+# a tenth of all the work, and they hardly change from block to block.
+RENEW_AFTER = 0.025
 
 
 class PredictiveInformation:
@@ -42,11 +46,15 @@ class PredictiveInformation:
         self._factor_z = np.zeros((n_embedding, n_embedding), dtype, order="F")
         self._factor_e = np.zeros((n_embedding, n_embedding), dtype, order="F")
         self._potrf, self._potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.dtype(dtype))
+        self._moved = np.ones(1)  # of the statistics since they were factored, as a share
         self.factorise()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What must be kept to go on as if nothing had happened (views, not copies)."""
-        return {"fixations": self.fixations, "mu": self.mu, "S_z": self.S_z, "S_e": self.S_e}
+        return {
+            "fixations": self.fixations, "mu": self.mu, "S_z": self.S_z, "S_e": self.S_e,
+            "factor_z": self._factor_z, "factor_e": self._factor_e, "moved": self._moved,
+        }  # fmt: skip
 
     def buffers(self) -> list[np.ndarray]:
         """Every array held."""
@@ -71,10 +79,10 @@ class PredictiveInformation:
         return loss
 
     def surprise(self, e) -> np.ndarray:
-        """1/2 e' P_e e of errors e (N, n_z), (N,) float64 nats, statistics as they stand."""
-        e = np.asarray(e, np.float64)
-        noisy = self.S_e + self.noise_floor * np.eye(len(self.S_e))
-        return 0.5 * (e * np.linalg.solve(noisy, e.T).T).sum(axis=1)
+        """1/2 e' P_e e of errors e (N, n_z), (N,) float64 nats, P_e as it stands."""
+        root = np.tril(self._factor_e).astype(np.float64)
+        whitened = solve_triangular(root, np.asarray(e, np.float64).T, lower=True)
+        return 0.5 * np.square(whitened).sum(axis=0)
 
     def observe(self, centred, e) -> None:
         """Move the statistics by a block: centred = z - mu and e, both (K, n_z)."""
@@ -85,27 +93,38 @@ class PredictiveInformation:
         np.mean(centred, axis=0, out=self._mean)
         number = self.mu.dtype.type
         for S, rows, of_mean in ((self.S_z, centred, rate * rate), (self.S_e, e, 0.0)):
-            np.dot(rows.T, rows, out=self._scratch)
+            backend.product(rows.T, rows, self._scratch)
             backend.blend_covariance(
                 S, number(1.0 - rate), self._scratch, number(rate / K), self._mean, number(of_mean)
             )
         self._mean *= rate
         self.mu += self._mean
-        self.factorise()
+        self._moved += rate
+        if self._moved[0] >= RENEW_AFTER:
+            self.factorise()
 
     def factorise(self) -> None:
-        """Factor S + eps 1 anew and measure the information, after S changed."""
-        half_logdet_z = self._factor(self._factor_z, self.S_z)
-        half_logdet_e = self._factor(self._factor_e, self.S_e)
-        self.information = half_logdet_z - half_logdet_e
+        """Factor S + eps 1 anew."""
+        self._factor(self._factor_z, self.S_z)
+        self._factor(self._factor_e, self.S_e)
+        self._moved[0] = 0.0
 
-    def _factor(self, factor, S) -> float:
+    @property
+    def information(self) -> float:
+        """I in nats as it was when the statistics were last factored; NaN if that failed."""
+        return _half_logdet(self._factor_z) - _half_logdet(self._factor_e)
+
+    def _factor(self, factor, S) -> None:
         np.copyto(factor, S)
         factor.ravel(order="K")[:: len(S) + 1] += self.noise_floor
         _, failed = self._potrf(factor, lower=True, clean=False, overwrite_a=True)
         if failed:  # only S that is not finite is not positive definite: the learner diverged
-            return math.nan
-        return float(np.log(factor.ravel(order="K")[:: len(S) + 1]).sum())
+            factor.ravel(order="K")[:: len(S) + 1] = math.nan
+
+
+def _half_logdet(factor) -> float:
+    """1/2 logdet of what has this Cholesky factor."""
+    return float(np.log(factor.diagonal(), dtype=np.float64).sum())
 
 
 def information(z, z_hat, noise_floor: float) -> float:

@@ -15,15 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 STEP = 1e-30  # its square vanishes beside 1, so no rounding error depends on it
+RENEW_AFTER = 0.025  # P_z and P_e are renewed when the statistics have moved by this share
 COPIES_AT_ONCE = 256  # keeps the working set in the cache
 
 
 class BlockResult(NamedTuple):
     """What one block of K fixations gave; every array is float64."""
 
-    loss: float  # sum over the block, statistics as they were before it
-    surprise: np.ndarray  # (K,) nats, statistics as they were before the block
-    information: float  # nats, statistics as they are after the block
+    loss: float  # sum over the block, mu and P as they were before it
+    surprise: np.ndarray  # (K,) nats, P as it was before the block
+    information: float  # nats, as P is after the block
     z: np.ndarray  # (K, n_z)
     z_hat: np.ndarray  # (K, n_z)
     h: np.ndarray  # (K, n_r)
@@ -87,6 +88,7 @@ class NaiveModel:
         """Yield (losses (copies,), BlockResult of the first copy) for every block."""
         n_z, n_h = parameters["W_z"].shape[-2], parameters["lam"].shape[-1]
         mu, S_z, S_e, n = np.zeros(n_z), np.zeros((n_z, n_z)), np.zeros((n_z, n_z)), 0
+        moved = np.inf  # of the statistics since P was renewed
         eps_I = self.noise_floor * np.eye(n_z)
         y = np.zeros((copies, self.state_components, n_h))
         z = np.zeros((copies, n_z))
@@ -94,7 +96,9 @@ class NaiveModel:
         for features, efference, reset_before in blocks:
             if reset_before:
                 y, z = np.zeros_like(y), np.zeros_like(z)
-            P_z, P_e = np.linalg.inv(S_z + eps_I), np.linalg.inv(S_e + eps_I)
+            if moved >= RENEW_AFTER:
+                P_z, P_e = np.linalg.inv(S_z + eps_I), np.linalg.inv(S_e + eps_I)
+                moved = 0.0
             losses, z_seen, z_hat_seen, h_seen, surprise = 0.0, [], [], [], []
 
             for x, a in zip(features, efference, strict=True):
@@ -115,13 +119,15 @@ class NaiveModel:
             d_bar = D.mean(axis=0)
             S_z = (1 - r) * S_z + r * D.T @ D / K - r**2 * np.outer(d_bar, d_bar)
             S_e = (1 - r) * S_e + r * E.T @ E / K
-            mu, n = mu + r * d_bar, n + K
+            mu, n, moved = mu + r * d_bar, n + K, moved + r
+            if moved >= RENEW_AFTER:
+                information = float(log_det(S_z + eps_I) - log_det(S_e + eps_I)) / 2
             yield (
                 losses,
                 BlockResult(
                     loss=float(losses[0].real),
                     surprise=np.array(surprise),
-                    information=float(log_det(S_z + eps_I) - log_det(S_e + eps_I)) / 2,
+                    information=information,
                     z=Z,
                     z_hat=Z_hat,
                     h=np.array(h_seen),

@@ -39,26 +39,26 @@ def test_streams_are_what_the_claim_is_about():
 class NoTransport(RJepa):
     """Traces with J = 0: each remembers its own fixation alone."""
 
-    def _update(self, ws, step):
+    def _update(self, ws, descent):
         ws.J[:] = 0
-        super()._update(ws, step)
+        super()._update(ws, descent)
 
 
 class CutAtTheBorder(RJepa):
     """Truncated to the block: no trace comes in."""
 
-    def _update(self, ws, step):
+    def _update(self, ws, descent):
         for trace in self._traces:
             trace[:] = 0
-        super()._update(ws, step)
+        super()._update(ws, descent)
 
 
 class NoFirstDelta(RJepa):
     """The block's first error does not reach the state that it was predicted from."""
 
-    def _update(self, ws, step):
+    def _update(self, ws, descent):
         ws.delta[0] = 0
-        super()._update(ws, step)
+        super()._update(ws, descent)
 
 
 @every_cell

@@ -85,8 +85,8 @@ def test_resumes_bit_for_bit(cell, blocks_before, tmp_path):
     learn(learner, blocks[:blocks_before])
     learner.learning_rate = 2e-2
     learner.save(tmp_path / "learner", notes={"frame": 7})
-    resumed, notes = RJepa.load_with_notes(tmp_path / "learner")
-    assert notes == {"frame": 7}
+    resumed, notes, problems = RJepa.load_newest(tmp_path / "learner")
+    assert (notes, problems) == ({"frame": 7}, [])
     assert (resumed.config, resumed.learning_rate) == (learner.config, 2e-2)
     rest = blocks[blocks_before:]
     assert_same_reports(learn(resumed, rest), learn(learner, rest))
@@ -141,8 +141,8 @@ def test_seeing_is_the_forward_pass_of_learning(cell):
     for block in blocks:
         twin = learner.copy()
         report, seen = learner.learn_block(*block), twin.predict(*block)
-        S_e = twin._statistics.S_e.astype(np.float64)  # as before the block: the twin only saw
-        P_e = np.linalg.inv(S_e + SMALL.noise_floor * np.eye(6))
+        root = np.tril(twin._statistics.arrays()["factor_e"]).astype(np.float64)
+        P_e = np.linalg.inv(root @ root.T)  # as before the block: the twin only saw
         e = (seen.z - seen.z_hat).astype(np.float64)
         np.testing.assert_allclose(report.surprise, 0.5 * np.sum(e @ P_e * e, axis=1), rtol=1e-4)
         for past in ("past.x", "past.z", "past.y"):

@@ -74,6 +74,7 @@ def test_running_information_is_half_the_difference_of_the_logdets(dtype, tolera
     seen = [(z.astype(dtype), e.astype(dtype)) for z, e in blocks(np.random.default_rng(2))]
     statistics = observe(objective(dtype=dtype), seen)
     noise = EPS * np.eye(N_Z)
+    statistics.factorise()
     expected = 0.5 * (
         np.linalg.slogdet(statistics.S_z + noise)[1] - np.linalg.slogdet(statistics.S_e + noise)[1]
     )
@@ -109,6 +110,7 @@ def test_information_of_a_sample():
 def test_loss_and_surprise_are_the_quadratic_forms():
     rng = np.random.default_rng(5)
     statistics = observe(objective(), blocks(rng))
+    statistics.factorise()
     z, e = blocks(rng)[3]
     of_e, of_z = plain_loss(statistics, z, e)
     loss, _, _, surprise, centred = loss_of(statistics, z, e)
@@ -117,10 +119,24 @@ def test_loss_and_surprise_are_the_quadratic_forms():
     np.testing.assert_allclose(centred, z - statistics.mu, rtol=1e-15)
 
 
+def test_the_metric_is_renewed_when_the_statistics_have_moved_and_not_before():
+    """At a time constant of 1,000 fixations blocks of 4 move old statistics by 0.004 each."""
+    rng = np.random.default_rng(9)
+    statistics = observe(objective(statistics_fixations=1000.0), blocks(rng) * 200)
+    statistics.factorise()
+    renewed = []
+    for _ in range(70):
+        before = statistics.arrays()["factor_e"].copy()
+        observe(statistics, [(rng.normal(size=(4, N_Z)), rng.normal(size=(4, N_Z)))])
+        renewed.append(not np.array_equal(before, statistics.arrays()["factor_e"]))
+    assert np.flatnonzero(renewed).tolist() == list(range(6, 70, 7))  # 7 * 0.004 > RENEW_AFTER
+
+
 def test_gradients_are_the_differences_of_the_loss():
     """z moves e = z - zhat with it."""
     rng = np.random.default_rng(6)
     statistics = observe(objective(), blocks(rng))
+    statistics.factorise()
     z, e = blocks(rng)[3]
     z_hat, step = z - e, 1e-6
     _, d_z, d_zhat, _, _ = loss_of(statistics, z, e)
@@ -143,7 +159,6 @@ def test_kept_arrays_are_all_there_is_to_know():
     first, second = observe(objective(), seen[:3]), objective()
     for name, array in second.arrays().items():
         array[...] = first.arrays()[name]
-    second.factorise()
     assert second.information == first.information
     for statistics in (first, second):
         observe(statistics, seen[3:])

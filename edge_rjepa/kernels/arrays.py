@@ -34,6 +34,24 @@ class Weights(NamedTuple):
     V_3: np.ndarray  # (n_z, n_p+1)
 
 
+# What is done with a block's gradient: a step is taken; it is added to those of the blocks before;
+# or that, and then a step with their sum.
+STEP, GATHER, STEP_GATHERED = 0, 1, 2
+
+
+class Descent(NamedTuple):
+    """How weights take a block's gradient."""
+
+    gradient: Weights  # of one matrix after the other: they share the memory
+    weights: Weights
+    total: Weights  # gradients of the blocks since the last step
+    m1: Weights  # Adam's moments
+    m2: Weights
+    adam: NamedTuple  # rate, blend1, blend2, correction2, epsilon, in the dtype of the weights
+    adam_encoder: NamedTuple  # for W_z
+    mode: int
+
+
 class Traces(NamedTuple):
     """Sensitivities of the carried state to the weights that made it."""
 
@@ -120,6 +138,16 @@ def zero_weights(config: RJepaConfig, cell: Cell, which: int) -> Weights:
     return Weights(
         flat,
         **{name: part.reshape(shapes[name]) for name, part in zip(shapes, parts, strict=True)},
+    )
+
+
+def shared_weights(config: RJepaConfig, cell: Cell, which: int) -> Weights:
+    """A `Weights` whose matrices lie on top of each other: for one at a time."""
+    shapes = weight_shapes(config, cell)
+    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    flat = _zeros_in_page(max(sizes.values()), config.dtype, which * 11 * CACHE_LINE)
+    return Weights(
+        flat, **{name: flat[: sizes[name]].reshape(shape) for name, shape in shapes.items()}
     )
 
 

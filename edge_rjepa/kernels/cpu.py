@@ -1,11 +1,15 @@
-"""The learner's kernels on the CPU: Numba loops around BLAS products, nothing allocated.
+"""The learner's kernels on the CPU: BLAS products and Numba loops, nothing allocated.
 
-One block of K fixations runs through four kernels (docs/theory.md has the derivations):
+One block of K fixations runs through four functions (docs/theory.md has the derivations):
 
     perceive            embeddings and the recurrent circuits with their local derivatives
     predict             predictions and errors
     predictor_backward  from dl/dzhat and dl/dz back to every weight that has no past, and to delta
     update              RFP: gradient of the drives' weights, new traces, and Adam, in one pass
+
+Each strings together matrix products and loops, compiled one by one and handed the few arrays they
+need: a single function that is handed them all is no faster and takes Numba twice as long to
+compile.
 
 Row 0 of `x`, `z` and `y` holds the fixation before the block; rows 1..K hold the block. Every
 affine map keeps its bias in its last column, so every input ends with a constant 1.
@@ -23,6 +27,7 @@ from numba.extending import overload
 
 from edge_rjepa import cells
 from edge_rjepa.jit import jit, specialise
+from edge_rjepa.kernels.arrays import GATHER, STEP, STEP_GATHERED
 
 # ------------------------------------------------------------------------------------------------
 # The cells' vocabulary (edge_rjepa/cells.py) as compiled functions of one scalar.
@@ -106,6 +111,12 @@ VOCABULARY = {name: globals()[name] for name in cells.VOCABULARY}
 
 
 @jit
+def product(a, b, out):
+    """out <- a b. By way of Numba to SciPy's BLAS, at times half as fast again as NumPy's own."""
+    np.dot(a, b, out)
+
+
+@jit
 def copy(x, y):
     """y <- x, both flat. A loop: Numba's slice assignment takes seconds to compile."""
     for i in range(x.size):
@@ -120,19 +131,16 @@ def tanh_rows(a):
             a[i, j] = tanh(a[i, j])
 
 
-@jit
 def encode(p, ws, remember_features):
     """z = tanh(W_z [x; 1]), the drives' input u = [z or x; a; 1], and the drives s = W u."""
-    z = ws.z[1:]
-    np.dot(ws.x[1:], p.W_z.T, z)
+    x, z = ws.x[1:], ws.z[1:]
+    product(x, p.W_z.T, z)
     tanh_rows(z)
     n_memory = ws.u.shape[1] - ws.a.shape[1]
-    for k in range(z.shape[0]):
-        for j in range(n_memory):
-            ws.u[k, j] = ws.x[k + 1, j] if remember_features else z[k, j]
-        copy(ws.a[k], ws.u[k, n_memory:])
+    ws.u[:, :n_memory] = x[:, :n_memory] if remember_features else z
+    ws.u[:, n_memory:] = ws.a
     G, n_hidden, n_u = p.W.shape
-    np.dot(ws.u, p.W.reshape(G * n_hidden, n_u).T, ws.s.reshape(z.shape[0], G * n_hidden))
+    product(ws.u, p.W.reshape(G * n_hidden, n_u).T, ws.s.reshape(len(z), G * n_hidden))
 
 
 @jit
@@ -184,47 +192,44 @@ def scan_template(s, lam, y, J, B, D):
 
 
 @jit
+def gate_rows(q, g, p1):
+    """q <- tanh(q), g <- sigmoid(g), p1 <- q g, all (K, n_p) but p1 (K, n_p + 1)."""
+    for k in range(q.shape[0]):
+        for j in range(q.shape[1]):
+            q[k, j] = tanh(q[k, j])
+            g[k, j] = sigmoid(g[k, j])
+            p1[k, j] = q[k, j] * g[k, j]
+
+
+@jit
+def tanh_into(a, out):
+    """out <- tanh(a); a (K, n), out (K, n or more)."""
+    for k in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            out[k, j] = tanh(a[k, j])
+
+
 def predict(p, ws):
     """zhat = V_3 [p2; 1], p2 = tanh(V_2 [p1; 1]), p1 = tanh(V_1 c) sigmoid(gain(a)); e = z - zhat.
 
     The context c = [h; z; a; 1] of row k is the fixation before it (row k of y and z, a of row k).
     """
-    K, n_p = ws.q.shape
-    n_z = ws.zhat.shape[1]
-    n_hidden = ws.y.shape[2]
-    n_reads = ws.reads.size * n_hidden
-    for k in range(K):
-        for i in range(ws.reads.size):
-            copy(ws.y[k, ws.reads[i]], ws.c[k, i * n_hidden :])
-        copy(ws.z[k], ws.c[k, n_reads:])
-        copy(ws.a[k], ws.c[k, n_reads + n_z :])
-
-    n_gain = p.G_a.shape[0]
-    np.dot(ws.a, p.G_a.T, ws.scratch_gain)
-    for k in range(K):
-        for j in range(n_gain):
-            ws.gain[k, j] = tanh(ws.scratch_gain[k, j])
-    np.dot(ws.gain, p.G_b.T, ws.g)
-    np.dot(ws.c, p.V_1.T, ws.q)
-    for k in range(K):
-        for j in range(n_p):
-            ws.q[k, j] = tanh(ws.q[k, j])
-            ws.g[k, j] = sigmoid(ws.g[k, j])
-            ws.p1[k, j] = ws.q[k, j] * ws.g[k, j]
-    np.dot(ws.p1, p.V_2.T, ws.scratch_p)
-    for k in range(K):
-        for j in range(n_p):
-            ws.p2[k, j] = tanh(ws.scratch_p[k, j])
-    np.dot(ws.p2, p.V_3.T, ws.zhat)
-    for k in range(K):
-        for j in range(n_z):
-            ws.e[k, j] = ws.z[k + 1, j] - ws.zhat[k, j]
-
-
-def perceive_template(p, ws, remember_features):
-    """Embeddings, drives, states and their local derivatives of one block (see `perceive`)."""
-    encode(p, ws, remember_features)
-    scan(ws.s, p.lam, ws.y, ws.J, ws.B, ws.D)  # noqa: F821
+    n_hidden, n_z = ws.y.shape[2], ws.zhat.shape[1]
+    at = 0
+    for state in ws.reads:
+        ws.c[:, at : at + n_hidden] = ws.y[:-1, state]
+        at += n_hidden
+    ws.c[:, at : at + n_z] = ws.z[:-1]
+    ws.c[:, at + n_z :] = ws.a
+    product(ws.a, p.G_a.T, ws.scratch_gain)
+    tanh_into(ws.scratch_gain, ws.gain)
+    product(ws.gain, p.G_b.T, ws.g)
+    product(ws.c, p.V_1.T, ws.q)
+    gate_rows(ws.q, ws.g, ws.p1)
+    product(ws.p1, p.V_2.T, ws.scratch_p)
+    tanh_into(ws.scratch_p, ws.p2)
+    product(ws.p2, p.V_3.T, ws.zhat)
+    np.subtract(ws.z[1:], ws.zhat, out=ws.e)
 
 
 @functools.cache
@@ -241,7 +246,13 @@ def perceive(cell: cells.Cell):
         take_drives=TAKE[cell.n_drives],
         take_parameters=TAKE[cell.n_parameters],
     )
-    return jit(specialise(perceive_template, cell.name, scan=jit(scan)))
+    scan = jit(scan)
+
+    def perceive(p, ws, remember_features):
+        encode(p, ws, remember_features)
+        scan(ws.s, p.lam, ws.y, ws.J, ws.B, ws.D)
+
+    return perceive
 
 
 # ------------------------------------------------------------------------------------------------
@@ -249,48 +260,64 @@ def perceive(cell: cells.Cell):
 
 
 @jit
-def predictor_backward(p, ws, grad):
-    """From ws.d_zhat (K, n_z) and ws.d_z (K+1, n_z; row 0 zero) to the block's gradients.
+def through_tanh(d_out, out, d_in):
+    """d_in <- d_out (1 - out^2), for out = tanh(in); d_in (K, n), the others (K, n or more)."""
+    for k in range(d_in.shape[0]):
+        for j in range(d_in.shape[1]):
+            d_in[k, j] = d_out[k, j] * one_minus(out[k, j] * out[k, j])
 
-    Writes grad.W_z, G_a, G_b, V_1, V_2, V_3, and ws.delta (K, m, n_h): dl_{k+1}/dy_k. The z of
-    the context is part of d_z, so row 0 carries the gradient of the fixation before the block.
+
+@jit
+def through_gate(d_p, q, g, d_q, d_g):
+    """From p1 = tanh(.) sigmoid(.) = q g back to the arguments of both."""
+    for k in range(q.shape[0]):
+        for j in range(q.shape[1]):
+            d_q[k, j] = d_p[k, j] * g[k, j] * one_minus(q[k, j] * q[k, j])
+            d_g[k, j] = d_p[k, j] * q[k, j] * g[k, j] * one_minus(g[k, j])
+
+
+@jit
+def add_columns(a, first, out):
+    """out (K, n) += the columns of `a` from `first` on."""
+    for k in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[k, j] += a[k, first + j]
+
+
+def predictor_backward(p, ws, descent):
+    """From ws.d_zhat (K, n_z) and ws.d_z (K+1, n_z; row 0 zero) back to every weight without past.
+
+    Each matrix takes its gradient as soon as nothing further back needs it. Writes ws.delta
+    (K, m, n_h): dl_{k+1}/dy_k. The z of the context is part of d_z, so row 0 carries the gradient
+    of the fixation before the block.
     """
-    K, n_p = ws.q.shape
-    n_z = ws.zhat.shape[1]
-    n_gain = p.G_a.shape[0]
-    np.dot(ws.d_zhat.T, ws.p2, grad.V_3)
-    np.dot(ws.d_zhat, p.V_3, ws.d_p)
-    for k in range(K):
-        for j in range(n_p):
-            ws.d_q[k, j] = ws.d_p[k, j] * one_minus(ws.p2[k, j] * ws.p2[k, j])
-    np.dot(ws.d_q.T, ws.p1, grad.V_2)
-    np.dot(ws.d_q, p.V_2, ws.d_p)
-    for k in range(K):
-        for j in range(n_p):
-            q, g = ws.q[k, j], ws.g[k, j]
-            ws.d_q[k, j] = ws.d_p[k, j] * g * one_minus(q * q)
-            ws.d_g[k, j] = ws.d_p[k, j] * q * g * one_minus(g)
-    np.dot(ws.d_q.T, ws.c, grad.V_1)
-    np.dot(ws.d_q, p.V_1, ws.d_c)
-    np.dot(ws.d_g.T, ws.gain, grad.G_b)
-    np.dot(ws.d_g, p.G_b, ws.d_gain)
-    for k in range(K):
-        for j in range(n_gain):
-            ws.scratch_gain[k, j] = ws.d_gain[k, j] * one_minus(ws.gain[k, j] * ws.gain[k, j])
-    np.dot(ws.scratch_gain.T, ws.a, grad.G_a)
+
+    def learn(name, d_out, x):
+        rate = descent.adam_encoder if name == "W_z" else descent.adam
+        learn_matrix(d_out, x, *(getattr(group, name) for group in descent[:5]), rate, descent.mode)
+
+    product(ws.d_zhat, p.V_3, ws.d_p)
+    learn("V_3", ws.d_zhat, ws.p2)
+    through_tanh(ws.d_p, ws.p2, ws.d_q)
+    product(ws.d_q, p.V_2, ws.d_p)
+    learn("V_2", ws.d_q, ws.p1)
+    through_gate(ws.d_p, ws.q, ws.g, ws.d_q, ws.d_g)
+    product(ws.d_q, p.V_1, ws.d_c)
+    learn("V_1", ws.d_q, ws.c)
+    product(ws.d_g, p.G_b, ws.d_gain)
+    learn("G_b", ws.d_g, ws.gain)
+    through_tanh(ws.d_gain, ws.gain, ws.scratch_gain)
+    learn("G_a", ws.scratch_gain, ws.a)
 
     n_hidden = ws.y.shape[2]
-    n_reads = ws.reads.size * n_hidden
     ws.delta[:] = 0
-    for k in range(K):
-        for i in range(ws.reads.size):
-            copy(ws.d_c[k, i * n_hidden : (i + 1) * n_hidden], ws.delta[k, ws.reads[i]])
-        for j in range(n_z):
-            ws.d_z[k, j] += ws.d_c[k, n_reads + j]
-    for k in range(K + 1):
-        for j in range(n_z):
-            ws.d_z[k, j] *= one_minus(ws.z[k, j] * ws.z[k, j])
-    np.dot(ws.d_z.T, ws.x, grad.W_z)
+    at = 0
+    for state in ws.reads:
+        ws.delta[:, state] = ws.d_c[:, at : at + n_hidden]
+        at += n_hidden
+    add_columns(ws.d_c, at, ws.d_z[:-1])  # NumPy's += would take a buffer
+    through_tanh(ws.d_z, ws.z, ws.d_z)
+    learn("W_z", ws.d_z, ws.x)
 
 
 @jit
@@ -307,88 +334,126 @@ def blend_covariance(S, keep, product, weight, mean, mean_weight):
 
 
 @jit
-def coefficients(ws, grad_lam, e_lam):
-    """Returns alpha and the block's transition; writes ws.beta, ws.gamma, grad_lam and e_lam.
+def coefficients(local, delta, products, out, e_lam):
+    """Returns alpha and the block's transition; fills `out` and moves e_lam.
 
-    Per unit, products newest factor first:
+    local = J, B, D. products = r (zero), T (one), r_next, T_next are scratch. out = beta, gamma,
+    grad_lam (zero) and e_lam_new (zero, scratch). Per unit, products newest factor first:
         r_k = sum_{i=k}^{K-1} delta_i' (J_i .. J_{k+1})     alpha = r_0,  beta_s = r_s B_s
         T_k = J_K .. J_{k+1}                                transition = T_0,  gamma_s = T_s B_s
         dL/dlambda = alpha e + sum_s r_s D_s                e <- T_0 e + sum_s T_s D_s
     Both sums run backwards over the block: O(K n_h) numbers, whatever the length of the past.
     """
-    K, m, G, n_hidden = ws.B.shape
-    L = ws.D.shape[2]
-    r, T, r_next, T_next = ws.r, ws.T, ws.r_next, ws.T_next
-    r[:] = 0
-    T[:] = 0
-    for a in range(m):
-        T[a, a, :] = 1
-    grad_lam[:] = 0
-    ws.e_lam_new[:] = 0
-    for s in range(K - 1, -1, -1):
-        J, B, D = ws.J[s], ws.B[s], ws.D[s]
-        for a in range(m):
-            for i in range(G):
-                for j in range(n_hidden):
-                    gamma = like(B[0, 0, 0], 0.0)
-                    for b in range(m):
-                        gamma += T[a, b, j] * B[b, i, j]
-                    ws.gamma[s, a, i, j] = gamma
-            for i in range(L):
-                for j in range(n_hidden):
-                    for b in range(m):
-                        ws.e_lam_new[i, a, j] += T[a, b, j] * D[b, i, j]
-        for i in range(G):
-            for j in range(n_hidden):
-                beta = like(B[0, 0, 0], 0.0)
-                for a in range(m):
-                    beta += r[a, j] * B[a, i, j]
-                ws.beta[s, i, j] = beta
-        for i in range(L):
-            for a in range(m):
-                for j in range(n_hidden):
-                    grad_lam[i, j] += r[a, j] * D[a, i, j]
-        for a in range(m):
-            for j in range(n_hidden):
-                total = ws.delta[s, a, j]
-                for b in range(m):
-                    total += r[b, j] * J[b, a, j]
-                r_next[a, j] = total
-            for b in range(m):
-                for j in range(n_hidden):
-                    product = like(B[0, 0, 0], 0.0)
-                    for c in range(m):
-                        product += T[a, c, j] * J[c, b, j]
-                    T_next[a, b, j] = product
+    J, B, D = local
+    r, T, r_next, T_next = products
+    beta, gamma, grad_lam, e_lam_new = out
+    for s in range(len(B) - 1, -1, -1):
+        weigh(r, T, B[s], beta[s], gamma[s])
+        weigh_parameters(r, T, D[s], grad_lam, e_lam_new)
+        step_back(r, T, J[s], delta[s], r_next, T_next)
         r, r_next = r_next, r
         T, T_next = T_next, T
-    for i in range(L):
-        for j in range(n_hidden):
-            for a in range(m):
-                grad_lam[i, j] += r[a, j] * e_lam[i, a, j]
-                for b in range(m):
-                    ws.e_lam_new[i, a, j] += T[a, b, j] * e_lam[i, b, j]
-    copy(ws.e_lam_new.reshape(e_lam.size), e_lam.reshape(e_lam.size))
+    weigh_past(r, T, e_lam, grad_lam, e_lam_new)
+    copy(e_lam_new.reshape(e_lam.size), e_lam.reshape(e_lam.size))
     return r, T
 
 
 @jit
-def adam_step(w, g, total, m1, m2, adam, step):
-    """Add the block's gradient g to `total`; where `step`, let Adam take the total and clear it.
+def weigh(r, T, B, beta, gamma):
+    """beta (G, n_h) <- r B and gamma (m, G, n_h) <- T B of one fixation."""
+    m, G, n_hidden = B.shape
+    for i in range(G):
+        for a in range(m):
+            for j in range(n_hidden):
+                gamma[a, i, j] = T[a, 0, j] * B[0, i, j]
+            for b in range(1, m):
+                for j in range(n_hidden):
+                    gamma[a, i, j] += T[a, b, j] * B[b, i, j]
+        for j in range(n_hidden):
+            beta[i, j] = r[0, j] * B[0, i, j]
+        for a in range(1, m):
+            for j in range(n_hidden):
+                beta[i, j] += r[a, j] * B[a, i, j]
 
-    All arrays are flat and of one length (Kingma & Ba, 2015, with the bias corrections folded
-    into `adam.rate` and `adam.correction2`).
+
+@jit
+def weigh_parameters(r, T, D, grad_lam, e_lam):
+    """grad_lam (L, n_h) += r D and e_lam (L, m, n_h) += T D of one fixation."""
+    m, L, n_hidden = D.shape
+    for i in range(L):
+        for a in range(m):
+            for j in range(n_hidden):
+                grad_lam[i, j] += r[a, j] * D[a, i, j]
+            for b in range(m):
+                for j in range(n_hidden):
+                    e_lam[i, a, j] += T[a, b, j] * D[b, i, j]
+
+
+@jit
+def weigh_past(r, T, e_lam, grad_lam, e_lam_new):
+    """The same for what was before the block: grad_lam += r e and e_lam_new += T e."""
+    L, m, n_hidden = e_lam.shape
+    for i in range(L):
+        for a in range(m):
+            for j in range(n_hidden):
+                grad_lam[i, j] += r[a, j] * e_lam[i, a, j]
+            for b in range(m):
+                for j in range(n_hidden):
+                    e_lam_new[i, a, j] += T[a, b, j] * e_lam[i, b, j]
+
+
+@jit
+def step_back(r, T, J, delta, r_next, T_next):
+    """r_next (m, n_h) <- delta + r J and T_next (m, m, n_h) <- T J: one fixation further back."""
+    m, n_hidden = r.shape
+    for b in range(m):
+        for j in range(n_hidden):
+            r_next[b, j] = delta[b, j]
+        for a in range(m):
+            for j in range(n_hidden):
+                r_next[b, j] += r[a, j] * J[a, b, j]
+            for j in range(n_hidden):
+                T_next[a, b, j] = T[a, 0, j] * J[0, b, j]
+            for c in range(1, m):
+                for j in range(n_hidden):
+                    T_next[a, b, j] += T[a, c, j] * J[c, b, j]
+
+
+@jit
+def descend(w, g, total, m1, m2, adam, mode):
+    """One row of weights w takes its gradient g, as `mode` says (kernels/arrays.py).
+
+    Adam (Kingma & Ba, 2015), the bias corrections folded into `adam.rate` and `adam.correction2`.
     """
-    if step:
-        for i in range(w.size):
-            g_i = total[i] + g[i]
-            m1[i] += adam.blend1 * (g_i - m1[i])
-            m2[i] += adam.blend2 * (g_i * g_i - m2[i])
-            w[i] -= adam.rate * m1[i] / (math.sqrt(m2[i] * adam.correction2) + adam.epsilon)
-            total[i] = 0
-    else:
+    if mode != STEP:
         for i in range(w.size):
             total[i] += g[i]
+            g[i] = total[i]
+    if mode != GATHER:
+        for i in range(w.size):
+            m1[i] += adam.blend1 * (g[i] - m1[i])
+            m2[i] += adam.blend2 * (g[i] * g[i] - m2[i])
+            w[i] -= adam.rate * m1[i] / (math.sqrt(m2[i] * adam.correction2) + adam.epsilon)
+    if mode == STEP_GATHERED:
+        for i in range(w.size):
+            total[i] = 0
+
+
+@jit
+def descend_rows(g, w, total, m1, m2, adam, mode):
+    """All rows of a matrix (n, m) of weights."""
+    for i in range(w.shape[0]):
+        descend(w[i], g[i], total[i], m1[i], m2[i], adam, mode)
+
+
+@jit
+def learn_matrix(d_out, x, g, w, total, m1, m2, adam, mode):
+    """w (n, m), of out = w x, takes its gradient d_out' x of K fixations; g is room to work in.
+
+    Right after the product the gradient is still in the cache.
+    """
+    product(d_out.T, x, g)
+    descend_rows(g, w, total, m1, m2, adam, mode)
 
 
 @jit
@@ -414,31 +479,44 @@ def recur_row(alpha, T, E, E_new, g, row, j):
 
 
 @jit
-def update(ws, traces, p, block, total, m1, m2, adam, adam_encoder, step):
-    """RFP: the gradient of the drives' weights, the new traces, and the step of every weight.
+def recur_rows(alpha, T, E, E_new, g, w, total, m1, m2, adam, mode):
+    """Every row of the drives' weights, once through memory: gradient, traces, Adam.
 
-    traces.E (m, G, n_h, n_u) and traces.e_lam (L, m, n_h). `p`, `block`, `total`, `m1` and `m2`
-    hold weights, the block's gradient, the gradient since the last step and Adam's moments. The
-    rows of the drives' weights pass through memory once:
+    E, E_new (m, G n_h, n_u); the others (G, n_h, n_u).
+    """
+    row = 0
+    for i in range(w.shape[0]):
+        for j in range(w.shape[1]):
+            recur_row(alpha, T, E, E_new, g[i, j], row, j)
+            descend(w[i, j], g[i, j], total[i, j], m1[i, j], m2[i, j], adam, mode)
+            row += 1
+
+
+def update(ws, traces, descent):
+    """RFP: the drives' weights and the local parameters take their gradients, the traces move on.
+
+    traces.E (m, G, n_h, n_u) and traces.e_lam (L, m, n_h). The rows of the drives' weights pass
+    through memory once:
         dL/dW = alpha E + beta' u        E <- T_0 E + gamma' u
     """
-    alpha, T = coefficients(ws, block.lam, traces.e_lam)
+    gradient, weights, total, m1, m2, adam, _, mode = descent
+    ws.r[:] = 0
+    ws.T[:] = 0
+    for a in range(len(ws.T)):
+        ws.T[a, a] = 1
+    gradient.lam[:] = 0
+    ws.e_lam_new[:] = 0
+    alpha, T = coefficients(
+        (ws.J, ws.B, ws.D),
+        ws.delta,
+        (ws.r, ws.T, ws.r_next, ws.T_next),
+        (ws.beta, ws.gamma, gradient.lam, ws.e_lam_new),
+        traces.e_lam,
+    )
+    descend_rows(gradient.lam, weights.lam, total.lam, m1.lam, m2.lam, adam, mode)
     K = ws.u.shape[0]
     m, G, n_hidden, n_u = traces.E.shape
     E, E_new = traces.E.reshape(m, G * n_hidden, n_u), ws.E_new.reshape(m, G * n_hidden, n_u)
-    np.dot(ws.beta.reshape(K, G * n_hidden).T, ws.u, block.W.reshape(G * n_hidden, n_u))
-    np.dot(ws.gamma.reshape(K, m * G * n_hidden).T, ws.u, ws.E_new.reshape(m * G * n_hidden, n_u))
-    row = 0
-    for i in range(G):
-        for j in range(n_hidden):
-            g = block.W[i, j]
-            recur_row(alpha, T, E, E_new, g, row, j)
-            adam_step(p.W[i, j], g, total.W[i, j], m1.W[i, j], m2.W[i, j], adam, step)
-            row += 1
-    # The flat arrays begin with W, then W_z (kernels/arrays.py).
-    start, stop = p.W.size, p.W.size + p.W_z.size
-    for part, rate in ((slice(start, stop), adam_encoder), (slice(stop, p.flat.size), adam)):
-        adam_step(
-            p.flat[part], block.flat[part], total.flat[part], m1.flat[part], m2.flat[part],
-            rate, step,
-        )  # fmt: skip
+    product(ws.beta.reshape(K, G * n_hidden).T, ws.u, gradient.W.reshape(G * n_hidden, n_u))
+    product(ws.gamma.reshape(K, m * G * n_hidden).T, ws.u, ws.E_new.reshape(m * G * n_hidden, n_u))
+    recur_rows(alpha, T, E, E_new, gradient.W, weights.W, total.W, m1.W, m2.W, adam, mode)
