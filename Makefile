@@ -5,7 +5,7 @@ DEMO_SECONDS ?= 60
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test lint bench bench-learning clean
+.PHONY: demo test lint bench bench-learning bench-gaze soak clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -24,9 +24,16 @@ lint: .venv/test.stamp
 bench: .venv/test.stamp
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.live
 
 bench-learning: .venv/test.stamp
 	$(BIN)/python -m benchmarks.learning
+
+bench-gaze: .venv/test.stamp
+	$(BIN)/python -m benchmarks.gaze
+
+soak: .venv/test.stamp
+	$(BIN)/python -m benchmarks.soak
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

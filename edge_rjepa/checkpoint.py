@@ -6,11 +6,18 @@ Layout: the tensors, and four strings in the safetensors metadata
     version   integer, 1: refused when it is above `VERSION`
     metadata  the caller's dictionary as JSON
     crc32     of version, metadata and every tensor's name, dtype, shape and bytes: 8 hex digits
+
+Versions before the latest can stay beside it, for when the latest turns out to be damaged:
+
+    .checkpoint.safetensors.new  the newest for a moment; longer only if the process ended just then
+    checkpoint.safetensors       the newest
+    checkpoint.1.safetensors     the one before, and so on
 """
 
 import glob
 import json
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Mapping
@@ -30,11 +37,14 @@ DTYPES = frozenset(
 )
 
 
-def save(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: dict) -> None:
+def save(
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: dict, keep: int = 1
+) -> None:
     """Write `tensors` (any shape, dtype of `DTYPES`) and `metadata` (what JSON can hold) to `path`.
 
-    Bytes are kept exactly, in the machine's byte order. Raises CheckpointError when a tensor has
-    another dtype or the file cannot be written; what was at `path` before is then still there.
+    Bytes are kept exactly, in the machine's byte order; keep as in `write_atomic`. Raises
+    CheckpointError when a tensor has another dtype or the file cannot be written; what was at
+    `path` before is then still there.
     """
     tensors = {name: _in_c_order(name, tensor) for name, tensor in tensors.items()}
     encoded = json.dumps(metadata)
@@ -45,7 +55,7 @@ def save(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: d
         "crc32": _checksum(VERSION, encoded, tensors),
     }
     try:
-        write_atomic(path, safetensors_bytes(tensors, header))
+        write_atomic(path, safetensors_bytes(tensors, header), keep)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {path}: {error.strerror}") from error
 
@@ -81,26 +91,83 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
     return tensors, json.loads(metadata)
 
 
-def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+def load_newest(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict, Path, list[str]]:
+    """The newest version at `path` that can be read: (tensors, metadata, its path, problems).
+
+    problems: a line for every newer version that could not be read, which is also said when `path`
+    itself is missing. Raises CheckpointError with all of them when no version can be read.
+    """
+    problems: list[str] = []
+    for version in _versions(path):
+        try:
+            return *load(version), version, problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    raise CheckpointError("; ".join(problems))
+
+
+def newest(path: str | os.PathLike) -> list[Path]:
+    """The versions of `path` that are there, the newest first."""
+    return [version for version in _versions(path) if version.exists()]
+
+
+def write_atomic(path: str | os.PathLike, content: bytes, keep: int = 1) -> None:
     """Replace the file `path` by `content`: after a crash or power cut it is the old or the new.
 
-    A link is followed. Raises OSError, with the old file untouched, when the folder is missing or
-    not writable, the disk is full, or another process writes the same file at the same time.
+    keep: how many versions stay, the new one included; see the top of this file for their names. A
+    link is followed. Raises OSError, with nothing lost, when the folder is missing or not writable,
+    the disk is full, or another process writes the same file at the same time.
     """
     path = Path(os.path.realpath(path))
     for left_by_killed_process in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         left_by_killed_process.unlink(missing_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    line = [_incoming(path), path, *(numbered(path, i) for i in range(1, keep))]
     try:
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move_up(line)  # where a killed process stopped half-way
+        os.replace(temporary, line[0] if keep > 1 and path.exists() else path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+    move_up(line)
+
+
+def move_up(line: list[Path]) -> None:
+    """Make room in front: each file takes the name of the next, up to the first that is free.
+
+    Only the last one's content goes, and only once a newer one is at the front under a name that is
+    looked for. Each step is on the disk before the next: not every file system keeps their order.
+    """
+    if not line[0].exists():
+        return
+    free = next((i for i, path in enumerate(line) if not path.exists()), len(line) - 1)
+    for i in range(free, 0, -1):
+        os.replace(line[i - 1], line[i])
+        _sync_folder(line[i].parent)
+
+
+def _versions(path: str | os.PathLike) -> list[Path]:
+    """Where versions of `path` are looked for, the newest first."""
+    path = Path(os.path.realpath(path))
+    name = re.compile(rf"{re.escape(path.stem)}\.([1-9][0-9]*){re.escape(path.suffix)}")
+    matches = (name.fullmatch(other.name) for other in path.parent.glob("*"))
+    older = sorted(int(match[1]) for match in matches if match)
+    incoming = [_incoming(path)] if _incoming(path).exists() else []
+    return [*incoming, path, *(numbered(path, number) for number in older)]
+
+
+def _incoming(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def numbered(path: Path, number: int) -> Path:
+    """Where the version of `path` is kept that is so much older than the latest."""
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -21,11 +21,16 @@ from edge_rjepa import __version__
 from edge_rjepa.errors import ConfigError, RJepaError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+A_LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
 
 LEARN_EXAMPLES = """examples:
   edge-rjepa learn                                  photographs, until Ctrl-C, which saves
   edge-rjepa learn --source walk.mp4 --seconds 60   a video, for a minute
   edge-rjepa learn --source scene:pictures/ --out runs/mine --fixations 500000
+  edge-rjepa learn --source 0 --fov 70              the first camera, 70 degrees wide
+  edge-rjepa learn --source rtsp://camera/stream    or http://..., /dev/v4l/by-id/..., gst:...
+  edge-rjepa learn --source 0 --record walk/        and keep what it looked at
+  edge-rjepa learn --source replay:walk/            learn from that again, bit for bit
   edge-rjepa learn --resume runs/mine --seconds 60  go on, bit for bit
 """
 
@@ -55,13 +60,27 @@ def _parser() -> argparse.ArgumentParser:
 
     learn = _command(commands, "learn", _learn, "learn from a source of pictures", LEARN_EXAMPLES)
     learn.add_argument(
-        "--source", metavar="SRC", help="scene: (default), scene:DIR with pictures, or a video file"
+        "--source",
+        metavar="SRC",
+        help="scene: (default; photographs before a simulated head), scene:DIR, a video file, a "
+        "folder of pictures, a camera (0, /dev/video0, /dev/v4l/by-id/..), rtsp:// or http://, "
+        "gst:PIPELINE, replay:DIR",
     )
     learn.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/DATE-TIME)")
     learn.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run")
     learn.add_argument("--seconds", type=_positive(float), help="stop after learning this long")
     learn.add_argument("--fixations", type=_positive(int), help="stop after this many in all")
     learn.add_argument("--config", type=Path, metavar="F", help="TOML; see a run's config.toml")
+    learn.add_argument(
+        "--fov", type=_positive(float), metavar="DEG", help="the camera's horizontal view (60)"
+    )
+    learn.add_argument("--record", type=Path, metavar="DIR", help="keep what is learned from there")
+    learn.add_argument(
+        "--record-format",
+        choices=("lossless", "mjpg"),
+        default="lossless",
+        help="lossless replays bit for bit (0.5 MB a 640x480 picture); mjpg takes a fifth of that",
+    )
     learn.add_argument("--seed", type=int, help="of weights, gaze and scene (default 0)")
     learn.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -84,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  edge-rjepa report runs/mine\n",
     )  # fmt: skip
     report.add_argument("run", type=Path, metavar="RUN")
+
+    doctor = _command(
+        commands, "doctor", _doctor,
+        "look over cameras, serial ports, libraries, and say what to do about each problem",
+        "example:\n  edge-rjepa doctor\n",
+    )  # fmt: skip
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     check = _command(
         commands, "check-gradients", _check_gradients,
@@ -124,52 +150,118 @@ def _positive(kind: type):
 
 
 def _learn(options: argparse.Namespace) -> int:
-    from edge_rjepa.report import ReportError, draw_report
-
-    with _stop_on_signals() as stopped, _open_run(options) as run:
-        if run.frames == 0:
-            _say(f"untrained: {run.before.information:.2f} nats on held-out fixations")
-        with _progress_bar(run, options.fixations) as on_progress:
-            run.learn(_limit(options, stopped), on_progress)
+    with _open_run(options) as run:
+        with _stop_on_signals() as received, _progress(run, options.fixations) as (show, tell):
+            run.learn(_limit(options, received), show, tell)
+        _close_recording(run)
+        if signal.SIGTERM in received:  # no time for a summary: the machine may be going down
+            _say(f"saved; go on with edge-rjepa learn --resume {run.folder}")
+            return 0
         summary = run.finish()
     _say(summary["verdict"])
-    try:
-        _say(f"report: {draw_report(run.folder)}")
-    except ReportError as error:
-        _say(f"no report: {error}")
+    _draw(run.folder)
     _say(f"next: edge-rjepa export {run.folder}   or go on: edge-rjepa learn --resume {run.folder}")
     if options.json:
         print(json.dumps(summary))
     return 0
 
 
+def _close_recording(run) -> None:
+    """Note with what the run ended in its recording, or compare it with the one replayed."""
+    if run.loop.recorder is not None:
+        folder = run.loop.recorder.folder
+        try:
+            run.loop.recorder.close(run.learner.digest)
+            _say(f"recorded: {folder}; learn from it with --source replay:{folder}")
+        except OSError as error:
+            _say(f"warning: {error}")
+    then = getattr(run.loop.source, "digest", None)
+    if then is not None:
+        same = "the same as" if then == run.learner.digest else "another than"
+        _say(f"what was learned is {same} when this was recorded, bit for bit")
+
+
+def _draw(folder: Path) -> None:
+    from edge_rjepa.report import ReportError, draw_report
+
+    try:
+        _say(f"report: {draw_report(folder)}")
+    except ReportError as error:
+        _say(f"no report: {error}")
+
+
 @contextmanager
 def _open_run(options: argparse.Namespace):
-    """A new run, or the one to resume; its source is closed at the end."""
-    from edge_rjepa.config import RunConfig
-    from edge_rjepa.runtime import Run, kept_run
-    from edge_rjepa.sources import absolute, open_source
+    """A new run, or the one to resume; its source and recording are closed at the end."""
+    from edge_rjepa.run import Run, kept_run
+    from edge_rjepa.sources import open_source
 
     if options.resume:
-        for flag in ("out", "config", "seed", "source"):
+        for flag in ("out", "config", "seed", "source", "fov", "record"):
             if getattr(options, flag) is not None:
                 raise SystemExit(_usage(f"--{flag} cannot change a run that is resumed"))
-        folder, config = options.resume, kept_run(options.resume)[1]
+        kept = kept_run(options.resume)
+        folder, config = options.resume, kept.config
+        for problem in kept.problems:
+            _say(f"warning: {problem}")
     else:
-        config = RunConfig.from_toml(options.config) if options.config else RunConfig()
-        given = {"source": options.source, "seed": options.seed}
-        config = replace(config, **{k: v for k, v in given.items() if v is not None})
-        config = replace(config, source=absolute(config.source))
+        config = _configuration(options)
         folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
-    with open_source(config.source, config.seed) as source:
-        _say(f"run: {folder}   source: {config.source}   (the first start compiles for a minute)")
+    with open_source(config.source, config.seed, config.camera) as source:
+        _say(f"run: {folder}   source: {config.source}")
         if options.resume:
             with _alone_in(folder):
-                yield Run.resume(folder, source)
-        else:
-            run = Run.start(folder, config, source)
-            with _alone_in(folder):
+                run = Run.resume(folder, source)
+                if run.frames_lost:
+                    _say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
                 yield run
+        else:
+            with _recorder(options, config, source) as recorder:
+                run = Run.start(folder, config, source, recorder=recorder)
+                with _alone_in(folder):
+                    yield run
+
+
+def _configuration(options: argparse.Namespace):
+    """What the command line asks for: a file or a recording's or the defaults, and flags on top."""
+    from edge_rjepa.config import RunConfig
+    from edge_rjepa.recording import about
+    from edge_rjepa.sources import absolute
+
+    source = options.source or ""
+    if options.config:
+        config = RunConfig.from_toml(options.config)
+    elif source.startswith("replay:"):
+        config = RunConfig.from_dict(about(Path(source.removeprefix("replay:"))).config)
+    else:
+        config = RunConfig()
+    if options.fov is not None:
+        camera = replace(config.camera, field_of_view_rad=math.radians(options.fov))
+        config = replace(config, camera=camera)
+    given = {"source": options.source, "seed": options.seed}
+    config = replace(config, **{k: v for k, v in given.items() if v is not None})
+    return replace(config, source=absolute(config.source))
+
+
+@contextmanager
+def _recorder(options: argparse.Namespace, config, source):
+    """Takes down what is learned from, if that is asked for."""
+    if options.record is None:
+        yield None
+        return
+    from dataclasses import asdict
+
+    from edge_rjepa.recording import Recorder
+
+    with Recorder(
+        options.record,
+        source.camera,
+        asdict(config),
+        source.head and source.head.limits_rad,
+        source.held_out(config.held_out_frames),
+        lossless=options.record_format == "lossless",
+    ) as recorder:
+        yield recorder
 
 
 @contextmanager
@@ -177,7 +269,7 @@ def _alone_in(folder: Path):
     """Holds the run's folder against a second process; freed however this one ends."""
     import fcntl
 
-    from edge_rjepa.runtime import CONFIG
+    from edge_rjepa.run import CONFIG
 
     with open(folder / CONFIG) as file:
         try:
@@ -187,23 +279,21 @@ def _alone_in(folder: Path):
         yield
 
 
-def _limit(options: argparse.Namespace, stopped: list):
+def _limit(options: argparse.Namespace, received: list):
     """Whether a run goes on: no signal yet, and within --seconds and --fixations."""
     most_s, fixations = options.seconds or math.inf, options.fixations or math.inf
-    first_s = None  # the clock starts with the first frame: compiling does not count
+    first_s = time.monotonic()
 
     def go_on(run) -> bool:
-        nonlocal first_s
-        first_s = first_s or time.monotonic()
         in_time = time.monotonic() < first_s + most_s
-        return not stopped and in_time and run.learner.fixations < fixations
+        return not received and in_time and run.learner.fixations < fixations
 
     return go_on
 
 
 @contextmanager
 def _stop_on_signals():
-    """A list that is no longer empty after Ctrl-C or SIGTERM; a second one ends the process."""
+    """A list of the signals (Ctrl-C, SIGTERM) received; a second one ends the process."""
     received: list[int] = []
 
     def note(number, frame):
@@ -220,31 +310,46 @@ def _stop_on_signals():
 
 
 @contextmanager
-def _progress_bar(run, fixations: int | None):
+def _progress(run, fixations: int | None):
+    """Two functions that show a run's Progress and its events: on a terminal, or line by line."""
     from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    shown_s = -math.inf
 
     with tqdm(
         total=fixations, initial=run.learner.fixations, unit=" fixations", unit_scale=True,
-        dynamic_ncols=True, bar_format=None if fixations else "{n_fmt}{unit} [{elapsed}{postfix}]",
+        dynamic_ncols=True, disable=not terminal,
+        bar_format=None if fixations else "{n_fmt}{unit} [{elapsed}{postfix}]",
     ) as bar:  # fmt: skip
 
-        def show(progress):
-            health = progress.health
-            bar.set_postfix_str(
-                f"{progress.fixations_per_s:,.0f}/s, information {health.information:.2f} nats, "
-                f"rank {health.effective_rank:.1f}, std {health.embedding_std:.2f}, "
-                f"surprise {progress.surprise:.2f}",
-                refresh=False,
-            )
+        def show(progress) -> None:
+            nonlocal shown_s
+            bar.set_postfix_str(_in_words(progress), refresh=False)
             bar.update(progress.fixations - bar.n)
-            if progress.event:
-                bar.write(
-                    f"COLLAPSE: {progress.event}. Rolled back to the last good checkpoint, "
-                    f"learning rate lowered to {run.learner.learning_rate:.2g}.",
-                    file=sys.stderr,
-                )
+            if not terminal and time.monotonic() >= shown_s + A_LINE_EVERY_S:
+                shown_s = time.monotonic()
+                _say(f"{progress.fixations:,} fixations: {_in_words(progress)}")
 
-        yield show
+        def tell(event: str) -> None:
+            bar.write(event, file=sys.stderr)
+
+        yield show, tell
+
+
+def _in_words(progress) -> str:
+    health = progress.health
+    words = (
+        f"{progress.fixations_per_s:,.0f}/s, information {health.information:.2f} nats, "
+        f"rank {health.effective_rank:.1f}, std {health.embedding_std:.2f}, "
+        f"surprise {progress.surprise:.2f}"
+    )
+    if progress.latency_median_ms is not None:
+        words += (
+            f", {progress.latency_median_ms:.0f} ms from capture to learned "
+            f"(95%: {progress.latency_p95_ms:.0f})"
+        )
+    return words
 
 
 # ------------------------------------------------------------------------------------------------
@@ -254,9 +359,9 @@ def _progress_bar(run, fixations: int | None):
 def _export(options: argparse.Namespace) -> int:
     from edge_rjepa.export import export
     from edge_rjepa.retina import Retina
-    from edge_rjepa.runtime import kept_run
+    from edge_rjepa.run import kept_run
 
-    learner, config, _ = kept_run(options.run)
+    learner, config, *_ = kept_run(options.run)
     retina = Retina(config.retina) if options.input == "window" else None
     output = options.output or options.run / "encoder.onnx"
     parity = export(learner, retina, output, gaze=config.gaze)
@@ -273,6 +378,14 @@ def _report(options: argparse.Namespace) -> int:
 
     print(draw_report(options.run))
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from edge_rjepa.doctor import examine, table
+
+    findings = examine()
+    print(json.dumps([f._asdict() for f in findings]) if options.json else table(findings))
+    return FAILED if any(finding.level == "fail" for finding in findings) else 0
 
 
 def _check_gradients(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from difflib import get_close_matches
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -115,12 +116,21 @@ class RetinaConfig:
         return sum((d + 1) * (d + 2) // 2 - 1 for d in degrees) + 2 * len(degrees)
 
 
+class GazePolicy(str, Enum):
+    """Which terms say where to look; gaze.py tells what they are."""
+
+    RANDOM = "random"  # none: saccade length and inhibition of return alone
+    SALIENCE = "salience"  # what is in the picture: salience and change
+    SURPRISE = "surprise"  # what the learner told: surprise and progress
+    MIXED = "mixed"  # all of them, and neglect
+
+
 @dataclass(frozen=True)
 class GazeConfig:
-    """Random saccades with inhibition of return; see gaze.py.
+    """Where to look; see gaze.py.
 
-    With the defaults and a camera of 320 px and 60 degrees half of all saccades are shorter than
-    30 px, so the 64 px windows of neighbouring fixations mostly overlap.
+    With the defaults and a camera of 320 px and 60 degrees half of all random saccades are shorter
+    than 30 px, so the 64 px windows of neighbouring fixations mostly overlap.
     """
 
     saccade_median_rad: float = math.radians(6.0)  # log-normal amplitude, as human saccades have
@@ -133,20 +143,55 @@ class GazeConfig:
     saccade_scale_rad: float = 0.1  # efference: saccades in units of this
     gaze_scale_rad: float = 0.25  # efference: gaze angles in units of this
 
+    policy: str = GazePolicy.MIXED.value
+    # A place is exp(weight / temperature) times as likely for a term of 1 as for one of 0.
+    temperature: float = 1.0
+    free_share: float = 0.5  # of fixations that no term draws: what is seen stays like what is
+    salience_weight: float = 0.5
+    change_weight: float = 5.0
+    surprise_weight: float = 0.5
+    progress_weight: float = 0.5
+    neglect_weight: float = 1.0
+
+    cell_rad: float = math.radians(3.0)  # side of a cell of the map that remembers by angle
+    change_frames: float = 30.0  # how slowly the memory of what was seen follows what is seen
+    habit_frames: float = 300.0  # how slowly change at a place becomes usual
+    surprise_frames: float = 900.0  # how slowly what the learner told of a place is forgotten
+    neglect_frames: float = 60.0  # how soon a place looked at is due again
+
+    dwell_frames: int = 4  # the head stays for so many frames after a move was told
+    head_step_rad: float = math.radians(10.0)  # longest move of the head
+    central_share: float = 0.5  # of width and height: what lies there needs no move of the head
+
     def __post_init__(self) -> None:
         for name in (
             "saccade_median_rad", "saccade_log_std", "inhibition_radius_rad",
-            "saccade_scale_rad", "gaze_scale_rad",
+            "saccade_scale_rad", "gaze_scale_rad", "temperature", "head_step_rad",
         ):  # fmt: skip
             check_number(self, name, above=0.0)
-        for name in ("margin_px", "inhibition_strength", "inhibition_decay"):
+        for name in (
+            "margin_px", "inhibition_strength", "inhibition_decay", "salience_weight",
+            "change_weight", "surprise_weight", "progress_weight", "neglect_weight",
+            "central_share", "free_share",
+        ):  # fmt: skip
             check_number(self, name, at_least=0.0)
+        for name in ("change_frames", "habit_frames", "surprise_frames", "neglect_frames"):
+            check_number(self, name, at_least=1.0)
+        check_choice(self, "policy", tuple(policy.value for policy in GazePolicy))
+        check_number(self, "cell_rad", at_least=math.radians(1.0))
         check_whole(self, "inhibition_memory", 1)
+        check_whole(self, "dwell_frames", 1)
         # Strength 1 would forbid a place outright: no revisit, nothing for memory to predict.
         if self.inhibition_strength >= 1.0:
             raise ConfigError(f"inhibition_strength = {self.inhibition_strength}: must be below 1")
         if self.inhibition_decay > 1.0:
             raise ConfigError(f"inhibition_decay = {self.inhibition_decay}: must be at most 1")
+        if self.central_share >= 1.0:
+            raise ConfigError(f"central_share = {self.central_share}: must be below 1")
+        if self.free_share > 1.0:
+            raise ConfigError(f"free_share = {self.free_share}: must be at most 1")
+        if self.cell_rad > math.radians(30.0):
+            raise ConfigError(f"cell_rad = {self.cell_rad}: must be at most {math.radians(30.0)}")
 
 
 @dataclass(frozen=True)
@@ -168,15 +213,51 @@ class MonitorConfig:
 
 
 @dataclass(frozen=True)
+class CameraConfig:
+    """What is asked of a live camera, and what no picture tells about itself."""
+
+    width_px: int = 640  # a camera may deliver another size; what it delivers counts
+    height_px: int = 480
+    frames_per_s: float = 30.0
+    field_of_view_rad: float = math.radians(60.0)  # horizontal; that of a usual webcam
+
+    def __post_init__(self) -> None:
+        check_whole(self, "width_px", 1)
+        check_whole(self, "height_px", 1)
+        check_number(self, "frames_per_s", above=0.0)
+        check_number(self, "field_of_view_rad", above=0.0)
+        if self.field_of_view_rad >= math.pi:
+            raise ConfigError(
+                f"field_of_view_rad = {self.field_of_view_rad}: must be below pi; it is in radians"
+            )
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """How a moving pan-tilt head and its camera go together."""
+
+    while_moving: str = "skip"  # such frames, or "correct" them by the angle at capture
+    image_delay_s: float = 0.0  # how much older the picture is than its time stamp
+
+    def __post_init__(self) -> None:
+        check_choice(self, "while_moving", ("skip", "correct"))
+        check_number(self, "image_delay_s", at_least=0.0)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything a run of `edge-rjepa learn` depends on; written to its config.toml."""
 
     source: str = "scene:"
     seed: int = 0
-    fixations_per_frame: int = 16
+    fixations_per_frame: int = 16  # fewer where learning would fall behind a live camera
     metrics_every_frames: int = 300
-    checkpoint_every_frames: int = 3000
-    held_out_frames: int = 300  # on which the run is judged, before and after
+    rollback_every_frames: int = 3000  # a state to roll back to after a collapse is kept so often
+    checkpoint_every_s: float = 60.0  # and one to go on from so often
+    checkpoints_kept: int = 3  # the newest may be damaged by whatever stopped the process
+    held_out_frames: int = 300  # on which the run is judged
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     network: RJepaConfig = field(default_factory=RJepaConfig)
     retina: RetinaConfig = field(default_factory=RetinaConfig)
     gaze: GazeConfig = field(default_factory=GazeConfig)
@@ -187,9 +268,11 @@ class RunConfig:
             raise ConfigError(f"source = {self.source!r}: must be text, such as scene:")
         check_whole(self, "seed", 0)
         for name in (
-            "fixations_per_frame", "metrics_every_frames", "checkpoint_every_frames",
+            "fixations_per_frame", "metrics_every_frames", "rollback_every_frames",
+            "checkpoints_kept",
         ):  # fmt: skip
             check_whole(self, name, 1)
+        check_number(self, "checkpoint_every_s", at_least=0.0)
         check_whole(self, "held_out_frames", 2)
         if self.network.n_features != self.retina.n_features or self.network.n_efference != 4:
             raise ConfigError(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_rjepa import checkpoint
+from edge_rjepa import checkpoint, journal
 from edge_rjepa.errors import CheckpointError, RJepaError
 
 WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 12.0, 8.2, 130
@@ -85,26 +85,17 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without those that a crash left half-written.
+    """The measurements in a metrics.jsonl and the older ones beside it.
 
-    Raises ReportError when the file cannot be read or holds no line.
+    Raises ReportError when a file cannot be read or there is no measurement.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in journal.read(path) if _is_number(line.get("fixations"))]
     except OSError as error:
         raise ReportError(f"cannot read {path}: {error.strerror}") from error
-    lines = [line for line in map(_parse, text.splitlines()) if isinstance(line, dict)]
-    lines = [line for line in lines if _is_number(line.get("fixations"))]
     if not lines:
         raise ReportError(f"{path} holds no measurement: let the run learn for some seconds more")
     return lines
-
-
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _is_number(value: Any) -> bool:
@@ -127,7 +118,8 @@ def _read_summary(run_dir: Path) -> dict[str, Any] | None:
         return None
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        for when in ("before", "after"):
+        judged = summary["before"] is not None
+        for when in ("before", "after") if judged else ():
             summary[when] = {key: float(summary[when][key]) for key in HELD_OUT}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise _damaged(path) from error
@@ -163,7 +155,8 @@ def _draw(name, metrics, config, summary, sample) -> bytes:
     _draw_head(head, name, metrics, config, summary)
 
     widths = {"run": 2.0, "held out": 0.75, "eye": 1.75}
-    if summary is None:
+    judged = summary is not None and summary["before"] is not None
+    if not judged:
         del widths["held out"]
     if sample is None:
         del widths["eye"]
@@ -171,7 +164,7 @@ def _draw(name, metrics, config, summary, sample) -> bytes:
     panels = dict(zip(widths, panels, strict=True))
     _draw_curve(panels["run"], metrics, "information", "Information on the run (nats)", BLUE)
     _label_rollbacks(panels["run"], metrics)
-    if summary is not None:
+    if judged:
         _draw_held_out(panels["held out"], summary)
     if sample is not None:
         _draw_scanpath(panels["eye"], sample)
@@ -293,7 +286,12 @@ def _column(metrics, key) -> np.ndarray:
 
 
 def _rollbacks(metrics) -> list[float]:
-    return [line["fixations"] for line in metrics if line.get("event")]
+    """The fixations at which the count of rollbacks grew."""
+    counts = [0, *(line.get("rollbacks", 0) for line in metrics)]
+    grew = [now > before for before, now in zip(counts, counts[1:], strict=False)]
+    return [
+        line["fixations"] for line, rolled_back in zip(metrics, grew, strict=True) if rolled_back
+    ]
 
 
 def _forward_stretches(fixations: np.ndarray) -> list[tuple[int, int]]:

@@ -1,314 +1,216 @@
-"""The loop: look, learn, watch over it, keep it. And a run: the loop with a folder of its own.
+"""The loop: take a frame, look, learn, turn the head.
 
-A run folder holds
+Capture, learning and head each keep their own pace. A live source fills in the background and hands
+out its newest frame only; a head is told where to go and not waited for; learning takes as many
+fixations of a frame as there is time for.
 
-    config.toml              everything the run depends on
-    checkpoint.safetensors   the latest state of learner, gaze, source and monitor: to go on from
-    good.safetensors         the last state that nothing was wrong with: to roll back to
-    metrics.jsonl            a line of measures every `metrics_every_frames`, and every event
-    summary.json             held-out measures before and after, and the verdict in words
-    sample.npz               one held-out frame with its fixations, for the report
+Frames taken while the head moves are skipped (saccadic suppression, as eyes have it), or used with
+the angle the head had at that moment. Either way the efference copy tells what was really
+travelled, since gaze is planned with the head's angle at capture.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import NamedTuple
+from collections import Counter
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edge_rjepa.checkpoint import write_atomic
 from edge_rjepa.config import RunConfig
-from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError
-from edge_rjepa.gaze import RandomSaccades
+from edge_rjepa.eye import Eye
+from edge_rjepa.head import Head
+from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner import RJepa
-from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health, health_of
-from edge_rjepa.objective import information
-from edge_rjepa.retina import Retina
+from edge_rjepa.pace import Latency, Pace
 from edge_rjepa.sources import Frame, Source
 
-CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
-GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"
+WAIT_MS = 200.0  # for a frame: also how soon a signal is noticed while the camera is away
+
+# Of a live source every SET_ASIDE_EVERY frames the last SET_ASIDE are held out: seen, not learned.
+SET_ASIDE_EVERY, SET_ASIDE = 300, 15
+
+BLACK = 16  # the grey level that video calls black
+EVERY_PX = 8  # pixels between those that are asked whether a picture is black
 
 
-class Progress(NamedTuple):
-    """Where a run stands; handed to `on_progress` with every line of metrics."""
+class Recorder(Protocol):
+    """Takes down what the loop used."""
+
+    def add(self, frame: Frame, gaze_rad: np.ndarray | None, fixations: int) -> None:
+        """One frame with its gaze (K, 2); None and 0 for one set aside. Raises OSError."""
+
+
+class Measures(NamedTuple):
+    """Means over the fixations learned from since the last call."""
 
     fixations: int
-    seconds: float  # spent learning, over all of the run
-    fixations_per_s: float
-    health: Health
-    surprise: float  # nats, mean since the last line
-    loss: float  # nats, mean since the last line
-    event: str | None  # what happened, in words
+    loss: float  # nats
+    surprise: float  # nats
 
 
-class Eye:
-    """Where the eye looks in a frame and what it sees there: gaze, then retina."""
+class Loop:
+    """Everything a learner needs to learn from what it looks at, without files.
 
-    def __init__(self, source: Source, gaze: RandomSaccades, retina: Retina):
-        self.camera = source.camera
-        self.gaze = gaze
-        self.retina = retina
-
-    def look(self, frame: Frame, fixations: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """features (K, f), efference (K, A), pixels (K, 2) of the next K fixations of a frame."""
-        plan = self.gaze.plan(self.camera, frame.head, fixations)
-        return self.retina(frame.image, plan.pixels), plan.efference, plan.pixels
-
-
-class HeldOut:
-    """Fixations on frames that learning never sees: what learners are judged on.
-
-    They are the same for every learner and every time.
+    head: what turns the camera; the source's own if None, and no head at all if it has none.
     """
 
-    def __init__(self, source: Source, config: RunConfig):
-        eye = Eye(source, RandomSaccades(config.gaze, config.seed + 1), Retina(config.retina))
-        frames = source.held_out(config.held_out_frames)
-        self.noise_floor = config.network.noise_floor
-        self.looks = [eye.look(frame, config.fixations_per_frame) for frame in frames]
-        self.last_image = frames[-1].image
-
-    def judge(self, learner: RJepa) -> Health:
-        """Information, effective rank and std on them; the learner stays as it was."""
-        z, z_hat = self._seen(learner)
-        finite = np.isfinite(z).all() and np.isfinite(z_hat).all()
-        gained = information(z, z_hat, self.noise_floor) if finite else math.nan
-        return health(gained, np.cov(z, rowvar=False))
-
-    def sample(self, learner: RJepa) -> dict[str, np.ndarray]:
-        """The last frame: image, its fixations' pixels (K, 2) and surprise (K,) in nats."""
-        z, z_hat = self._seen(learner)
-        pixels = self.looks[-1][2]
-        last = slice(-len(pixels), None)
-        surprise = learner.surprise(z[last], z_hat[last])
-        return {"image": self.last_image, "pixels": pixels, "surprise": surprise}
-
-    def _seen(self, learner: RJepa) -> tuple[np.ndarray, np.ndarray]:
-        learner = learner.copy()
-        learner.reset()
-        seen = [learner.predict(features, efference) for features, efference, _ in self.looks]
-        return np.concatenate([s.z for s in seen]), np.concatenate([s.z_hat for s in seen])
-
-
-def kept_run(folder: Path) -> tuple[RJepa, RunConfig, dict]:
-    """The learner, configuration and notes of the checkpoint in a run folder.
-
-    Raises CheckpointError for a missing or damaged one, ConfigError where config.toml has been
-    changed since: a run goes on as it was begun.
-    """
-    path = folder / CHECKPOINT
-    learner, notes = RJepa.load_with_notes(path)
-    if "config" not in notes:
-        raise CheckpointError(
-            f"{path} holds a learner but no run, or a run of another version: see RJepa.load"
-        )
-    config = RunConfig.from_dict(notes["config"])
-    if (folder / CONFIG).exists() and RunConfig.from_toml(folder / CONFIG) != config:
-        raise ConfigError(
-            f"{folder / CONFIG} was changed after the run began: undo that, or start a new run "
-            f"with --config {folder / CONFIG}"
-        )
-    return learner, config, notes
-
-
-class Run:
-    """Learning from a source, kept in a folder so that it can be stopped and gone on with.
-
-    Make one with `Run.start` or `Run.resume`, then `learn`, then `finish`.
-    """
-
-    def __init__(self, folder: Path, config: RunConfig, source: Source, learner: RJepa):
-        self.folder = folder
+    def __init__(
+        self,
+        config: RunConfig,
+        source: Source,
+        eye: Eye,
+        learner: RJepa,
+        held_out: HeldOut,
+        head: Head | None = None,
+        recorder: Recorder | None = None,
+    ):
         self.config = config
         self.source = source
+        self.eye = eye
         self.learner = learner
-        self.eye = Eye(source, RandomSaccades(config.gaze, config.seed), Retina(config.retina))
-        self.monitor = Monitor(config.monitor)
-        self.held_out = HeldOut(source, config)
-        self.before: Health | None = None
-        self.frames = 0
-        self.rollbacks = 0
-        self._learning_s = 0.0
-        self._losses: list[float] = []
-        self._surprises: list[float] = []
+        self.held_out = held_out
+        self.head = head or source.head
+        self.recorder = recorder
+        self.pace = Pace(config.fixations_per_frame)
+        self.latency = Latency()
+        self.frames = 0  # used: learned from or set aside
+        self.skipped: Counter[str] = Counter()  # frames, by the reason
+        self._blind: str | None = None  # why pictures are of no use just now
+        self._slow = False
+        self._news: list[str] = []
+        self._reports: list[tuple[int, float, float]] = []
 
-    @classmethod
-    def start(cls, folder: Path, config: RunConfig, source: Source) -> Run:
-        """A new run in a new or empty folder. Raises ConfigError for any other."""
-        if (folder / CHECKPOINT).exists():
-            raise ConfigError(
-                f"{folder} holds a run: go on with --resume {folder}, or name another"
-            )
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is not an empty folder: name a new one")
-        run = cls(folder, config, source, RJepa(config.network, config.seed))
-        run.before = run.held_out.judge(run.learner)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / CONFIG, config.to_toml().encode())
-        write_atomic(folder / METRICS, b"")
-        run._save(CHECKPOINT, GOOD)
-        return run
+    def step(self) -> bool:
+        """Use the next frame; False if none came in time or it was of no use.
 
-    @classmethod
-    def resume(cls, folder: Path, source: Source) -> Run:
-        """The run that the folder holds, from its last checkpoint on, bit for bit."""
-        learner, config, notes = kept_run(folder)
-        run = cls(folder, config, source, learner)
-        run.before = Health(**notes["before"])
-        run.eye.gaze.restore(notes["gaze"])
-        run.source.restore(notes["source"])
-        run.monitor.restore(notes["monitor"])
-        run.frames = notes["frames"]
-        run.rollbacks = notes["rollbacks"]
-        run._learning_s = notes["learning_s"]
-        run._forget_metrics_after_checkpoint()
-        return run
-
-    def learn(self, go_on: Callable[[Run], bool], on_progress: Callable[[Progress], None]) -> None:
-        """Learn frame by frame until `go_on(run)` says no or the source ends, and keep it.
-
-        It is also kept when the source fails (SourceError) or anything else does. Raises
-        CollapseError when rolling back does not help; the last good state stays in GOOD.
+        Raises SourceEnded after the last one, SourceError when the source is gone for good.
         """
-        self.learner.warm_up()
-        try:
-            self._learn_frames(go_on, on_progress)
-        finally:
-            self._keep()
-
-    def _learn_frames(self, go_on, on_progress) -> None:
-        started = line = time.perf_counter()
-        before_s, frames = self._learning_s, self.frames
-        while go_on(self) and self._learn_frame():
-            self._learning_s = before_s + time.perf_counter() - started
-            if self.frames % self.config.metrics_every_frames == 0:
-                now = time.perf_counter()
-                seen = (self.frames - frames) * self.config.fixations_per_frame
-                on_progress(self._watch(seen / (now - line)))
-                line, frames = now, self.frames
-            if self.frames % self.config.checkpoint_every_frames == 0:
-                self._keep()
-
-    def _learn_frame(self) -> bool:
-        frame = self.source.read()
-        if frame is None:
+        frame = self.source.read_next(WAIT_MS)
+        if frame is not None:
+            frame = self._at_capture(frame)
+        if frame is None or not self._usable(frame):
             return False
-        features, efference, _ = self.eye.look(frame, self.config.fixations_per_frame)
-        report = self.learner.learn_block(features, efference)
-        self._losses.append(report.loss)
-        self._surprises.append(float(report.surprise.mean()))
+        gaze_rad = None if self._sets_aside(frame) else self._learn(frame)
+        if gaze_rad is None:
+            self.held_out.add(self.source.camera, [frame])
+        self._record(frame, gaze_rad)
         self.frames += 1
         return True
 
-    def _watch(self, fixations_per_s: float) -> Progress:
-        """Measure, write a line of metrics, and roll back what has collapsed."""
-        health = health_of(self.learner)
-        collapse = self.monitor.collapse(health)
-        progress = Progress(
-            self.learner.fixations, self._learning_s, fixations_per_s, health,
-            float(np.mean(self._surprises)), float(np.mean(self._losses)), collapse,
-        )  # fmt: skip
-        self._losses.clear()
-        self._surprises.clear()
-        self._write_metrics(progress)
-        if collapse:
-            self._roll_back(collapse)
-        return progress
+    def measures(self) -> Measures:
+        """What was learned since the last call; NaN for what was not measured."""
+        count = sum(fixations for fixations, _, _ in self._reports)
+        loss, surprise = (
+            sum(report[0] * report[i] for report in self._reports) / count if count else math.nan
+            for i in (1, 2)
+        )
+        self._reports.clear()
+        return Measures(count, loss, surprise)
 
-    def _roll_back(self, collapse: str) -> None:
-        """Back to the last good weights at a lower rate; the stream goes on from where it is."""
-        self.rollbacks += 1
-        if self.rollbacks > self.config.monitor.max_rollbacks:
-            raise CollapseError(
-                f"collapsed {self.rollbacks} times, at last because {collapse}; the last good "
-                f"state is in {self.folder / GOOD}: lower network.learning_rate"
-            )
-        rate = self.learner.learning_rate * self.config.monitor.rate_after_collapse
-        self.learner = RJepa.load(self.folder / GOOD)
-        self.learner.learning_rate = rate
-        self.learner.reset()
-        self._save(CHECKPOINT)
+    def news(self) -> list[str]:
+        """What went wrong or right since the last call, in words, oldest first."""
+        news = [*self._news, *self.source.news(), *(self.head.news() if self.head else ())]
+        self._news.clear()
+        return news
 
-    def _write_metrics(self, progress: Progress) -> None:
-        line = {"frames": self.frames} | progress._asdict() | progress.health._asdict()
-        del line["health"]
-        with open(self.folder / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _forget_metrics_after_checkpoint(self) -> None:
-        """What was measured after the checkpoint will be measured again."""
-        path = self.folder / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if _frames_of(line) <= self.frames]
-        write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
-
-    def _keep(self) -> None:
-        """Write the checkpoint, unless the learner is beyond doubt broken; mark good ones."""
-        health = health_of(self.learner)
-        if self.monitor.is_good(health):
-            self._save(CHECKPOINT, GOOD)
-        elif not self.monitor.broken(health):
-            self._save(CHECKPOINT)
-
-    def _save(self, *names: str) -> None:
-        notes = {
-            "config": asdict(self.config),
-            "before": self.before._asdict(),
+    def state(self) -> dict:
+        """Where the loop stands, but for the learner, as plain JSON values."""
+        return {
+            "frames": self.frames,
+            "skipped": dict(self.skipped),
             "gaze": self.eye.gaze.state(),
             "source": self.source.state(),
-            "monitor": self.monitor.state(),
-            "frames": self.frames,
-            "rollbacks": self.rollbacks,
-            "learning_s": self._learning_s,
         }
-        for name in names:
-            self.learner.save(self.folder / name, notes)
 
-    def finish(self) -> dict:
-        """Judge what the run has kept on held-out fixations; writes and returns the summary."""
-        learner = RJepa.load(self.folder / CHECKPOINT)
-        after = self.held_out.judge(learner)
-        sample = io.BytesIO()
-        np.savez_compressed(sample, **self.held_out.sample(learner))
-        write_atomic(self.folder / SAMPLE, sample.getvalue())
-        summary = {
-            "fixations": learner.fixations,
-            "rollbacks": self.rollbacks,
-            "before": self.before._asdict(),
-            "after": after._asdict(),
-            "verdict": verdict(self.before, after, Monitor(self.config.monitor)),
-        }
-        write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
-        return summary
+    def restore(self, state: dict) -> None:
+        """Go on from state()."""
+        self.frames = state["frames"]
+        self.skipped = Counter(state["skipped"])
+        self.eye.gaze.restore(state["gaze"])
+        self.source.restore(state["source"])
+
+    def _at_capture(self, frame: Frame) -> Frame | None:
+        """The frame with the angle the head had at capture; None where it is suppressed."""
+        if self.head is None:
+            return frame
+        state = self.head.at(frame.t_capture_s - self.config.head.image_delay_s)
+        if state.moving and self.config.head.while_moving == "skip":
+            self.skipped["head moving"] += 1
+            return None
+        return frame._replace(head=(state.pan_rad, state.tilt_rad))
+
+    def _usable(self, frame: Frame) -> bool:
+        """Whether there is something to see, and from where; the news tell when that changes."""
+        reason = _of_no_use(frame)
+        if reason:
+            self.skipped[reason] += 1
+        if reason != self._blind:
+            if reason:
+                self._news.append(f"pictures are of no use ({reason}): skipped until that is over")
+            else:
+                self._news.append(f"pictures can be used again (it was: {self._blind})")
+            self._blind = reason
+        return reason is None
+
+    def _sets_aside(self, frame: Frame) -> bool:
+        if frame.fixations is not None:
+            return frame.fixations == 0  # a recording: as it was then
+        within = self.frames % SET_ASIDE_EVERY
+        return self.source.live and within >= SET_ASIDE_EVERY - SET_ASIDE
+
+    def _learn(self, frame: Frame) -> np.ndarray:
+        """Look at the frame, learn from it, turn the head; where gaze was, (K, 2) rad."""
+        started_s = time.monotonic()
+        fixations = self.pace.fixations if frame.fixations is None else frame.fixations
+        plan, features = self.eye.look(self.source.camera, frame, fixations)
+        report = self.learner.learn_block(features, plan.efference)
+        self._reports.append((fixations, report.loss, float(report.surprise.mean())))
+        self.eye.gaze.learned(report.surprise)
+        if self.source.live:
+            done_s = time.monotonic()
+            self.latency.add(done_s - frame.t_capture_s)
+            self._keep_pace(frame, done_s - started_s)
+        self._turn_head()
+        return plan.gaze_rad
+
+    def _record(self, frame: Frame, gaze_rad: np.ndarray | None) -> None:
+        if self.recorder is None:
+            return
+        try:
+            self.recorder.add(frame, gaze_rad, 0 if gaze_rad is None else len(gaze_rad))
+        except OSError as error:
+            self.recorder = None
+            self._news.append(f"recording has ended, learning goes on: {error}")
+
+    def _keep_pace(self, frame: Frame, busy_s: float) -> None:
+        pace = self.pace
+        pace.learned(frame, busy_s)
+        if not self._slow and 4 * pace.fixations <= 3 * pace.most:
+            self._slow = True
+            self._news.append(
+                f"learning cannot keep up with {pace.frames_per_s:.0f} frames a second: "
+                f"{pace.fixations} fixations a frame instead of {pace.most}"
+            )
+        elif self._slow and pace.fixations == pace.most:
+            self._slow = False
+            self._news.append(f"learning keeps up again: {pace.most} fixations a frame")
+
+    def _turn_head(self) -> None:
+        if self.head is None:
+            return
+        aim = self.eye.gaze.aim(self.head.limits_rad)
+        if aim is not None:
+            self.head.move(*aim)
 
 
-def _frames_of(line: str) -> float:
-    """The frame count of a line of metrics; beyond all others where it is damaged."""
-    try:
-        return json.loads(line)["frames"]
-    except (ValueError, TypeError, KeyError):
-        return math.inf
-
-
-def verdict(before: Health, after: Health, monitor: Monitor) -> str:
-    """Whether it learned, in words."""
-    collapse = monitor.collapse(after)
-    if collapse:
-        return f"It collapsed: {collapse}."
-    gained = after.information - before.information
-    measured = (
-        f"on fixations it never learned from, the past tells {after.information:.2f} nats about "
-        f"what comes next ({before.information:.2f} before); the embedding spans "
-        f"{after.effective_rank:.1f} directions and has not collapsed "
-        f"(std {after.embedding_std:.2f})"
-    )
-    learned = gained >= NOTABLE_NATS and after.information >= NOTABLE_NATS
-    return f"It {'learned' if learned else 'has not learned yet'}: {measured}."
+def _of_no_use(frame: Frame) -> str | None:
+    """Why there is nothing to learn from this frame, in a word or two, or None."""
+    if not (np.isfinite(frame.head).all() and math.isfinite(frame.t_capture_s)):
+        return "unknown head angle"
+    some = frame.image[::EVERY_PX, ::EVERY_PX]
+    brightest = some.max()
+    if brightest <= BLACK:
+        return "black"
+    return "blank" if some.min() == brightest else None

@@ -1,6 +1,8 @@
 """Checkpoints: what is read is what was written, or a clear refusal."""
 
 import errno
+import functools
+import itertools
 import json
 import os
 import random
@@ -241,12 +243,209 @@ def test_write_follows_a_link_and_the_umask(path, tmp_path):
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+# ------------------------------------------------------------------------------------------------
+# Older versions
+
+
+def save(path, number, keep):
+    checkpoint.save(path, {"x": np.full(1000, number, np.float32)}, {"number": number}, keep)
+
+
+def number_of(loaded) -> int:
+    """Which save it was, after a look at whether its parts belong together."""
+    tensors, metadata = loaded[:2]
+    np.testing.assert_array_equal(tensors["x"], np.full(1000, metadata["number"], np.float32))
+    return metadata["number"]
+
+
+def names(keep) -> set[str]:
+    numbered = (f"checkpoint.{i}.safetensors" for i in range(1, keep))
+    return {"checkpoint.safetensors", *numbered}
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 4])
+def test_the_last_versions_stay_the_newest_first(path, keep):
+    assert checkpoint.newest(path) == []
+    for number in range(6):
+        save(path, number, keep)
+        versions = checkpoint.newest(path)
+        assert versions[0] == path
+        assert [number_of(checkpoint.load(version)) for version in versions] == [
+            number - i for i in range(min(keep, number + 1))
+        ]
+        assert {version.name for version in versions} == set(os.listdir(path.parent))
+    assert set(os.listdir(path.parent)) == names(keep)
+
+
+def test_more_than_nine_versions_are_in_order(path):
+    for number in range(12):
+        save(path, number, keep=12)
+    kept = [number_of(checkpoint.load(version)) for version in checkpoint.newest(path)]
+    assert kept == list(range(11, -1, -1))
+
+
+def test_other_files_are_no_versions(path):
+    save(path, 0, keep=3)
+    for name in ("old", "01", "0", "-1", "1.2", "\u0663"):
+        path.with_name(f"checkpoint.{name}.safetensors").write_bytes(b"mine")
+    path.with_name("checkpoint.1.tensors").write_bytes(b"mine")
+    assert checkpoint.newest(path) == [path]
+    before = set(os.listdir(path.parent))
+    for number in range(1, 4):
+        save(path, number, keep=3)
+    assert set(os.listdir(path.parent)) == before | names(3)
+
+
+def test_versions_stay_beside_what_a_link_points_to(path, tmp_path):
+    (tmp_path / "disk").mkdir()
+    path.symlink_to(tmp_path / "disk" / "checkpoint.safetensors")
+    for number in range(3):
+        save(path, number, keep=3)
+    assert path.is_symlink() and set(os.listdir(tmp_path / "disk")) == names(3)
+    path.resolve().unlink()
+    assert number_of(checkpoint.load_newest(path)) == 1
+
+
+DAMAGES = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "cut by a byte": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "empty": lambda path: os.truncate(path, 0),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "a bit flipped": lambda path: flip(path, path.stat().st_size // 2),
+    "a bit of the header flipped": lambda path: flip(path, 9),
+    "deleted": lambda path: path.unlink(),
+}
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_version_falls_back_to_the_one_before(path, damage):
+    for number in range(4):
+        save(path, number, keep=3)
+    versions = checkpoint.newest(path)
+    for number, version in zip((3, 2, 1), versions, strict=True):
+        *loaded, used, problems = checkpoint.load_newest(path)
+        assert (number_of(loaded), used) == (number, version)
+        assert bool(problems) == (version != path)
+        if damage is not DAMAGES["deleted"]:
+            found = list(zip(versions, problems, strict=False))
+            assert len(found) == 3 - number and all(str(name) in line for name, line in found)
+        damage(version)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load_newest(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def killed_at(step, function) -> bool:
+    """Run `function` in a process that dies at its step-th call that changes the disk.
+
+    False if it ended before that. Even steps die just before the call, odd ones just after.
+    """
+    child = os.fork()
+    if child == 0:
+        calls = itertools.count()
+
+        def dying(call):
+            def wrapped(*arguments):
+                now = next(calls)
+                if 2 * now == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = call(*arguments)
+                if 2 * now + 1 == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return wrapped
+
+        for name in ("replace", "fsync", "unlink"):
+            setattr(os, name, dying(getattr(os, name)))
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1] != 0
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_killed_at_every_step_the_newest_is_found_and_the_older_stay(path, keep):
+    """And what a killed save left is made good by the next, which is killed at a step as well."""
+    save(path, 0, keep)
+    newest_saved, kills = 0, 0
+    for first in itertools.count():
+        for second in (first, 0, 3, 5):
+            was_killed = [
+                killed_at(step, functools.partial(save, path, newest_saved + 1, keep))
+                for step in (first, second)
+            ]
+            kills += sum(was_killed)
+            *loaded, _, problems = checkpoint.load_newest(path)
+            assert problems == []
+            assert number_of(loaded) in (newest_saved, newest_saved + 1)
+            kept = [number_of(checkpoint.load(found)) for found in checkpoint.newest(path)]
+            assert kept == sorted(kept, reverse=True) and len(kept) >= min(keep, newest_saved)
+            newest_saved += 2
+            save(path, newest_saved, keep)
+            assert number_of(checkpoint.load(path)) == newest_saved
+            assert set(os.listdir(path.parent)) <= names(keep)
+        if not was_killed[0]:
+            break
+    assert kills > 30
+
+
+@pytest.mark.parametrize("keep", [2, 3])
+def test_what_was_fallen_back_to_survives_a_save_killed_at_any_step(path, keep):
+    for step in itertools.count():
+        for number in range(keep):
+            save(path, number, keep)
+        os.truncate(path, 100)
+        was_killed = killed_at(step, functools.partial(save, path, keep, keep))
+        assert number_of(checkpoint.load_newest(path)) in (keep - 2, keep)
+        if not was_killed:
+            break
+    assert number_of(checkpoint.load(path)) == keep
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+@pytest.mark.parametrize("failing", range(6))
+def test_a_disk_that_fails_at_any_step_loses_nothing(path, monkeypatch, name, failing):
+    for number in range(3):
+        save(path, number, keep=3)
+    call, calls = getattr(os, name), itertools.count()
+
+    def fails(*arguments):
+        if next(calls) >= failing:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return call(*arguments)
+
+    monkeypatch.setattr(checkpoint.os, name, fails)
+    try:
+        save(path, 3, keep=3)
+    except CheckpointError as error:
+        assert "Read-only file system" in str(error)
+        assert number_of(checkpoint.load_newest(path)) in (2, 3)
+    else:
+        assert number_of(checkpoint.load_newest(path)) == 3
+    monkeypatch.undo()
+    save(path, 4, keep=3)
+    assert number_of(checkpoint.load(path)) == 4
+    assert set(os.listdir(path.parent)) <= names(3)
+
+
+# ------------------------------------------------------------------------------------------------
+# Processes that are killed
+
+
 WRITER = """
 import itertools, sys
 import numpy as np
 from edge_rjepa import checkpoint
 for i in itertools.count():
-    checkpoint.save(sys.argv[1], {"x": np.full(50_000, i, np.float32)}, {"i": i})
+    checkpoint.save(sys.argv[1], {"x": np.full(50_000, i, np.float32)}, {"i": i}, keep=3)
     print(i, flush=True)
 """
 
@@ -262,7 +461,7 @@ def test_killed_at_any_moment_the_file_is_whole(path):
         writer = start_writer(path)
         try:
             for _ in range(moments.randint(1, 3)):
-                assert writer.stdout.readline()
+                reported = int(writer.stdout.readline())
             try:
                 writer.wait(timeout=moments.uniform(0, 0.01))
             except subprocess.TimeoutExpired:
@@ -270,10 +469,11 @@ def test_killed_at_any_moment_the_file_is_whole(path):
         finally:
             writer.send_signal(signal.SIGKILL)
             writer.communicate()
-        tensors, metadata = checkpoint.load(path)
+        tensors, metadata, _, problems = checkpoint.load_newest(path)
         np.testing.assert_array_equal(tensors["x"], np.full(50_000, metadata["i"], np.float32))
-    checkpoint.save(path, TENSORS, METADATA)
-    assert os.listdir(path.parent) == [path.name]  # nothing that the killed ones left behind
+        assert metadata["i"] >= reported and problems == []
+    checkpoint.save(path, TENSORS, METADATA, keep=3)
+    assert set(os.listdir(path.parent)) == names(3)  # nothing that the killed ones left behind
 
 
 def test_full_disk_leaves_the_old_file(path):

@@ -68,8 +68,8 @@ def edge_rjepa(folder, *arguments):
 def test_learn_leaves_a_run_and_says_what_it_learned(world):
     names = {path.name for path in (world / "run").iterdir()}
     assert names == {
-        "config.toml", "checkpoint.safetensors", "metrics.jsonl", "summary.json", "sample.npz",
-        "report.png", "good.safetensors",
+        "config.toml", "checkpoint.safetensors", "checkpoint.1.safetensors", "metrics.jsonl",
+        "summary.json", "sample.npz", "report.png", "good.safetensors",
     }  # fmt: skip
     said = (world / "said.txt").read_text()
     assert "information" in said and "It " in said and "report:" in said
@@ -104,7 +104,9 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
-    assert "saving" in stderr and "It " in stderr and "Traceback" not in stderr
+    judged = "It " in stderr  # a person waits for that, a machine that shuts down does not
+    assert "saving" in stderr and judged == (number == signal.SIGINT)
+    assert "--resume" in stderr and "Traceback" not in stderr
     assert RJepa.load(run / "checkpoint.safetensors").fixations >= 20 * 16
 
 
@@ -114,11 +116,16 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
         (["learn", "--out", "run"], 1, "--resume"),
         (["learn", "--source", "nowhere.mp4", "--out", "x"], 1, "no such video file"),
         (["learn", "--source", "scene:nowhere", "--out", "x"], 1, "no such folder"),
-        (["learn", "--source", "0", "--out", "x"], 1, "not supported"),
+        (["learn", "--source", "/dev/video99", "--out", "x"], 1, "cannot be opened"),
+        (["learn", "--source", "scne:", "--out", "x"], 1, "did you mean 'scene:'"),
+        (["learn", "--source", "replay:pictures", "--out", "x"], 1, "recording"),
+        (["learn", "--source", "scene:pictures", "--record", "pictures", "--out", "x"], 1, "empty"),
+        (["learn", "--fov", "180", "--out", "x"], 1, "below pi"),
         (["learn", "--config", "nowhere.toml", "--out", "x"], 1, "cannot read config"),
         (["learn", "--resume", "nowhere"], 1, "nowhere/checkpoint.safetensors"),
         (["learn", "--out", "small.toml"], 1, "not an empty folder"),
         (["learn", "--resume", "run", "--seed", "3"], 2, "--seed"),
+        (["learn", "--resume", "run", "--record", "y"], 2, "--record"),
         (["learn", "--seconds", "-1"], 2, "--seconds"),
         (["learn", "--seconds", "nan"], 2, "--seconds"),
         (["export", "nowhere"], 1, "nowhere/checkpoint.safetensors"),
@@ -140,10 +147,36 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
     assert not (world / "x").exists() or not os.listdir(world / "x")
 
 
-@pytest.mark.parametrize("command", ["learn", "export", "report", "check-gradients"])
+@pytest.mark.parametrize("command", ["learn", "export", "report", "doctor", "check-gradients"])
 def test_help_has_an_example(world, command):
     done = edge_rjepa(world, command, "--help")
     assert done.returncode == 0 and "example" in done.stdout
+
+
+def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):
+    recorded = edge_rjepa(
+        world, *LEARN, "--out", str(tmp_path / "then"), "--record", str(tmp_path / "tape"),
+        "--fixations", "400",
+    )  # fmt: skip
+    assert recorded.returncode == 0, recorded.stderr
+    assert f"recorded: {tmp_path / 'tape'}" in recorded.stderr
+    replayed = edge_rjepa(
+        world, "learn", "--source", f"replay:{tmp_path / 'tape'}", "--out", str(tmp_path / "now")
+    )
+    assert replayed.returncode == 0, replayed.stderr
+    assert "the same as when this was recorded, bit for bit" in replayed.stderr
+    then, now = (RJepa.load(tmp_path / r / "checkpoint.safetensors") for r in ("then", "now"))
+    assert then.digest == now.digest
+
+
+def test_doctor_says_what_to_do(world):
+    done = edge_rjepa(world, "doctor")
+    assert "blas" in done.stdout and "camera" in done.stdout and "Traceback" not in done.stderr
+    findings = json.loads(edge_rjepa(world, "doctor", "--json").stdout)
+    assert {"machine", "opencv", "camera", "serial", "blas", "cuda", "disk"} <= {
+        finding["topic"] for finding in findings
+    }
+    assert all(finding["cure"] for finding in findings if finding["level"] != "ok")
 
 
 def test_check_gradients_prints_every_parameter(world):

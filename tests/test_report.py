@@ -93,9 +93,9 @@ def test_rollbacks_are_marked_and_counted(run_dir):
         run_dir,
         [
             line(1000),
-            line(2000, event="the embedding's std is 0.001, below 0.02"),
-            line(1500),
-            line(3000),
+            line(2000, rollbacks=1),
+            line(1500, rollbacks=1),
+            line(3000, rollbacks=1),
         ],
     )
     assert has_colour(picture(run_dir), report.RED, 100)

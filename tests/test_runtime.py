@@ -1,274 +1,223 @@
-"""Runs: learning kept in a folder, resumed bit for bit, guarded against collapse."""
+"""The loop: what it uses of the frames it is handed, and what it tells."""
 
-import json
+import time
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa import report
-from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
-from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, SourceError
+from edge_rjepa.config import HeadConfig, RJepaConfig, RunConfig
+from edge_rjepa.eye import Eye
+from edge_rjepa.head import HeadState
+from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner import RJepa
-from edge_rjepa.monitor import Health, Monitor, health_of
-from edge_rjepa.runtime import CHECKPOINT, CONFIG, GOOD, METRICS, SUMMARY, HeldOut, Run, verdict
-from edge_rjepa.sources import open_source
+from edge_rjepa.optics import Pinhole
+from edge_rjepa.runtime import SET_ASIDE, SET_ASIDE_EVERY, Loop
+from edge_rjepa.sources import Frame, SourceEnded
 
-NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder of four smooth random pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f"{i}.png"), picture)
-    return folder
+CONFIG = RunConfig(
+    network=RJepaConfig(n_embedding=8, n_hidden=12, n_predictor=8, n_gain=4, max_block=16),
+    fixations_per_frame=4,
+)
+CAMERA = Pinhole(160, 120, 1.0)
+PICTURE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+BLACK = np.full_like(PICTURE, 3)
+BLANK = np.full_like(PICTURE, 128)
 
 
-@pytest.fixture
-def config(pictures):
-    return RunConfig(
-        source=f"scene:{pictures}",
-        metrics_every_frames=10,
-        checkpoint_every_frames=20,
-        held_out_frames=20,
-        network=NETWORK,
-    )
+class Film:
+    """A source of given frames; None where none comes in time."""
+
+    camera = CAMERA
+
+    def __init__(self, frames, live=False, head=None):
+        self.frames = iter(frames)
+        self.live = live
+        self.head = head
+        self.told = []
+
+    def read_next(self, timeout_ms):
+        try:
+            return next(self.frames)
+        except StopIteration:
+            raise SourceEnded from None
+
+    def news(self):
+        told, self.told = self.told, []
+        return told
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
 
 
-def frames(count):
-    """Goes on until the run has seen so many frames."""
-    return lambda run: run.frames < count
+class Turntable:
+    """A head that turns steadily for a second, then stays; and remembers where it was sent."""
+
+    limits_rad = ((-1.0, 1.0), (-0.5, 0.5))
+
+    def __init__(self):
+        self.sent = []
+
+    def at(self, t_s):
+        return HeadState(0.3 * min(t_s, 1.0), -0.1, t_s < 1.0)
+
+    def move(self, pan_rad, tilt_rad):
+        self.sent.append((pan_rad, tilt_rad))
+        return pan_rad, tilt_rad
+
+    def news(self):
+        return []
 
 
-def ignore(progress):
-    pass
+class Notebook:
+    """A recorder that keeps all in memory."""
+
+    def __init__(self):
+        self.lines = []
+
+    def add(self, frame, gaze_rad, fixations):
+        self.lines.append((frame, gaze_rad, fixations))
 
 
-def begin(folder, config):
-    return Run.start(folder, config, open_source(config.source, config.seed))
+def frame(sequence, image=PICTURE, t_s=None, head=(0.0, 0.0), fixations=None):
+    t_s = sequence / 10.0 if t_s is None else t_s
+    return Frame(image, t_s, head, sequence, fixations)
 
 
-def resume(folder, config):
-    return Run.resume(folder, open_source(config.source, config.seed))
+def loop_of(source, config=CONFIG, **handed_in):
+    learner = RJepa(config.network, config.seed)
+    return Loop(config, source, Eye.of(config), learner, HeldOut(config), **handed_in)
 
 
-def same(a: RJepa, b: RJepa) -> bool:
-    pairs = zip(a._arrays().items(), b._arrays().items(), strict=True)
-    return all(x == y and np.array_equal(v, w) for (x, v), (y, w) in pairs)
+def run(loop):
+    used = []
+    with pytest.raises(SourceEnded):
+        while True:
+            used.append(loop.step())
+    return used
 
 
-def lines(folder):
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+def test_black_blank_and_unplaced_frames_are_counted_and_skipped():
+    nan = float("nan")
+    film = [
+        frame(0), frame(1, BLACK), frame(2, BLACK), frame(3), frame(4, BLANK),
+        frame(5, head=(nan, 0.0)), frame(6, t_s=nan), frame(7), None,
+    ]  # fmt: skip
+    loop = loop_of(Film(film))
+    assert run(loop) == [True, False, False, True, False, False, False, True, False]
+    assert loop.skipped == {"black": 2, "blank": 1, "unknown head angle": 2}
+    assert loop.frames == 3 and loop.learner.fixations == 3 * 4
+    assert [("of no use" in event, "again" in event) for event in loop.news()] == [
+        (True, False), (False, True), (True, False), (True, False), (False, True),
+    ]  # fmt: skip
+    assert loop.news() == []
 
 
-def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, config):
-    run = begin(tmp_path, config)
+def test_a_dark_room_is_not_black():
+    dark = np.where(PICTURE > 250, 20, 0).astype(np.uint8)
+    assert run(loop_of(Film([frame(0, dark)]))) == [True]
+
+
+def test_frames_taken_while_the_head_moves_are_skipped():
+    loop = loop_of(Film([frame(t) for t in range(20)], head=Turntable()))
+    assert run(loop) == [False] * 10 + [True] * 10
+    assert loop.skipped == {"head moving": 10}
+
+
+def test_or_taken_with_the_angle_at_capture_less_the_measured_delay():
+    config = replace(CONFIG, head=HeadConfig(while_moving="correct", image_delay_s=0.2))
+    notebook, head = Notebook(), Turntable()
+    loop = loop_of(Film([frame(t) for t in range(2, 20)]), config, head=head, recorder=notebook)
+    assert all(run(loop))
+    for used, _, _ in notebook.lines:
+        assert used.head == (head.at(used.t_capture_s - 0.2).pan_rad, -0.1)
+
+
+def test_the_efference_copy_tells_what_was_really_travelled(monkeypatch):
+    """Saccades of the efference copies add up to the way of gaze, head movement included."""
+    config = replace(CONFIG, head=HeadConfig(while_moving="correct"))
+    notebook = Notebook()
+    loop = loop_of(Film([frame(t) for t in range(20)]), config, head=Turntable(), recorder=notebook)
     seen = []
-    run.learn(frames(40), seen.append)
-    summary = run.finish()
-
-    assert run.learner.fixations == 40 * 16 == RJepa.load(tmp_path / CHECKPOINT).fixations
-    assert [line["fixations"] for line in lines(tmp_path)] == [160, 320, 480, 640]
-    assert [progress.fixations for progress in seen] == [160, 320, 480, 640]
-    assert RunConfig.from_toml(tmp_path / CONFIG) == run.config
-    assert json.loads((tmp_path / SUMMARY).read_text()) == summary
-    assert summary["before"] == run.before._asdict() != summary["after"]
-    assert summary["after"] == run.held_out.judge(run.learner)._asdict()
-    assert summary["verdict"].startswith(("It learned", "It has not learned", "It collapsed"))
-
-
-def test_resuming_is_bit_for_bit_what_never_stopping_is(tmp_path, config):
-    whole = begin(tmp_path / "whole", config)
-    whole.learn(frames(30), ignore)
-
-    begin(tmp_path / "parts", config).learn(frames(13), ignore)
-    parts = resume(tmp_path / "parts", config)
-    parts.learn(frames(30), ignore)
-
-    assert same(whole.learner, parts.learner)
-    assert whole.source.state() == parts.source.state()
-    assert whole.eye.gaze.state() == parts.eye.gaze.state()
-    assert whole.before == parts.before
-
-
-def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path, config):
-    runs = [
-        begin(tmp_path / str(i), replace(config, seed=seed)) for i, seed in enumerate((0, 0, 1))
-    ]
-    for run in runs:
-        run.learn(frames(5), ignore)
-    assert same(runs[0].learner, runs[1].learner)
-    assert not same(runs[0].learner, runs[2].learner)
-
-
-def test_judging_changes_nothing_and_is_repeatable(tmp_path, config):
-    run = begin(tmp_path, config)
-    run.learn(frames(5), ignore)
-    kept = run.learner.copy()
-    again = HeldOut(open_source(config.source, config.seed), run.config)
-    assert run.held_out.judge(run.learner) == again.judge(run.learner)
-    assert same(kept, run.learner)
-
-
-@pytest.mark.parametrize("rate", [30.0, 1e4, 1e38])
-@pytest.mark.parametrize("count", [7, 40, 45])
-def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, config, rate, count):
-    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=rate)))
-    events = []
-    run.learn(frames(count), lambda progress: events.append(progress.event))
-    run.finish()
-    assert sum(event is not None for event in events) == run.rollbacks
-    assert run.learner.learning_rate == pytest.approx(rate * 0.5**run.rollbacks)
-    assert [line["event"] for line in lines(tmp_path)] == events
-    good, latest = RJepa.load(tmp_path / GOOD), RJepa.load(tmp_path / CHECKPOINT)
-    assert good.fixations == 0 or Monitor().is_good(health_of(good))
-    assert np.isfinite(good._weights.flat).all() and np.isfinite(latest._weights.flat).all()
-
-
-def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, config):
-    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
-    run.learn(frames(200), ignore)
-    assert run.rollbacks > 0
-    assert resume(tmp_path, config).rollbacks == run.rollbacks
-    assert resume(tmp_path, config).learner.learning_rate == run.learner.learning_rate
-
-
-def test_rollbacks_are_drawn_in_the_report(tmp_path, config):
-    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
-    run.learn(frames(40), ignore)
-    assert len(report._rollbacks(report.read_metrics(tmp_path / METRICS))) == run.rollbacks > 0
-
-
-def test_what_was_learned_is_kept_when_the_source_fails(tmp_path, config):
-    run = begin(tmp_path, config)
-    read, count = run.source.read, iter(range(15))
-
-    def fails():
-        if next(count, None) is None:
-            raise SourceError("unplugged")
-        return read()
-
-    run.source.read = fails
-    with pytest.raises(SourceError):
-        run.learn(frames(100), ignore)
-    assert RJepa.load(tmp_path / CHECKPOINT).fixations == 15 * 16
-
-
-def test_lines_measured_after_the_checkpoint_are_measured_again(tmp_path, config):
-    run = begin(tmp_path, config)
-    run.learn(frames(20), ignore)
-    kept = (tmp_path / METRICS).read_text()
-    with open(tmp_path / METRICS, "a") as file:
-        file.write(kept.splitlines()[-1].replace('"frames": 20', '"frames": 30') + '\n{"fra')
-    resume(tmp_path, config)
-    assert (tmp_path / METRICS).read_text() == kept
-
-
-def test_a_changed_configuration_is_refused(tmp_path, config):
-    begin(tmp_path, config)
-    changed = replace(config, retina=replace(config.retina, contrast_floor=9.0))
-    (tmp_path / CONFIG).write_text(changed.to_toml())
-    with pytest.raises(ConfigError, match="changed after the run began"):
-        resume(tmp_path, config)
-
-
-def test_nothing_of_the_user_is_overwritten(tmp_path, config):
-    (tmp_path / CONFIG).write_text("# mine")
-    with pytest.raises(ConfigError, match="not an empty folder"):
-        begin(tmp_path, config)
-    with pytest.raises(ConfigError, match="not an empty folder"):
-        begin(tmp_path / CONFIG, config)
-    assert (tmp_path / CONFIG).read_text() == "# mine"
-
-
-def test_a_run_that_cannot_be_saved_gives_up_and_keeps_the_good_state(tmp_path, config):
-    hopeless = replace(
-        config,
-        network=replace(NETWORK, learning_rate=1e6),
-        monitor=MonitorConfig(max_rollbacks=2, rate_after_collapse=1.0),
+    learn_block = loop.learner.learn_block
+    monkeypatch.setattr(
+        loop.learner, "learn_block", lambda x, a: seen.append(a) or learn_block(x, a)
     )
-    run = begin(tmp_path, hopeless)
-    with pytest.raises(CollapseError, match="learning_rate"):
-        run.learn(frames(1000), ignore)
-    assert np.isfinite(RJepa.load(tmp_path / GOOD)._weights.flat).all()
+    run(loop)
+    gaze_rad = np.vstack([gaze for _, gaze, _ in notebook.lines])
+    saccades_rad = np.vstack(seen)[:, :2] * config.gaze.saccade_scale_rad
+    np.testing.assert_allclose(saccades_rad[1:], np.diff(gaze_rad, axis=0), atol=1e-6)
 
 
-def test_a_run_is_never_overwritten(tmp_path, config):
-    begin(tmp_path, config)
-    before = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(ConfigError, match="--resume"):
-        begin(tmp_path, config)
-    assert (tmp_path / CHECKPOINT).read_bytes() == before
+def test_the_head_is_sent_where_gaze_wants_it_and_within_its_limits():
+    head = Turntable()
+    run(loop_of(Film([frame(t) for t in range(10, 60)]), head=head))
+    assert head.sent
+    low, high = np.transpose(head.limits_rad)
+    assert np.all(np.array(head.sent) >= low) and np.all(np.array(head.sent) <= high)
 
 
-def test_resuming_what_is_no_run_or_a_damaged_one_is_refused(tmp_path, config):
-    with pytest.raises(CheckpointError):
-        resume(tmp_path, config)
-    begin(tmp_path, config)
-    content = bytearray((tmp_path / CHECKPOINT).read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / CHECKPOINT).write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged"):
-        resume(tmp_path, config)
+def live_frames(count):
+    now_s = time.monotonic()
+    return [frame(i, t_s=now_s + i / 30.0) for i in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("health", "word"),
-    [
-        (Health(np.nan, 9.0, 0.5), "finite"),
-        (Health(1.0, 9.0, 0.001), "std"),
-        (Health(1.0, 1.01, 0.5), "rank"),
-        (Health(0.05, 9.0, 0.5), "information"),
-    ],
-)
-def test_every_way_to_collapse_has_its_word(health, word):
-    monitor = Monitor()
-    assert monitor.collapse(Health(2.0, 9.0, 0.5)) is None
-    reasons = [monitor.collapse(health) for _ in range(monitor.config.patience)]
-    assert word in reasons[-1]
+def test_of_a_live_source_some_frames_are_set_aside_and_never_learned_from():
+    notebook = Notebook()
+    loop = loop_of(Film(live_frames(2 * SET_ASIDE_EVERY), live=True), recorder=notebook)
+    run(loop)
+    aside = [used.sequence for used, gaze, _ in notebook.lines if gaze is None]
+    expected = np.arange(SET_ASIDE_EVERY - SET_ASIDE, SET_ASIDE_EVERY)
+    assert aside == [*expected, *(SET_ASIDE_EVERY + expected)]
+    assert loop.learner.fixations == sum(fixations for _, _, fixations in notebook.lines)
+    assert len(loop.held_out._looks) == 2 * SET_ASIDE
 
 
-def test_a_dip_of_the_information_is_no_collapse():
-    monitor = Monitor()
-    good, dip = Health(2.0, 9.0, 0.5), Health(0.05, 9.0, 0.5)
-    for health in (good, *[dip] * (monitor.config.patience - 1), good, dip):
-        assert monitor.collapse(health) is None
+def test_a_recording_is_used_as_it_was_then():
+    film = [frame(i, fixations=n) for i, n in enumerate([4, 0, 2, 1, 0, 3])]
+    notebook = Notebook()
+    loop = loop_of(Film(film), recorder=notebook)
+    run(loop)
+    assert [fixations for _, _, fixations in notebook.lines] == [4, 0, 2, 1, 0, 3]
+    assert loop.learner.fixations == 10 and len(loop.held_out._looks) == 2
 
 
-@pytest.mark.parametrize(
-    ("after", "says"),
-    [
-        (Health(1.5, 9.0, 0.5), "It learned"),
-        (Health(0.1, 9.0, 0.5), "It has not learned yet"),
-        (Health(0.1, 1.0, 0.0), "It collapsed"),
-    ],
-)
-def test_the_verdict_follows_the_measures(after, says):
-    assert verdict(Health(0.0, 60.0, 0.6), after, Monitor()).startswith(says)
+def test_learning_that_falls_behind_uses_fewer_fixations_and_says_so(monkeypatch):
+    """A camera of 1,000 frames a second: no learner keeps up with that."""
+    config = replace(CONFIG, fixations_per_frame=16)
+    film = Film([frame(i, t_s=i / 1000.0) for i in range(200)], live=True)
+    loop = loop_of(film, config)
+    spent_s = iter(np.repeat(np.arange(10_000) * 2e-3, 1))  # each look at the clock, 2 ms later
+    monkeypatch.setattr("edge_rjepa.runtime.time.monotonic", lambda: next(spent_s))
+    run(loop)
+    assert loop.pace.fixations == 1
+    news = loop.news()
+    assert len(news) == 1 and "cannot keep up with 1000 frames a second" in news[0]
 
 
-def test_a_network_that_knows_nothing_yet_has_not_collapsed():
-    monitor = Monitor()
-    for _ in range(3 * monitor.config.patience):
-        assert monitor.collapse(Health(-0.2, 9.0, 0.5)) is None
+def test_latency_is_measured_of_live_sources_only():
+    live, not_live = loop_of(Film(live_frames(5), live=True)), loop_of(Film([frame(0)]))
+    run(live), run(not_live)
+    assert live.latency.percentile_ms(50.0) is not None
+    assert not_live.latency.percentile_ms(50.0) is None
 
 
-def test_a_moment_of_doubt_is_not_kept():
-    monitor = Monitor()
-    good, dip = Health(2.0, 9.0, 0.5), Health(0.05, 9.0, 0.5)
-    assert monitor.collapse(good) is None and monitor.is_good(good)
-    assert monitor.collapse(dip) is None and not monitor.is_good(dip)
+def test_measures_are_means_over_fixations_since_the_last():
+    loop = loop_of(Film([frame(i, fixations=n) for i, n in enumerate([4, 1])]))
+    run(loop)
+    reports = list(loop._reports)
+    measured = loop.measures()
+    assert measured.fixations == 5
+    assert measured.loss == pytest.approx((4 * reports[0][1] + reports[1][1]) / 5)
+    assert measured.surprise == pytest.approx((4 * reports[0][2] + reports[1][2]) / 5)
+    assert loop.measures().fixations == 0 and np.isnan(loop.measures().loss)
 
 
-def test_a_state_in_doubt_is_kept_to_go_on_from_but_not_to_roll_back_to(tmp_path, config):
-    run = begin(tmp_path, config)
-    run.monitor.best_information = 1000.0  # so that whatever is known now is little
-    run.learn(frames(7), ignore)
-    assert RJepa.load(tmp_path / CHECKPOINT).fixations == 7 * 16
-    assert RJepa.load(tmp_path / GOOD).fixations == 0
+def test_news_of_source_and_head_come_along():
+    film = Film([frame(0)])
+    loop = loop_of(film)
+    film.told = ["camera: reopened"]
+    assert loop.news() == ["camera: reopened"]

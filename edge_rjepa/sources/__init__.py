@@ -3,43 +3,81 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 
+from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
-from edge_rjepa.sources.frame import Frame, Source
+from edge_rjepa.sources.camera import CameraSource
+from edge_rjepa.sources.frame import Frame, Source, SourceEnded
+from edge_rjepa.sources.pictures import PictureSource
+from edge_rjepa.sources.replay import ReplaySource
 from edge_rjepa.sources.scene import SceneSource, pictures_in, skimage_photographs
-from edge_rjepa.sources.video import FIELD_OF_VIEW_RAD, VideoSource
+from edge_rjepa.sources.video import VideoSource
 
-__all__ = ["Frame", "SceneSource", "Source", "VideoSource", "absolute", "open_source"]
+__all__ = ["Frame", "Source", "SourceEnded", "absolute", "open_source"]
 
-SUPPORTED = "scene: (scikit-image's photographs), scene:DIR (a folder of pictures) or a video file"
-# Camera index, device, stream, pipeline or recording.
-NOT_YET = re.compile(r"\d+$|/dev/|(rtsp|http|https)://|(gst|replay):")
+SUPPORTED = (
+    "scene: (scikit-image's photographs), scene:DIR, a folder of pictures, a video file, a camera "
+    "(0, /dev/video0, rtsp://.., http://.., gst:PIPELINE) or replay:DIR"
+)
+OF_FOLDERS = re.compile(r"(scene:|replay:|)(.*)", re.DOTALL)
+LIVE = re.compile(r"\d+$|/dev/|(rtsp|rtsps|http|https)://|gst:")
+SPELLINGS = ("scene:", "replay:", "gst:", "rtsp://", "http://", "https://")
 
 
 def absolute(spec: str) -> str:
     """The same source, named so that it is found from any folder."""
-    if spec == "scene:" or NOT_YET.match(spec) or not spec:
+    kind, path = OF_FOLDERS.match(spec).groups()
+    if not path or LIVE.match(path) or _misspelt(spec):
         return spec
-    kind, path = ("scene:", spec[6:]) if spec.startswith("scene:") else ("", spec)
-    return f"{kind}{Path(path).expanduser().resolve()}"
+    return f"{kind}{_path(path).resolve()}"
 
 
-def open_source(spec: str, seed: int = 0, field_of_view_rad: float = FIELD_OF_VIEW_RAD) -> Source:
-    """The source that `spec` names: `scene:`, `scene:DIR`, or the path of a video file.
+def open_source(spec: str, seed: int = 0, camera: CameraConfig | None = None) -> Source:
+    """The source that `spec` names.
 
-    seed: of a scene's order, head movements and held-out pictures; a video has no chance in it.
-    field_of_view_rad: horizontal, of the camera that took the video; a scene knows its own.
+    spec: `scene:` (scikit-image's photographs) or `scene:DIR` before a simulated head; a folder of
+    pictures; a video file; a live camera (`0`, `/dev/video0`, `/dev/v4l/by-id/..`, `rtsp://..`,
+    `http://..`, `gst:PIPELINE`); `replay:DIR`, what a run recorded.
+    seed: of the order of pictures, of a scene's, and of what is held out; else there is no chance.
+    camera: what a live camera is asked for, and the field of view of all that does not tell its
+    own; None for the usual one.
     Raises SourceError when the source is unknown or cannot be read.
     """
+    camera = camera or CameraConfig()
     if spec == "scene:":
         return SceneSource(skimage_photographs(), seed)
     if spec.startswith("scene:"):
-        return SceneSource(pictures_in(Path(spec.removeprefix("scene:")).expanduser()), seed)
-    if not spec or NOT_YET.match(spec):
-        raise SourceError(
-            f"source {spec!r} is not supported: live cameras are not there yet; use {SUPPORTED}"
-        )
-    if Path(spec).expanduser().is_dir():
-        raise SourceError(f"{spec} is a folder; for the pictures in it use scene:{spec}")
-    return VideoSource(Path(spec).expanduser(), field_of_view_rad)
+        return SceneSource(pictures_in(_path(spec.removeprefix("scene:"))), seed)
+    if spec.startswith("replay:"):
+        return ReplaySource(_path(spec.removeprefix("replay:")))
+    if LIVE.match(spec):
+        return CameraSource(spec, camera)
+    path = _path(spec)
+    if path.is_dir() and spec:
+        return PictureSource(pictures_in(path), seed, camera.field_of_view_rad)
+    if path.is_file():
+        return VideoSource(path, camera.field_of_view_rad)
+    raise SourceError(_unknown(spec))
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _misspelt(spec: str) -> str | None:
+    """The kind of source that `spec` seems to mean, if it names no file."""
+    kind = re.match(r"[^/]*?:(//)?", spec)
+    if kind is None or kind[0] in SPELLINGS or _path(spec).exists():
+        return None
+    return next(iter(get_close_matches(kind[0], SPELLINGS, 1)), None)
+
+
+def _unknown(spec: str) -> str:
+    meant = _misspelt(spec)
+    if meant:
+        return f"unknown source {spec!r}: did you mean {meant!r}?"
+    if ":" in spec or not spec:
+        return f"unknown source {spec!r}: use {SUPPORTED}"
+    return f"{spec}: no such video file or folder; use {SUPPORTED}"

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from edge_rjepa.head import Head
 from edge_rjepa.optics import Pinhole
 
 
@@ -14,28 +15,43 @@ class Frame(NamedTuple):
     """One picture and the circumstances it was taken in."""
 
     image: np.ndarray  # (H, W, 3) uint8 BGR; treat it as read-only
-    t_capture_s: float  # when it was taken, on the source's own clock, which starts at 0
+    t_capture_s: float  # when it was taken: live, on time.monotonic(); else on a clock from 0
     head: tuple[float, float]  # (pan_rad, tilt_rad) it was taken at
-    sequence: int  # 0, 1, 2 .. in the order handed out
+    sequence: int  # 0, 1, 2 .. as taken; what was never handed out leaves a gap
+    fixations: int | None = None  # how many were planned on it, if it was looked at before
+
+
+class SourceEnded(Exception):  # noqa: N818 - no error, as StopIteration is none
+    """There is no further frame: the last one was handed out."""
 
 
 class Source(Protocol):
     """A stream of pictures; a context manager that closes itself.
 
-    What a source hands out depends only on what it was opened with, its seed, and its state.
+    What a source hands out depends only on what it was opened with, its seed, and its state, unless
+    it is live: then pictures come and go whether or not they are read.
     """
 
     camera: Pinhole
+    live: bool
+    head: Head | None  # the head its camera sits on, if it brings one
 
-    def read(self) -> Frame | None:
-        """The next frame, or None when there is no more. Raises SourceError when reading fails."""
+    def read_next(self, timeout_ms: float) -> Frame | None:
+        """The frame after the one handed out last; of a live source, the newest since.
+
+        Waits for it, at most so long; None when there is none by then. Raises SourceEnded after the
+        last frame, and SourceError when reading fails for good.
+        """
 
     def held_out(self, count: int) -> list[Frame]:
-        """The same `count` frames at each call, or all there are if fewer: none that read() shows.
+        """The same `count` frames at each call, or all if fewer: none that read_next() shows.
 
-        They are a stream of their own, in order, numbered from 0. Raises SourceError when they
-        cannot be read.
+        They are a stream of their own, in order, numbered from 0; a live source has none. Raises
+        SourceError when they cannot be read.
         """
+
+    def news(self) -> list[str]:
+        """What went wrong or right since the last call, in words, oldest first."""
 
     def state(self) -> dict:
         """Where the stream stands, as plain JSON values."""
@@ -44,7 +60,7 @@ class Source(Protocol):
         """Go on from state(), bit for bit. Raises SourceError if it is from other pictures."""
 
     def close(self) -> None:
-        """Let go of files and devices; reading ends here."""
+        """Let go of files, devices and threads; reading ends here."""
 
     def __enter__(self) -> Source: ...
 

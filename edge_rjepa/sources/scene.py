@@ -6,12 +6,13 @@ through the exact homography of a pinhole camera on that head, so the picture sh
 stretches with the head's angles as a real one would; there is no parallax, since a head that turns
 about the camera's centre sees none.
 
-The head stands still for FRAMES_A_MOVE frames, then makes a small random move; after FRAMES_A_SCENE
-frames it stands before another photograph, drawn at random with returns, and each time before
-another part of it: between SMALLEST_PART and the whole, left and right swapped half of the times.
-So the same fixation never comes twice, and a learner that means to foresee must learn what pictures
-have in common. A fifth of the photographs, two at least if there are four, are set aside by the
-seed for held_out().
+After FRAMES_A_SCENE frames the head stands before another photograph, drawn at random with returns,
+and each time before another part of it: between SMALLEST_PART and the whole, left and right swapped
+half of the times. So the same fixation never comes twice, and a learner that means to foresee must
+learn what pictures have in common. The head turns when it is told to and else stays where it is.
+
+A fifth of the photographs, two at least if there are four, are set aside by the seed for
+held_out(), where the head makes a small random move every FRAMES_A_MOVE frames.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ import cv2
 import numpy as np
 
 from edge_rjepa.errors import SourceError
+from edge_rjepa.head import SimulatedHead, wandered
 from edge_rjepa.optics import Pinhole, head_rotation
 from edge_rjepa.sources.frame import Frame
 
 CAMERA = Pinhole(320, 240, math.radians(60.0))
 PAN_LIMIT_RAD, TILT_LIMIT_RAD = math.radians(14.0), math.radians(8.0)
-MOVE_STD_RAD = math.radians(2.5)
-FRAMES_A_MOVE = 4
+LIMITS_RAD = (-PAN_LIMIT_RAD, PAN_LIMIT_RAD), (-TILT_LIMIT_RAD, TILT_LIMIT_RAD)
+FRAMES_A_MOVE = 4  # of the held-out views
 FRAMES_A_SCENE = 20
 SMALLEST_PART = 0.45  # of a photograph's width and height
 FRAMES_A_SECOND = 30.0
 
 # Half the plane's size must reach this far for a view at the limits to stay on it: tan(47.5 deg),
-# and the steepest corner of the picture at the limits (tests/test_sources.py works it out).
+# and the steepest corner of the picture at the limits (tests/test_scene.py works it out).
 HALF_WIDTH, HALF_HEIGHT = math.tan(math.radians(47.5)), 0.75
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"}
@@ -67,37 +69,61 @@ SKIMAGE_PHOTOGRAPHS = (
 class SceneSource:
     """Views (240, 320, 3) of photographs, without end; `camera` is 60 degrees wide.
 
-    photographs: paths of at least two pictures OpenCV reads. Raises SourceError for fewer.
+    photographs: paths of at least two pictures OpenCV reads. seed: of what is shown and what is set
+    aside. frames_a_scene: how long the head stands before one of them. Raises SourceError for fewer
+    pictures. Time is simulated: FRAMES_A_SECOND frames are a second, for the head, too.
     """
 
     camera = CAMERA
+    live = False
 
-    def __init__(self, photographs: list[Path], seed: int = 0) -> None:
+    def __init__(
+        self, photographs: list[Path], seed: int = 0, frames_a_scene: int = FRAMES_A_SCENE
+    ) -> None:
         if len(photographs) < 2:
             raise SourceError(
                 f"{photographs[0] if photographs else 'no picture'}: a scene source needs at least "
                 "two pictures, one to learn from and one to hold out; add another"
             )
+        self.head = SimulatedHead(LIMITS_RAD)
         self._names = [path.name for path in photographs]
         self._seed = seed
+        self._frames_a_scene = frames_a_scene
         order = np.random.default_rng([seed, 0]).permutation(len(photographs))
         shuffled = [photographs[i] for i in order]
         n_held = min(max(2, len(shuffled) // 5), len(shuffled) // 2)
         self._held_out, self._shown = shuffled[:n_held], shuffled[n_held:]
-        self._stream = _Stream(self._shown, np.random.default_rng([seed, 1]))
+        self._stream = self._stream_of(self._shown, 1)
 
-    def read(self) -> Frame:
-        """The next view. Raises SourceError when its photograph can no longer be read."""
-        return self._stream.read()
+    def _stream_of(self, photographs: list[Path], number: int) -> _Stream:
+        rng = np.random.default_rng([self._seed, number])
+        return _Stream(photographs, rng, self._frames_a_scene)
+
+    def read_next(self, timeout_ms: float = 0.0) -> Frame:
+        """The next view, never None. Raises SourceError when its photograph cannot be read."""
+        self._stream.turn_to_scene()
+        self.head.advance(self._stream.t_s)
+        pan_rad, tilt_rad, _ = self.head.at(self._stream.t_s)
+        return self._stream.view((pan_rad, tilt_rad))
 
     def held_out(self, count: int) -> list[Frame]:
-        """`count` views of the photographs set aside, changing as those of read() do."""
-        stream = _Stream(self._held_out, np.random.default_rng([self._seed, 2]))
-        return [stream.read() for _ in range(count)]
+        """`count` views of the photographs set aside, by a head that wanders."""
+        stream, head, frames = self._stream_of(self._held_out, 2), (0.0, 0.0), []
+        for i in range(count):
+            stream.turn_to_scene()
+            if i % FRAMES_A_MOVE == 0:
+                head = wandered(stream.rng, head, LIMITS_RAD)
+            frames.append(stream.view(head))
+        return frames
+
+    def news(self) -> list[str]:
+        """Nothing ever happens to photographs."""
+        return []
 
     def state(self) -> dict:
-        """Where the stream stands, as plain JSON values."""
-        return {"pictures": self._names, "seed": self._seed, **self._stream.state()}
+        """Where the stream and the head stand, as plain JSON values."""
+        own = {"pictures": self._names, "seed": self._seed, "head": self.head.state()}
+        return own | self._stream.state()
 
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit. Raises SourceError for other pictures or seed."""
@@ -106,6 +132,7 @@ class SceneSource:
                 "the scene's pictures or seed are not those the saved run saw; "
                 "put the same pictures back, or start a new run"
             )
+        self.head.restore(state["head"])
         self._stream.restore(state)
 
     def close(self) -> None:
@@ -131,47 +158,54 @@ class Scene(NamedTuple):
 class _Stream:
     """Views of some photographs without end."""
 
-    def __init__(self, photographs: list[Path], rng: np.random.Generator) -> None:
+    def __init__(
+        self, photographs: list[Path], rng: np.random.Generator, frames_a_scene: int
+    ) -> None:
+        self.rng = rng
         self._photographs = photographs
-        self._rng = rng
+        self._frames_a_scene = frames_a_scene
         self._sequence = 0
-        self._head = (0.0, 0.0)
         self._scene: Scene | None = None
         # Rendered anew only when something moves.
         self._texture = self._image = np.empty(0)
         self._rendered: tuple | None = None
 
-    def read(self) -> Frame:
-        if self._sequence % FRAMES_A_SCENE == 0:
-            self._scene = _another(self._rng, self._scene, len(self._photographs))
-        if self._sequence % FRAMES_A_MOVE == 0:
-            self._head = _moved(self._rng, self._head)
-        self._render()
-        frame = Frame(self._image, self._sequence / FRAMES_A_SECOND, self._head, self._sequence)
+    @property
+    def t_s(self) -> float:
+        """When the next view is taken."""
+        return self._sequence / FRAMES_A_SECOND
+
+    def turn_to_scene(self) -> None:
+        """Another scene for the next view, where one is due."""
+        if self._sequence % self._frames_a_scene == 0:
+            self._scene = _another(self.rng, self._scene, len(self._photographs))
+
+    def view(self, head: tuple[float, float]) -> Frame:
+        """The next view, of the present scene from head = (pan_rad, tilt_rad)."""
+        self._render(head)
+        frame = Frame(self._image, self.t_s, head, self._sequence)
         self._sequence += 1
         return frame
 
-    def _render(self) -> None:
-        wanted = self._scene, self._head
+    def _render(self, head: tuple[float, float]) -> None:
+        wanted = self._scene, head
         if self._rendered is None or self._rendered[0] != self._scene:
             self._texture = load_texture(self._photographs[self._scene.photograph], self._scene)
         if self._rendered != wanted:
-            self._image = render(self._texture, self._head)
+            self._image = render(self._texture, head)
         self._rendered = wanted
 
     def state(self) -> dict:
         return {
             "sequence": self._sequence,
-            "head": list(self._head),
             "scene": list(self._scene) if self._scene else None,
-            "rng": self._rng.bit_generator.state,
+            "rng": self.rng.bit_generator.state,
         }
 
     def restore(self, state: dict) -> None:
         self._sequence = state["sequence"]
-        self._head = tuple(state["head"])
         self._scene = Scene(*state["scene"]) if state["scene"] else None
-        self._rng.bit_generator.state = state["rng"]
+        self.rng.bit_generator.state = state["rng"]
 
 
 def render(texture: np.ndarray, head: tuple[float, float]) -> np.ndarray:
@@ -273,12 +307,3 @@ def _another(rng: np.random.Generator, scene: Scene | None, count: int) -> Scene
     size = rng.uniform(SMALLEST_PART, 1.0)
     left, top = rng.uniform(0.0, 1.0 - size, 2)
     return Scene(int(photograph), float(left), float(top), float(size), bool(rng.random() < 0.5))
-
-
-def _moved(rng: np.random.Generator, head: tuple[float, float]) -> tuple[float, float]:
-    """The head after a small random move, thrown back from a limit as far as it went beyond."""
-    limits_rad = np.array([PAN_LIMIT_RAD, TILT_LIMIT_RAD])
-    aim_rad = rng.normal(head, MOVE_STD_RAD)
-    back_rad = 2.0 * np.clip(aim_rad, -limits_rad, limits_rad) - aim_rad
-    pan_rad, tilt_rad = np.clip(back_rad, -limits_rad, limits_rad).tolist()
-    return pan_rad, tilt_rad

@@ -11,9 +11,8 @@ import numpy as np
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics import Pinhole
 from edge_rjepa.sources.frame import Frame
+from edge_rjepa.sources.images import size_within
 
-FIELD_OF_VIEW_RAD = math.radians(60.0)  # what a file does not tell: that of a usual webcam
-WIDEST_PX = 640
 FEWEST_FRAMES = 20
 FRAMES_A_SECOND = 30.0  # for files that do not say
 
@@ -21,13 +20,18 @@ FRAMES_A_SECOND = 30.0  # for files that do not say
 class VideoSource:
     """The first nine tenths of a video in a loop; the last tenth is held out.
 
+    field_of_view_rad: horizontal, of the camera that took it, which a file does not tell.
+
     Pictures wider than 640 px are scaled down to that. The head stays at (0, 0). Time runs on
     through the loops at the file's frame rate. Places in the file are found by counting frames from
     its start, which takes a moment in long files but is exact in every format.
     Raises SourceError when the file cannot be read or has fewer than 20 frames.
     """
 
-    def __init__(self, path: Path, field_of_view_rad: float = FIELD_OF_VIEW_RAD) -> None:
+    live = False
+    head = None
+
+    def __init__(self, path: Path, field_of_view_rad: float) -> None:
         self._path = path
         self._capture = _opened(path)
         frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -47,8 +51,8 @@ class VideoSource:
         self.camera = Pinhole(width, height, field_of_view_rad)
         self._rewind()
 
-    def read(self) -> Frame:
-        """The next frame, the first one again after the last. Raises SourceError."""
+    def read_next(self, timeout_ms: float) -> Frame:
+        """The next frame, at once; the first one again after the last. Raises SourceError."""
         if self._place == self._shown:
             self._rewind()
         frame = self._framed(self._next_image(), self._sequence)
@@ -69,6 +73,10 @@ class VideoSource:
         if not frames and count:
             raise SourceError(f"{self._path}: breaks off before its last tenth; repair the file")
         return frames
+
+    def news(self) -> list[str]:
+        """Nothing: a file that fails ends the stream."""
+        return []
 
     def state(self) -> dict:
         """Where the stream stands, as plain JSON values."""
@@ -132,12 +140,11 @@ def _skipped(capture: cv2.VideoCapture, most: float = math.inf) -> int:
 
 
 def _read(capture: cv2.VideoCapture) -> np.ndarray | None:
-    """The next image (H, W, 3) uint8, at most WIDEST_PX wide, or None at the end."""
+    """The next image (H, W, 3) uint8, at most 640 px wide, or None at the end."""
     ok, image = capture.read()
     if not ok:
         return None
-    height, width = image.shape[:2]
-    if width <= WIDEST_PX:
+    size = size_within(image.shape[1], image.shape[0])
+    if size == (image.shape[1], image.shape[0]):
         return image
-    size = WIDEST_PX, max(1, round(height * WIDEST_PX / width))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,325 @@
+"""What this machine brings for the learner, what is wrong with it, and what to do about that."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_rjepa.errors import SourceError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+CHECK_S = 30.0  # for one check: a driver that hangs must not hang the doctor
+LOOK_S = 2.0  # at a camera, to see how many pictures it gives
+LITTLE_BYTES = 2**30
+OPENCV_WHEELS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at; `_asdict()` of it is plain JSON."""
+
+    topic: str
+    level: str  # OK, WARN: something will not work or be slow, FAIL: nothing will
+    what: str
+    cure: str = ""  # what to do
+
+
+def examine() -> list[Finding]:
+    """Look at all there is to look at: never raises, and takes no longer than its time limits."""
+    return [finding for topic, check in CHECKS.items() for finding in examined(topic, check)]
+
+
+def examined(
+    topic: str, check: Callable[[], Iterator[Finding]], limit_s: float = CHECK_S
+) -> list[Finding]:
+    """What one check finds; that it failed or took too long is a finding, too."""
+    findings: list[Finding] = []
+
+    def run() -> None:
+        try:
+            findings.extend(check())
+        except Exception as error:  # whatever is broken here is what the doctor is asked about
+            what = f"cannot be examined: {type(error).__name__}: {' '.join(str(error).split())}"
+            findings.append(Finding(topic, FAIL, what, "see whether this is installed properly"))
+
+    thread = threading.Thread(target=run, name=f"doctor: {topic}", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        cure = "unplug what hangs and plug it in again, or start this machine anew"
+        return [*findings, Finding(topic, FAIL, f"no answer within {limit_s:g} s", cure)]
+    return findings
+
+
+def table(findings: list[Finding]) -> str:
+    """The findings for people to read, a line each, and another for what to do."""
+    wide = max(len(finding.topic) for finding in findings)
+    lines = []
+    for topic, level, what, cure in findings:
+        lines.append(f"{topic:{wide}}  {level.upper() if level == FAIL else level:4}  {what}")
+        if cure:
+            indent = " " * (wide + 8)
+            lines += textwrap.wrap(
+                f"-> {cure}", 100, initial_indent=indent, subsequent_indent=indent + "   ",
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+    return "\n".join(lines)
+
+
+def machine() -> Iterator[Finding]:
+    """The computer and Python."""
+    model = Path("/proc/device-tree/model")  # what a board says it is
+    name = model.read_text().rstrip("\0") if model.exists() else platform.machine()
+    yield Finding(
+        "machine", OK, f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    )
+    yield Finding("python", OK, f"{platform.python_version()}, {sys.executable}")
+
+
+def packages() -> Iterator[Finding]:
+    """The packages this one needs, as far as pip knows them."""
+    try:
+        requirements = importlib.metadata.requires("edge-rjepa") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("packages", WARN, "edge-rjepa is not installed", "pip install -e .")
+        return
+    names = [re.match(r"[\w.-]+", line)[0] for line in requirements if ";" not in line]
+    versions = {name: version_of(name) for name in names}
+    versions["opencv-python"] = _opencv_version()
+    there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    yield Finding("packages", OK, there)
+    missing = " ".join(name for name, version in versions.items() if not version)
+    if missing:
+        yield Finding("packages", FAIL, f"missing: {missing}", f"pip install {missing}")
+
+
+def opencv() -> Iterator[Finding]:
+    """What OpenCV was built with."""
+    try:
+        import cv2
+    except ImportError as error:
+        cure = "sudo apt-get install libgl1, or take opencv-python-headless (CONTRIBUTING.md)"
+        yield Finding("opencv", FAIL, f"does not load: {error}", cure)
+        return
+    build = cv2.getBuildInformation()
+    there = {
+        name: re.search(rf"{name}:\s+YES", build) is not None
+        for name in ("FFMPEG", "GStreamer", "v4l/v4l2")
+    }
+    parts = ", ".join(f"{name} {'yes' if is_there else 'no'}" for name, is_there in there.items())
+    yield Finding("opencv", OK, f"{cv2.__version__}: {parts}")
+    other = "install another OpenCV: CONTRIBUTING.md, 'Which OpenCV'"
+    if not there["FFMPEG"]:
+        yield Finding("opencv", WARN, "no FFMPEG: neither videos nor network streams", other)
+    if not there["v4l/v4l2"]:
+        yield Finding("opencv", WARN, "no V4L2: no cameras of this machine", other)
+    if not there["GStreamer"] and Path("/etc/nv_tegra_release").exists():
+        yield Finding("opencv", WARN, "no GStreamer: no CSI camera of a Jetson", "docs/jetson.md")
+    wheels = [name for name in OPENCV_WHEELS if version_of(name)]
+    if len(wheels) > 1:
+        cure = f"pip uninstall {' '.join(wheels)}, then install one again"
+        yield Finding("opencv", WARN, f"{len(wheels)} wheels in one environment", cure)
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        yield Finding("display", OK, "none: nothing here needs one, and no window can be opened")
+
+
+def cameras() -> Iterator[Finding]:
+    """Every camera of this machine: whether it gives pictures, and which it could give."""
+    from edge_rjepa.sources.devices import devices
+
+    found = devices()
+    if not found:
+        cure = "plug one in; a network camera (rtsp://.., http://..) is not listed here"
+        yield Finding("camera", WARN, "no video device", cure)
+    for device in found:
+        where = f"{device.path} ({device.name})"
+        if device.part:
+            yield Finding("camera", OK, f"{where}: belongs to another, and is not looked at")
+            continue
+        yield looked_at(device.path, where)
+        if shutil.which("v4l2-ctl"):
+            yield Finding("camera", OK, f"{where}: {'; '.join(formats(device.path))}")
+    if found and not shutil.which("v4l2-ctl"):
+        cure = "sudo apt-get install v4l-utils"
+        yield Finding("camera", WARN, "the formats cannot be listed without v4l2-ctl", cure)
+
+
+def looked_at(spec: str, where: str) -> Finding:
+    """Whether the camera gives pictures, of what size and how many a second."""
+    from edge_rjepa.config import CameraConfig
+    from edge_rjepa.sources.camera import CameraSource
+
+    try:
+        with CameraSource(spec, CameraConfig()) as camera:
+            first = camera.read_next(1e3 * LOOK_S)
+            end_s = time.monotonic() + LOOK_S
+            frames = []
+            while time.monotonic() < end_s:
+                frames.append(camera.read_next(1e3 * LOOK_S))
+            last = next((frame for frame in reversed(frames) if frame), None)
+    except SourceError as error:
+        what, _, cure = str(error).partition("; ")
+        return Finding("camera", FAIL, f"{where}: {what}", cure)
+    if last is None or last.sequence == first.sequence:
+        return Finding("camera", FAIL, f"{where}: gives one picture and no more", "plug it in anew")
+    rate = (last.sequence - first.sequence) / (last.t_capture_s - first.t_capture_s)
+    height, width = last.image.shape[:2]
+    return Finding("camera", OK, f"{where}: {width}x{height}, {rate:.1f} pictures a second")
+
+
+def formats(path: str) -> list[str]:
+    """Formats of the video device, one line each, as v4l2-ctl tells."""
+    command = ["v4l2-ctl", "--device", path, "--list-formats-ext"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=5.0)
+    return formats_in(done.stdout) or [f"v4l2-ctl lists no format ({done.stderr.strip()})"]
+
+
+def formats_in(listing: str) -> list[str]:
+    """`MJPG 640x480 at 30, 1280x720 at 30`: a line a format, each size with its highest rate."""
+    rates: dict[str, dict[str, float]] = {}
+    for line in listing.splitlines():
+        if found := re.search(r"\]: '(\w+)\s*'", line):
+            sizes = rates.setdefault(found[1], {})
+        elif found := re.search(r"Size: \w+ (\d+x\d+)", line):
+            size = found[1]
+            sizes[size] = 0.0
+        elif found := re.search(r"\(([\d.]+) fps\)", line):
+            sizes[size] = max(sizes[size], float(found[1]))
+    return [
+        f"{name} " + ", ".join(f"{size} at {rate:g}" for size, rate in sizes.items())
+        for name, sizes in rates.items()
+    ]
+
+
+def serial_ports() -> Iterator[Finding]:
+    """Where a pan-tilt head may hang."""
+    from serial.tools.list_ports import comports
+
+    ports = list(comports())
+    if not ports:
+        yield Finding("serial", OK, "no port: only a pan-tilt head would need one")
+    for port in ports:
+        what = f"{port.device} ({port.description})"
+        if os.access(port.device, os.R_OK | os.W_OK):
+            yield Finding("serial", OK, what)
+        else:
+            cure = f"sudo usermod -aG {group_of(port.device)} $USER, then log in again"
+            yield Finding("serial", FAIL, f"{what}: permission denied", cure)
+
+
+def group_of(path: str) -> str:
+    """The group that may use a device; Debian's where it cannot be found out."""
+    try:
+        return Path(path).group()
+    except (OSError, KeyError):
+        return "dialout"
+
+
+def blas() -> Iterator[Finding]:
+    """The libraries that multiply matrices, and how many threads each would use."""
+    import scipy.linalg  # noqa: F401 - loads its own
+    from threadpoolctl import threadpool_info
+
+    for library in threadpool_info():
+        name = f"{library['internal_api']} {library['version'] or ''}".strip()
+        threads = library["num_threads"]
+        yield Finding("blas", OK, f"{name}: up to {threads} threads; learning takes one")
+
+
+def cuda() -> Iterator[Finding]:
+    """Whether kernels could run on a GPU."""
+    from numba import cuda as numba_cuda
+
+    installed = version_of("numba-cuda")
+    gpu = [Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release")]
+    if numba_cuda.is_available():
+        device = numba_cuda.get_current_device()
+        name = device.name.decode() if isinstance(device.name, bytes) else device.name
+        yield Finding("cuda", OK, f"{name}, compute capability {device.compute_capability}")
+    elif not any(path.exists() for path in gpu):
+        yield Finding("cuda", OK, "no NVIDIA driver: the learner runs on the CPU")
+    elif not installed:
+        yield Finding("cuda", WARN, "a driver, but no numba-cuda", "pip install 'numba-cuda[cu12]'")
+    else:
+        cure = "see that its CUDA version is the driver's: python -m numba -s"
+        yield Finding("cuda", WARN, f"numba-cuda {installed} does not reach the driver", cure)
+
+
+def kernel_cache() -> Iterator[Finding]:
+    """Whether compiled kernels are kept: else every start compiles for a minute."""
+    from edge_rjepa.jit import KernelCache, jit
+
+    cure = "set NUMBA_CACHE_DIR to a folder that can be written"
+    cache = jit(group_of)._cache  # any function of this package is kept where the others are
+    if not isinstance(cache, KernelCache):
+        yield Finding("kernels", WARN, "compiled code is not kept", cure)
+        return
+    folder = Path(cache.cache_path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        yield Finding("kernels", WARN, f"{folder} cannot be written: {error.strerror}", cure)
+    else:
+        yield Finding("kernels", OK, f"compiled code is kept in {folder}")
+
+
+def disk() -> Iterator[Finding]:
+    """Room for runs, which go into the current folder unless told otherwise."""
+    folder = Path.cwd()
+    free_bytes = shutil.disk_usage(folder).free
+    what = f"{free_bytes / 2**30:.1f} GiB free in {folder}"
+    if not os.access(folder, os.W_OK):
+        yield Finding("disk", WARN, f"{folder} cannot be written", "name a folder: --out DIR")
+    elif free_bytes < LITTLE_BYTES:
+        cure = "make room: a run takes some 50 MB, a recording gigabytes an hour"
+        yield Finding("disk", WARN, what, cure)
+    else:
+        yield Finding("disk", OK, what)
+
+
+def version_of(name: str) -> str | None:
+    """The version of an installed package."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _opencv_version() -> str | None:
+    """Whichever OpenCV is there: not every one is known to pip."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    return cv2.__version__
+
+
+CHECKS = {
+    "machine": machine,
+    "packages": packages,
+    "opencv": opencv,
+    "camera": cameras,
+    "serial": serial_ports,
+    "blas": blas,
+    "cuda": cuda,
+    "kernels": kernel_cache,
+    "disk": disk,
+}

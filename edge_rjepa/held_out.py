@@ -1,0 +1,81 @@
+"""Fixations that learning never had: what learners are judged on."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_rjepa.config import RunConfig
+from edge_rjepa.eye import Eye
+from edge_rjepa.gaze import Gaze
+from edge_rjepa.learner import RJepa
+from edge_rjepa.monitor import Health, health
+from edge_rjepa.objective import information
+from edge_rjepa.optics import Pinhole
+from edge_rjepa.retina import Retina
+from edge_rjepa.sources import Frame
+
+# Fewer fixations than this many times n_embedding say nothing about a covariance of that size.
+FEWEST_A_DIMENSION = 4
+
+
+class Look(NamedTuple):
+    """The fixations of one frame."""
+
+    features: np.ndarray  # (K, f) float32
+    efference: np.ndarray  # (K, A) float32
+    pixels: np.ndarray  # (K, 2)
+
+
+class HeldOut:
+    """The last `held_out_frames` frames added, seen with a gaze of its own.
+
+    That gaze is random whatever the run's is: all learners are judged on the same looks.
+    """
+
+    def __init__(self, config: RunConfig):
+        gaze = Gaze(replace(config.gaze, policy="random"), config.seed + 1)
+        self._eye = Eye(gaze, Retina(config.retina))
+        self._fixations = config.fixations_per_frame
+        self._noise_floor = config.network.noise_floor
+        self._fewest = FEWEST_A_DIMENSION * config.network.n_embedding
+        self._looks: deque[Look] = deque(maxlen=config.held_out_frames)
+        self._last_image: np.ndarray | None = None
+
+    def add(self, camera: Pinhole, frames: Iterable[Frame]) -> None:
+        """Look at these frames of a camera."""
+        for frame in frames:
+            plan, features = self._eye.look(camera, frame, self._fixations)
+            self._looks.append(Look(features, plan.efference, plan.pixels))
+            self._last_image = frame.image
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is enough to judge on."""
+        return sum(len(look.features) for look in self._looks) >= self._fewest
+
+    def judge(self, learner: RJepa) -> Health:
+        """Information, effective rank and std on them; the learner stays as it was."""
+        z, z_hat = self._seen(learner)
+        finite = np.isfinite(z).all() and np.isfinite(z_hat).all()
+        gained = information(z, z_hat, self._noise_floor) if finite else math.nan
+        return health(gained, np.cov(z, rowvar=False))
+
+    def sample(self, learner: RJepa) -> dict[str, np.ndarray]:
+        """The last frame: image, its fixations' pixels (K, 2) and surprise (K,) in nats."""
+        z, z_hat = self._seen(learner)
+        pixels = self._looks[-1].pixels
+        last = slice(-len(pixels), None)
+        surprise = learner.surprise(z[last], z_hat[last])
+        return {"image": self._last_image, "pixels": pixels, "surprise": surprise}
+
+    def _seen(self, learner: RJepa) -> tuple[np.ndarray, np.ndarray]:
+        learner = learner.copy()
+        learner.reset()
+        seen = [learner.predict(look.features, look.efference) for look in self._looks]
+        return np.concatenate([s.z for s in seen]), np.concatenate([s.z_hat for s in seen])

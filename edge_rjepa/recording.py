@@ -1,0 +1,481 @@
+"""What a run looked at, kept on disk: written while it learns, read again in the same order.
+
+A recording is a folder; docs/recording.md describes it for other programs.
+
+    recording.json        what it is: camera, configuration, head, and at its end how many frames
+    frames.jsonl          a line a frame: when, head, gaze, and where its picture lies
+    pictures.000000.png   the pictures of 300 frames, whole PNG files one after another; or .mjpeg
+    held_out/             frames.jsonl and pictures of what the source itself holds out
+
+A picture is written before its line, and nothing is ever written twice, so that whatever stops the
+writer leaves at most one torn end, which the reader leaves out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import re
+import secrets
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from edge_rjepa.checkpoint import write_atomic
+from edge_rjepa.errors import ConfigError, InputError, RJepaError, SourceError
+from edge_rjepa.optics import Pinhole
+
+FORMAT, VERSION = "edge_rjepa recording", 1
+ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"
+FRAMES_A_SEGMENT = 300  # pictures in one file
+
+Limits = tuple[tuple[float, float], tuple[float, float]]
+
+
+class RecordingError(RJepaError, OSError):
+    """A recording cannot be begun or gone on with."""
+
+
+class Pictures(NamedTuple):
+    """How pictures become bytes."""
+
+    kind: str  # as cv2.imencode names it
+    options: list[int]  # .. and what it is told
+    greatest_error: int  # grey levels that a smooth picture may be off by
+    suffix: str  # of files with many pictures: FFmpeg plays them
+
+    def encode(self, image: np.ndarray) -> bytes:
+        return cv2.imencode(self.kind, image, self.options)[1].tobytes()
+
+
+# PNG without its search for repeated strings, which camera noise has none of: twice as fast for no
+# byte more.
+HUFFMAN_ONLY = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+LOSSLESS = Pictures(".png", HUFFMAN_ONLY, 0, ".png")
+MJPG = Pictures(".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95], 16, ".mjpeg")
+
+
+class Taken(Protocol):
+    """A frame of a source, as far as it is recorded."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    t_capture_s: float
+    head: tuple[float, float]  # (pan_rad, tilt_rad)
+    sequence: int
+
+
+class Recorded(NamedTuple):
+    """One frame of a recording."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    t_capture_s: float
+    head: tuple[float, float]  # (pan_rad, tilt_rad)
+    sequence: int
+    fixations: int  # 0 for a frame that was set aside
+    gaze_rad: np.ndarray | None  # (K, 2) float64 (azimuth, elevation); None for one set aside
+
+
+class About(NamedTuple):
+    """What a recording is."""
+
+    id: str  # no two recordings have the same
+    pictures: str  # suffix of the files with pictures: .png or .mjpeg
+    camera: Pinhole
+    config: dict  # of the run, as dataclasses.asdict makes it
+    head_limits_rad: Limits | None  # (lowest, highest) pan, tilt; None if there was no head
+    frames: int | None  # None if it was never closed
+    digest: str | None  # of what the run had learned at the end, if it said so
+
+
+# ------------------------------------------------------------------------------------------------
+# Writing
+
+
+class Recorder:
+    """Keeps in a new or empty folder what a run looks at; a context manager that closes itself.
+
+    held_out: frames that the source sets aside itself, kept at once so that a replay is judged on
+    the same. lossless: PNG, bit for bit; else JPEG of quality 95, about a fifth of that.
+    Raises RecordingError where the folder is in use or cannot be written, or this OpenCV does not
+    keep pictures as they are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        camera: Pinhole,
+        config: dict,
+        head_limits_rad: Limits | None = None,
+        held_out: Iterable[Taken] = (),
+        lossless: bool = True,
+    ):
+        pictures = LOSSLESS if lossless else MJPG
+        _try_out(pictures)
+        self.folder = folder
+        self._failed = False
+        self._about = About(
+            secrets.token_hex(8), pictures.suffix, camera, config, head_limits_rad, None, None
+        )
+        with self._telling():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise RecordingError(f"{folder} is not an empty folder: record into a new one")
+            with _FrameWriter(folder / HELD_OUT, pictures) as writer:
+                for frame in held_out:
+                    writer.add(frame, None, 0)
+            self._writer = _FrameWriter(folder, pictures)
+            self._write_about()
+
+    def add(self, frame: Taken, gaze_rad: np.ndarray | None, fixations: int) -> None:
+        """Keep one frame with its gaze (K, 2) and how many fixations it had: None, 0 if set aside.
+
+        Raises InputError for a picture that is not (H, W, 3) uint8, and RecordingError when the
+        disk is full or gone: what was added before can be replayed, and nothing more is taken.
+        """
+        if self._failed:
+            raise RecordingError(f"{self.folder}: recording has ended: see the first error")
+        image = frame.image
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(
+                f"a picture to record is {image.shape} {image.dtype}: it must be (H, W, 3) uint8"
+            )
+        with self._telling():
+            self._writer.add(frame, gaze_rad, fixations)
+
+    def close(self, digest: str | None = None) -> None:
+        """Note that the recording is whole, and with what digest the run ended."""
+        self._writer.close()
+        if not self._failed and self._about.frames is None:
+            self._about = self._about._replace(frames=self._writer.frames, digest=digest)
+            with self._telling():
+                self._write_about()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # What went wrong first is what the reader of the message needs.
+        with contextlib.suppress(RecordingError) if error else contextlib.nullcontext():
+            self.close()
+
+    def _write_about(self) -> None:
+        values = {"format": FORMAT, "version": VERSION} | self._about._asdict()
+        values["camera"] = asdict(self._about.camera)
+        write_atomic(self.folder / ABOUT, json.dumps(values, indent=2).encode())
+
+    @contextlib.contextmanager
+    def _telling(self):
+        """Errors of the disk end the recording, in words."""
+        try:
+            yield
+        except RecordingError:
+            raise
+        except OSError as error:
+            self._failed = True
+            raise RecordingError(
+                f"cannot record to {self.folder}: {error.strerror or error}; what was recorded "
+                "before can be replayed; make room and record into a new folder"
+            ) from error
+
+
+class _FrameWriter:
+    """Appends to frames.jsonl and the files with pictures of one folder."""
+
+    def __init__(self, folder: Path, pictures: Pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.frames = 0
+        self._folder = folder
+        self._pictures = pictures
+        # Unbuffered: what was written is the system's, and no longer lost with this process.
+        self._lines = open(folder / FRAMES, "xb", buffering=0)
+        self._segment: BinaryIO | None = None
+
+    def add(self, frame: Taken, gaze_rad: np.ndarray | None, fixations: int) -> None:
+        number = self.frames // FRAMES_A_SEGMENT
+        if self.frames % FRAMES_A_SEGMENT == 0:
+            self._begin_segment(number)
+        picture = self._pictures.encode(frame.image)
+        line = {
+            "sequence": int(frame.sequence),
+            "t_capture_s": float(frame.t_capture_s),
+            "head_rad": [float(angle) for angle in frame.head],
+            "fixations": int(fixations),
+            "gaze_rad": None if gaze_rad is None else np.asarray(gaze_rad, np.float64).tolist(),
+            "segment": number,
+            "offset": self._segment.tell(),
+            "bytes": len(picture),
+            "crc32": zlib.crc32(picture),
+        }
+        _write_all(self._segment, picture)
+        _write_all(self._lines, json.dumps(line).encode() + b"\n")
+        self.frames += 1
+
+    def close(self) -> None:
+        self._lines.close()
+        if self._segment is not None:
+            self._segment.close()
+
+    def __enter__(self) -> _FrameWriter:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close()
+
+    def _begin_segment(self, number: int) -> None:
+        if self._segment is not None:
+            self._segment.close()
+        path = _segment_path(self._folder, number, self._pictures.suffix)
+        self._segment = open(path, "xb", buffering=0)
+
+
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _segment_path(folder: Path, number: int, suffix: str) -> Path:
+    return folder / f"pictures.{number:06d}{suffix}"
+
+
+def _try_out(pictures: Pictures) -> None:
+    """Raise RecordingError unless this OpenCV gives pictures back as they were."""
+    y, x = np.mgrid[:37, :53]  # odd sides, and every channel different
+    image = np.stack([2 * x, 3 * y, x + y], axis=-1).astype(np.uint8)
+    try:
+        again = _decoded(pictures.encode(image))
+        off = np.abs(again.astype(int) - image).max()
+    except (cv2.error, AttributeError, ValueError):
+        off = 256
+    if off > pictures.greatest_error:
+        raise RecordingError(
+            f"this OpenCV ({cv2.__version__}) cannot keep pictures as {pictures.kind}: install "
+            "opencv-python, or choose the other --record-format"
+        )
+
+
+def _decoded(picture: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+
+
+# ------------------------------------------------------------------------------------------------
+# Reading
+
+
+def about(folder: Path) -> About:
+    """What the recording in a folder is.
+
+    Raises SourceError where there is none, or one of a newer version.
+    """
+    path = folder / ABOUT
+    try:
+        values = json.loads(path.read_bytes())
+        if values["format"] != FORMAT:
+            raise ValueError
+        if values["version"] <= VERSION:
+            limits = values["head_limits_rad"]
+            return About(
+                id=values["id"],
+                pictures=values["pictures"],
+                camera=Pinhole(**values["camera"]),
+                config=values["config"],
+                head_limits_rad=limits and tuple((low, high) for low, high in limits),
+                frames=values["frames"],
+                digest=values["digest"],
+            )
+    except FileNotFoundError:
+        raise SourceError(
+            f"{folder} is not a recording: name a folder that --record wrote"
+        ) from None
+    except OSError as error:
+        raise SourceError(f"cannot read recording {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, ConfigError) as error:
+        raise SourceError(
+            f"{path} does not describe a recording, or is damaged: use another copy of it"
+        ) from error
+    raise SourceError(
+        f"{path} has version {values['version']}, this edge_rjepa reads up to {VERSION}: upgrade it"
+    )
+
+
+class FrameReader:
+    """The frames of one folder of a recording, in order, decoded one by one.
+
+    A torn end, as a crash leaves it, is left out. `frames` are there to read; `torn` says whether
+    something was left out. Raises SourceError where a file is missing or damaged before the end.
+    """
+
+    def __init__(self, folder: Path, suffix: str):
+        self._folder = folder
+        self._suffix = suffix
+        self._segment: BinaryIO | None = None
+        try:
+            self._lines = open(folder / FRAMES, "rb")
+        except OSError as error:
+            raise SourceError(
+                f"cannot read recording {folder / FRAMES}: {error.strerror}; use another copy of it"
+            ) from error
+        try:
+            self.frames, self.torn = self._whole_frames()
+        except BaseException:
+            self.close()
+            raise
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go on with the first frame."""
+        self._lines.seek(0)
+        self.place = 0  # of the next frame
+        self._end = 0  # of the picture before, in its file
+        self._close_segment()
+
+    def skip(self, count: int) -> tuple[float, float] | None:
+        """Pass over `count` frames at most; the head angles of the last of them."""
+        text = None
+        for _ in range(min(count, self.frames - self.place)):
+            text = self._lines.readline()
+            self.place += 1
+        self._close_segment()
+        if text is None:
+            return None
+        line = self._parsed(text)
+        self._end = line["offset"] + line["bytes"]
+        return tuple(line["head_rad"])
+
+    def read(self) -> Recorded | None:
+        """The next frame; None after the last. Raises SourceError where it is damaged."""
+        if self.place == self.frames:
+            return None
+        line = self._parsed(self._lines.readline())
+        image = _decoded(self._picture(line))
+        if image is None:
+            raise self._damaged()
+        self.place += 1
+        gaze_rad = line["gaze_rad"]
+        return Recorded(
+            image,
+            line["t_capture_s"],
+            tuple(line["head_rad"]),
+            line["sequence"],
+            line["fixations"],
+            None if gaze_rad is None else np.array(gaze_rad, np.float64).reshape(-1, 2),
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        self._lines.close()
+        self._close_segment()
+
+    def __enter__(self) -> FrameReader:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close()
+
+    def _whole_frames(self) -> tuple[int, bool]:
+        """How many frames there are up to the last that is whole, and if anything comes after."""
+        size = os.fstat(self._lines.fileno()).st_size
+        if size == 0:
+            return 0, self._beyond(0, 0)
+        with mmap.mmap(self._lines.fileno(), 0, access=mmap.ACCESS_READ) as lines:
+            end = lines.rfind(b"\n") + 1
+            while end > 0:
+                start = lines.rfind(b"\n", 0, end - 1) + 1
+                last = _parsed(lines[start:end])
+                if last is not None and self._is_whole(last):
+                    break
+                end = start
+            frames = sum(1 for _ in re.compile(b"\n").finditer(lines, 0, end))
+        if frames == 0:
+            return 0, True
+        for number in range(last["segment"]):
+            if not _segment_path(self._folder, number, self._suffix).is_file():
+                raise self._missing(number)
+        return frames, end < size or self._beyond(last["segment"], last["offset"] + last["bytes"])
+
+    def _is_whole(self, line: dict) -> bool:
+        path = _segment_path(self._folder, line["segment"], self._suffix)
+        try:
+            with open(path, "rb") as segment:
+                segment.seek(line["offset"])
+                return zlib.crc32(segment.read(line["bytes"])) == line["crc32"]
+        except FileNotFoundError:  # no crash does that: files are made before lines are written
+            raise self._missing(line["segment"]) from None
+        except OSError:
+            return False
+
+    def _beyond(self, number: int, end: int) -> bool:
+        """Whether there is more in the files with pictures than the lines tell of."""
+        path = _segment_path(self._folder, number, self._suffix)
+        after = _segment_path(self._folder, number + 1, self._suffix)
+        return after.exists() or (path.exists() and path.stat().st_size > end)
+
+    def _picture(self, line: dict) -> bytes:
+        """The picture of this line, checked."""
+        number = self.place // FRAMES_A_SEGMENT
+        if self.place % FRAMES_A_SEGMENT == 0:
+            self._close_segment()
+            self._end = 0
+        if self._segment is None:
+            try:
+                self._segment = open(_segment_path(self._folder, number, self._suffix), "rb")
+            except OSError:
+                raise self._missing(number) from None
+            self._segment.seek(self._end)
+        # Read where the last one ended and not at its offset: a lost line shows in the checksum.
+        picture = self._segment.read(line["bytes"])
+        if zlib.crc32(picture) != line["crc32"]:
+            raise self._damaged()
+        self._end += len(picture)
+        return picture
+
+    def _parsed(self, text: bytes) -> dict:
+        line = _parsed(text)
+        if line is None:
+            raise self._damaged()
+        return line
+
+    def _damaged(self) -> SourceError:
+        segment = _segment_path(self._folder, self.place // FRAMES_A_SEGMENT, self._suffix)
+        return SourceError(
+            f"frame {self.place} of {self.frames} is damaged, in {self._folder / FRAMES} or "
+            f"{segment.name}: use another copy of the recording"
+        )
+
+    def _missing(self, number: int) -> SourceError:
+        path = _segment_path(self._folder, number, self._suffix)
+        return SourceError(f"{path} is missing: put it back, or use another copy of the recording")
+
+    def _close_segment(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+
+
+# What a line must have, and of which type.
+KINDS = {
+    "sequence": int, "t_capture_s": float, "head_rad": list, "fixations": int,
+    "gaze_rad": (list, type(None)), "segment": int, "offset": int, "bytes": int, "crc32": int,
+}  # fmt: skip
+
+
+def _parsed(text: bytes) -> dict | None:
+    """A line of frames.jsonl, or None if it is damaged."""
+    try:
+        line = json.loads(text)
+        whole = all(isinstance(line[key], kind) for key, kind in KINDS.items())
+    except (ValueError, TypeError, KeyError):
+        return None
+    return line if whole and min(line["offset"], line["bytes"]) >= 0 else None

@@ -1,0 +1,331 @@
+"""A run: the loop with a folder of its own, so that it can be stopped and gone on with.
+
+A run folder holds
+
+    config.toml                everything the run depends on
+    checkpoint.safetensors     the latest state of learner, gaze, source and monitor, and before it
+    checkpoint.1.safetensors   .. the one a minute older, and so on
+    good.safetensors           the last state that nothing was wrong with: to roll back to
+    metrics.jsonl              a line of measures every `metrics_every_frames`, and a line an event;
+    metrics.1.jsonl            .. the older ones
+    summary.json               held-out measures before and after, and the verdict in words
+    sample.npz                 one held-out frame with its fixations, for the report
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_rjepa.checkpoint import write_atomic
+from edge_rjepa.config import RunConfig
+from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError
+from edge_rjepa.eye import Eye
+from edge_rjepa.head import Head
+from edge_rjepa.held_out import HeldOut
+from edge_rjepa.journal import Journal
+from edge_rjepa.learner import RJepa
+from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
+from edge_rjepa.runtime import Loop, Recorder
+from edge_rjepa.sources import Source, SourceEnded
+
+CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
+GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"
+
+
+class Progress(NamedTuple):
+    """Where a run stands; handed to `on_progress` with every line of metrics."""
+
+    frames: int
+    fixations: int
+    seconds: float  # spent learning, over all of the run
+    fixations_per_s: float
+    fixations_per_frame: float
+    health: Health
+    surprise: float  # nats, mean since the last line
+    loss: float  # nats, mean since the last line
+    latency_median_ms: float | None  # from capture to weight update; of live sources only
+    latency_p95_ms: float | None
+    skipped: dict[str, int]  # frames of the whole run, by the reason
+    rollbacks: int
+
+
+class KeptRun(NamedTuple):
+    """What a run folder holds."""
+
+    learner: RJepa
+    config: RunConfig
+    notes: dict
+    problems: list[str]  # why an older checkpoint than the latest had to do, in words
+
+
+def kept_run(folder: Path) -> KeptRun:
+    """The newest checkpoint in a run folder that is not damaged.
+
+    Raises CheckpointError where there is none, ConfigError where config.toml has been changed
+    since: a run goes on as it was begun.
+    """
+    path = folder / CHECKPOINT
+    learner, notes, problems = RJepa.load_newest(path)
+    if "config" not in notes:
+        raise CheckpointError(
+            f"{path} holds a learner but no run, or a run of another version: see RJepa.load"
+        )
+    config = RunConfig.from_dict(notes["config"])
+    if (folder / CONFIG).exists() and RunConfig.from_toml(folder / CONFIG) != config:
+        raise ConfigError(
+            f"{folder / CONFIG} was changed after the run began: undo that, or start a new run "
+            f"with --config {folder / CONFIG}"
+        )
+    return KeptRun(learner, config, notes, problems)
+
+
+class Run:
+    """Learning kept in a folder. Make one with `Run.start` or `Run.resume`, then `learn`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        source: Source,
+        learner: RJepa,
+        head: Head | None = None,
+        recorder: Recorder | None = None,
+    ):
+        self.folder = folder
+        self.config = config
+        self.held_out = HeldOut(config)
+        eye = Eye.of(config)
+        self.loop = Loop(config, source, eye, learner, self.held_out, head, recorder)
+        self.monitor = Monitor(config.monitor)
+        self.rollbacks = 0
+        self.frames_lost = 0  # at least so many came after the checkpoint this run goes on from
+        self.on_event: Callable[[str], None] = lambda event: None
+        self._journal = Journal(folder / METRICS)
+        self._learning_s = 0.0
+        self._saved_s = time.monotonic()
+        self._saving_fails = False
+        self._journal_fails = False
+        learner.warm_up()
+        eye.warm_up()
+
+    @classmethod
+    def start(cls, folder: Path, config: RunConfig, source: Source, **handed_in) -> Run:
+        """A new run in a new or empty folder. Raises ConfigError for any other."""
+        if (folder / CHECKPOINT).exists():
+            raise ConfigError(
+                f"{folder} holds a run: go on with --resume {folder}, or name another"
+            )
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} is not an empty folder: name a new one")
+        run = cls(folder, config, source, RJepa(config.network, config.seed), **handed_in)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / CONFIG, config.to_toml().encode())
+        write_atomic(folder / METRICS, b"")
+        run._save(GOOD)
+        run._save(CHECKPOINT)
+        return run
+
+    @classmethod
+    def resume(cls, folder: Path, source: Source, **handed_in) -> Run:
+        """The run that the folder holds, from its last checkpoint on, bit for bit."""
+        kept = kept_run(folder)
+        run = cls(folder, kept.config, source, kept.learner, **handed_in)
+        run.loop.restore(kept.notes["loop"])
+        run.monitor.restore(kept.notes["monitor"])
+        run.rollbacks = kept.notes["rollbacks"]
+        run._learning_s = kept.notes["learning_s"]
+        run.frames_lost = run._journal.forget(run.frames)
+        return run
+
+    @property
+    def learner(self) -> RJepa:
+        """What learns."""
+        return self.loop.learner
+
+    @property
+    def frames(self) -> int:
+        """Frames used so far."""
+        return self.loop.frames
+
+    def learn(
+        self,
+        go_on: Callable[[Run], bool],
+        on_progress: Callable[[Progress], None],
+        on_event: Callable[[str], None] = lambda event: None,
+    ) -> None:
+        """Learn frame by frame until `go_on(run)` says no or the source ends, and keep it.
+
+        It is also kept when the source fails (SourceError) or anything else does. A disk that is
+        full or read-only stops learning only here at the end: until then it is an event. Raises
+        CollapseError when rolling back does not help; the last good state stays in GOOD.
+        """
+        self.on_event = on_event
+        try:
+            self._learn_frames(go_on, on_progress)
+        except SourceEnded:
+            self._tell("the source has ended")
+        finally:
+            if not self.monitor.broken(health_of(self.learner)):
+                self._save(CHECKPOINT)
+
+    def _learn_frames(self, go_on, on_progress) -> None:
+        started = line = time.monotonic()
+        before_s = self._learning_s
+        while go_on(self):
+            used = self.loop.step()
+            self._learning_s = before_s + time.monotonic() - started
+            for event in self.loop.news():
+                self._tell(event)
+            if used and self.frames % self.config.metrics_every_frames == 0:
+                now = time.monotonic()
+                self._watch(now - line, on_progress)
+                line = now
+            if used and self.frames % self.config.rollback_every_frames == 0:
+                self._mark_good()
+            elif time.monotonic() - self._saved_s >= self.config.checkpoint_every_s:
+                self._keep()
+
+    def _watch(self, seconds: float, on_progress) -> None:
+        """Measure, write a line of metrics, and roll back what has collapsed."""
+        health = health_of(self.learner)
+        collapse = self.monitor.collapse(health)
+        measures, latency = self.loop.measures(), self.loop.latency
+        progress = Progress(
+            frames=self.frames,
+            fixations=self.learner.fixations,
+            seconds=self._learning_s,
+            fixations_per_s=measures.fixations / seconds,
+            fixations_per_frame=measures.fixations / self.config.metrics_every_frames,
+            health=health,
+            surprise=measures.surprise,
+            loss=measures.loss,
+            latency_median_ms=latency.percentile_ms(50.0),
+            latency_p95_ms=latency.percentile_ms(95.0),
+            skipped=dict(self.loop.skipped),
+            rollbacks=self.rollbacks + bool(collapse),
+        )
+        line = progress._asdict() | health._asdict() | {"time_unix_s": time.time()}
+        del line["health"]
+        self._note(line)
+        on_progress(progress)
+        if collapse:
+            self._roll_back(collapse)
+
+    def _roll_back(self, collapse: str) -> None:
+        """Back to the last good weights at a lower rate; the stream goes on from where it is."""
+        self.rollbacks += 1
+        if self.rollbacks > self.config.monitor.max_rollbacks:
+            raise CollapseError(
+                f"collapsed {self.rollbacks} times, at last because {collapse}; the last good "
+                f"state is in {self.folder / GOOD}: lower network.learning_rate"
+            )
+        rate = self.learner.learning_rate * self.config.monitor.rate_after_collapse
+        self.loop.learner = RJepa.load(self.folder / GOOD)
+        self.learner.learning_rate = rate
+        self.learner.reset()
+        self._tell(
+            f"COLLAPSE: {collapse}. Rolled back to the last good state, "
+            f"learning rate lowered to {rate:.2g}"
+        )
+        self._keep()
+
+    def _tell(self, event: str) -> None:
+        """An event, to whoever watches and into the journal."""
+        self.on_event(event)
+        self._note({"frames": self.frames, "time_unix_s": time.time(), "event": event})
+
+    def _note(self, line: dict) -> None:
+        """A line of the journal; what cannot be written is told once, and learning goes on."""
+        try:
+            self._journal.append(line)
+            self._journal_fails = False
+        except OSError as error:
+            if not self._journal_fails:
+                self.on_event(f"cannot write {self.folder / METRICS}: {error.strerror}; goes on")
+            self._journal_fails = True
+
+    def _mark_good(self) -> None:
+        """Keep this state to roll back to, if nothing is wrong with it.
+
+        Counted in frames and not in seconds, so that a rollback is the same each time; and with a
+        checkpoint, so that who goes on from there has the same state to roll back to.
+        """
+        good = self.monitor.is_good(health_of(self.learner))
+        self._keep(*[GOOD] if good else [])
+
+    def _keep(self, *more: str) -> None:
+        """Write the checkpoint, unless the learner is beyond doubt broken; failing is an event."""
+        self._saved_s = time.monotonic()
+        if self.monitor.broken(health_of(self.learner)):
+            return
+        try:
+            for name in (*more, CHECKPOINT):
+                self._save(name)
+        except CheckpointError as error:
+            again_s = self.config.checkpoint_every_s
+            self._tell(f"{error}; learning goes on, the next try is in {again_s:.0f} s")
+            self._saving_fails = True
+        else:
+            if self._saving_fails:
+                self._tell(f"saved again: {self.folder / CHECKPOINT}")
+            self._saving_fails = False
+
+    def _save(self, name: str) -> None:
+        notes = {
+            "config": asdict(self.config),
+            "loop": self.loop.state(),
+            "monitor": self.monitor.state(),
+            "rollbacks": self.rollbacks,
+            "learning_s": self._learning_s,
+        }
+        keep = self.config.checkpoints_kept if name == CHECKPOINT else 1
+        self.learner.save(self.folder / name, notes, keep=keep)
+
+    def finish(self) -> dict:
+        """Judge what the run has kept on held-out fixations; writes and returns the summary."""
+        learner = kept_run(self.folder).learner
+        if not self.held_out.enough:
+            source = self.loop.source
+            self.held_out.add(source.camera, source.held_out(self.config.held_out_frames))
+        before = after = None
+        if self.held_out.enough:
+            before = self.held_out.judge(RJepa(self.config.network, self.config.seed))
+            after = self.held_out.judge(learner)
+            sample = io.BytesIO()
+            np.savez_compressed(sample, **self.held_out.sample(learner))
+            write_atomic(self.folder / SAMPLE, sample.getvalue())
+        summary = {
+            "fixations": learner.fixations,
+            "rollbacks": self.rollbacks,
+            "before": before and before._asdict(),
+            "after": after and after._asdict(),
+            "verdict": verdict(before, after, Monitor(self.config.monitor)),
+        }
+        write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
+        return summary
+
+
+def verdict(before: Health | None, after: Health | None, monitor: Monitor) -> str:
+    """Whether it learned, in words."""
+    if before is None or after is None:
+        return "Not judged: too little was held out; let it learn for longer."
+    collapse = monitor.collapse(after)
+    if collapse:
+        return f"It collapsed: {collapse}."
+    gained = after.information - before.information
+    measured = (
+        f"on fixations it never learned from, the past tells {after.information:.2f} nats about "
+        f"what comes next ({before.information:.2f} before); the embedding spans "
+        f"{after.effective_rank:.1f} directions and has not collapsed "
+        f"(std {after.embedding_std:.2f})"
+    )
+    learned = gained >= NOTABLE_NATS and after.information >= NOTABLE_NATS
+    return f"It {'learned' if learned else 'has not learned yet'}: {measured}."

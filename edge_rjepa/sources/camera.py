@@ -1,0 +1,321 @@
+"""A live camera: a video device, a network stream or a GStreamer pipeline, through OpenCV."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+
+from edge_rjepa.config import CameraConfig
+from edge_rjepa.errors import SourceError
+from edge_rjepa.optics import Pinhole
+from edge_rjepa.sources.devices import ROOT, Device, device_at, devices, found_again, holders
+from edge_rjepa.sources.frame import Frame, SourceEnded
+from edge_rjepa.sources.grabber import Capture, Grabber, Picture
+
+OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 4000, 1500  # of network streams
+SLOWEST_FRAMES = 3.0  # so many times the usual interval without a picture is no stall yet
+RECENT_S = 1.0  # a driver's stamp further back than this is of another clock
+UNCOMPRESSED_PX = 640 * 480  # 30 larger pictures a second do not fit through USB 2 as they are
+PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
+MOTION_JPEG = cv2.VideoWriter_fourcc(*"MJPG")
+END_OF_JPEG = b"\xff\xd9"
+APPSINK = " ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+
+
+class CameraSource:
+    """The pictures of a live camera, always the newest; a context manager.
+
+    spec: `0` or `/dev/video0` or `/dev/v4l/by-id/..`, a URL (rtsp, http), or `gst:PIPELINE`.
+    config: size and rate that a video device is asked for. What comes may differ: `camera` has the
+    size of the first picture, which all later ones are made to fit, and the config's field of view.
+
+    Time of capture is on time.monotonic(). A video device's is the kernel's own, of the picture's
+    beginning (the buffer's stamp, which Linux takes from that same clock), as long as it lies
+    within the last second. Else it is when the picture had arrived and OpenCV's grab() returned:
+    the way from the camera is not in it, nor, of network streams, that OpenCV decodes in grab().
+
+    A camera that stalls, dies, repeats one picture or changes its size is opened again, for ever;
+    news() tells, `faults` counts. A video device is found again under another number. Of network
+    streams other than Motion JPEG OpenCV itself scales pictures whose size changes without the
+    stream breaking off.
+
+    Raises SourceError when it cannot be opened or gives no picture.
+    """
+
+    live = True
+    head = None
+
+    def __init__(self, spec: str, config: CameraConfig) -> None:
+        _hush_opencv()
+        opener = opener_of(spec, config)
+        try:
+            slowest_s = SLOWEST_FRAMES / config.frames_per_s
+            self._grabber = Grabber("camera", opener.open, slowest_s)
+        except SourceError as error:
+            raise SourceError(f"camera {shown(spec)}: {error}; {opener.cure()}") from error
+        height, width = self._grabber.newest().image.shape[:2]
+        self.camera = Pinhole(width, height, config.field_of_view_rad)
+        self._handed_out = -1
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """How often it stalled, died, was frozen, was resized, and was reopened."""
+        return dict(self._grabber.faults)
+
+    def read_next(self, timeout_ms: float) -> Frame | None:
+        """The newest frame as soon as it is newer than the one handed out last.
+
+        None when there is none by then. Raises SourceEnded when the source was closed.
+        """
+        picture = self._grabber.newer_than(self._handed_out, timeout_ms / 1e3)
+        if self._grabber.closed:
+            raise SourceEnded
+        return None if picture is None else self._framed(picture)
+
+    def read_latest(self, max_age_ms: float) -> Frame:
+        """The newest frame, at once, whether or not it was handed out before.
+
+        Raises SourceError if it was captured longer ago than that, SourceEnded when the source was
+        closed.
+        """
+        if self._grabber.closed:
+            raise SourceEnded
+        picture = self._grabber.newest()
+        age_ms = 1e3 * (time.monotonic() - picture.t_capture_s)
+        if age_ms > max_age_ms:
+            doing = self._grabber.trouble() or "look at it less often, or allow more"
+            raise SourceError(
+                f"camera: the newest picture is {age_ms:.0f} ms old, {max_age_ms:.0f} ms are "
+                f"allowed: {doing}"
+            )
+        return self._framed(picture)
+
+    def held_out(self, count: int) -> list[Frame]:
+        """None: what a camera shows is gone when it was seen."""
+        return []
+
+    def news(self) -> list[str]:
+        """What went wrong or right since the last call, in words, oldest first."""
+        return self._grabber.news()
+
+    def state(self) -> dict:
+        """Nothing: a live stream cannot be gone back to."""
+        return {}
+
+    def restore(self, state: dict) -> None:
+        """Go on with what the camera shows now."""
+
+    def close(self) -> None:
+        """Let go of the camera, within half a second."""
+        self._grabber.close()
+
+    def __enter__(self) -> CameraSource:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close()
+
+    def _framed(self, picture: Picture) -> Frame:
+        self._handed_out = picture.sequence
+        return Frame(picture.image, picture.t_capture_s, (0.0, 0.0), picture.sequence)
+
+
+def shown(spec: str) -> str:
+    """The spec without the password that a URL may hold."""
+    return re.sub(r"//[^/@]*@", "//***@", spec)
+
+
+def opener_of(spec: str, config: CameraConfig) -> VideoDevice | Stream | Pipeline:
+    """What opens the camera that `spec` names."""
+    if spec.startswith("gst:"):
+        return Pipeline(spec.removeprefix("gst:"))
+    if "://" in spec:
+        return Stream(spec)
+    return VideoDevice(f"/dev/video{spec}" if spec.isdigit() else spec, config)
+
+
+class OpenCapture:
+    """A cv2.VideoCapture as grabber.py has it."""
+
+    def __init__(self, capture: cv2.VideoCapture, where: str, is_device: bool = False) -> None:
+        self.where = where
+        self._capture = capture
+        self._is_device = is_device
+
+    def grab(self) -> bool:
+        """Wait for the next picture; False when it does not come."""
+        return self._capture.grab()
+
+    def retrieve(self) -> np.ndarray | None:
+        """Decode what was grabbed; None where it cannot be."""
+        return self._capture.retrieve()[1]
+
+    def captured_s(self, grabbed_s: float) -> float:
+        """The driver's time of a device, as far as it can be one; else `grabbed_s`."""
+        if self._is_device:
+            stamp_s = 1e-3 * self._capture.get(cv2.CAP_PROP_POS_MSEC)
+            if 0.0 <= grabbed_s - stamp_s < RECENT_S:
+                return stamp_s
+        return grabbed_s
+
+    def release(self) -> None:
+        """Let go of the camera."""
+        self._capture.release()
+
+
+class JpegCapture(OpenCapture):
+    """A Motion JPEG stream whose pictures are decoded here.
+
+    FFmpeg's decoder is silent about a picture that breaks off, and fills up what is missing with
+    the one before; and OpenCV scales pictures of another size.
+    """
+
+    def retrieve(self) -> np.ndarray | None:
+        """Decode what was grabbed; None where it breaks off or is no JPEG."""
+        packet = self._capture.retrieve()[1]
+        whole = packet is not None and packet.tobytes().rstrip(b"\0").endswith(END_OF_JPEG)
+        return cv2.imdecode(packet.ravel(), cv2.IMREAD_COLOR) if whole else None
+
+
+def open_device(path: str, config: CameraConfig) -> Capture:
+    """The video device at `path`, asked for the config's size and rate. Raises SourceError."""
+    capture = cv2.VideoCapture(path, cv2.CAP_V4L2)
+    if not capture.isOpened():
+        raise SourceError("cannot be opened")
+    if config.width_px * config.height_px > UNCOMPRESSED_PX:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))
+    capture.set(cv2.CAP_PROP_FRAME_WIDTH, config.width_px)
+    capture.set(cv2.CAP_PROP_FRAME_HEIGHT, config.height_px)
+    capture.set(cv2.CAP_PROP_FPS, config.frames_per_s)
+    return OpenCapture(capture, path, is_device=True)
+
+
+class VideoDevice:
+    """Opens a camera of this machine; once it was open, whatever its number is."""
+
+    def __init__(
+        self,
+        path: str,
+        config: CameraConfig,
+        open_path: Callable[[str, CameraConfig], Capture] = open_device,
+        root: Path = ROOT,
+    ) -> None:
+        self._path = path
+        self._config = config
+        self._open_path = open_path
+        self._root = root
+        self._device: Device | None = None
+        self._before: list[Device] = []
+
+    def open(self) -> Capture:
+        """The open camera. Raises SourceError."""
+        capture = self._open_path(self._where(), self._config)
+        self._device = device_at(capture.where, self._root)
+        self._before = devices(self._root)
+        return capture
+
+    def cure(self) -> str:
+        """Why it may not open, and what to do."""
+        there_are = ", ".join(f"{device.path} ({device.name})" for device in devices(self._root))
+        if not os.path.exists(self._path):
+            return f"there is {'only ' + there_are if there_are else 'no camera: plug one in'}"
+        if not os.access(self._path, os.R_OK | os.W_OK):
+            return "permission denied: run `sudo usermod -aG video $USER` and log in again"
+        users = holders(self._path)
+        if users:
+            return f"it is in use by process {', '.join(users)}: end that"
+        return f"it may not be the one that gives pictures: try another of {there_are or 'them'}"
+
+    def _where(self) -> str:
+        if self._device is None:
+            return os.path.realpath(self._path)
+        device = found_again(self._device, self._before, self._root)
+        if device is None:
+            raise SourceError("it is not plugged in")
+        return device.path
+
+
+class Stream:
+    """Opens a network stream, with time limits."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def open(self) -> Capture:
+        """The open stream. Raises SourceError."""
+        # One decoding thread: more of them hand out pictures as many frames late.
+        capture = cv2.VideoCapture(
+            self._url,
+            cv2.CAP_FFMPEG,
+            [
+                *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS),
+                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS),
+                *(cv2.CAP_PROP_N_THREADS, 1),
+            ],
+        )
+        if not capture.isOpened():
+            raise SourceError("cannot be opened")
+        is_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) == MOTION_JPEG
+        undecoded = is_jpeg and capture.set(cv2.CAP_PROP_FORMAT, -1)
+        return (JpegCapture if undecoded else OpenCapture)(capture, shown(self._url))
+
+    def cure(self) -> str:
+        """Why it may not open, and what to do."""
+        url = urlsplit(self._url)
+        try:
+            socket.create_connection((url.hostname, url.port or PORTS[url.scheme]), 2.0).close()
+        except (OSError, ValueError) as error:
+            return f"{url.hostname} does not answer ({error}): check the address and the network"
+        return (
+            f"{url.hostname} answers, but sends nothing OpenCV can read in time: try the address, "
+            "user and password in a player such as ffplay"
+        )
+
+
+class Pipeline:
+    """Opens a GStreamer pipeline; one without an appsink is given one."""
+
+    def __init__(self, pipeline: str) -> None:
+        if not has_gstreamer():
+            raise SourceError(
+                "gst: needs an OpenCV with GStreamer, and this one has none: use the system's "
+                "(CONTRIBUTING.md, 'Which OpenCV'), or name the camera's /dev/video or URL"
+            )
+        self._pipeline = pipeline if "appsink" in pipeline else pipeline + APPSINK
+
+    def open(self) -> Capture:
+        """The running pipeline. Raises SourceError."""
+        capture = cv2.VideoCapture(self._pipeline, cv2.CAP_GSTREAMER)
+        if not capture.isOpened():
+            raise SourceError("cannot be opened")
+        return OpenCapture(capture, "the same pipeline")
+
+    def cure(self) -> str:
+        """Why it may not open, and what to do."""
+        return "try it with gst-launch-1.0, an autovideosink at its end; see docs/jetson.md"
+
+
+@functools.cache
+def has_gstreamer() -> bool:
+    """Whether OpenCV was built with GStreamer."""
+    return re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()) is not None
+
+
+@functools.cache
+def _hush_opencv() -> None:
+    """What goes wrong is told by news(); whoever sets these variables wants to hear it all."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        of_opencv_5 = getattr(cv2.utils, "logging", None)
+        (of_opencv_5 or cv2).setLogLevel(0)
+    # Whole seconds a read waits for a video device; 10 unless told, with the thread held up.
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")

@@ -1,0 +1,196 @@
+"""The doctor: what it finds here, and on machines that lack this and that."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numba.cuda
+import pytest
+
+from benchmarks.faulty_camera import FaultyCamera
+from edge_rjepa import doctor, jit
+from edge_rjepa.doctor import FAIL, OK, WARN, Finding, examined, table
+from edge_rjepa.sources import devices
+
+LISTING = """\
+ioctl: VIDIOC_ENUM_FMT
+\tType: Video Capture
+
+\t[0]: 'MJPG' (Motion-JPEG, compressed)
+\t\tSize: Discrete 640x480
+\t\t\tInterval: Discrete 0.033s (30.000 fps)
+\t\t\tInterval: Discrete 0.067s (15.000 fps)
+\t\tSize: Discrete 1280x720
+\t\t\tInterval: Discrete 0.033s (30.000 fps)
+\t[1]: 'YUYV' (YUYV 4:2:2)
+\t\tSize: Discrete 1280x720
+\t\t\tInterval: Discrete 0.100s (10.000 fps)
+\t\t\tInterval: Discrete 0.133s (7.500 fps)
+"""
+
+
+def levels(findings):
+    return [finding.level for finding in findings]
+
+
+def test_every_topic_is_examined_here_and_every_problem_has_a_cure():
+    findings = doctor.examine()
+    assert {"machine", "python", "packages", "opencv", "blas", "cuda", "kernels", "disk"} <= {
+        finding.topic for finding in findings
+    }
+    for finding in findings:
+        assert finding.level in (OK, WARN, FAIL)
+        assert finding.cure or finding.level == OK
+        assert "cannot be examined" not in finding.what
+        assert "\n" not in finding.what + finding.cure
+    assert json.loads(json.dumps([f._asdict() for f in findings]))[0]["topic"] == "machine"
+    assert all(finding.what in table(findings) for finding in findings)
+
+
+def test_a_table_has_a_line_a_finding_and_one_for_the_cure():
+    lines = table(
+        [Finding("disk", OK, "room"), Finding("camera", FAIL, "none", "plug one in " * 20)]
+    ).splitlines()
+    assert lines[0] == "disk    ok    room" and lines[1] == "camera  FAIL  none"
+    assert lines[2].strip().startswith("-> plug one in") and len(lines) > 3
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_whatever_a_check_raises_is_a_finding():
+    def broken():
+        yield Finding("x", OK, "so far so good")
+        raise RuntimeError("two\nlines")
+
+    first, second = examined("x", broken)
+    assert first.level == OK
+    assert second.level == FAIL and "RuntimeError: two lines" in second.what and second.cure
+
+
+def test_a_check_that_hangs_does_not_hang_the_doctor():
+    release = threading.Event()
+    started_s = time.monotonic()
+    (finding,) = examined("camera", release.wait, limit_s=0.05)
+    assert time.monotonic() - started_s < 1.0
+    assert finding.level == FAIL and "no answer within 0.05 s" in finding.what
+    release.set()
+
+
+# --- cameras -------------------------------------------------------------------------------------
+
+
+def test_a_camera_is_looked_at(monkeypatch):
+    monkeypatch.setattr(doctor, "LOOK_S", 0.5)
+    with FaultyCamera(size=(160, 120), frames_per_s=20.0) as camera:
+        finding = doctor.looked_at(camera.url, "it")
+        assert finding.level == OK and finding.what.startswith("it: 160x120, ")
+        assert float(finding.what.split()[2]) == pytest.approx(20.0, abs=4.0)
+        camera.fault("die")
+        finding = doctor.looked_at(camera.url, "it")
+        assert finding.level == FAIL and "cannot be opened" in finding.what
+        assert "does not answer" in finding.cure
+
+
+def test_all_devices_are_listed_and_the_first_of_a_camera_is_looked_at(monkeypatch):
+    found = [
+        devices.Device(0, "Webcam", "usb1", 0, frozenset()),
+        devices.Device(1, "Webcam", "usb1", 1, frozenset()),
+    ]
+    monkeypatch.setattr(devices, "devices", lambda: found)
+    monkeypatch.setattr(doctor, "looked_at", lambda path, where: Finding("camera", OK, where))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    first, second, tool = doctor.cameras()
+    assert first.what == "/dev/video0 (Webcam)" and "belongs to another" in second.what
+    assert tool.level == WARN and "v4l-utils" in tool.cure
+
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=LISTING, stderr="")
+    )
+    _, listed, _ = doctor.cameras()
+    assert listed.what == (
+        "/dev/video0 (Webcam): MJPG 640x480 at 30, 1280x720 at 30; YUYV 1280x720 at 10"
+    )
+
+
+def test_formats_of_a_listing_without_any():
+    assert doctor.formats_in("Cannot open device /dev/video0, exiting.") == []
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+def test_serial_ports_tell_who_may_not_use_them(monkeypatch, tmp_path):
+    port = tmp_path / "ttyACM0"
+    port.touch()
+    from serial.tools import list_ports
+
+    ports = [SimpleNamespace(device=str(port), description="Arduino Nano")]
+    monkeypatch.setattr(list_ports, "comports", lambda: ports)
+    (finding,) = doctor.serial_ports()
+    assert finding.level == OK and "Arduino Nano" in finding.what
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (finding,) = doctor.serial_ports()
+    assert finding.level == FAIL
+    assert finding.cure.startswith(f"sudo usermod -aG {port.group()} $USER")
+    monkeypatch.setattr(list_ports, "comports", lambda: [])
+    assert levels(doctor.serial_ports()) == [OK]
+
+
+def test_an_opencv_that_does_not_load_is_a_finding(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)  # importing it raises ImportError
+    (finding,) = doctor.opencv()
+    assert finding.level == FAIL and "libgl1" in finding.cure
+
+
+def test_two_opencv_wheels_are_a_finding(monkeypatch):
+    monkeypatch.setattr(doctor, "version_of", lambda name: "5.0")
+    assert any(finding.cure.startswith("pip uninstall") for finding in doctor.opencv())
+
+
+def test_a_missing_package_is_a_finding(monkeypatch):
+    monkeypatch.setattr(
+        importlib.metadata, "requires", lambda name: ["numpy>=1", "nonesuch>=2", "tomli; x<1"]
+    )
+    *_, missing = doctor.packages()
+    assert missing.level == FAIL and missing.cure == "pip install nonesuch"
+
+
+def test_a_gpu_is_named_and_one_that_cannot_be_reached_is_a_finding(monkeypatch):
+    device = SimpleNamespace(name=b"Orin", compute_capability=(8, 7))
+    monkeypatch.setattr(numba.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(numba.cuda, "get_current_device", lambda: device)
+    (finding,) = doctor.cuda()
+    assert finding.level == OK and finding.what == "Orin, compute capability (8, 7)"
+
+    monkeypatch.setattr(numba.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.Path, "exists", lambda path: True)  # the driver's file
+    for installed, told in (None, "pip install"), ("0.20", "python -m numba -s"):
+        monkeypatch.setattr(doctor, "version_of", lambda name, installed=installed: installed)
+        (finding,) = doctor.cuda()
+        assert finding.level == WARN and told in finding.cure
+    monkeypatch.setattr(doctor.Path, "exists", lambda path: False)
+    assert levels(doctor.cuda()) == [OK]
+
+
+def test_kernels_that_cannot_be_kept_are_a_finding(monkeypatch, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setattr(jit.KernelCache, "cache_path", str(file / "no_folder_fits_here"))
+    (finding,) = doctor.kernel_cache()
+    assert finding.level == WARN and "cannot be written" in finding.what
+    monkeypatch.setattr(jit, "jit", lambda function: SimpleNamespace(_cache=None))
+    (finding,) = doctor.kernel_cache()
+    assert finding.level == WARN and "NUMBA_CACHE_DIR" in finding.cure
+
+
+def test_a_full_disk_is_a_finding(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8))
+    (finding,) = doctor.disk()
+    assert finding.level == WARN and "0.1 GiB free" in finding.what

@@ -1,0 +1,301 @@
+"""Runs: learning kept in a folder, resumed bit for bit, guarded against collapse."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_rjepa import journal, report
+from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
+from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, SourceError
+from edge_rjepa.learner import RJepa
+from edge_rjepa.monitor import Health, Monitor, health_of
+from edge_rjepa.run import CHECKPOINT, CONFIG, GOOD, METRICS, SUMMARY, Run, verdict
+from edge_rjepa.sources import open_source
+
+NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of four smooth random pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{i}.png"), picture)
+    return folder
+
+
+@pytest.fixture
+def config(pictures):
+    return RunConfig(
+        source=f"scene:{pictures}",
+        metrics_every_frames=10,
+        rollback_every_frames=20,
+        held_out_frames=20,
+        network=NETWORK,
+    )
+
+
+def frames(count):
+    """Goes on until the run has seen so many frames."""
+    return lambda run: run.frames < count
+
+
+def ignore(told):
+    pass
+
+
+def begin(folder, config):
+    return Run.start(folder, config, open_source(config.source, config.seed))
+
+
+def resume(folder, config):
+    return Run.resume(folder, open_source(config.source, config.seed))
+
+
+def same(a: RJepa, b: RJepa) -> bool:
+    pairs = zip(a._arrays().items(), b._arrays().items(), strict=True)
+    return all(x == y and np.array_equal(v, w) for (x, v), (y, w) in pairs)
+
+
+def lines(folder):
+    """The lines of measures; events left out."""
+    return [line for line in journal.read(folder / METRICS) if "fixations" in line]
+
+
+def events(folder):
+    return [line["event"] for line in journal.read(folder / METRICS) if "event" in line]
+
+
+def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, config):
+    run = begin(tmp_path, config)
+    seen = []
+    run.learn(frames(40), seen.append)
+    summary = run.finish()
+
+    assert run.learner.fixations == 40 * 16 == RJepa.load(tmp_path / CHECKPOINT).fixations
+    assert [line["fixations"] for line in lines(tmp_path)] == [160, 320, 480, 640]
+    assert [progress.fixations for progress in seen] == [160, 320, 480, 640]
+    assert RunConfig.from_toml(tmp_path / CONFIG) == run.config
+    assert json.loads((tmp_path / SUMMARY).read_text()) == summary
+    assert summary["before"] == run.held_out.judge(RJepa(config.network, config.seed))._asdict()
+    assert summary["before"] != summary["after"]
+    assert summary["after"] == run.held_out.judge(run.learner)._asdict()
+    assert summary["verdict"].startswith(("It learned", "It has not learned", "It collapsed"))
+
+
+def test_resuming_is_bit_for_bit_what_never_stopping_is(tmp_path, config):
+    whole = begin(tmp_path / "whole", config)
+    whole.learn(frames(30), ignore)
+
+    begin(tmp_path / "parts", config).learn(frames(13), ignore)
+    parts = resume(tmp_path / "parts", config)
+    parts.learn(frames(30), ignore)
+
+    assert same(whole.learner, parts.learner)
+    assert whole.loop.state() == parts.loop.state()
+    assert whole.monitor.state() == parts.monitor.state()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path, config):
+    runs = [
+        begin(tmp_path / str(i), replace(config, seed=seed)) for i, seed in enumerate((0, 0, 1))
+    ]
+    for run in runs:
+        run.learn(frames(5), ignore)
+    assert same(runs[0].learner, runs[1].learner)
+    assert not same(runs[0].learner, runs[2].learner)
+
+
+def test_judging_changes_nothing_and_is_repeatable(tmp_path, config):
+    run = begin(tmp_path, config)
+    run.learn(frames(5), ignore)
+    kept = run.learner.copy()
+    first = run.finish()
+    assert same(kept, run.learner)
+    assert run.finish() == first == resume(tmp_path, config).finish()
+
+
+@pytest.mark.parametrize("rate", [30.0, 1e4, 1e38])
+@pytest.mark.parametrize("count", [7, 40, 45])
+def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, config, rate, count):
+    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=rate)))
+    told = []
+    run.learn(frames(count), ignore, told.append)
+    run.finish()
+    assert sum("COLLAPSE" in event for event in told) == run.rollbacks
+    assert run.learner.learning_rate == pytest.approx(rate * 0.5**run.rollbacks)
+    assert events(tmp_path) == told
+    good, latest = RJepa.load(tmp_path / GOOD), RJepa.load(tmp_path / CHECKPOINT)
+    assert good.fixations == 0 or Monitor().is_good(health_of(good))
+    assert np.isfinite(good._weights.flat).all() and np.isfinite(latest._weights.flat).all()
+
+
+def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, config):
+    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
+    run.learn(frames(200), ignore)
+    assert run.rollbacks > 0
+    assert resume(tmp_path, config).rollbacks == run.rollbacks
+    assert resume(tmp_path, config).learner.learning_rate == run.learner.learning_rate
+
+
+def test_rollbacks_are_drawn_in_the_report(tmp_path, config):
+    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
+    run.learn(frames(40), ignore)
+    assert len(report._rollbacks(report.read_metrics(tmp_path / METRICS))) == run.rollbacks > 0
+
+
+def test_what_was_learned_is_kept_when_the_source_fails(tmp_path, config):
+    run = begin(tmp_path, config)
+    source = run.loop.source
+    read_next, count = source.read_next, iter(range(15))
+
+    def fails(timeout_ms):
+        if next(count, None) is None:
+            raise SourceError("unplugged")
+        return read_next(timeout_ms)
+
+    source.read_next = fails
+    with pytest.raises(SourceError):
+        run.learn(frames(100), ignore)
+    assert RJepa.load(tmp_path / CHECKPOINT).fixations == 15 * 16
+
+
+def test_lines_measured_after_the_checkpoint_are_measured_again(tmp_path, config):
+    run = begin(tmp_path, config)
+    run.learn(frames(20), ignore)
+    kept = (tmp_path / METRICS).read_text()
+    with open(tmp_path / METRICS, "a") as file:
+        file.write(kept.splitlines()[-1].replace('"frames": 20', '"frames": 30') + '\n{"fra')
+    resume(tmp_path, config)
+    assert (tmp_path / METRICS).read_text() == kept
+
+
+def test_a_changed_configuration_is_refused(tmp_path, config):
+    begin(tmp_path, config)
+    changed = replace(config, retina=replace(config.retina, contrast_floor=9.0))
+    (tmp_path / CONFIG).write_text(changed.to_toml())
+    with pytest.raises(ConfigError, match="changed after the run began"):
+        resume(tmp_path, config)
+
+
+def test_nothing_of_the_user_is_overwritten(tmp_path, config):
+    (tmp_path / CONFIG).write_text("# mine")
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        begin(tmp_path, config)
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        begin(tmp_path / CONFIG, config)
+    assert (tmp_path / CONFIG).read_text() == "# mine"
+
+
+def test_a_run_that_cannot_be_saved_gives_up_and_keeps_the_good_state(tmp_path, config):
+    hopeless = replace(
+        config,
+        network=replace(NETWORK, learning_rate=1e6),
+        monitor=MonitorConfig(max_rollbacks=2, rate_after_collapse=1.0),
+    )
+    run = begin(tmp_path, hopeless)
+    with pytest.raises(CollapseError, match="learning_rate"):
+        run.learn(frames(1000), ignore)
+    assert np.isfinite(RJepa.load(tmp_path / GOOD)._weights.flat).all()
+
+
+def test_a_run_is_never_overwritten(tmp_path, config):
+    begin(tmp_path, config)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(ConfigError, match="--resume"):
+        begin(tmp_path, config)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_resuming_what_is_no_run_or_all_damaged_is_refused(tmp_path, config):
+    with pytest.raises(CheckpointError):
+        resume(tmp_path, config)
+    begin(tmp_path, config)
+    damage(tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume(tmp_path, config)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, config):
+    config = replace(config, checkpoint_every_s=0.0)
+    whole = begin(tmp_path / "whole", config)
+    whole.learn(frames(30), ignore)
+    begin(tmp_path / "hurt", config).learn(frames(17), ignore)
+    damage(tmp_path / "hurt" / CHECKPOINT)
+    hurt = resume(tmp_path / "hurt", config)
+    assert 0 < hurt.frames <= 17
+    hurt.learn(frames(30), ignore)
+    assert same(whole.learner, hurt.learner)
+    assert whole.loop.state() == hurt.loop.state()
+
+
+@pytest.mark.parametrize(
+    ("health", "word"),
+    [
+        (Health(np.nan, 9.0, 0.5), "finite"),
+        (Health(1.0, 9.0, 0.001), "std"),
+        (Health(1.0, 1.01, 0.5), "rank"),
+        (Health(0.05, 9.0, 0.5), "information"),
+    ],
+)
+def test_every_way_to_collapse_has_its_word(health, word):
+    monitor = Monitor()
+    assert monitor.collapse(Health(2.0, 9.0, 0.5)) is None
+    reasons = [monitor.collapse(health) for _ in range(monitor.config.patience)]
+    assert word in reasons[-1]
+
+
+def test_a_dip_of_the_information_is_no_collapse():
+    monitor = Monitor()
+    good, dip = Health(2.0, 9.0, 0.5), Health(0.05, 9.0, 0.5)
+    for health in (good, *[dip] * (monitor.config.patience - 1), good, dip):
+        assert monitor.collapse(health) is None
+
+
+def test_what_was_not_judged_is_not_called_learned():
+    assert verdict(None, None, Monitor()).startswith("Not judged")
+
+
+@pytest.mark.parametrize(
+    ("after", "says"),
+    [
+        (Health(1.5, 9.0, 0.5), "It learned"),
+        (Health(0.1, 9.0, 0.5), "It has not learned yet"),
+        (Health(0.1, 1.0, 0.0), "It collapsed"),
+    ],
+)
+def test_the_verdict_follows_the_measures(after, says):
+    assert verdict(Health(0.0, 60.0, 0.6), after, Monitor()).startswith(says)
+
+
+def test_a_network_that_knows_nothing_yet_has_not_collapsed():
+    monitor = Monitor()
+    for _ in range(3 * monitor.config.patience):
+        assert monitor.collapse(Health(-0.2, 9.0, 0.5)) is None
+
+
+def test_a_moment_of_doubt_is_not_kept():
+    monitor = Monitor()
+    good, dip = Health(2.0, 9.0, 0.5), Health(0.05, 9.0, 0.5)
+    assert monitor.collapse(good) is None and monitor.is_good(good)
+    assert monitor.collapse(dip) is None and not monitor.is_good(dip)
+
+
+def test_a_state_in_doubt_is_kept_to_go_on_from_but_not_to_roll_back_to(tmp_path, config):
+    run = begin(tmp_path, config)
+    run.monitor.best_information = 1000.0  # so that whatever is known now is little
+    run.learn(frames(7), ignore)
+    assert RJepa.load(tmp_path / CHECKPOINT).fixations == 7 * 16
+    assert RJepa.load(tmp_path / GOOD).fixations == 0
