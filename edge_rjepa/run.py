@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.checkpoint import write_atomic
+from edge_rjepa.checkpoint import newest, write_atomic
 from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError
 from edge_rjepa.eye import Eye
@@ -118,12 +118,15 @@ class Run:
 
     @classmethod
     def start(cls, folder: Path, config: RunConfig, source: Source, **handed_in) -> Run:
-        """A new run in a new or empty folder. Raises ConfigError for any other."""
-        if (folder / CHECKPOINT).exists():
+        """A new run in a new or empty folder, or one that its start did not get beyond.
+
+        Raises ConfigError for any other.
+        """
+        if newest(folder / CHECKPOINT):
             raise ConfigError(
                 f"{folder} holds a run: go on with --resume {folder}, or name another"
             )
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not _is_free(folder, config):
             raise ConfigError(f"{folder} is not an empty folder: name a new one")
         run = cls(folder, config, source, RJepa(config.network, config.seed), **handed_in)
         folder.mkdir(parents=True, exist_ok=True)
@@ -311,6 +314,15 @@ class Run:
         }
         write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return summary
+
+
+def _is_free(folder: Path, config: RunConfig) -> bool:
+    """Whether there is nothing in it, or only what a start of the same run left when killed."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir() if not path.match(".*.tmp")}
+    ours = CONFIG not in names or RunConfig.from_toml(folder / CONFIG) == config
+    return names <= {CONFIG, METRICS, GOOD} and ours
 
 
 def verdict(before: Health | None, after: Health | None, monitor: Monitor) -> str:

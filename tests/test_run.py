@@ -146,7 +146,7 @@ def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, confi
 
 def test_rollbacks_are_drawn_in_the_report(tmp_path, config):
     run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
-    run.learn(frames(40), ignore)
+    run.learn(frames(200), ignore)
     assert len(report._rollbacks(report.read_metrics(tmp_path / METRICS))) == run.rollbacks > 0
 
 
