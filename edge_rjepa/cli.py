@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_rjepa import __version__
-from edge_rjepa.errors import ConfigError, RJepaError
+from edge_rjepa.errors import ConfigError, RJepaError, SourceError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 A_LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
@@ -32,6 +32,12 @@ LEARN_EXAMPLES = """examples:
   edge-rjepa learn --source 0 --record walk/        and keep what it looked at
   edge-rjepa learn --source replay:walk/            learn from that again, bit for bit
   edge-rjepa learn --resume runs/mine --seconds 60  go on, bit for bit
+"""
+
+EXPORT_EXAMPLES = """examples:
+  edge-rjepa export runs/mine -o encoder.onnx
+  edge-rjepa export runs/mine -o sequence.onnx --form sequence --fixations 16
+  edge-rjepa export runs/mine -o encoder.onnx --int8     and encoder.int8.onnx
 """
 
 
@@ -85,18 +91,32 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     export = _command(
-        commands, "export", _export, "write a run's frozen encoder as ONNX",
-        "example:\n  edge-rjepa export runs/mine -o encoder.onnx\n",
-    )  # fmt: skip
+        commands, "export", _export, "write a run's frozen encoder as ONNX", EXPORT_EXAMPLES
+    )
     export.add_argument("run", type=Path, metavar="RUN")
     export.add_argument("-o", "--output", type=Path, help="the file (RUN/encoder.onnx)")
     export.add_argument(
-        "--input",
-        choices=("window", "features"),
-        default="window",
-        help="what the encoder takes: raw uint8 windows of pixels (default) or retina features",
+        "--form",
+        choices=("step", "sequence", "patches"),
+        default="step",
+        help="one fixation with the memory handed in and out (default), T fixations at once, or "
+        "the embedding of single patches",
     )
+    export.add_argument("--fixations", type=_positive(int), default=16, help="T of a sequence (16)")
+    export.add_argument(
+        "--int8", action="store_true", help="write a second file with 8-bit weights beside it"
+    )
+    export.add_argument("--licence", default="not stated", help="of the weights, kept in the file")
     export.add_argument("--json", action="store_true", help="print the parity report as JSON")
+
+    probe = _command(
+        commands, "probe", _probe, "ask what an encoder knows about labelled pictures",
+        "example:\n  edge-rjepa probe runs/mine --data pictures/    a folder a class\n",
+    )  # fmt: skip
+    probe.add_argument("encoder", type=Path, metavar="RUN|encoder.onnx")
+    probe.add_argument("--data", type=Path, required=True, help="its folders are the classes")
+    probe.add_argument("--seed", type=int, default=0, help="of the split and the untrained network")
+    probe.add_argument("--json", action="store_true", help="print the table as JSON")
 
     report = _command(
         commands, "report", _report, "draw a run's curves as a picture",
@@ -358,18 +378,57 @@ def _in_words(progress) -> str:
 
 def _export(options: argparse.Namespace) -> int:
     from edge_rjepa.export import export
+    from edge_rjepa.int8 import quantise
+    from edge_rjepa.patches import recorded_patches
     from edge_rjepa.retina import Retina
     from edge_rjepa.run import kept_run
 
-    learner, config, *_ = kept_run(options.run)
-    retina = Retina(config.retina) if options.input == "window" else None
+    learner, config, _, problems = kept_run(options.run)
+    for problem in problems:
+        _say(f"warning: {problem}")
+    try:
+        patches = recorded_patches(config)
+    except SourceError as error:
+        if options.int8:
+            raise
+        patches = None
+        _say(f"warning: no real patches to compare on: {error}")
     output = options.output or options.run / "encoder.onnx"
-    parity = export(learner, retina, output, gaze=config.gaze)
-    error = max(parity.embedding, parity.memory, parity.prediction)
-    agrees = f"onnxruntime agrees with the learner to {error:.1e} over {parity.steps} fixations"
-    _say(f"wrote {output}: {agrees}")
+    parity = export(
+        learner,
+        Retina(config.retina),
+        output,
+        form=options.form,
+        fixations=options.fixations,
+        gaze=config.gaze,
+        patches=patches,
+        licence=options.licence,
+    )
+    _say(f"wrote {output}; it agrees with the learner:\n{parity.in_words()}")
+    reports = {"parity": parity.as_json()}
+    if options.int8:
+        coarse = output.with_suffix(".int8.onnx")
+        int8 = quantise(output, coarse, patches)
+        _say(f"wrote {coarse}; against {output.name}:\n{int8.in_words()}")
+        reports["int8"] = int8._asdict()
     if options.json:
-        print(json.dumps(parity._asdict()))
+        print(json.dumps(reports))
+    return 0
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from edge_rjepa.probe import probe
+
+    with tqdm(unit=" pictures", disable=not sys.stderr.isatty()) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = probe(options.encoder, options.data, seed=options.seed, progress=show)
+    print(json.dumps(report.as_json()) if options.json else report.table())
     return 0
 
 

@@ -245,6 +245,11 @@ class RJepa:
         return self._statistics.S_e.copy()
 
     @property
+    def error_precision(self) -> np.ndarray:
+        """P_e, by which errors are measured: surprise is 1/2 e' P_e e. (n_z, n_z) float64."""
+        return self._statistics.precision_e
+
+    @property
     def state(self) -> np.ndarray:
         """State of the recurrent circuits after the last fixation, (m, n_h), a copy."""
         return self._workspace.y[0].copy()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs, solve_triangular
+from scipy.linalg import cho_solve, get_lapack_funcs, solve_triangular
 
 from edge_rjepa.kernels import backend
 
@@ -83,6 +83,12 @@ class PredictiveInformation:
         root = np.tril(self._factor_e).astype(np.float64)
         whitened = solve_triangular(root, np.asarray(e, np.float64).T, lower=True)
         return 0.5 * np.square(whitened).sum(axis=0)
+
+    @property
+    def precision_e(self) -> np.ndarray:
+        """P_e as it stands, (n_z, n_z) float64."""
+        root = np.tril(self._factor_e).astype(np.float64)
+        return cho_solve((root, True), np.eye(len(root)))
 
     def observe(self, centred, e) -> None:
         """Move the statistics by a block: centred = z - mu and e, both (K, n_z)."""

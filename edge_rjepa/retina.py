@@ -37,7 +37,9 @@ features then correlate by 0.02 on average (absolute value) and by 0.53 at most.
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,48 +66,42 @@ class Retina:
     """The retina for one RetinaConfig.
 
     Its whole arithmetic from windows w (N, window_px, window_px, 3) uint8, in float32, with the
-    constants it exposes (n_p pooled values, n_c coefficients, f = n_c + 8 features):
+    constants it exposes: `colour` (3, 3), luminance, warm and green from B, G, R, and four more for
+    each of its `banks`, which are neighbouring groups of the same n, degree and floor. For a
+    picture p (n, n) of such a group, the averages of its channel of w @ colour.T:
 
-        pooled   = [fovea | surround | warm | green] averages of w @ colour.T, rows flattened
-        mean     = pooled @ cell_mean.T                             (4, n_p)
-        c        = (pooled - mean @ cell_member) @ dct.T            (4, n_p) of 0, 1; (n_c, n_p)
-        power    = (c * c) @ coefficient_mean.T + floor_power       (4, n_c), (4,)
-        pattern  = c / (sqrt(power) @ coefficient_member)           (4, n_c) of 0, 1
-        level    = mean @ level.T + level_offset                    (4, 4), (4,)
-        contrast = log(power) @ contrast.T + contrast_offset        (4, 4), (4,)
-        features = [pattern | level | contrast]
+        mean      = mean of the means of its rows
+        spectrum  = ((p - mean) @ basis).T @ basis            (degree + 1, degree + 1)
+        c         = spectrum.ravel()[kept] * frequency        (n_c,)
+        power     = mean of c * c + floor_power
+        pattern   = c / sqrt(power)
 
-    `colour` is (3, 3): luminance, warm and green from B, G, R. The mean is taken away before the
-    DCT, which would take it away too, so that bright flat windows leave no rounding error behind.
+    and for the four groups' means and powers together:
+
+        level     = (mean @ level_mix.T - level_centre) / level_spread
+        contrast  = (log(power) @ contrast_mix.T - contrast_centre) / contrast_spread
+        features  = [pattern of the four groups | level | contrast]
+
+    No sum has more than n or n_c terms, so that float32 programs which add in another order still
+    agree. For the same reason the mean is taken away before the DCT, which would take it away, too:
+    bright flat windows then leave no rounding behind.
     """
 
     def __init__(self, config: RetinaConfig | None = None) -> None:
         self.config = config = config or RetinaConfig()
-        colour_dct = _whitening_dct(config.colour_cells, config.colour_degree)
-        blocks = [
-            _whitening_dct(config.fovea_px, config.fovea_degree),
-            _whitening_dct(config.surround_cells, config.surround_degree),
-            colour_dct,
-            colour_dct,
-        ]
-        floor = config.contrast_floor * np.array([1.0, 1.0, 0.5, 0.5])
-
+        self.banks = _banks(config)
         self.colour = COLOUR.astype(np.float32)
-        self.dct = _block_diagonal(blocks)
-        self.cell_member = _block_diagonal([np.ones((1, block.shape[1])) for block in blocks])
-        self.cell_mean = _row_means(self.cell_member)
-        self.coefficient_member = _block_diagonal([np.ones((1, len(block))) for block in blocks])
-        self.coefficient_mean = _row_means(self.coefficient_member)
-        self.floor_power = (floor**2).astype(np.float32)
-        self.level = (LEVEL / LEVEL_SPREAD[:, None]).astype(np.float32)
-        self.level_offset = (-LEVEL_CENTRE / LEVEL_SPREAD).astype(np.float32)
-        self.contrast = (CONTRAST / CONTRAST_SPREAD[:, None]).astype(np.float32)
-        self.contrast_offset = (-CONTRAST_CENTRE / CONTRAST_SPREAD).astype(np.float32)
+        self.level_mix = LEVEL.astype(np.float32)
+        self.level_centre = LEVEL_CENTRE.astype(np.float32)
+        self.level_spread = LEVEL_SPREAD.astype(np.float32)
+        self.contrast_mix = CONTRAST.astype(np.float32)
+        self.contrast_centre = CONTRAST_CENTRE.astype(np.float32)
+        self.contrast_spread = CONTRAST_SPREAD.astype(np.float32)
 
     @property
     def n_features(self) -> int:
         """Features of one fixation."""
-        return len(self.dct) + 2 * len(GROUPS)
+        return self.config.n_features
 
     def __call__(self, image, pixels, out: np.ndarray | None = None) -> np.ndarray:
         """Features (K, f) float32 of K fixations of one frame.
@@ -120,7 +116,7 @@ class Retina:
         corners = self._corners(image, pixels)
         out = _checked_out(out, (len(corners), self.n_features))
         config = self.config
-        pooled = np.empty((len(corners), self.dct.shape[1]), np.float32)
+        pooled = np.empty((len(corners), self.banks[-1].pooled.stop), np.float32)
         column_sums = np.empty(3 * config.window_px, np.int32)
         height, width = image.shape[:2]
         _pool(
@@ -163,13 +159,13 @@ class Retina:
         return self._features_of_pooled(pooled, np.empty((n, self.n_features), np.float32))
 
     def _features_of_pooled(self, pooled: np.ndarray, out: np.ndarray) -> np.ndarray:
-        n_c = len(self.dct)
-        mean = pooled @ self.cell_mean.T
-        c = (pooled - mean @ self.cell_member) @ self.dct.T
-        power = (c * c) @ self.coefficient_mean.T + self.floor_power
-        np.divide(c, np.sqrt(power) @ self.coefficient_member, out=out[:, :n_c])
-        np.add(mean @ self.level.T, self.level_offset, out=out[:, n_c : n_c + 4])
-        np.add(np.log(power) @ self.contrast.T, self.contrast_offset, out=out[:, n_c + 4 :])
+        mean, power = np.empty((2, len(pooled), len(GROUPS)), np.float32)
+        for bank in self.banks:
+            bank.analyse(pooled, mean, power, out)
+        level, contrast = out[:, -2 * len(GROUPS) : -len(GROUPS)], out[:, -len(GROUPS) :]
+        level[:] = (mean @ self.level_mix.T - self.level_centre) / self.level_spread
+        contrast[:] = np.log(power) @ self.contrast_mix.T
+        contrast[:] = (contrast - self.contrast_centre) / self.contrast_spread
         return out
 
     def _corners(self, image: np.ndarray, pixels) -> np.ndarray:
@@ -187,34 +183,76 @@ class Retina:
         return whole.astype(np.int64) - side // 2
 
 
-def _whitening_dct(n: int, degree: int) -> np.ndarray:
-    """Coefficients (n_c, n n) of the orthonormal DCT-II of n x n, 0 < i + j <= degree, times f.
+class Bank(NamedTuple):
+    """Neighbouring groups that are seen in the same way: r pictures of n x n cells, n_c each."""
 
-    f = sqrt(i^2 + j^2) scaled to mean square one: white noise keeps its mean square.
-    """
-    order, place = np.arange(n)[:, None], np.arange(n)
+    groups: slice  # of GROUPS, r of them
+    pooled: slice  # of the pooled values of all groups, r n n of them
+    pattern: slice  # of the features, r n_c of them
+    basis: np.ndarray  # (n, degree + 1) the orthonormal DCT-II, an order a column
+    kept: np.ndarray  # (n_c,) places in the spectrum; its rows are the orders across
+    frequency: np.ndarray  # (n_c,) sqrt(i^2 + j^2) with mean square 1: white noise keeps its own
+    floor_power: np.float32  # squared grey levels
+    cell_mean: np.ndarray  # (n, 1) of 1 / n
+    coefficient_mean: np.ndarray  # (n_c, 1) of 1 / n_c
+
+    def analyse(self, pooled: np.ndarray, mean: np.ndarray, power: np.ndarray, out: np.ndarray):
+        """From pooled (K, n_p) fill in its columns of mean and power (K, 4) and of out (K, f)."""
+        n, orders = self.basis.shape
+        pictures = pooled[:, self.pooled].reshape(-1, n * n)
+        middle = (pictures.reshape(-1, n) @ self.cell_mean).reshape(-1, n) @ self.cell_mean
+        across = (pictures - middle).reshape(-1, n) @ self.basis
+        across = across.reshape(-1, n, orders).transpose(0, 2, 1)
+        spectrum = across.reshape(-1, n) @ self.basis
+        c = spectrum.reshape(len(pictures), -1).take(self.kept, axis=1) * self.frequency
+        squares = (c * c) @ self.coefficient_mean + self.floor_power
+        mean[:, self.groups] = middle.reshape(len(pooled), -1)
+        power[:, self.groups] = squares.reshape(len(pooled), -1)
+        out[:, self.pattern] = (c / np.sqrt(squares)).reshape(len(pooled), -1)
+
+
+def _banks(config: RetinaConfig) -> list[Bank]:
+    """The groups in order, those that are alike together."""
+    colour = (config.colour_cells, config.colour_degree, 0.5 * config.contrast_floor)
+    geometries = [
+        (config.fovea_px, config.fovea_degree, config.contrast_floor),
+        (config.surround_cells, config.surround_degree, config.contrast_floor),
+        colour,
+        colour,
+    ]
+    banks = []
+    group = cell = feature = 0
+    for (n, degree, floor), alike in itertools.groupby(geometries):
+        r = len(list(alike))
+        basis, kept, frequency = _whitening_dct(n, degree)
+        banks.append(
+            Bank(
+                slice(group, group + r),
+                slice(cell, cell + r * n * n),
+                slice(feature, feature + r * len(kept)),
+                basis,
+                kept,
+                frequency,
+                np.float32(floor**2),
+                np.full((n, 1), 1 / n, np.float32),
+                np.full((len(kept), 1), 1 / len(kept), np.float32),
+            )  # fmt: skip
+        )
+        group, cell, feature = (each.stop for each in banks[-1][:3])
+    return banks
+
+
+def _whitening_dct(n: int, degree: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Basis, kept places and frequencies of a Bank: the orders (i, j) with 0 < i + j <= degree."""
+    order, place = np.arange(degree + 1), np.arange(n)[:, None]
     basis = math.sqrt(2.0 / n) * np.cos(math.pi * (place + 0.5) * order / n)
-    basis[0] /= math.sqrt(2.0)
-    i, j = np.nonzero(np.add.outer(place, place) <= degree)
-    i, j = i[1:], j[1:]  # without the constant (0, 0), which comes first
-    frequency = np.hypot(i, j)
+    basis[:, 0] /= math.sqrt(2.0)
+    down, across = np.nonzero(np.add.outer(order, order) <= degree)
+    down, across = down[1:], across[1:]  # without the constant (0, 0), which comes first
+    frequency = np.hypot(down, across)
     frequency /= np.sqrt(np.mean(frequency**2))
-    return frequency[:, None] * np.einsum("ku,kv->kuv", basis[i], basis[j]).reshape(len(i), n * n)
-
-
-def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
-    rows, columns = np.sum([block.shape for block in blocks], axis=0)
-    whole = np.zeros((rows, columns), np.float32)
-    row = column = 0
-    for block in blocks:
-        whole[row : row + len(block), column : column + block.shape[1]] = block
-        row, column = row + len(block), column + block.shape[1]
-    return whole
-
-
-def _row_means(member: np.ndarray) -> np.ndarray:
-    """Matrix that averages over the members of each row."""
-    return member / member.sum(axis=1, keepdims=True)
+    kept = across * (degree + 1) + down
+    return basis.astype(np.float32), kept, frequency.astype(np.float32)
 
 
 def _area_average(pictures: np.ndarray, cells: int) -> np.ndarray:

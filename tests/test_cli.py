@@ -83,11 +83,34 @@ def test_resume_goes_on_and_export_writes_an_encoder(world):
     resumed = edge_rjepa(world, "learn", "--resume", "run", "--fixations", "1600", "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["fixations"] == 1600
-    for kind in ("window", "features"):
-        done = edge_rjepa(world, "export", "run", "-o", f"{kind}.onnx", "--input", kind, "--json")
+    for form in ("step", "sequence", "patches"):
+        done = edge_rjepa(world, "export", "run", "-o", f"{form}.onnx", "--form", form, "--json")
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["embedding"] <= 1e-5
-        assert (world / f"{kind}.onnx").stat().st_size > 1000
+        checks = json.loads(done.stdout)["parity"]["checks"]
+        assert max(max(check["differences"].values()) for check in checks) <= 1e-5
+        assert (world / f"{form}.onnx").stat().st_size > 1000
+
+
+def test_export_in_eight_bits_says_what_is_lost(world):
+    done = edge_rjepa(world, "export", "run", "-o", "small.onnx", "--int8", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "telling frames apart" in done.stderr
+    assert 0.9 < json.loads(done.stdout)["int8"]["embedding_cosine_mean"] <= 1.0
+    assert (world / "small.int8.onnx").exists()
+
+
+def test_probe_prints_a_row_for_each_that_was_asked(world, tmp_path):
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 40), ("bright", 200)):
+        (tmp_path / label).mkdir()
+        for i in range(12):
+            picture = np.clip(rng.normal(level, 20, (80, 100, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / label / f"{i}.png"), picture)
+    done = edge_rjepa(world, "probe", "run", "--data", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("untrained", "PCA", "raw pixels"))
+    done = edge_rjepa(world, "probe", "run", "--data", str(world))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -147,7 +170,9 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
     assert not (world / "x").exists() or not os.listdir(world / "x")
 
 
-@pytest.mark.parametrize("command", ["learn", "export", "report", "doctor", "check-gradients"])
+@pytest.mark.parametrize(
+    "command", ["learn", "export", "probe", "report", "doctor", "check-gradients"]
+)
 def test_help_has_an_example(world, command):
     done = edge_rjepa(world, command, "--help")
     assert done.returncode == 0 and "example" in done.stdout

@@ -141,8 +141,7 @@ def test_seeing_is_the_forward_pass_of_learning(cell):
     for block in blocks:
         twin = learner.copy()
         report, seen = learner.learn_block(*block), twin.predict(*block)
-        root = np.tril(twin._statistics.arrays()["factor_e"]).astype(np.float64)
-        P_e = np.linalg.inv(root @ root.T)  # as before the block: the twin only saw
+        P_e = twin.error_precision  # as before the block: the twin only saw
         e = (seen.z - seen.z_hat).astype(np.float64)
         np.testing.assert_allclose(report.surprise, 0.5 * np.sum(e @ P_e * e, axis=1), rtol=1e-4)
         for past in ("past.x", "past.z", "past.y"):

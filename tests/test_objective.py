@@ -117,6 +117,10 @@ def test_loss_and_surprise_are_the_quadratic_forms():
     assert loss == pytest.approx((of_e - of_z).sum(), rel=1e-12)
     np.testing.assert_allclose(surprise, of_e, rtol=1e-12)
     np.testing.assert_allclose(centred, z - statistics.mu, rtol=1e-15)
+    np.testing.assert_allclose(statistics.surprise(e), of_e, rtol=1e-12)
+    np.testing.assert_allclose(
+        statistics.precision_e, np.linalg.inv(statistics.S_e + EPS * np.eye(N_Z)), rtol=1e-12
+    )
 
 
 def test_the_metric_is_renewed_when_the_statistics_have_moved_and_not_before():

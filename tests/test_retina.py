@@ -26,7 +26,7 @@ RETINA = Retina()
 def frames():
     """160 views: of the photographs held out, and of 20 scenes of the training stream."""
     with open_source("scene:", seed=0) as source:
-        return source.held_out(40) + [source.read() for _ in range(6000)][::50]
+        return source.held_out(40) + [source.read_next(0) for _ in range(6000)][::50]
 
 
 def random_image(seed, height=97, width=131):
@@ -110,29 +110,50 @@ def test_exposed_constants_are_the_whole_arithmetic():
     channels = windows.astype(np.float32) @ r.colour.T
     coarse = channels.reshape(5, 8, 8, 8, 8, 3).mean(axis=(2, 4))
     fine = channels.reshape(5, 16, 4, 16, 4, 3).mean(axis=(2, 4))
-    pooled = np.concatenate(
-        [
-            channels[:, 24:40, 24:40, 0].reshape(5, 256),
-            fine[..., 0].reshape(5, 256),
-            coarse[..., 1].reshape(5, 64),
-            coarse[..., 2].reshape(5, 64),
-        ],
-        axis=1,
-    )
-    mean = pooled @ r.cell_mean.T
-    c = (pooled - mean @ r.cell_member) @ r.dct.T
-    power = (c * c) @ r.coefficient_mean.T + r.floor_power
-    pattern = c / (np.sqrt(power) @ r.coefficient_member)
-    level = mean @ r.level.T + r.level_offset
-    contrast = np.log(power) @ r.contrast.T + r.contrast_offset
+    groups = [channels[:, 24:40, 24:40, 0], fine[..., 0], coarse[..., 1], coarse[..., 2]]
+    seen = []
+    for bank in r.banks:
+        for picture in groups[bank.groups]:
+            mean = picture.mean(axis=(1, 2), keepdims=True)
+            spectrum = ((picture - mean) @ bank.basis).transpose(0, 2, 1) @ bank.basis
+            c = spectrum.reshape(5, -1)[:, bank.kept] * bank.frequency
+            power = np.mean(c * c, axis=1, keepdims=True) + bank.floor_power
+            seen.append((c / np.sqrt(power), mean[:, 0], power))
+    pattern, mean, power = (np.concatenate(parts, axis=1) for parts in zip(*seen, strict=True))
+    level = (mean @ r.level_mix.T - r.level_centre) / r.level_spread
+    contrast = (np.log(power) @ r.contrast_mix.T - r.contrast_centre) / r.contrast_spread
     features = np.concatenate([pattern, level, contrast], axis=1)
-    assert all(v.dtype == np.float32 for v in vars(r).values() if isinstance(v, np.ndarray))
+    constants = [*vars(r).values(), *(each for bank in r.banks for each in bank)]
+    kinds = {v.dtype for v in constants if isinstance(v, np.ndarray)}
+    assert kinds == {np.dtype(np.float32), np.dtype(np.int64)}
     np.testing.assert_allclose(r.features_of_windows(windows), features, rtol=0, atol=1e-5)
 
 
 def test_default_layout():
     assert RETINA.n_features == 44 + 44 + 14 + 14 + 4 + 4
-    assert RETINA.dct.shape == (116, 16 * 16 + 16 * 16 + 8 * 8 + 8 * 8)
+    luminance, colour = RETINA.banks
+    assert luminance.basis.shape == (16, 9) and colour.basis.shape == (8, 5)
+    assert (luminance.pooled, colour.pooled) == (slice(0, 512), slice(512, 640))
+    assert (luminance.pattern, colour.pattern) == (slice(0, 88), slice(88, 116))
+
+
+def hard_windows(rng):
+    """Pixel noise, all but flat and bright, checks and edges, a lone pixel."""
+    noise = rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    bright = rng.integers(252, 256, (40, 64, 64, 3), dtype=np.uint8)
+    squares = 2 ** rng.integers(0, 6, 20)
+    edges = [np.add.outer(np.arange(64) // s, np.arange(64) // s) % 2 * 255 for s in squares]
+    edges = np.array(edges, np.uint8)[..., None].repeat(3, axis=3)
+    lone = np.full((20, 64, 64, 3), 254, np.uint8)
+    lone[np.arange(20), rng.integers(64, size=20), rng.integers(64, size=20)] = 0
+    return np.concatenate([noise, bright, edges, lone])
+
+
+def test_rounding_stays_at_a_few_units_of_float32():
+    """So small that no other float32 program can be far off, however its sums are ordered."""
+    windows = hard_windows(np.random.default_rng(13))
+    wanted = np.array([reference(window, RETINA.config) for window in windows])
+    assert np.abs(RETINA.features_of_windows(windows) - wanted).max() < 3e-6
 
 
 def test_features_are_about_white_on_photographs(frames):

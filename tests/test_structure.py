@@ -38,13 +38,18 @@ ALLOWED = {
     "report": "checkpoint journal",
     "check": "cells config learner reference",
     "patches": "config gaze retina sources",
-    "onnx_graph": "cells kernels",
+    "onnx_graph": "kernels",
     "parity": "learner patches retina",
-    "export": "cells checkpoint config jit kernels learner onnx_graph parity patches retina",
+    "export": "cells checkpoint config jit learner onnx_graph parity patches retina",
+    "classify": "",
+    "scan": "config optics",
+    "frozen": "config retina",
+    "int8": "classify export frozen onnx_graph parity patches",
+    "probe": "classify config frozen learner retina run scan sources",
     "runtime": "config eye gaze head held_out learner pace sources",
     "run": "checkpoint config eye head held_out journal learner monitor runtime sources",
-    "cli": "cells checkpoint config check doctor export gaze learner monitor optics recording "
-    "report retina run sources",
+    "cli": "cells checkpoint config check doctor export frozen gaze int8 learner monitor optics "
+    "patches probe recording report retina run sources",
 }
 HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]
 

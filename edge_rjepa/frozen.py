@@ -1,0 +1,227 @@
+"""An exported encoder under onnxruntime, used as the learner is used.
+
+    learner = RJepa.load("eye.safetensors")        encoder = FrozenEncoder("encoder.onnx")
+    see = Retina()                                 see = encoder.retina.windows
+    z, h = learner.embed(see(image, pixels), a)    z, h = encoder.embed(see(image, pixels), a)
+    learner.reset()                                encoder.reset()
+
+The retina is inside the file: what a learner is given as features, the file is given as the windows
+they come from. A file exported without a retina takes the learner's own features.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+
+from edge_rjepa.config import RetinaConfig
+from edge_rjepa.errors import InputError, RJepaError
+from edge_rjepa.retina import Retina
+
+FORMAT, VERSION = "edge_rjepa", 2  # of the files that are read; export.py writes them
+
+
+class EncoderError(RJepaError, OSError):
+    """A file is missing, is no ONNX file, or is not one that this package exported."""
+
+
+class Foreseen(NamedTuple):
+    """What K fixations were seen as, what had been expected of them, and how far off that was."""
+
+    z: np.ndarray  # (K, n_z) float32 embedding
+    z_hat: np.ndarray  # (K, n_z) float32 its prediction
+    h: np.ndarray  # (K, n_r) float32 what the predictor reads of the memory
+    surprise: np.ndarray  # (K,) float32 nats
+
+
+class Past(NamedTuple):
+    """All that a stream leaves behind for its next fixation; zeros at the start."""
+
+    state: np.ndarray  # (m, n_h) float32 of the recurrent circuits
+    embedding: np.ndarray  # (n_z,) float32 of the fixation before
+
+
+class FrozenEncoder:
+    """The encoder in an ONNX file that `edge_rjepa.export` wrote, with the state of one stream.
+
+    path: of the file. threads: of onnxruntime; more than one makes so small a network slower.
+
+    metadata: what the file says of itself. form: step, sequence or patches. fixations: how many a
+    call of the graph takes; of a sequence, blocks must be a multiple of it. retina: the retina
+    inside the graph, whose `windows` cuts what `embed` takes; None if the file takes features.
+    Raises EncoderError for a file that cannot be read, or is not of this package.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int = 1):
+        if threads < 1:
+            raise InputError(f"{threads} threads asked for: must be at least 1")
+        self._session = _session(Path(path), threads)
+        self.metadata = _metadata(Path(path), self._session)
+        try:
+            self.form: str = self.metadata["form"]
+            self.fixations = int(self.metadata["fixations"])
+            retina = self.metadata["retina"]
+            self.retina = Retina(RetinaConfig(**retina)) if retina else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise EncoderError(
+                f"{path} lacks what it should say of itself ({error}): export it again"
+            ) from error
+        self._inputs = {each.name: each for each in self._session.get_inputs()}
+        self._view = self._session.get_inputs()[0].name
+        self._outputs = [each.name for each in self._session.get_outputs()]
+        self.reset()
+
+    def embed(self, seen, efference=None) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings z (K, n_z) and memory h (K, n_r), float32; the state advances.
+
+        seen: windows (K, side, side, 3) uint8 BGR, or features (K, f) floating, of K fixations in
+        order; what the file takes. efference: (K, A) floating, as in learning; of the form
+        `patches` it is ignored, and h is (K, 0). Anything else raises InputError and changes
+        nothing.
+        """
+        found = self._run(seen, efference)
+        none = np.empty((len(found["embedding"]), 0), np.float32)
+        return found["embedding"], found.get("memory", none)
+
+    def predict(self, seen, efference) -> Foreseen:
+        """As `embed`, with the prediction of every embedding, and the surprise that it was.
+
+        Raises InputError also where the file is of the form `patches`, which has no past.
+        """
+        if self.form == "patches":
+            raise InputError("an encoder of single patches predicts nothing: export the form step")
+        found = self._run(seen, efference)
+        return Foreseen(*(found[n] for n in ("embedding", "prediction", "memory", "surprise")))
+
+    def reset(self) -> None:
+        """Forget the past."""
+        self._past = None
+        if self.form != "patches":
+            state, embedding = (self._inputs[name].shape for name in ("state", "embedding_before"))
+            self._past = Past(*(np.zeros(s[1:], np.float32) for s in (state, embedding)))
+
+    @property
+    def past(self) -> Past | None:
+        """The stream's past, to be put back later or into another encoder; None without one."""
+        return self._past and Past(*(array.copy() for array in self._past))
+
+    @past.setter
+    def past(self, past: Past) -> None:
+        if self._past is None:
+            raise InputError("an encoder of single patches has no past: export the form step")
+        names = ("state", "embedding")
+        parts = zip(names, past, self._past, strict=True)
+        self._past = Past(*(_floats(name, x, own.shape).copy() for name, x, own in parts))
+
+    def _run(self, seen, efference) -> dict[str, np.ndarray]:
+        """All outputs but next_state, (K, ..) each."""
+        seen = self._checked_view(seen)
+        K, T = len(seen), self.fixations
+        if self.form == "patches":
+            return {"embedding": self._session.run(["embedding"], {self._view: seen})[0]}
+        width = self._inputs["efference"].shape[-1]
+        efference = _floats("efference", efference, (K, width))
+        if K % T:
+            raise InputError(
+                f"{K} fixations: this file takes {T} at a time, give a multiple or export form step"
+            )
+        past, blocks = self._past, []
+        for start in range(0, K, T):
+            now = slice(start, start + T)
+            found = self._step(seen[now], efference[now], past)
+            past = Past(found.pop("next_state")[0], found["embedding"][-1])
+            blocks.append(found)
+        self._past = past
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def _step(self, seen, efference, past: Past) -> dict[str, np.ndarray]:
+        """One call of the graph: its outputs for T fixations, and the state after them."""
+        sequence = self.form == "sequence"
+        inputs = {
+            self._view: seen[None] if sequence else seen,
+            "efference": efference[None] if sequence else efference,
+            "state": past.state[None],
+            "embedding_before": past.embedding[None],
+        }
+        found = dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        if sequence:
+            found = {n: x if n == "next_state" else x[0] for n, x in found.items()}
+        return found
+
+    def _checked_view(self, seen) -> np.ndarray:
+        axes = self._inputs[self._view].shape[2 if self.form == "sequence" else 1 :]
+        if self.retina is None:
+            return _floats("features", seen, (None, *axes))
+        seen = np.asarray(seen)
+        if seen.dtype != np.uint8 or seen.shape[1:] != tuple(axes) or not len(seen):
+            wanted = ", ".join(map(str, axes))
+            raise InputError(
+                f"windows are {seen.dtype} {seen.shape}: must be uint8 (K, {wanted}), K >= 1"
+            )
+        return seen
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EncoderError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen types of them, with one base: Exception
+        raise EncoderError(
+            f"{path} is no ONNX file that onnxruntime can run: name one that export wrote"
+        ) from error
+
+
+def _metadata(path: Path, session: onnxruntime.InferenceSession) -> dict:
+    """What the file says of itself, decoded where it is JSON."""
+    found = session.get_modelmeta().custom_metadata_map
+    if found.get("format") != FORMAT:
+        raise EncoderError(f"{path} is an ONNX file of another program: name one that export wrote")
+    if found.get("version") != str(VERSION):
+        raise EncoderError(
+            f"{path} is of version {found.get('version')} of the format, this package reads "
+            f"{VERSION}: export it again"
+        )
+    return {key: _decoded(value) for key, value in found.items()}
+
+
+def _decoded(text: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _floats(name: str, array, shape: tuple[int | None, ...]) -> np.ndarray:
+    """The array as float32, if it has that shape and finite numbers. Raises InputError."""
+    try:
+        array = np.asarray(array)
+    except ValueError:
+        raise InputError(f"{name} is ragged: must have shape {_words(shape)}") from None
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"{name} has dtype {array.dtype}: give floating point numbers")
+    fits = array.ndim == len(shape) and all(
+        size in (None, own) for size, own in zip(shape, array.shape, strict=True)
+    )
+    if not fits or not len(array):
+        raise InputError(f"{name} has shape {array.shape}: expected {_words(shape)}")
+    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinity: skip this block")
+    return array
+
+
+def _words(shape: tuple[int | None, ...]) -> str:
+    sizes = ["K" if size is None else str(size) for size in shape]
+    return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"

@@ -1,0 +1,286 @@
+"""What a frozen embedding is worth: told apart with it, classes of labelled pictures.
+
+Every picture is seen by the same scan (scan.py) from a reset; its row of features is the mean of
+the embeddings z, or that beside the last and the mean memory h. A linear and a nearest-neighbour
+classifier are fitted to two thirds of each class's pictures and asked about the others. Beside the
+encoder stand an untrained network of the same size, PCA of the same width on the same windows
+(fitted on pictures for fitting only, averaged over the scan), and raw pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from edge_rjepa.classify import nearest, ridge
+from edge_rjepa.config import RJepaConfig
+from edge_rjepa.errors import RJepaError
+from edge_rjepa.frozen import FrozenEncoder
+from edge_rjepa.learner import RJepa
+from edge_rjepa.retina import Retina
+from edge_rjepa.run import kept_run
+from edge_rjepa.scan import FIXATIONS, Look, scan
+from edge_rjepa.sources.scene import SUFFIXES
+
+FEWEST_PICTURES = 6  # of a class
+ASKED_SHARE = 1 / 3
+RAW_PX = 16  # side of the raw pixels' picture
+PCA_WINDOWS = 1000  # that PCA is fitted on, at most
+PASSES = 4  # over all pictures: networks, PCA fitted, PCA used, raw pixels
+WILSON_Z = 1.959964  # 95% of a normal distribution lie within
+
+
+class ProbeError(RJepaError, ValueError):
+    """A folder of labelled pictures cannot be probed on."""
+
+
+class Accuracy(NamedTuple):
+    """Share of pictures told right, with its 95% interval (Wilson)."""
+
+    share: float
+    low: float
+    high: float
+
+
+class ProbeRow(NamedTuple):
+    """What one kind of features is worth."""
+
+    features: str
+    width: int
+    linear: Accuracy
+    neighbours: Accuracy
+
+
+class ProbeReport(NamedTuple):
+    """All kinds of features on the same pictures."""
+
+    rows: list[ProbeRow]
+    classes: list[str]
+    fitted: int  # pictures
+    asked: int  # pictures
+    fixations: int  # of a picture
+    seed: int
+    chance: float  # share of the commonest class among those asked
+
+    def as_json(self) -> dict:
+        """Plain JSON values."""
+        rows = [
+            row._asdict() | {k: getattr(row, k)._asdict() for k in ("linear", "neighbours")}
+            for row in self.rows
+        ]
+        return self._asdict() | {"rows": rows}
+
+    def table(self) -> str:
+        """For people."""
+        lines = [
+            f"{len(self.classes)} classes, {self.fitted} pictures to fit and {self.asked} to ask "
+            f"about, {self.fixations} fixations each; chance {self.chance:.2f}",
+            f"{'features':<34}{'width':>6}   {'linear (95%)':<20}{'neighbours (95%)':<20}",
+        ]
+        for row in self.rows:
+            cells = [f"{a.share:.3f} ({a.low:.2f}-{a.high:.2f})" for a in row[2:]]
+            lines.append(f"{row.features:<34}{row.width:>6}   {cells[0]:<20}{cells[1]:<20}")
+        return "\n".join(lines)
+
+
+class Subject(NamedTuple):
+    """What is probed: something with `embed` and `reset`, and what makes a Look fit it."""
+
+    model: RJepa | FrozenEncoder
+    see: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    retina: Retina
+    network: RJepaConfig
+    fixations: int
+    scales_rad: tuple[float, float] | None
+
+
+def probe(
+    subject: str | os.PathLike,
+    data: str | os.PathLike,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ProbeReport:
+    """Probe a run folder or an exported encoder on pictures in `data`, a folder a class.
+
+    seed: of the split, of the scan, and of the untrained network. progress: called with how many
+    scans were made, of how many. Raises ProbeError for data that do not do, and what kept_run and
+    FrozenEncoder raise.
+    """
+    subject = _subject(Path(subject))
+    paths, labels, classes = _pictures(Path(data))
+    asked = _split(labels, seed)
+    looks = _Looks(paths, subject, seed, progress)
+    rows = _rows_of_networks(looks, subject, seed)
+    rows["PCA of the windows"] = _rows_of_pca(looks, subject, ~asked, seed)
+    rows[f"raw pixels, {RAW_PX}x{RAW_PX}"] = [_raw_pixels(look) for look in looks]
+    return ProbeReport(
+        [_row(name, np.asarray(each), labels, asked) for name, each in rows.items()],
+        classes,
+        int((~asked).sum()),
+        int(asked.sum()),
+        subject.fixations,
+        seed,
+        float(np.bincount(labels[asked]).max() / asked.sum()),
+    )
+
+
+def _subject(path: Path) -> Subject:
+    if path.is_dir():
+        kept = kept_run(path)
+        retina, gaze = Retina(kept.config.retina), kept.config.gaze
+        fixations = min(FIXATIONS, kept.config.network.max_block)
+        scales_rad = gaze.saccade_scale_rad, gaze.gaze_scale_rad
+        return Subject(
+            kept.learner.copy(), retina, retina, kept.config.network, fixations, scales_rad
+        )
+    encoder = FrozenEncoder(path)
+    if encoder.retina is None:
+        raise ProbeError(f"{path} takes features, not pictures: export it with its retina")
+    # The whole blocks of a sequence that are not shorter than the usual scan.
+    fixations = math.ceil(FIXATIONS / encoder.fixations) * encoder.fixations
+    network = RJepaConfig(**encoder.metadata["config"] | {"max_block": fixations})
+    scales_rad = encoder.metadata["efference_scales_rad"]
+    return Subject(encoder, encoder.retina.windows, encoder.retina, network, fixations, scales_rad)
+
+
+def _pictures(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
+    """All pictures, their labels (N,), and the names of the labels. Raises ProbeError."""
+    if not folder.is_dir():
+        raise ProbeError(f"{folder} is no folder: name one with a folder of pictures a class")
+    classes = {}
+    for each in sorted(folder.iterdir()):
+        if each.is_dir():
+            found = sorted(p for p in each.iterdir() if p.suffix.lower() in SUFFIXES)
+            if found:
+                classes[each.name] = found
+    if len(classes) < 2:
+        only = f"only the class '{next(iter(classes))}'" if classes else "no class"
+        raise ProbeError(
+            f"{folder} holds {only}: make a folder of pictures for each of two classes or more"
+        )
+    for name, found in classes.items():
+        if len(found) < FEWEST_PICTURES:
+            raise ProbeError(
+                f"class '{name}' in {folder} has {len(found)} pictures: add some, up to "
+                f"{FEWEST_PICTURES} or more"
+            )
+    paths = [path for found in classes.values() for path in found]
+    labels = np.repeat(np.arange(len(classes)), [len(found) for found in classes.values()])
+    return paths, labels, list(classes)
+
+
+def _split(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Which pictures (N,) bool are asked about: the same share of each class."""
+    rng = np.random.default_rng(seed)
+    asked = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        places = rng.permutation(np.flatnonzero(labels == label))
+        asked[places[: round(ASKED_SHARE * len(places))]] = True
+    return asked
+
+
+class _Looks:
+    """The scans of all pictures in order, each time from their files: memory may not hold them."""
+
+    def __init__(self, paths: list[Path], subject: Subject, seed: int, progress):
+        self._paths, self._subject, self._seed, self._progress = paths, subject, seed, progress
+        self._done = 0
+
+    def __iter__(self) -> Iterator[Look]:
+        for path in self._paths:
+            picture = read_picture(path)
+            yield scan(picture, self._subject.fixations, self._seed, self._subject.scales_rad)
+            self._done += 1
+            self._progress(self._done, PASSES * len(self._paths))
+
+
+def _rows_of_networks(looks: _Looks, subject: Subject, seed: int) -> dict[str, list]:
+    """Rows of the encoder and of an untrained network, by name."""
+    networks = {
+        "encoder": (subject.model, subject.see),
+        "untrained": (RJepa(subject.network, seed), subject.retina),
+    }
+    rows: dict[str, list] = {}
+    for look in looks:
+        for name, (model, see) in networks.items():
+            model.reset()
+            z, h = model.embed(see(look.image, look.pixels), look.efference)
+            mean = z.mean(axis=0)
+            rows.setdefault(f"{name}: z", []).append(mean)
+            if h.size:
+                memory = np.concatenate([mean, h[-1], h.mean(axis=0)])
+                rows.setdefault(f"{name}: z and memory", []).append(memory)
+    return rows
+
+
+def _rows_of_pca(looks: _Looks, subject: Subject, fitting: np.ndarray, seed: int) -> list:
+    """Rows of as many components as the embedding has, of the windows of pictures for fitting."""
+    rng = np.random.default_rng(seed)
+    share = min(1.0, PCA_WINDOWS / (fitting.sum() * subject.fixations))
+    kept = []
+    for look, fits in zip(looks, fitting, strict=True):
+        chosen = rng.random(subject.fixations) < share
+        if fits and chosen.any():
+            kept.append(_flat(subject.retina.windows(look.image, look.pixels[chosen])))
+    mean, directions = _principal(np.concatenate(kept), subject.network.n_embedding)
+    # Averaged over the scan before it is projected: the same, and less to multiply.
+    windows = (_flat(subject.retina.windows(look.image, look.pixels)).mean(0) for look in looks)
+    return [(window - mean) @ directions for window in windows]
+
+
+def _raw_pixels(look: Look) -> np.ndarray:
+    return cv2.resize(look.image, (RAW_PX, RAW_PX), interpolation=cv2.INTER_AREA).ravel()
+
+
+def _flat(windows: np.ndarray) -> np.ndarray:
+    return windows.reshape(len(windows), -1).astype(np.float32)
+
+
+def _principal(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and the `count` directions (d, count) along which rows (N, d) vary most.
+
+    By way of the products of rows with each other, which are fewer than those of columns.
+    """
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    variance, mixing = np.linalg.eigh(centred @ centred.T)
+    most = np.argsort(variance)[::-1][: min(count, len(rows) - 1)]
+    directions = centred.T @ mixing[:, most]
+    return mean, directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """The picture as (H, W, 3) uint8 BGR. Raises ProbeError."""
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ProbeError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ProbeError(f"{path} is no picture that OpenCV can read: replace or remove it")
+    return image
+
+
+def _row(name: str, rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> ProbeRow:
+    fitted = rows[~asked], labels[~asked], rows[asked]
+    told = (classifier(*fitted) == labels[asked] for classifier in (ridge, nearest))
+    return ProbeRow(name, rows.shape[1], *(wilson(int(t.sum()), t.size) for t in told))
+
+
+def wilson(right: int, asked: int) -> Accuracy:
+    """The 95% interval of a share after Wilson (1927), which holds for few pictures, too."""
+    share, z2 = right / asked, WILSON_Z**2
+    middle = (share + z2 / (2 * asked)) / (1 + z2 / asked)
+    half = math.sqrt(share * (1 - share) / asked + z2 / (4 * asked**2)) / (1 + z2 / asked)
+    half *= WILSON_Z
+    return Accuracy(share, max(0.0, middle - half), min(1.0, middle + half))

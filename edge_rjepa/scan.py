@@ -1,0 +1,78 @@
+"""How a still picture is seen: a fixed scan, the same for every picture of that shape.
+
+The picture is enlarged or reduced until its longer side has PICTURE_PX. Gaze goes over it line by
+line, back and forth, about as far a step as in learning, and stops near the middle of each field of
+a grid, a little beside it by the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from edge_rjepa.config import GazeConfig
+from edge_rjepa.errors import InputError
+from edge_rjepa.optics import Pinhole
+
+FIXATIONS = 12
+PICTURE_PX = 192
+FOCAL_PX = 277.0  # of the simulated camera: 320 px for 60 degrees
+JITTER = 0.25  # of a field's size, at most
+
+
+class Look(NamedTuple):
+    """A picture and K fixations of it."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    pixels: np.ndarray  # (K, 2) x, y
+    efference: np.ndarray  # (K, 4) float32
+
+
+def scan(
+    picture: np.ndarray,
+    fixations: int = FIXATIONS,
+    seed: int = 0,
+    scales_rad: tuple[float, float] | None = None,
+) -> Look:
+    """The look at a picture (H, W, 3) uint8 BGR.
+
+    scales_rad: of saccade and gaze in the efference copy; None for GazeConfig's. The first saccade
+    comes from the middle of the picture. Raises InputError for any other picture, or no fixation.
+    """
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise InputError(f"picture is {picture.dtype} {picture.shape}: must be uint8 (H, W, 3)")
+    if fixations < 1:
+        raise InputError(f"{fixations} fixations asked for: must be at least 1")
+    image = _resized(picture)
+    height, width = image.shape[:2]
+    pixels = _places(fixations, seed) * (width - 1, height - 1)
+    camera = Pinhole(width, height, 2.0 * math.atan(0.5 * width / FOCAL_PX))
+    gaze_rad = camera.angles_of_pixels(pixels)
+    saccades_rad = np.diff(gaze_rad, axis=0, prepend=[[0.0, 0.0]])
+    usual = GazeConfig()
+    saccade_rad, place_rad = scales_rad or (usual.saccade_scale_rad, usual.gaze_scale_rad)
+    efference = np.hstack([saccades_rad / saccade_rad, gaze_rad / place_rad])
+    return Look(image, pixels, efference.astype(np.float32))
+
+
+def _places(count: int, seed: int) -> np.ndarray:
+    """Places (count, 2) in the unit square: x, y."""
+    across = math.ceil(math.sqrt(count))
+    down = math.ceil(count / across)
+    rows, columns = np.divmod(np.arange(count), across)
+    columns = np.where(rows % 2, across - 1 - columns, columns)
+    middles = np.stack([columns, rows], axis=1) + 0.5
+    middles += np.random.default_rng(seed).uniform(-JITTER, JITTER, middles.shape)
+    return middles / (across, down)
+
+
+def _resized(picture: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    scale = PICTURE_PX / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    how = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
+    return cv2.resize(picture, size, interpolation=how)

@@ -1,0 +1,143 @@
+"""The examples run as their first lines say, and say what can be believed."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+
+from edge_rjepa import RJepa, RJepaConfig, parity
+from edge_rjepa.config import GazeConfig
+from edge_rjepa.export import export
+from edge_rjepa.frozen import FrozenEncoder
+from edge_rjepa.optics import Pinhole
+from edge_rjepa.retina import Retina
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A small encoder that has seen nothing: its retina tells it enough."""
+    path = tmp_path_factory.mktemp("examples") / "encoder.onnx"
+    learner = RJepa(RJepaConfig(n_embedding=64, n_hidden=32, n_predictor=32), seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "PARITY_STEPS", 16)
+        export(learner, Retina(), path, gaze=GazeConfig())
+    return path
+
+
+def output_of(example, encoder):
+    command = [sys.executable, str(EXAMPLES / example), str(encoder)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=encoder.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_digits_are_told_apart_from_ten_examples_each(encoder):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install .[examples]")
+    output = output_of("ten_examples.py", encoder)
+    assert "100 digits to learn from, 300 to tell apart; chance 0.10" in output
+    assert float(re.search(r"frozen embedding +(\S+)", output)[1]) > 0.6
+    assert float(re.search(r"raw pixels +(\S+)", output)[1]) > 0.7
+
+
+def test_places_are_found_again(encoder):
+    output = output_of("find_place.py", encoder)
+    assert "210 known views of 14 places" in output
+    place, off_deg = re.search(
+        r"frozen embedding +right place (\S+), then (\S+) degrees off", output
+    ).groups()
+    assert float(place) > 0.5  # chance is 0.07
+    assert float(off_deg) < 5.0
+
+
+# ------------------------------------------------------------------------------------------------
+# C++
+
+
+def headers() -> Path | None:
+    """The folder of onnxruntime's C++ headers, where the environment or the system has them."""
+    named = os.environ.get("ONNXRUNTIME_INCLUDE")
+    folders = [Path(named)] if named else []
+    for root in (Path("/usr/include"), Path("/usr/local/include")):
+        folders += [root, root / "onnxruntime", root / "onnxruntime" / "core" / "session"]
+    return next((f for f in folders if (f / "onnxruntime_cxx_api.h").is_file()), None)
+
+
+@pytest.fixture(scope="module")
+def embed(tmp_path_factory):
+    """The compiled example; it runs with the library in the wheel of onnxruntime."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler is installed")
+    include = headers()
+    if include is None:
+        pytest.skip("no onnxruntime_cxx_api.h: set ONNXRUNTIME_INCLUDE to the folder that holds it")
+    library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"), None)
+    if library is None:
+        pytest.skip("this wheel of onnxruntime holds no shared library to link with")
+    program = tmp_path_factory.mktemp("embed") / "embed"
+    # The wheel has the library under its full name only, and that name inside may be the short one.
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (program.parent / name).symlink_to(library)
+    done = subprocess.run(
+        [
+            compiler, "-std=c++17", "-Wall", "-Wextra", str(EXAMPLES / "embed.cpp"),
+            "-isystem", str(include), str(program.parent / "libonnxruntime.so"),
+            f"-Wl,-rpath,{program.parent}", "-o", str(program),
+        ],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    return program
+
+
+def run_embed(program, *arguments):
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_cpp_sees_what_python_sees(embed, encoder, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.ppm"), picture)
+    done = run_embed(embed, encoder, tmp_path / "picture.ppm")
+    assert done.returncode == 0, done.stderr
+    numbers = [re.findall(r"-?\d+(?:\.\d+)?", line) for line in done.stdout.splitlines()]
+    found = np.array(numbers, float)
+
+    rows, columns = np.divmod(np.arange(16), 4)
+    pixels = np.stack([(2 * columns + 1) * 130 // 8, (2 * rows + 1) * 90 // 8], axis=1)
+    np.testing.assert_array_equal(found[:, :2], pixels)
+    camera = Pinhole(130, 90, 2 * np.arctan(65 / 277))
+    gaze_rad = camera.angles_of_pixels(pixels)
+    saccades_rad = np.diff(gaze_rad, axis=0, prepend=[[0.0, 0.0]])
+    model = FrozenEncoder(encoder)
+    seen = model.predict(
+        model.retina.windows(picture, pixels), np.hstack([saccades_rad / 0.1, gaze_rad / 0.25])
+    )
+    np.testing.assert_allclose(found[:, 2], seen.surprise, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[:, 3:], seen.z[:, :4], rtol=0, atol=2e-5)
+
+
+def test_cpp_says_what_is_wrong(embed, encoder, tmp_path):
+    (tmp_path / "none.ppm").write_bytes(b"P6 9")
+    (tmp_path / "short.ppm").write_bytes(b"P6 9 9 255\n12345")
+    for arguments, code, says in (
+        ([], 2, "usage"),
+        ([encoder, tmp_path / "none.ppm"], 1, "is no binary PPM of 8 bits"),
+        ([encoder, tmp_path / "short.ppm"], 1, "is cut short"),
+        ([tmp_path / "none.ppm", tmp_path / "none.ppm"], 1, "embed: "),
+    ):
+        done = run_embed(embed, *arguments)
+        assert done.returncode == code and says in done.stderr
