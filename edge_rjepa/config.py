@@ -148,7 +148,7 @@ class GazeConfig:
     temperature: float = 1.0
     free_share: float = 0.5  # of fixations that no term draws: what is seen stays like what is
     salience_weight: float = 0.5
-    change_weight: float = 5.0
+    change_weight: float = 8.0
     surprise_weight: float = 0.5
     progress_weight: float = 0.5
     neglect_weight: float = 1.0

@@ -401,8 +401,11 @@ class Gaze:
         rays = self._rays @ head_rotation(head)
         ahead = np.maximum(rays[:, 2], 0.1)
         pixels = rays[:, :2] * (camera.focal_px / ahead)[:, None] + camera.centre_px
-        # Half a cell in the picture: meridians draw together, and a flat picture stretches.
-        half = (0.5 * self.config.cell_rad * camera.focal_px / ahead**2)[:, None].repeat(2, axis=1)
+        # Half a cell in the picture: meridians draw together, and a flat picture stretches areas by
+        # 1 / cos^3 of the angle off its axis.
+        half = (
+            0.5 * self.config.cell_rad * camera.focal_px / ahead[:, None].repeat(2, axis=1) ** 1.5
+        )
         half[:, 0] *= np.cos(self._angles_rad[:, 1])
         boxes = np.hstack([np.maximum(pixels - half, low), np.minimum(pixels + half, high)])
         inside = (boxes[:, :2] <= boxes[:, 2:]).all(axis=1) & (rays[:, 2] > 0.1)

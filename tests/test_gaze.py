@@ -338,9 +338,12 @@ def test_inhibition_makes_returns_rare_but_not_impossible(policy):
     assert 0.005 < inhibited < 0.6 * free
 
 
-@pytest.mark.parametrize("policy", ["random", "mixed"])
-def test_inhibition_follows_the_head(policy):
-    """A place stays inhibited where it is in the world, not where it was in the picture."""
+@pytest.mark.parametrize(("policy", "times"), [("random", 3), ("mixed", 2)])
+def test_inhibition_follows_the_head(policy, times):
+    """A place stays inhibited where it is in the world, not where it was in the picture.
+
+    Cells are inhibited by their middles, so the policies that draw from them are less exact.
+    """
     shift = (0.12, 0.0)
     near_world = near_picture = 0
     for seed in range(600):
@@ -350,7 +353,7 @@ def test_inhibition_follows_the_head(policy):
         in_world = CAMERA.pixels_of_angles(before.gaze_rad, shift)
         near_world += (np.hypot(*(in_world - after).T) < 10.0).any()
         near_picture += (np.hypot(*(before.pixels - after).T) < 10.0).any()
-    assert 3 * near_world < near_picture
+    assert times * near_world < near_picture
 
 
 # --- what draws gaze -----------------------------------------------------------------------------
@@ -433,11 +436,11 @@ def test_something_new_is_found_though_the_light_changes_with_it():
 def test_what_comes_into_view_for_the_first_time_has_not_changed():
     shares = []
     for seed in range(20):
-        gaze = gaze_of("salience", seed, salience_weight=0.0)
-        plans(gaze, [HERE] * 20)
-        plan = gaze.plan(CAMERA, PICTURE[:, ::-1].copy(), (0.5, 0.0), 16)
-        shares.append(plan.gaze_rad[:, 0] > math.radians(31.0))  # half of this view
-    assert np.mean(shares) < 0.6
+        gaze = gaze_of("salience", seed, salience_weight=0.0, free_share=0.0)
+        plans(gaze, [HERE] * 20, image=BLANK)
+        plan = gaze.plan(CAMERA, BLANK, (0.15, 0.0), 16)
+        shares.append(plan.gaze_rad[:, 0] > math.radians(30.0))  # a seventh of this view
+    assert np.mean(shares) < 0.3
 
 
 def flicker_share(policy, frames, last):
@@ -460,9 +463,9 @@ def test_a_flickering_screen_is_not_stared_at_for_ever():
     assert mixed < 2.5 * random
 
 
-def told_by_place(policy, surprise_of, frames=150, **fields):
+def told_by_place(policy, surprise_of, frames=150, seed=2, **fields):
     """Share of fixations in the left third; surprise_of(frame, left) is what the learner tells."""
-    rng, gaze, left = np.random.default_rng(2), gaze_of(policy, 2, **fields), []
+    rng, gaze, left = np.random.default_rng(seed), gaze_of(policy, seed, **fields), []
     for i in range(frames):
         plan = gaze.plan(CAMERA, BLANK, HERE, 16)
         left.append(plan.pixels[:, 0] < 120)
@@ -481,7 +484,7 @@ def test_gaze_goes_where_the_learner_is_surprised_or_getting_better():
 def test_what_stays_as_surprising_as_it_is_makes_no_progress():
     def share(surprise_of):
         fields = {"surprise_weight": 0.0, "progress_weight": 3.0}
-        return told_by_place("surprise", surprise_of, frames=60, **fields)
+        return np.mean([told_by_place("surprise", surprise_of, 60, s, **fields) for s in range(5)])
 
     flat = share(lambda i, left: np.full(16, 20.0))
     assert share(lambda i, left: np.where(left, 40.0, 20.0)) == pytest.approx(flat, rel=0.3)
