@@ -5,7 +5,7 @@ DEMO_SECONDS ?= 60
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test lint bench bench-learning bench-gaze soak clean
+.PHONY: demo test lint bench bench-docs bench-learning bench-gaze soak clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -25,6 +25,11 @@ bench: .venv/test.stamp
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.live
+
+# Tables and picture of docs/performance.md. PyTorch is a peer there, and needed for nothing else.
+bench-docs: .venv/test.stamp
+	$(BIN)/python -c 'import torch' || $(BIN)/python -m pip install torch==2.13.0
+	$(BIN)/python -m benchmarks.speed --docs
 
 bench-learning: .venv/test.stamp
 	$(BIN)/python -m benchmarks.learning

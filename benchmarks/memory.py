@@ -1,19 +1,93 @@
-"""Does memory stay the same over a million fixations?
+"""Is memory what the formula says, and does it stay so over a million fixations?
 
 python -m benchmarks.memory [FIXATIONS]
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import dataclasses
+import multiprocessing
 import os
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.cells import find
 
 BLOCK = 16
+
+
+def held(config: RJepaConfig) -> int:
+    """Bytes of all arrays of a learner: the formula of docs/performance.md, in its symbols."""
+    cell = find(config.cell)
+    m, G, L, n_r = cell.n_state, cell.n_drives, cell.n_parameters, len(cell.reads) * config.n_hidden
+    f, A, n_z, n_h = config.n_features, config.n_efference, config.n_embedding, config.n_hidden
+    n_p, n_g, K = config.n_predictor, config.n_gain, config.max_block
+    n_u, n_c = config.n_memory_input + 1, n_r + n_z + A + 1
+    matrices = (
+        G * n_h * n_u, n_z * (f + 1), L * n_h, n_g * (A + 1), n_p * (n_g + 1), n_p * n_c,
+        n_p * (n_p + 1), n_z * (n_p + 1),
+    )  # fmt: skip
+    weights = 4 * sum(matrices) + max(matrices)  # and total, Adam's moments; one gradient
+    traces = 2 * m * (matrices[0] + L * n_h)  # and the room in which they move on
+    statistics = 5 * n_z**2 + 2 * n_z
+    fixation = (
+        f + A + 6 * n_z + n_u + 2 * n_c + 8 * n_p + 3 * n_g + 8
+        + (2 * G + 2 * m + m**2 + 2 * m * G + m * L) * n_h
+    )  # fmt: skip
+    before = f + 1 + 2 * n_z + m * n_h  # of the fixation before the block
+    products = 2 * (m + m**2) * n_h
+    numbers = weights + traces + statistics + K * fixation + before + products
+    return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2)
+
+
+class Held(NamedTuple):
+    """Bytes of one learner: by the formula, by its own count, and seen from outside."""
+
+    config: RJepaConfig
+    formula: int
+    counted: int
+    grown: int  # of the process, between before the learner and after its first blocks
+
+
+def measured(config: RJepaConfig) -> Held:
+    """Make a learner in a process of its own, and see by how much that grows."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        counted, grown = pool.apply(_grow, (config,))
+    return Held(config, held(config), counted, grown)
+
+
+def _grow(config: RJepaConfig) -> tuple[int, int]:
+    """(nbytes of a learner, by how much it makes the process grow), beside one like it."""
+    config = dataclasses.replace(config, update_every=2)  # else one array is never written to
+    first = RJepa(config)
+    _learn(first)  # kernels, and what BLAS wants for itself
+    before = _resident_in_use()
+    second = RJepa(config)
+    _learn(second)
+    return first.nbytes, _resident_in_use() - before
+
+
+def _resident_in_use() -> int:
+    """Resident bytes without what malloc keeps of memory that was freed, as first weights were."""
+    with contextlib.suppress(AttributeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident_bytes()
+
+
+def _learn(learner: RJepa) -> None:
+    """From blocks of the greatest length, so that every page is written to."""
+    config, rng = learner.config, np.random.default_rng(0)
+    for _ in range(4):
+        learner.learn_block(
+            rng.normal(size=(config.max_block, config.n_features)),
+            rng.normal(size=(config.max_block, config.n_efference)),
+        )
 
 
 def resident_bytes() -> int:
@@ -25,6 +99,9 @@ def resident_bytes() -> int:
 def main() -> None:
     fixations = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     config = RJepaConfig()
+    found = measured(config)
+    print(f"formula {found.formula:,} bytes, RJepa.nbytes {found.counted:,}, ", end="")
+    print(f"the process grew by {found.grown:,} ({found.grown / found.formula:.3f} of the formula)")
     model = RJepa(config)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(64, BLOCK, config.n_features)).astype("f4")
@@ -47,7 +124,7 @@ def main() -> None:
     print(f"{model.fixations:,} fixations: resident {start:.2f} MiB at the start,")
     print(f"{least:.2f} to {most:.2f} MiB on the way, {end:.2f} at the end")
     print(f"every buffer at its address: {same}; learner holds {model.nbytes / 2**20:.2f} MiB")
-    sys.exit(not same or sizes[-1] - sizes[0] > 2**20)
+    sys.exit(not same or sizes[-1] - sizes[0] > 2**20 or found.counted != found.formula)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument(
         "--fov", type=_positive(float), metavar="DEG", help="the camera's horizontal view (60)"
     )
+    learn.add_argument(
+        "--gaze",
+        choices=("random", "salience", "surprise", "mixed"),
+        help="what decides where to look (mixed)",
+    )
     learn.add_argument("--record", type=Path, metavar="DIR", help="keep what is learned from there")
     learn.add_argument(
         "--record-format",
@@ -217,7 +222,7 @@ def _open_run(options: argparse.Namespace):
     from edge_rjepa.sources import open_source
 
     if options.resume:
-        for flag in ("out", "config", "seed", "source", "fov", "record"):
+        for flag in ("out", "config", "seed", "source", "fov", "gaze", "record"):
             if getattr(options, flag) is not None:
                 raise SystemExit(_usage(f"--{flag} cannot change a run that is resumed"))
         kept = kept_run(options.resume)
@@ -258,6 +263,8 @@ def _configuration(options: argparse.Namespace):
     if options.fov is not None:
         camera = replace(config.camera, field_of_view_rad=math.radians(options.fov))
         config = replace(config, camera=camera)
+    if options.gaze is not None:
+        config = replace(config, gaze=replace(config.gaze, policy=options.gaze))
     given = {"source": options.source, "seed": options.seed}
     config = replace(config, **{k: v for k, v in given.items() if v is not None})
     return replace(config, source=absolute(config.source))

@@ -1,0 +1,217 @@
+"""What one core of this machine can do at best, and what a learning block asks of it.
+
+Symbols as in docs/theory.md; the `gated` cell with memory_input = "embedding".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import get_lapack_funcs
+
+from edge_rjepa import RJepaConfig
+from edge_rjepa.cells import find
+from edge_rjepa.jit import jit
+from edge_rjepa.kernels import backend
+from edge_rjepa.kernels.arrays import weight_shapes
+from edge_rjepa.objective import RENEW_AFTER
+
+FORWARD, BACKWARD, GRADIENT = "x W'", "d W", "d' x"
+
+
+class Product(NamedTuple):
+    """One matrix product of a learning block: of K fixations with a matrix, or for its gradient."""
+
+    part: str  # of the learner's work
+    matrix: str
+    kind: str  # FORWARD, BACKWARD or GRADIENT
+    K: int
+    rows: int  # of the matrix
+    columns: int
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.K * self.rows * self.columns
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(m, k, n) of a product (m, k) (k, n)."""
+        K, rows, columns = self.K, self.rows, self.columns
+        return {
+            FORWARD: (K, columns, rows),
+            BACKWARD: (K, rows, columns),
+            GRADIENT: (rows, K, columns),
+        }[self.kind]
+
+
+def products(config: RJepaConfig, K: int) -> list[Product]:
+    """Every matrix product of `RJepa.learn_block` for K fixations, in its order."""
+    shapes = weight_shapes(config, find(config.cell))
+    G, n_hidden, n_u = shapes.pop("W")
+    shapes |= {"W": (G * n_hidden, n_u), "S": (config.n_embedding,) * 2}
+    table = [
+        *(("perceive", name, FORWARD) for name in ("W_z", "W")),
+        *(("predict", name, FORWARD) for name in ("G_a", "G_b", "V_1", "V_2", "V_3")),
+        ("backward", "V_3", BACKWARD), ("backward", "V_3", GRADIENT),
+        ("backward", "V_2", BACKWARD), ("backward", "V_2", GRADIENT),
+        ("backward", "V_1", BACKWARD), ("backward", "V_1", GRADIENT),
+        ("backward", "G_b", BACKWARD), ("backward", "G_b", GRADIENT),
+        ("backward", "G_a", GRADIENT), ("backward", "W_z", GRADIENT),
+        ("update", "W", GRADIENT),  # of the loss
+        ("update", "W", GRADIENT),  # of the state: the traces
+        ("statistics", "S", GRADIENT), ("statistics", "S", GRADIENT),
+    ]  # fmt: skip
+    of_context = {("W_z", GRADIENT): K + 1}  # the fixation before the block has a part in it
+    return [
+        Product(part, name, kind, of_context.get((name, kind), K), *shapes[name])
+        for part, name, kind in table
+    ]
+
+
+class Operands:
+    """The arrays of a block's products, laid out as the learner's are."""
+
+    def __init__(self, config: RJepaConfig, K: int):
+        self.products = products(config, K)
+        rng = np.random.default_rng(0)
+        matrices = {
+            p.matrix: rng.normal(size=(p.rows, p.columns)).astype(config.dtype)
+            for p in self.products
+        }
+        room = np.zeros(max(p.rows * p.columns for p in self.products), config.dtype)
+        self._arrays = []
+        for p in self.products:
+            d = rng.normal(size=(p.K, p.rows)).astype(config.dtype)
+            x = rng.normal(size=(p.K, p.columns)).astype(config.dtype)
+            gradient = room[: p.rows * p.columns].reshape(p.rows, p.columns)
+            self._arrays.append(
+                {
+                    FORWARD: (x, matrices[p.matrix], d),
+                    BACKWARD: (d, matrices[p.matrix], x),
+                    GRADIENT: (d, x, gradient),
+                }[p.kind]
+            )
+        self._by_kind = tuple(
+            tuple(self._arrays[i] for i, p in enumerate(self.products) if p.kind == kind)
+            for kind in (FORWARD, BACKWARD, GRADIENT)
+        )
+
+    def multiply(self) -> None:
+        """All products of a block, each once."""
+        multiply_all(*self._by_kind)
+
+    def repeat(self, i: int, times: int) -> None:
+        """The i-th product so many times."""
+        REPEAT[self.products[i].kind](*self._arrays[i], times)
+
+
+@jit
+def multiply_all(forward, backward, gradient):
+    """Products by way of Numba to SciPy's BLAS, as in kernels/cpu.py, without a call for each."""
+    for x, matrix, out in forward:
+        np.dot(x, matrix.T, out)
+    for d, matrix, out in backward:
+        np.dot(d, matrix, out)
+    for d, x, out in gradient:
+        np.dot(d.T, x, out)
+
+
+@jit
+def repeat_forward(x, matrix, out, times):
+    for _ in range(times):
+        np.dot(x, matrix.T, out)
+
+
+@jit
+def repeat_backward(d, matrix, out, times):
+    for _ in range(times):
+        np.dot(d, matrix, out)
+
+
+@jit
+def repeat_gradient(d, x, out, times):
+    for _ in range(times):
+        np.dot(d.T, x, out)
+
+
+REPEAT = {FORWARD: repeat_forward, BACKWARD: repeat_backward, GRADIENT: repeat_gradient}
+
+
+def large_product(n: int = 1024) -> Callable:
+    """A product (n, n) (n, n): what BLAS reaches where nothing holds it up."""
+    a, b, out = (np.ones((n, n), np.float32) for _ in range(3))
+    return lambda: backend.product(a, b, out)
+
+
+def copying(n_bytes: int) -> Callable:
+    """A copy of so many bytes: twice as many pass through memory."""
+    source, target = np.ones(n_bytes // 4, np.float32), np.ones(n_bytes // 4, np.float32)
+    return lambda: np.copyto(target, source)
+
+
+def solving(config: RJepaConfig, K: int) -> Callable:
+    """The objective's triangular solves of a block."""
+    factor = np.eye(config.n_embedding, dtype=config.dtype, order="F")
+    rows = np.ones((K, config.n_embedding), config.dtype)
+    (potrs,) = get_lapack_funcs(("potrs",), (factor,))
+
+    def solve():
+        for _ in range(2):  # of z and of e
+            potrs(factor, rows.T, lower=True, overwrite_b=True)
+
+    return solve
+
+
+# ------------------------------------------------------------------------------------------------
+# Counts
+
+
+def renewals_a_block(config: RJepaConfig, K: int) -> float:
+    """How often a block factors the statistics anew, in the long run."""
+    rate = -np.expm1(-K / config.statistics_fixations)
+    return 1.0 / np.ceil(RENEW_AFTER / rate)
+
+
+def learning_operations(config: RJepaConfig, K: int) -> float:
+    """Additions and multiplications a fixation of learning in blocks of K.
+
+    Products, solves and factors, and what is done once to every weight and trace in a block. Left
+    out: the cells and all else that is done once for each unit.
+    """
+    n_z, n_weights = config.n_embedding, weights(config)
+    multiply_adds = sum(p.multiply_adds for p in products(config, K)) / K
+    multiply_adds += 2 * n_z**2  # of z and of e, each solved with two triangles
+    multiply_adds += renewals_a_block(config, K) * 2 * n_z**3 / 6 / K
+    recur = 2 * 2 * traces(config) / K
+    adam, blend = 12 * n_weights / K, 4 * 2 * n_z**2 / K
+    return 2 * multiply_adds + recur + adam + blend
+
+
+def inference_operations(config: RJepaConfig, K: int) -> float:
+    """Additions and multiplications a fixation of `predict` in blocks of K: its products."""
+    return 2 * sum(p.multiply_adds for p in products(config, K) if p.kind == FORWARD) / K
+
+
+def learning_bytes(config: RJepaConfig, K: int) -> float:
+    """Bytes a fixation that learning in blocks of K must move past the core, at the least.
+
+    Every weight is read forward, those with a way back (V_1, V_2, V_3, G_b) once more; weights,
+    traces and Adam's moments are read and written; S_z, S_e read and written, their factors read.
+    The gradient stays in the cache, if that is large enough: it is not counted.
+    """
+    size = np.dtype(config.dtype).itemsize
+    back = sum(p.rows * p.columns for p in products(config, 1) if p.kind == BACKWARD)
+    passes = weights(config) * (1 + 2 * 3) + back + 2 * traces(config)
+    passes += (2 * 2 + 2) * config.n_embedding**2
+    return size * passes / K
+
+
+def weights(config: RJepaConfig) -> int:
+    shapes = weight_shapes(config, find(config.cell)).values()
+    return sum(int(np.prod(shape)) for shape in shapes)
+
+
+def traces(config: RJepaConfig) -> int:
+    return int(np.prod(weight_shapes(config, find(config.cell))["W"]))

@@ -1,0 +1,187 @@
+"""The yardsticks of benchmarks/speed.py: turns, counts, the memory formula, places in a page."""
+
+from collections import Counter
+from itertools import count
+
+import numpy as np
+import pytest
+
+from benchmarks import ceilings, memory, tables, timing
+from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.cells import CELLS
+from edge_rjepa.kernels import backend
+
+SIZES = {
+    "n_features": 11,
+    "n_efference": 3,
+    "n_embedding": 7,
+    "n_hidden": 13,
+    "n_predictor": 17,
+    "n_gain": 5,
+}
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+@pytest.mark.parametrize("memory_input", ["embedding", "features"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_formula_counts_every_byte(cell, memory_input, dtype):
+    config = RJepaConfig(**SIZES, cell=cell, memory_input=memory_input, dtype=dtype, max_block=19)
+    assert memory.held(config) == RJepa(config).nbytes
+
+
+@pytest.mark.parametrize("larger", ["n_features", "n_embedding", "n_hidden", "n_predictor"])
+def test_the_formula_counts_every_byte_whatever_is_large(larger):
+    """The gradient has room for the largest matrix, and which one that is depends on the sizes."""
+    config = RJepaConfig(**{**SIZES, larger: 300}, max_block=2)
+    assert memory.held(config) == RJepa(config).nbytes
+
+
+def shape_of(a, b):
+    return a.shape[0], a.shape[1], b.shape[1]
+
+
+@pytest.mark.parametrize("K", [1, 6])
+def test_products_are_those_of_a_learning_block(K, monkeypatch):
+    done = Counter()
+    product, learn_matrix = backend.product, backend.learn_matrix
+
+    def counting_product(a, b, out):
+        done[shape_of(a, b)] += 1
+        product(a, b, out)
+
+    def counting_learn_matrix(d_out, x, *rest):
+        done[shape_of(d_out.T, x)] += 1
+        learn_matrix(d_out, x, *rest)
+
+    learner = RJepa(RJepaConfig(**SIZES))
+    fixations = np.ones((K, 11)), np.ones((K, 3))
+    learner.learn_block(*fixations)  # compiled from the true ones
+    monkeypatch.setattr(backend, "product", counting_product)
+    monkeypatch.setattr(backend, "learn_matrix", counting_learn_matrix)
+    learner.learn_block(*fixations)
+    listed = ceilings.products(learner.config, K)
+    assert Counter(each.shape for each in listed) == done
+    assert all(np.prod(each.shape) == each.multiply_adds for each in listed)
+
+
+def test_operands_have_the_shapes_and_all_are_multiplied():
+    config = RJepaConfig(**SIZES)
+    operands = ceilings.Operands(config, 6)
+    for _, _, out in operands._arrays:
+        out[:] = np.nan
+    operands.multiply()
+    for i, (first, second, out) in enumerate(operands._arrays):
+        once = out.copy()
+        assert np.isfinite(once).all()
+        operands.repeat(i, 2)
+        kind = operands.products[i].kind
+        a = first.T if kind == ceilings.GRADIENT else first
+        b = second.T if kind == ceilings.FORWARD else second
+        assert shape_of(a, b) == operands.products[i].shape
+        np.testing.assert_allclose(out, a @ b, rtol=1e-4, atol=1e-5)
+
+
+def test_operations_are_those_that_the_theory_counts():
+    config = RJepaConfig()
+    circuits, predictor, encoder = 68_096, 206_880, 128 * 125
+    assert ceilings.inference_operations(config, 16) == 2 * (circuits + predictor + encoder)
+    learning = ceilings.learning_operations(config, 1_000_000) / 2  # where nothing is paid a block
+    every_fixation = 3 * circuits + 3 * predictor + 2 * encoder + 4 * 128**2
+    assert learning == pytest.approx(every_fixation, rel=0.01)
+
+
+def test_longer_blocks_move_fewer_bytes_for_each_fixation():
+    one, many = (ceilings.learning_bytes(RJepaConfig(), K) for K in (1, 16))
+    assert one == pytest.approx(16 * many)
+    assert 4 * ceilings.weights(RJepaConfig()) < one < 10 * memory.held(RJepaConfig())
+
+
+# ------------------------------------------------------------------------------------------------
+# Turns
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but for what calls take: returns a maker of calls."""
+    now, order = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def taking(name, seconds):
+        durations = iter(seconds)
+
+        def call():
+            order.append(name)
+            now[0] += next(durations)
+
+        return call
+
+    taking.order = order
+    return taking
+
+
+def forever(seconds):
+    return (seconds for _ in count())
+
+
+def test_contenders_take_turns(clock):
+    slow, fast = clock("slow", forever(1.0)), clock("fast", forever(0.008))
+    turns = timing.take_turns(
+        {"slow": timing.Contender(slow), "fast": timing.Contender(fast, 4)}, 0.0, at_least=3
+    )
+    np.testing.assert_allclose(turns.seconds["slow"], [1.0] * 3)
+    np.testing.assert_allclose(turns.seconds["fast"], [0.002] * 3)
+    warming = ["slow"] * 2 + ["fast"] * 2
+    assert clock.order == warming + (["slow"] * 2 + ["fast"] * 3) * 3
+    assert turns.ratio("slow", "fast").median == pytest.approx(500)
+    assert turns.rate("fast").median == pytest.approx(500)
+
+
+def test_turns_go_on_until_the_time_is_up(clock):
+    turns = timing.take_turns({"it": timing.Contender(clock("it", forever(1.0)))}, 10.0, at_least=1)
+    assert len(turns.seconds["it"]) == 5  # two calls each
+
+
+def test_a_machine_that_slows_down_does_not_change_the_ratio(clock):
+    slowing = [1.0, 1.0] + [2.0**i for i in range(5) for _ in range(2)]
+    calls = {
+        name: clock(name, [scale * s for s in slowing]) for name, scale in (("a", 3), ("b", 1))
+    }
+    turns = timing.take_turns({k: timing.Contender(v) for k, v in calls.items()}, 0.0, at_least=5)
+    assert turns.ratio("a", "b") == pytest.approx((3, 3, 3))
+    assert turns.time("b") == (4, 2, 8)
+
+
+# ------------------------------------------------------------------------------------------------
+# Text
+
+
+def test_a_table_is_markdown():
+    table = tables.Table(("what", "µs"), [("learning", "80"), ("x", "1,000")])
+    assert str(table).split("\n") == [
+        "| what     | µs    |",
+        "| -------- | ----- |",
+        "| learning | 80    |",
+        "| x        | 1,000 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spread", "text"),
+    [((1.234, 1.0, 1.5), "1.23 (1.00 .. 1.50)"), ((12.34, 9.0, 15.0), "12.3 (9.0 .. 15.0)"),
+     ((1234.5, 999.0, 2e6), "1,234 (999 .. 2,000,000)")],
+)  # fmt: skip
+def test_a_spread_has_three_digits(spread, text):
+    assert tables.plain(timing.Spread(*spread)) == text
+
+
+def test_what_is_put_into_a_page_takes_the_place_of_what_was_there(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- one -->\nold\n<!-- end -->\nb\n<!-- two -->\n<!-- end -->\nc\n")
+    for _ in range(2):
+        tables.put(page, "one", r"| \1 |")
+    tables.put(page, "two", "2")
+    assert page.read_text() == (
+        "a\n<!-- one -->\n\n| \\1 |\n\n<!-- end -->\nb\n<!-- two -->\n\n2\n\n<!-- end -->\nc\n"
+    )
+    with pytest.raises(ValueError, match="no place for three"):
+        tables.put(page, "three", "")
