@@ -13,12 +13,12 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from edge_rjepa import __version__
-from edge_rjepa.errors import ConfigError, RJepaError, SourceError
+from edge_rjepa.errors import RJepaError, SourceError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 A_LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
@@ -176,10 +176,14 @@ def _positive(kind: type):
 
 def _learn(options: argparse.Namespace) -> int:
     with _open_run(options) as run:
-        with _stop_on_signals() as received, _progress(run, options.fixations) as (show, tell):
-            run.learn(_limit(options, received), show, tell)
-        _close_recording(run)
-        if signal.SIGTERM in received:  # no time for a summary: the machine may be going down
+        try:
+            with _stop_on_signals() as received, _progress(run, options.fixations) as (show, tell):
+                run.learn(_limit(options, received), show, tell)
+        except BaseException:
+            _say(f"kept up to frame {run.frames_kept:,}: edge-rjepa learn --resume {run.folder}")
+            raise
+        _close_recording(run, options)
+        if set(received) - {signal.SIGINT}:  # no time for a summary: the machine may go down
             _say(f"saved; go on with edge-rjepa learn --resume {run.folder}")
             return 0
         summary = run.finish()
@@ -191,17 +195,19 @@ def _learn(options: argparse.Namespace) -> int:
     return 0
 
 
-def _close_recording(run) -> None:
+def _close_recording(run, options: argparse.Namespace) -> None:
     """Note with what the run ended in its recording, or compare it with the one replayed."""
-    if run.loop.recorder is not None:
-        folder = run.loop.recorder.folder
+    recorder = run.loop.recorder
+    if recorder is not None:
         try:
-            run.loop.recorder.close(run.learner.digest)
-            _say(f"recorded: {folder}; learn from it with --source replay:{folder}")
+            recorder.close(run.learner.digest if options.record_format == "lossless" else None)
+            _say(
+                f"recorded: {recorder.folder}; to learn from it: --source replay:{recorder.folder}"
+            )
         except OSError as error:
             _say(f"warning: {error}")
     then = getattr(run.loop.source, "digest", None)
-    if then is not None:
+    if run.ended and then is not None:
         same = "the same as" if then == run.learner.digest else "another than"
         _say(f"what was learned is {same} when this was recorded, bit for bit")
 
@@ -218,8 +224,9 @@ def _draw(folder: Path) -> None:
 @contextmanager
 def _open_run(options: argparse.Namespace):
     """A new run, or the one to resume; its source and recording are closed at the end."""
-    from edge_rjepa.run import Run, kept_run
+    from edge_rjepa.run import Run, alone_in, kept_run
     from edge_rjepa.sources import open_source
+    from edge_rjepa.sources.camera import shown
 
     if options.resume:
         for flag in ("out", "config", "seed", "source", "fov", "gaze", "record"):
@@ -232,19 +239,16 @@ def _open_run(options: argparse.Namespace):
     else:
         config = _configuration(options)
         folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
-    with open_source(config.source, config.seed, config.camera) as source:
-        _say(f"run: {folder}   source: {config.source}")
+    with open_source(config.source, config.seed, config.camera) as source, alone_in(folder):
+        _say(f"run: {folder}   source: {shown(config.source)}")
         if options.resume:
-            with _alone_in(folder):
-                run = Run.resume(folder, source)
-                if run.frames_lost:
-                    _say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
-                yield run
+            run = Run.resume(folder, source)
+            if run.frames_lost:
+                _say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
+            yield run
         else:
             with _recorder(options, config, source) as recorder:
-                run = Run.start(folder, config, source, recorder=recorder)
-                with _alone_in(folder):
-                    yield run
+                yield Run.start(folder, config, source, recorder=recorder)
 
 
 def _configuration(options: argparse.Namespace):
@@ -261,6 +265,8 @@ def _configuration(options: argparse.Namespace):
     else:
         config = RunConfig()
     if options.fov is not None:
+        if options.fov >= 180.0:
+            raise SystemExit(_usage("--fov: a camera's view is below 180 degrees"))
         camera = replace(config.camera, field_of_view_rad=math.radians(options.fov))
         config = replace(config, camera=camera)
     if options.gaze is not None:
@@ -279,31 +285,17 @@ def _recorder(options: argparse.Namespace, config, source):
     from dataclasses import asdict
 
     from edge_rjepa.recording import Recorder
+    from edge_rjepa.sources.camera import shown
 
     with Recorder(
         options.record,
         source.camera,
-        asdict(config),
+        asdict(replace(config, source=shown(config.source))),  # recordings are given to others
         source.head and source.head.limits_rad,
         source.held_out(config.held_out_frames),
         lossless=options.record_format == "lossless",
     ) as recorder:
         yield recorder
-
-
-@contextmanager
-def _alone_in(folder: Path):
-    """Holds the run's folder against a second process; freed however this one ends."""
-    import fcntl
-
-    from edge_rjepa.run import CONFIG
-
-    with open(folder / CONFIG) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is learning in {folder}: stop it first") from None
-        yield
 
 
 def _limit(options: argparse.Namespace, received: list):
@@ -320,15 +312,17 @@ def _limit(options: argparse.Namespace, received: list):
 
 @contextmanager
 def _stop_on_signals():
-    """A list of the signals (Ctrl-C, SIGTERM) received; a second one ends the process."""
+    """The signals received: Ctrl-C, SIGTERM, a closed terminal. A second one ends the process."""
     received: list[int] = []
 
     def note(number, frame):
         received.append(number)
         signal.signal(number, previous[number])
-        os.write(2, b"\nstopping: saving what was learned\n")  # print is not for handlers
+        with suppress(OSError):  # whoever read it is gone
+            os.write(2, b"\nstopping: saving what was learned\n")  # print is not for handlers
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:
@@ -352,14 +346,16 @@ def _progress(run, fixations: int | None):
 
         def show(progress) -> None:
             nonlocal shown_s
-            bar.set_postfix_str(_in_words(progress), refresh=False)
-            bar.update(progress.fixations - bar.n)
+            with suppress(OSError):  # no terminal and no log is no reason to stop learning
+                bar.set_postfix_str(_in_words(progress), refresh=False)
+                bar.update(progress.fixations - bar.n)
             if not terminal and time.monotonic() >= shown_s + A_LINE_EVERY_S:
                 shown_s = time.monotonic()
                 _say(f"{progress.fixations:,} fixations: {_in_words(progress)}")
 
         def tell(event: str) -> None:
-            bar.write(event, file=sys.stderr)
+            with suppress(OSError):
+                bar.write(event, file=sys.stderr)
 
         yield show, tell
 
@@ -467,7 +463,8 @@ def _check_gradients(options: argparse.Namespace) -> int:
 
 def _say(line: str) -> None:
     """To the person who watches; standard output stays for what a script reads."""
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a log that cannot be written is no reason to stop learning
+        print(line, file=sys.stderr, flush=True)
 
 
 def _usage(message: str) -> int:

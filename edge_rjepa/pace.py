@@ -16,11 +16,11 @@ LATENCIES = 2048  # frames that the median and the 95th percentile are taken ove
 class Pace:
     """Gives up fixations, not freshness, when learning cannot keep up with a live camera."""
 
-    def __init__(self, most: int):
+    def __init__(self, most: int, frames_per_s: float):
         self.most = most
         self.fixations = most  # to plan on the next frame
-        self._busy_s = 0.0
-        self._interval_s = math.inf
+        self._busy_s: float | None = None
+        self._interval_s = 1.0 / frames_per_s  # as asked for, until the camera shows its own
         self._last: Frame | None = None
 
     def learned(self, frame: Frame, busy_s: float) -> None:
@@ -30,13 +30,16 @@ class Pace:
             return
         # Frames that were skipped count: the camera's own interval is what matters.
         interval_s = (frame.t_capture_s - last.t_capture_s) / (frame.sequence - last.sequence)
-        if math.isinf(self._interval_s):
-            self._interval_s, self._busy_s = interval_s, busy_s
-        interval_s = min(interval_s, 3.0 * self._interval_s)  # an outage is no slower camera
+        if interval_s <= 0.0:  # a driver's clock that was set
+            return
+        # An outage is no slower camera, and a burst no faster one.
+        interval_s = min(max(interval_s, self._interval_s / 3.0), 3.0 * self._interval_s)
         self._interval_s += (interval_s - self._interval_s) / MEMORY_FRAMES
+        if self._busy_s is None:
+            self._busy_s = busy_s
         self._busy_s += (busy_s - self._busy_s) / MEMORY_FRAMES
 
-        load = self._busy_s / max(BUSY_AT_MOST * self._interval_s, 1e-9)
+        load = self._busy_s / (BUSY_AT_MOST * self._interval_s)
         if load > 1.0 and self.fixations > 1:
             fewer = max(1, math.floor(self.fixations / load))
             self._busy_s *= fewer / self.fixations  # what it will be: no second cut for one cause
@@ -47,8 +50,8 @@ class Pace:
 
     @property
     def frames_per_s(self) -> float:
-        """What the camera delivers, 0 as long as that is not known."""
-        return 1.0 / self._interval_s if self._interval_s > 0.0 else 0.0
+        """What the camera delivers."""
+        return 1.0 / self._interval_s
 
 
 class Latency:

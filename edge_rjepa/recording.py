@@ -19,6 +19,7 @@ import mmap
 import os
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -125,7 +126,7 @@ class Recorder:
             secrets.token_hex(8), pictures.suffix, camera, config, head_limits_rad, None, None
         )
         with self._telling():
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if folder.exists() and not _is_free(folder):
                 raise RecordingError(f"{folder} is not an empty folder: record into a new one")
             with _FrameWriter(folder / HELD_OUT, pictures) as writer:
                 for frame in held_out:
@@ -188,6 +189,20 @@ class Recorder:
                 f"cannot record to {self.folder}: {error.strerror or error}; what was recorded "
                 "before can be replayed; make room and record into a new folder"
             ) from error
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether there is nothing in it; a recording that never took a frame is taken away."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    frames = folder / FRAMES
+    begun = frames.exists() and frames.stat().st_size > 0
+    is_ours = names <= {ABOUT, HELD_OUT, FRAMES} and (folder / HELD_OUT / FRAMES).exists()
+    if is_ours and not begun:
+        shutil.rmtree(folder)
+        return True
+    return not names
 
 
 class _FrameWriter:

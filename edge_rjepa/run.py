@@ -14,11 +14,14 @@ A run folder holds
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +42,9 @@ from edge_rjepa.sources import Source, SourceEnded
 CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
 GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"
 
+# What config.toml may change in a run that goes on.
+NO_MATTER = ("checkpoint_every_s", "checkpoints_kept", "held_out_frames")
+
 
 class Progress(NamedTuple):
     """Where a run stands; handed to `on_progress` with every line of metrics."""
@@ -47,13 +53,14 @@ class Progress(NamedTuple):
     fixations: int
     seconds: float  # spent learning, over all of the run
     fixations_per_s: float
-    fixations_per_frame: float
+    fixations_per_frame: float  # of the frames learned from since the last line
     health: Health
     surprise: float  # nats, mean since the last line
     loss: float  # nats, mean since the last line
     latency_median_ms: float | None  # from capture to weight update; of live sources only
     latency_p95_ms: float | None
     skipped: dict[str, int]  # frames of the whole run, by the reason
+    faults: dict[str, int]  # of the source, since this process began
     rollbacks: int
 
 
@@ -67,24 +74,53 @@ class KeptRun(NamedTuple):
 
 
 def kept_run(folder: Path) -> KeptRun:
-    """The newest checkpoint in a run folder that is not damaged.
+    """The newest checkpoint in a run folder that is not damaged; the last good state if all are.
 
-    Raises CheckpointError where there is none, ConfigError where config.toml has been changed
-    since: a run goes on as it was begun.
+    config.toml may be changed in what does not bear on learning (NO_MATTER). Raises CheckpointError
+    where nothing is kept, ConfigError where anything else was changed: a run goes on as it was
+    begun.
     """
     path = folder / CHECKPOINT
-    learner, notes, problems = RJepa.load_newest(path)
+    try:
+        learner, notes, problems = RJepa.load_newest(path)
+    except CheckpointError as error:
+        if not (folder / GOOD).exists():
+            raise
+        learner, notes, problems = RJepa.load_newest(folder / GOOD)
+        problems = [str(error), f"goes on from {folder / GOOD}, which is older"]
     if "config" not in notes:
         raise CheckpointError(
             f"{path} holds a learner but no run, or a run of another version: see RJepa.load"
         )
     config = RunConfig.from_dict(notes["config"])
-    if (folder / CONFIG).exists() and RunConfig.from_toml(folder / CONFIG) != config:
-        raise ConfigError(
-            f"{folder / CONFIG} was changed after the run began: undo that, or start a new run "
-            f"with --config {folder / CONFIG}"
-        )
+    if (folder / CONFIG).exists():
+        now = RunConfig.from_toml(folder / CONFIG)
+        begun = replace(config, **{name: getattr(now, name) for name in NO_MATTER})
+        if now != begun:
+            raise ConfigError(
+                f"{folder / CONFIG} was changed after the run began: undo that, or start a new run "
+                f"with --config {folder / CONFIG}"
+            )
+        config = now
     return KeptRun(learner, config, notes, problems)
+
+
+@contextmanager
+def alone_in(folder: Path):
+    """Holds a run's folder, which is made if need be, against a second process.
+
+    Freed however this one ends. Raises ConfigError where another process holds it.
+    """
+    if not folder.exists():
+        folder.mkdir(parents=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(f"another process is learning in {folder}: stop it first") from None
+    finally:
+        os.close(held)
 
 
 class Run:
@@ -106,6 +142,8 @@ class Run:
         self.loop = Loop(config, source, eye, learner, self.held_out, head, recorder)
         self.monitor = Monitor(config.monitor)
         self.rollbacks = 0
+        self.frames_kept = 0  # when the newest checkpoint was written
+        self.ended = False  # whether the source has no more
         self.frames_lost = 0  # at least so many came after the checkpoint this run goes on from
         self.on_event: Callable[[str], None] = lambda event: None
         self._journal = Journal(folder / METRICS)
@@ -127,7 +165,8 @@ class Run:
                 f"{folder} holds a run: go on with --resume {folder}, or name another"
             )
         if folder.exists() and not _is_free(folder, config):
-            raise ConfigError(f"{folder} is not an empty folder: name a new one")
+            left = f", with what is left of a run in {GOOD}" if (folder / GOOD).exists() else ""
+            raise ConfigError(f"{folder} is not an empty folder{left}: name a new one")
         run = cls(folder, config, source, RJepa(config.network, config.seed), **handed_in)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / CONFIG, config.to_toml().encode())
@@ -146,6 +185,7 @@ class Run:
         run.rollbacks = kept.notes["rollbacks"]
         run._learning_s = kept.notes["learning_s"]
         run.frames_lost = run._journal.forget(run.frames)
+        run.frames_kept = run.frames
         return run
 
     @property
@@ -174,10 +214,14 @@ class Run:
         try:
             self._learn_frames(go_on, on_progress)
         except SourceEnded:
-            self._tell("the source has ended")
+            self.ended = True
         finally:
-            if not self.monitor.broken(health_of(self.learner)):
+            # Half a step is no state to go on from: the last checkpoint is.
+            if not (self.loop.torn or self.monitor.broken(health_of(self.learner))):
                 self._save(CHECKPOINT)
+        self._tell_news()
+        if self.ended:
+            self._tell("the source has ended")
 
     def _learn_frames(self, go_on, on_progress) -> None:
         started = line = time.monotonic()
@@ -185,8 +229,7 @@ class Run:
         while go_on(self):
             used = self.loop.step()
             self._learning_s = before_s + time.monotonic() - started
-            for event in self.loop.news():
-                self._tell(event)
+            self._tell_news()
             if used and self.frames % self.config.metrics_every_frames == 0:
                 now = time.monotonic()
                 self._watch(now - line, on_progress)
@@ -194,7 +237,8 @@ class Run:
             if used and self.frames % self.config.rollback_every_frames == 0:
                 self._mark_good()
             elif time.monotonic() - self._saved_s >= self.config.checkpoint_every_s:
-                self._keep()
+                if self.frames != self.frames_kept:  # else the versions before are worth more
+                    self._keep()
 
     def _watch(self, seconds: float, on_progress) -> None:
         """Measure, write a line of metrics, and roll back what has collapsed."""
@@ -206,13 +250,14 @@ class Run:
             fixations=self.learner.fixations,
             seconds=self._learning_s,
             fixations_per_s=measures.fixations / seconds,
-            fixations_per_frame=measures.fixations / self.config.metrics_every_frames,
+            fixations_per_frame=measures.fixations / max(1, measures.frames),
             health=health,
             surprise=measures.surprise,
             loss=measures.loss,
             latency_median_ms=latency.percentile_ms(50.0),
             latency_p95_ms=latency.percentile_ms(95.0),
             skipped=dict(self.loop.skipped),
+            faults=self.loop.faults,
             rollbacks=self.rollbacks + bool(collapse),
         )
         line = progress._asdict() | health._asdict() | {"time_unix_s": time.time()}
@@ -239,6 +284,10 @@ class Run:
             f"learning rate lowered to {rate:.2g}"
         )
         self._keep()
+
+    def _tell_news(self) -> None:
+        for event in self.loop.news():
+            self._tell(event)
 
     def _tell(self, event: str) -> None:
         """An event, to whoever watches and into the journal."""
@@ -291,6 +340,8 @@ class Run:
         }
         keep = self.config.checkpoints_kept if name == CHECKPOINT else 1
         self.learner.save(self.folder / name, notes, keep=keep)
+        if name == CHECKPOINT:
+            self.frames_kept = self.frames
 
     def finish(self) -> dict:
         """Judge what the run has kept on held-out fixations; writes and returns the summary."""
@@ -322,7 +373,9 @@ def _is_free(folder: Path, config: RunConfig) -> bool:
         return False
     names = {path.name for path in folder.iterdir() if not path.match(".*.tmp")}
     ours = CONFIG not in names or RunConfig.from_toml(folder / CONFIG) == config
-    return names <= {CONFIG, METRICS, GOOD} and ours
+    # Of a run that got further there are measures.
+    begun = METRICS in names and (folder / METRICS).stat().st_size > 0
+    return names <= {CONFIG, METRICS, GOOD} and ours and not begun
 
 
 def verdict(before: Health | None, after: Health | None, monitor: Monitor) -> str:

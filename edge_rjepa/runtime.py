@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -38,13 +39,19 @@ EVERY_PX = 8  # pixels between those that are asked whether a picture is black
 class Recorder(Protocol):
     """Takes down what the loop used."""
 
+    folder: Path
+
     def add(self, frame: Frame, gaze_rad: np.ndarray | None, fixations: int) -> None:
         """One frame with its gaze (K, 2); None and 0 for one set aside. Raises OSError."""
+
+    def close(self, digest: str | None = None) -> None:
+        """That was all; digest of what was learned from it. Raises OSError."""
 
 
 class Measures(NamedTuple):
     """Means over the fixations learned from since the last call."""
 
+    frames: int
     fixations: int
     loss: float  # nats
     surprise: float  # nats
@@ -73,9 +80,10 @@ class Loop:
         self.held_out = held_out
         self.head = head or source.head
         self.recorder = recorder
-        self.pace = Pace(config.fixations_per_frame)
+        self.pace = Pace(config.fixations_per_frame, config.camera.frames_per_s)
         self.latency = Latency()
         self.frames = 0  # used: learned from or set aside
+        self.torn = False  # whether a frame was begun with and not done with
         self.skipped: Counter[str] = Counter()  # frames, by the reason
         self._blind: str | None = None  # why pictures are of no use just now
         self._slow = False
@@ -88,26 +96,28 @@ class Loop:
         Raises SourceEnded after the last one, SourceError when the source is gone for good.
         """
         frame = self.source.read_next(WAIT_MS)
-        if frame is not None:
-            frame = self._at_capture(frame)
-        if frame is None or not self._usable(frame):
+        if frame is None:
             return False
-        gaze_rad = None if self._sets_aside(frame) else self._learn(frame)
-        if gaze_rad is None:
-            self.held_out.add(self.source.camera, [frame])
-        self._record(frame, gaze_rad)
-        self.frames += 1
-        return True
+        self.torn = True  # what happens in between, a second Ctrl-C say, leaves half a step
+        used = self._use(frame)
+        self.torn = False
+        return used
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """How often what failed, of a source that counts its faults."""
+        return getattr(self.source, "faults", {})
 
     def measures(self) -> Measures:
         """What was learned since the last call; NaN for what was not measured."""
+        frames = len(self._reports)
         count = sum(fixations for fixations, _, _ in self._reports)
         loss, surprise = (
             sum(report[0] * report[i] for report in self._reports) / count if count else math.nan
             for i in (1, 2)
         )
         self._reports.clear()
-        return Measures(count, loss, surprise)
+        return Measures(frames, count, loss, surprise)
 
     def news(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
@@ -130,6 +140,17 @@ class Loop:
         self.skipped = Counter(state["skipped"])
         self.eye.gaze.restore(state["gaze"])
         self.source.restore(state["source"])
+
+    def _use(self, frame: Frame) -> bool:
+        frame = self._at_capture(frame)
+        if frame is None or not self._usable(frame):
+            return False
+        gaze_rad = None if self._sets_aside(frame) else self._learn(frame)
+        if gaze_rad is None:
+            self.held_out.add(self.source.camera, [frame])
+        self._record(frame, gaze_rad)
+        self.frames += 1
+        return True
 
     def _at_capture(self, frame: Frame) -> Frame | None:
         """The frame with the angle the head had at capture; None where it is suppressed."""
@@ -210,7 +231,6 @@ def _of_no_use(frame: Frame) -> str | None:
     if not (np.isfinite(frame.head).all() and math.isfinite(frame.t_capture_s)):
         return "unknown head angle"
     some = frame.image[::EVERY_PX, ::EVERY_PX]
-    brightest = some.max()
-    if brightest <= BLACK:
+    if some.max() <= BLACK:
         return "black"
-    return "blank" if some.min() == brightest else None
+    return "blank" if (some == some[0, 0]).all() else None

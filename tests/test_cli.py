@@ -143,7 +143,7 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
         (["learn", "--source", "scne:", "--out", "x"], 1, "did you mean 'scene:'"),
         (["learn", "--source", "replay:pictures", "--out", "x"], 1, "recording"),
         (["learn", "--source", "scene:pictures", "--record", "pictures", "--out", "x"], 1, "empty"),
-        (["learn", "--fov", "180", "--out", "x"], 1, "below pi"),
+        (["learn", "--fov", "180", "--out", "x"], 2, "--fov"),
         (["learn", "--config", "nowhere.toml", "--out", "x"], 1, "cannot read config"),
         (["learn", "--resume", "nowhere"], 1, "nowhere/checkpoint.safetensors"),
         (["learn", "--out", "small.toml"], 1, "not an empty folder"),
@@ -192,6 +192,30 @@ def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):
     assert "the same as when this was recorded, bit for bit" in replayed.stderr
     then, now = (RJepa.load(tmp_path / r / "checkpoint.safetensors") for r in ("then", "now"))
     assert then.digest == now.digest
+
+    replay = ("learn", "--source", f"replay:{tmp_path / 'tape'}")
+    other = edge_rjepa(world, *replay, "--out", str(tmp_path / "other"), "--seed", "5")
+    assert "another than when this was recorded" in other.stderr
+    part = edge_rjepa(world, *replay, "--out", str(tmp_path / "part"), "--fixations", "160")
+    assert part.returncode == 0 and "when this was recorded" not in part.stderr
+
+
+def test_learning_goes_on_when_nobody_reads_what_it_says(world, tmp_path):
+    process = start(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "1600")
+    process.stderr.close()
+    assert process.wait(timeout=120) == 0
+    assert RJepa.load(tmp_path / "run" / "checkpoint.safetensors").fixations == 1600
+
+
+def test_a_second_start_in_the_same_folder_is_refused_at_once(world, tmp_path):
+    first = start(world, *LEARN, "--out", str(tmp_path / "run"))
+    while not (tmp_path / "run").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.01)
+    second = edge_rjepa(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "800")
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert second.returncode == 1 and "run" in second.stderr.splitlines()[-1]
 
 
 def test_doctor_says_what_to_do(world):

@@ -453,6 +453,16 @@ def test_missing_lines_are_named(tmp_path):
     assert_says(tmp_path, FRAMES)
 
 
+@pytest.mark.parametrize("killed_before_it_said_what_it_is", [False, True])
+def test_a_recording_that_took_no_frame_is_begun_again(tmp_path, killed_before_it_said_what_it_is):
+    record(tmp_path, 0, held_out=3, close=False)
+    if killed_before_it_said_what_it_is:
+        (tmp_path / recording.ABOUT).unlink()
+        (tmp_path / FRAMES).unlink()
+    record(tmp_path, 2, held_out=1)
+    assert_replays(tmp_path, 2)
+
+
 def test_a_folder_in_use_is_not_recorded_into(tmp_path):
     record(tmp_path, 1)
     with pytest.raises(RecordingError, match="not an empty folder: record into a new one"):

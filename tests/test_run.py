@@ -12,7 +12,17 @@ from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, SourceError
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import Health, Monitor, health_of
-from edge_rjepa.run import CHECKPOINT, CONFIG, GOOD, METRICS, SUMMARY, Run, verdict
+from edge_rjepa.run import (
+    CHECKPOINT,
+    CONFIG,
+    GOOD,
+    METRICS,
+    SUMMARY,
+    Run,
+    alone_in,
+    kept_run,
+    verdict,
+)
 from edge_rjepa.sources import open_source
 
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
@@ -81,6 +91,8 @@ def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, co
     assert run.learner.fixations == 40 * 16 == RJepa.load(tmp_path / CHECKPOINT).fixations
     assert [line["fixations"] for line in lines(tmp_path)] == [160, 320, 480, 640]
     assert [progress.fixations for progress in seen] == [160, 320, 480, 640]
+    assert [progress.fixations_per_frame for progress in seen] == [16.0] * 4
+    assert all(10.0 < progress.fixations_per_s < 1e6 for progress in seen)
     assert RunConfig.from_toml(tmp_path / CONFIG) == run.config
     assert json.loads((tmp_path / SUMMARY).read_text()) == summary
     assert summary["before"] == run.held_out.judge(RJepa(config.network, config.seed))._asdict()
@@ -117,6 +129,7 @@ def test_judging_changes_nothing_and_is_repeatable(tmp_path, config):
     run.learn(frames(5), ignore)
     kept = run.learner.copy()
     first = run.finish()
+    run.held_out.judge(run.learner), run.held_out.sample(run.learner)
     assert same(kept, run.learner)
     assert run.finish() == first == resume(tmp_path, config).finish()
 
@@ -224,8 +237,50 @@ def test_resuming_what_is_no_run_or_all_damaged_is_refused(tmp_path, config):
         resume(tmp_path, config)
     begin(tmp_path, config)
     damage(tmp_path / CHECKPOINT)
+    damage(tmp_path / GOOD)
     with pytest.raises(CheckpointError, match="damaged"):
         resume(tmp_path, config)
+
+
+def test_when_all_checkpoints_are_lost_the_last_good_state_is_gone_on_from(tmp_path, config):
+    begin(tmp_path, config).learn(frames(50), ignore)
+    for path in tmp_path.glob("checkpoint*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="good.safetensors"):
+        begin(tmp_path, config)
+    assert resume(tmp_path, config).frames == 40
+    assert "older" in kept_run(tmp_path).problems[-1]
+
+
+def test_how_often_to_save_may_change_in_a_run(tmp_path, config):
+    begin(tmp_path, config).learn(frames(5), ignore)
+    (tmp_path / CONFIG).write_text(replace(config, checkpoint_every_s=600.0).to_toml())
+    assert resume(tmp_path, config).config.checkpoint_every_s == 600.0
+
+
+def test_half_a_step_is_not_saved(tmp_path, config, monkeypatch):
+    run = begin(tmp_path, config)
+    run.learn(frames(10), ignore)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.loop.eye.gaze, "learned", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.learn(frames(20), ignore)
+    assert run.frames_kept == resume(tmp_path, config).frames == 10
+    whole = begin(tmp_path.with_name("whole"), config)
+    whole.learn(frames(10), ignore)
+    assert same(whole.learner, resume(tmp_path, config).learner)
+
+
+def test_only_one_process_learns_in_a_folder(tmp_path):
+    with alone_in(tmp_path / "run"):
+        with pytest.raises(ConfigError, match="another process"):
+            with alone_in(tmp_path / "run"):
+                pass
+    with alone_in(tmp_path / "run"):
+        pass
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, config):

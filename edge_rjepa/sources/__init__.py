@@ -22,7 +22,7 @@ SUPPORTED = (
     "(0, /dev/video0, rtsp://.., http://.., gst:PIPELINE) or replay:DIR"
 )
 OF_FOLDERS = re.compile(r"(scene:|replay:|)(.*)", re.DOTALL)
-LIVE = re.compile(r"\d+$|/dev/|(rtsp|rtsps|http|https)://|gst:")
+LIVE = re.compile(r"\d+$|/dev/(video|v4l/)|(rtsp|rtsps|http|https)://|gst:")
 SPELLINGS = ("scene:", "replay:", "gst:", "rtsp://", "http://", "https://")
 
 

@@ -27,7 +27,7 @@ RECENT_S = 1.0  # a driver's stamp further back than this is of another clock
 UNCOMPRESSED_PX = 640 * 480  # 30 larger pictures a second do not fit through USB 2 as they are
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 MOTION_JPEG = cv2.VideoWriter_fourcc(*"MJPG")
-END_OF_JPEG = b"\xff\xd9"
+END_OF_JPEG, PADDING_BYTES = b"\xff\xd9", 64
 APPSINK = " ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 
 
@@ -139,7 +139,7 @@ def opener_of(spec: str, config: CameraConfig) -> VideoDevice | Stream | Pipelin
     if spec.startswith("gst:"):
         return Pipeline(spec.removeprefix("gst:"))
     if "://" in spec:
-        return Stream(spec)
+        return Stream(spec, config)
     return VideoDevice(f"/dev/video{spec}" if spec.isdigit() else spec, config)
 
 
@@ -182,7 +182,8 @@ class JpegCapture(OpenCapture):
     def retrieve(self) -> np.ndarray | None:
         """Decode what was grabbed; None where it breaks off or is no JPEG."""
         packet = self._capture.retrieve()[1]
-        whole = packet is not None and packet.tobytes().rstrip(b"\0").endswith(END_OF_JPEG)
+        # Inside a JPEG's data the mark cannot occur; after it cameras may pad.
+        whole = packet is not None and END_OF_JPEG in packet.tobytes()[-PADDING_BYTES:]
         return cv2.imdecode(packet.ravel(), cv2.IMREAD_COLOR) if whole else None
 
 
@@ -247,8 +248,9 @@ class VideoDevice:
 class Stream:
     """Opens a network stream, with time limits."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, config: CameraConfig) -> None:
         self._url = url
+        self._read_timeout_ms = max(READ_TIMEOUT_MS, 1e3 * SLOWEST_FRAMES / config.frames_per_s)
 
     def open(self) -> Capture:
         """The open stream. Raises SourceError."""
@@ -258,7 +260,7 @@ class Stream:
             cv2.CAP_FFMPEG,
             [
                 *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS),
-                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS),
+                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(self._read_timeout_ms)),
                 *(cv2.CAP_PROP_N_THREADS, 1),
             ],
         )
