@@ -157,6 +157,16 @@ def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, confi
     assert resume(tmp_path, config).learner.learning_rate == run.learner.learning_rate
 
 
+def test_after_a_rollback_the_past_is_forgotten(tmp_path, config):
+    """What was seen before the good state is not what was seen just now."""
+    run = begin(tmp_path, config)
+    run.learn(frames(45), ignore)
+    assert RJepa.load(tmp_path / GOOD).state.any()
+    run._roll_back("told to")
+    assert run.learner.fixations == 40 * 16 and not run.learner.state.any()
+    assert run.frames == 45
+
+
 def test_rollbacks_are_drawn_in_the_report(tmp_path, config):
     run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
     run.learn(frames(200), ignore)
