@@ -111,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--int8", action="store_true", help="write a second file with 8-bit weights beside it"
     )
+    export.add_argument(
+        "--patches",
+        metavar="SRC",
+        help="take real patches from here (the run's own source): pictures, a video, a recording",
+    )
     export.add_argument("--licence", default="not stated", help="of the weights, kept in the file")
     export.add_argument("--json", action="store_true", help="print the parity report as JSON")
 
@@ -208,8 +213,10 @@ def _close_recording(run, options: argparse.Namespace) -> None:
             _say(f"warning: {error}")
     then = getattr(run.loop.source, "digest", None)
     if run.ended and then is not None:
-        same = "the same as" if then == run.learner.digest else "another than"
-        _say(f"what was learned is {same} when this was recorded, bit for bit")
+        if then == run.learner.digest:
+            _say("what was learned is the same as when this was recorded, bit for bit")
+        else:
+            _say("what was learned differs from when this was recorded, as other flags make it")
 
 
 def _draw(folder: Path) -> None:
@@ -385,15 +392,17 @@ def _export(options: argparse.Namespace) -> int:
     from edge_rjepa.patches import recorded_patches
     from edge_rjepa.retina import Retina
     from edge_rjepa.run import kept_run
+    from edge_rjepa.sources import absolute
 
     learner, config, _, problems = kept_run(options.run)
     for problem in problems:
         _say(f"warning: {problem}")
+    source = absolute(options.patches) if options.patches else config.source
     try:
-        patches = recorded_patches(config)
+        patches = recorded_patches(replace(config, source=source))
     except SourceError as error:
-        if options.int8:
-            raise
+        if options.int8 or options.patches:
+            raise SourceError(f"{error}; name other pictures: --patches SRC") from error
         patches = None
         _say(f"warning: no real patches to compare on: {error}")
     output = options.output or options.run / "encoder.onnx"

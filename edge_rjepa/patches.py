@@ -11,10 +11,12 @@ from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.gaze import Gaze
 from edge_rjepa.retina import Retina
-from edge_rjepa.sources import open_source
+from edge_rjepa.sources import Frame, Source, SourceEnded, open_source
+from edge_rjepa.sources.camera import shown
 
 FRAMES, FIXATIONS = 16, 64  # as many fixations of as many frames
 FRAMES_APART = 20  # a simulated head then stands before another picture
+LONGEST_WAIT_MS = 2000.0  # for a camera
 
 
 class Patches(NamedTuple):
@@ -28,14 +30,15 @@ class Patches(NamedTuple):
 def recorded_patches(config: RunConfig, frames: int = FRAMES) -> Patches:
     """FIXATIONS looks at each of `frames` frames that the run's source holds out from learning.
 
+    Of a camera, or a recording of one, which holds none out: of its next frames, some time apart.
     Gaze is random whatever the run's is, and the same each time. Raises SourceError when the source
-    cannot be opened or holds nothing out, as a live camera.
+    cannot be opened or shows nothing.
     """
     with open_source(config.source, config.seed, config.camera) as source:
-        held_out = source.held_out(frames * FRAMES_APART)
         camera = source.camera
+        held_out = source.held_out(frames * FRAMES_APART) or _next(source, frames * FRAMES_APART)
     if not held_out:
-        raise SourceError(f"{config.source} holds no frames out: hand in patches of your own")
+        raise SourceError(f"{shown(config.source)} shows no frame to take patches from")
     held_out = held_out[:: max(1, len(held_out) // frames)][:frames]
     retina = Retina(config.retina)
     gaze = Gaze(replace(config.gaze, policy="random"), config.seed + 2)
@@ -46,3 +49,18 @@ def recorded_patches(config: RunConfig, frames: int = FRAMES) -> Patches:
         np.concatenate([plan.efference for plan in plans]),
         np.repeat(np.arange(len(plans)), FIXATIONS),
     )
+
+
+def _next(source: Source, count: int) -> list[Frame]:
+    """One of FRAMES_APART of the next `count` frames, or of all there are if fewer."""
+    frames = []
+    for i in range(count):
+        try:
+            frame = source.read_next(LONGEST_WAIT_MS)
+        except SourceEnded:
+            break
+        if frame is None:
+            break
+        if i % FRAMES_APART == 0:
+            frames.append(frame)
+    return frames

@@ -381,7 +381,7 @@ def _is_free(folder: Path, config: RunConfig) -> bool:
 def verdict(before: Health | None, after: Health | None, monitor: Monitor) -> str:
     """Whether it learned, in words."""
     if before is None or after is None:
-        return "Not judged: too little was held out; let it learn for longer."
+        return "Not judged: too little was held out; a camera needs half a minute at least."
     collapse = monitor.collapse(after)
     if collapse:
         return f"It collapsed: {collapse}."

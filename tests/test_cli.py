@@ -97,6 +97,10 @@ def test_export_in_eight_bits_says_what_is_lost(world):
     assert "telling frames apart" in done.stderr
     assert 0.9 < json.loads(done.stdout)["int8"]["embedding_cosine_mean"] <= 1.0
     assert (world / "small.int8.onnx").exists()
+    done = edge_rjepa(world, "export", "run", "-o", "small.onnx", "--patches", "pictures")
+    assert done.returncode == 0 and "real patches" in done.stderr
+    done = edge_rjepa(world, "export", "run", "-o", "x.onnx", "--int8", "--patches", "nowhere")
+    assert done.returncode == 1 and "--patches" in done.stderr
 
 
 def test_probe_prints_a_row_for_each_that_was_asked(world, tmp_path):
@@ -195,7 +199,7 @@ def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):
 
     replay = ("learn", "--source", f"replay:{tmp_path / 'tape'}")
     other = edge_rjepa(world, *replay, "--out", str(tmp_path / "other"), "--seed", "5")
-    assert "another than when this was recorded" in other.stderr
+    assert "differs from when this was recorded" in other.stderr
     part = edge_rjepa(world, *replay, "--out", str(tmp_path / "part"), "--fixations", "160")
     assert part.returncode == 0 and "when this was recorded" not in part.stderr
 

@@ -55,6 +55,8 @@ def open_source(spec: str, seed: int = 0, camera: CameraConfig | None = None) ->
     if LIVE.match(spec):
         return CameraSource(spec, camera)
     path = _path(spec)
+    if (path / "recording.json").exists():
+        raise SourceError(f"{spec} is a recording: name it replay:{spec}")
     if path.is_dir() and spec:
         return PictureSource(pictures_in(path), seed, camera.field_of_view_rad)
     if path.is_file():
