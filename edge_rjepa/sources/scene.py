@@ -85,7 +85,7 @@ class SceneSource:
                 f"{photographs[0] if photographs else 'no picture'}: a scene source needs at least "
                 "two pictures, one to learn from and one to hold out; add another"
             )
-        self.head = SimulatedHead(LIMITS_RAD)
+        self.head: SimulatedHead | None = SimulatedHead(LIMITS_RAD)
         self._names = [path.name for path in photographs]
         self._seed = seed
         self._frames_a_scene = frames_a_scene
@@ -95,9 +95,9 @@ class SceneSource:
         self._held_out, self._shown = shuffled[:n_held], shuffled[n_held:]
         self._stream = self._stream_of(self._shown, 1)
 
-    def _stream_of(self, photographs: list[Path], number: int) -> _Stream:
+    def _stream_of(self, photographs: list[Path], number: int) -> Views:
         rng = np.random.default_rng([self._seed, number])
-        return _Stream(photographs, rng, self._frames_a_scene)
+        return Views(photographs, rng, self._frames_a_scene)
 
     def read_next(self, timeout_ms: float = 0.0) -> Frame:
         """The next view, never None. Raises SourceError when its photograph cannot be read."""
@@ -122,8 +122,9 @@ class SceneSource:
 
     def state(self) -> dict:
         """Where the stream and the head stand, as plain JSON values."""
-        own = {"pictures": self._names, "seed": self._seed, "head": self.head.state()}
-        return own | self._stream.state()
+        own = {"pictures": self._names, "seed": self._seed}
+        head = {"head": self.head.state()} if self.head else {}
+        return own | head | self._stream.state()
 
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit. Raises SourceError for other pictures or seed."""
@@ -132,7 +133,8 @@ class SceneSource:
                 "the scene's pictures or seed are not those the saved run saw; "
                 "put the same pictures back, or start a new run"
             )
-        self.head.restore(state["head"])
+        if self.head:
+            self.head.restore(state["head"])
         self._stream.restore(state)
 
     def close(self) -> None:
@@ -155,7 +157,7 @@ class Scene(NamedTuple):
     mirrored: bool
 
 
-class _Stream:
+class Views:
     """Views of some photographs without end."""
 
     def __init__(

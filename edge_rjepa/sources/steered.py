@@ -1,0 +1,62 @@
+"""Photographs as a camera on a real head would see them, in real time.
+
+For who has a head and no camera yet, and for tests: the emulated firmware turns it by its pulses.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+from edge_rjepa.head import HeadState
+from edge_rjepa.sources.frame import Frame
+from edge_rjepa.sources.scene import FRAMES_A_SECOND, SceneSource
+
+FRAMES_A_SCENE = 150  # a real head needs a while to look around
+
+
+class Mount(Protocol):
+    """What turns the camera."""
+
+    def at(self, t_s: float) -> HeadState:
+        """Where it was at t_s on time.monotonic(), not in the future."""
+
+
+class SteeredScene(SceneSource):
+    """As SceneSource, but live: FRAMES_A_SECOND by the clock, seen from where `mount` points.
+
+    A view that nobody came for in time is not rendered and leaves a gap in the sequence. Who made
+    the mount hands it to the loop as the head; this source brings none.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        photographs: list[Path],
+        mount: Mount,
+        seed: int = 0,
+        frames_a_scene: int = FRAMES_A_SCENE,
+    ) -> None:
+        super().__init__(photographs, seed, frames_a_scene)
+        self.head = None
+        self._mount = mount
+        self._start_s = time.monotonic()
+        self._sequence = -1
+
+    def read_next(self, timeout_ms: float) -> Frame | None:
+        """The view that is due next, or was due last; None when none is due in time."""
+        due = int((time.monotonic() - self._start_s) * FRAMES_A_SECOND)
+        number = max(self._sequence + 1, due)
+        wait_s = self._start_s + number / FRAMES_A_SECOND - time.monotonic()
+        if wait_s > 1e-3 * timeout_ms:
+            time.sleep(1e-3 * timeout_ms)
+            return None
+        time.sleep(max(0.0, wait_s))
+        t_s = time.monotonic()
+        pose = self._mount.at(t_s)
+        self._stream.turn_to_scene()
+        view = self._stream.view((pose.pan_rad, pose.tilt_rad))
+        self._sequence = number
+        return view._replace(t_capture_s=t_s, sequence=number)
