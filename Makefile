@@ -61,5 +61,5 @@ clean:
 
 .venv/test.stamp: setup.py .ci/environment .ci/packages
 	@.ci/packages
-	@PYTHON="$(PYTHON)" MLXTEND=1 .ci/environment test
+	@PYTHON="$(PYTHON)" MLXTEND=1 STS=1 .ci/environment test
 	@touch $@ .venv/demo.stamp

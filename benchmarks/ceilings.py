@@ -14,7 +14,7 @@ from scipy.linalg import get_lapack_funcs
 from edge_rjepa import RJepaConfig
 from edge_rjepa.cells import find
 from edge_rjepa.jit import jit
-from edge_rjepa.kernels import backend
+from edge_rjepa.kernels import cpu as kernels
 from edge_rjepa.kernels.arrays import weight_shapes
 from edge_rjepa.objective import RENEW_AFTER
 
@@ -142,7 +142,7 @@ REPEAT = {FORWARD: repeat_forward, BACKWARD: repeat_backward, GRADIENT: repeat_g
 def large_product(n: int = 1024) -> Callable:
     """A product (n, n) (n, n): what BLAS reaches where nothing holds it up."""
     a, b, out = (np.ones((n, n), np.float32) for _ in range(3))
-    return lambda: backend.product(a, b, out)
+    return lambda: kernels.product(a, b, out)
 
 
 def copying(n_bytes: int) -> Callable:

@@ -30,7 +30,8 @@ import numpy as np
 
 from benchmarks.protocols import Glimpses, Recall
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.cells import CELLS
+from edge_rjepa.cells import CELLS, find
+from edge_rjepa.engines.cpu import CpuEngine, Stream
 
 COLUMNS = ("accuracy", "recall", "late recall", "information", "rank", "std")  # nats, of n_z
 PROTOCOLS = {"glimpses": Glimpses, "recall": Recall}
@@ -38,44 +39,43 @@ BUDGETS = {"glimpses": (144_000, 288_000, 480_000), "recall": (288_000, 576_000,
 protocol_named = cache(lambda name: PROTOCOLS[name]())
 
 
-class MeanSquaredError(RJepa):
+class MeanSquaredError(Stream):
     """1/2 |z - zhat|^2 as the whole objective, both sides trained."""
 
-    def _objective(self, ws):
-        loss = super()._objective(ws)
+    def objective(self, ws):
+        loss = super().objective(ws)
         np.negative(ws.e, out=ws.d_zhat)
         np.copyto(ws.d_z[1:], ws.e)
         return loss
 
 
-class ZeroTrace(RJepa):
+class ZeroTrace(Stream):
     """Sensitivities that forget at once: no credit for what was written into memory earlier."""
 
-    def _update(self, ws, descent):
+    def update(self, ws, descent):
         ws.J[:] = 0
-        super()._update(ws, descent)
+        super().update(ws, descent)
 
 
-class PlainGates(RJepa):
-    """Gates whose first weights on the efference copy are like all their others."""
-
-    def _initialise(self, rng):
-        super()._initialise(rng)
-        gate = self._weights.W[1]
-        gate[:, -1 - self.config.n_efference : -1] /= math.sqrt(gate.shape[1] - 1)
-
-
-class PlainZeroTrace(ZeroTrace, PlainGates):
-    """Both."""
-
-
-LEARNERS = {
-    "mse": MeanSquaredError,
-    "zero trace": ZeroTrace,
-    "RFP": RJepa,
-    "zero trace, plain gates": PlainZeroTrace,
-    "RFP, plain gates": PlainGates,
+LEARNERS = {  # name: how it learns, and whether with plain gates
+    "untrained": (Stream, False),
+    "mse": (MeanSquaredError, False),
+    "zero trace": (ZeroTrace, False),
+    "RFP": (Stream, False),
+    "zero trace, plain gates": (ZeroTrace, True),
+    "RFP, plain gates": (Stream, True),
 }
+
+
+def learner_named(name: str, config: RJepaConfig, seed: int) -> RJepa:
+    """One of LEARNERS."""
+    stream, plain_gates = LEARNERS[name]
+    model = RJepa(config, seed, engine=CpuEngine([stream(config, find(config.cell))]))
+    if plain_gates:  # first weights on the efference copy like all their others
+        W = model.parameters()["W"]
+        W[1, :, -1 - config.n_efference : -1] /= math.sqrt(W.shape[2] - 1)
+        model.set_parameters({"W": W})
+    return model
 
 
 def learn(job: tuple[str, str, str, int, tuple[int, ...]]) -> list[dict]:
@@ -83,7 +83,7 @@ def learn(job: tuple[str, str, str, int, tuple[int, ...]]) -> list[dict]:
     name, learner, cell, seed, budgets = job
     protocol = protocol_named(name)
     config = RJepaConfig(n_features=protocol.n_features, n_efference=4, cell=cell)
-    model = LEARNERS.get(learner, RJepa)(config, seed)
+    model = learner_named(learner, config, seed)
     rng = np.random.default_rng([seed, 1])
     rows, started = [], time.perf_counter()
     for budget in budgets:
@@ -121,7 +121,7 @@ def _table(rows: list[dict]) -> str:
     ]
     keys = sorted(
         {(r["learner"], r["cell"], r["fixations"]) for r in rows},
-        key=lambda key: (_ORDER.index(key[0]), key[1], key[2]),
+        key=lambda key: (list(LEARNERS).index(key[0]), key[1], key[2]),
     )
     for key in keys:
         learner, cell, fixations = key
@@ -129,9 +129,6 @@ def _table(rows: list[dict]) -> str:
         columns = [_spread([r[column] for r in group]) for column in scores]
         lines.append(f"| {learner} | {cell} | {fixations:,} | {' | '.join(columns)} |")
     return "\n".join(lines)
-
-
-_ORDER = ("untrained", *LEARNERS)
 
 
 def _spread(values: list[float]) -> str:

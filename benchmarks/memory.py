@@ -112,12 +112,12 @@ def main() -> None:
             model.learn_block(features[i % 64], efference[i % 64])
 
     learn(20_000)  # compiled, and every lazily made view is there
-    addresses = [array.ctypes.data for array in model._arrays().values()]
+    addresses = [array.ctypes.data for array in model.tensors().values()]
     sizes = [resident_bytes()]
     for _ in tqdm(range(20), unit="part"):
         learn(fixations // 20)
         sizes.append(resident_bytes())
-    same = addresses == [array.ctypes.data for array in model._arrays().values()]
+    same = addresses == [array.ctypes.data for array in model.tensors().values()]
     start, least, most, end = (
         size / 2**20 for size in (sizes[0], min(sizes), max(sizes), sizes[-1])
     )

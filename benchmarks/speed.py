@@ -36,7 +36,8 @@ from benchmarks import ceilings, memory, peers
 from benchmarks.tables import Table, microseconds, plain, put
 from benchmarks.timing import Contender, Spread, Turns, spread, take_turns
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.kernels import backend
+from edge_rjepa.cells import find
+from edge_rjepa.engines import cpu
 
 SIZES = ((128, 256), (256, 512), (512, 1024), (1024, 2048))  # n_embedding, n_hidden = n_predictor
 BLOCKS = (1, 4, 16, 64)
@@ -230,7 +231,9 @@ class Profile(NamedTuple):
 def measure_profile(effort: Effort) -> Profile:
     say("profile")
     config = RJepaConfig()
-    learner, operands = RJepa(config), ceilings.Operands(config, BLOCK)
+    stream = cpu.Stream(config, find(config.cell))
+    learner = RJepa(config, engine=cpu.CpuEngine([stream]))
+    operands = ceilings.Operands(config, BLOCK)
     spent: dict[str, list[float]] = {}
 
     def timed(part: str, call: Callable) -> Callable:
@@ -242,17 +245,17 @@ def measure_profile(effort: Effort) -> Profile:
 
         return timed_call
 
-    learner._perceive = timed("perceive", learner._perceive)
-    learner._objective = timed("objective", learner._objective)
-    learner._update = timed("update", learner._update)
-    learner._statistics.observe = timed("statistics", learner._statistics.observe)
+    stream.perceive = timed("perceive", stream.perceive)
+    stream.objective = timed("objective", stream.objective)
+    stream.update = timed("update", stream.update)
+    stream.statistics.observe = timed("statistics", stream.statistics.observe)
     contenders = {"learn": Contender(Stream(config, BLOCK).into(learner.learn_block).call)}
     for i in range(len(operands.products)):
         contenders[i] = Contender(lambda i=i: operands.repeat(i, 100), 100)
     with mock.patch.multiple(
-        backend,
-        predict=timed("predict", backend.predict),
-        predictor_backward=timed("backward", backend.predictor_backward),
+        cpu.kernels,
+        predict=timed("predict", cpu.kernels.predict),
+        predictor_backward=timed("backward", cpu.kernels.predictor_backward),
     ):
         turns = take_turns(contenders, 1.5 * effort.turns_s, effort.at_least)
     return Profile(

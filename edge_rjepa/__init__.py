@@ -4,7 +4,9 @@ from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.errors import RJepaError
 
 __version__ = "0.1.0"
-__all__ = ["BlockReport", "Prediction", "RJepa", "RJepaConfig", "RJepaError", "RunConfig"]
+__all__ = [
+    "BlockReport", "Prediction", "RJepa", "RJepaBatch", "RJepaConfig", "RJepaError", "RunConfig",
+]  # fmt: skip
 
 _LEARNER = ("BlockReport", "Prediction", "RJepa")
 
@@ -15,4 +17,8 @@ def __getattr__(name: str):
         from edge_rjepa import learner
 
         return getattr(learner, name)
+    if name == "RJepaBatch":
+        from edge_rjepa.batch import RJepaBatch
+
+        return RJepaBatch
     raise AttributeError(f"module 'edge_rjepa' has no attribute '{name}'")

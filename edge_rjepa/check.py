@@ -133,8 +133,7 @@ def _normal(rng, shape, scale=1.0) -> np.ndarray:
 
 
 def _with(weights, learner: RJepa) -> RJepa:
-    for name, array in weights.items():
-        getattr(learner._weights, name)[...] = array
+    learner.set_parameters(weights)
     return learner
 
 
@@ -146,7 +145,7 @@ def _gradients(learner, blocks) -> tuple[list[dict], dict]:
             learner.reset()
         by_block.append(learner.gradients(features, efference))
         learner.learn_block(features, efference)
-    return by_block, learner._total._asdict()
+    return by_block, learner.gathered()
 
 
 def _error(found, true, name) -> float:

@@ -13,11 +13,11 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from edge_rjepa import __version__
+from edge_rjepa import __version__, head_cli
 from edge_rjepa.errors import RJepaError, SourceError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -29,6 +29,7 @@ LEARN_EXAMPLES = """examples:
   edge-rjepa learn --source scene:pictures/ --out runs/mine --fixations 500000
   edge-rjepa learn --source 0 --fov 70              the first camera, 70 degrees wide
   edge-rjepa learn --source rtsp://camera/stream    or http://..., /dev/v4l/by-id/..., gst:...
+  edge-rjepa learn --source 0 --head serial:        and turn the camera with the head it sits on
   edge-rjepa learn --source 0 --record walk/        and keep what it looked at
   edge-rjepa learn --source replay:walk/            learn from that again, bit for bit
   edge-rjepa learn --resume runs/mine --seconds 60  go on, bit for bit
@@ -72,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         "folder of pictures, a camera (0, /dev/video0, /dev/v4l/by-id/..), rtsp:// or http://, "
         "gst:PIPELINE, replay:DIR",
     )
+    learn.add_argument(
+        "--head",
+        metavar="HEAD",
+        help="what the camera sits on: serial:PORT (this project's firmware), serial: (the only "
+        "board), feetech:PORT?pan=1&tilt=2 (bus servos); none if left out",
+    )
     learn.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/DATE-TIME)")
     learn.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run")
     learn.add_argument("--seconds", type=_positive(float), help="stop after learning this long")
@@ -91,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("lossless", "mjpg"),
         default="lossless",
         help="lossless replays bit for bit (0.5 MB a 640x480 picture); mjpg takes a fifth of that",
+    )
+    learn.add_argument(
+        "--device",
+        choices=("cpu", "cuda", "auto"),
+        default="cpu",
+        help="where to learn; auto measures both for a second and says which (cpu)",
     )
     learn.add_argument("--seed", type=int, help="of weights, gaze and scene (default 0)")
     learn.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -133,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  edge-rjepa report runs/mine\n",
     )  # fmt: skip
     report.add_argument("run", type=Path, metavar="RUN")
+
+    head_cli.add_parser(commands, _command)
 
     doctor = _command(
         commands, "doctor", _doctor,
@@ -230,32 +245,105 @@ def _draw(folder: Path) -> None:
 
 @contextmanager
 def _open_run(options: argparse.Namespace):
-    """A new run, or the one to resume; its source and recording are closed at the end."""
-    from edge_rjepa.run import Run, alone_in, kept_run
-    from edge_rjepa.sources import open_source
-    from edge_rjepa.sources.camera import shown
-
+    """A new run, or the one to resume; its source, head and recording are closed at the end."""
     if options.resume:
         for flag in ("out", "config", "seed", "source", "fov", "gaze", "record"):
             if getattr(options, flag) is not None:
                 raise SystemExit(_usage(f"--{flag} cannot change a run that is resumed"))
-        kept = kept_run(options.resume)
-        folder, config = options.resume, kept.config
+        opened = _resumed(options)
+    else:
+        opened = _started(options)
+    with opened as run:
+        yield run
+
+
+@contextmanager
+def _started(options: argparse.Namespace):
+    from edge_rjepa.run import Run, alone_in
+    from edge_rjepa.sources.camera import shown
+
+    config = _configuration(options)
+    folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
+    device = _device(options.device, config)
+    with (
+        _eyes(config) as (source, head),
+        alone_in(folder),
+        _recorder(options, config, source, head) as recorder,
+    ):
+        _say(f"run: {folder}   source: {shown(config.source)}")
+        yield Run.start(folder, config, source, device, head=head, recorder=recorder)
+
+
+@contextmanager
+def _resumed(options: argparse.Namespace):
+    from edge_rjepa.run import Run, alone_in, kept_run
+    from edge_rjepa.sources.camera import shown
+
+    folder = options.resume
+    with alone_in(folder, new=False):
+        kept = kept_run(folder)
         for problem in kept.problems:
             _say(f"warning: {problem}")
-    else:
-        config = _configuration(options)
-        folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
-    with open_source(config.source, config.seed, config.camera) as source, alone_in(folder):
-        _say(f"run: {folder}   source: {shown(config.source)}")
-        if options.resume:
-            run = Run.resume(folder, source)
+        device = _device(options.device, kept.config)
+        with _eyes(kept.config, options.head) as (source, head):
+            _say(f"run: {folder}   source: {shown(kept.config.source)}")
+            run = Run.resume(folder, source, kept, device, head=head)
             if run.frames_lost:
                 _say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
             yield run
-        else:
-            with _recorder(options, config, source) as recorder:
-                yield Run.start(folder, config, source, recorder=recorder)
+
+
+@contextmanager
+def _eyes(config, head_device: str | None = None):
+    """The source, and the head if there is one of its own; both are closed at the end.
+
+    head_device: where the head is now, if it is no longer where the configuration has it.
+    """
+    from edge_rjepa.sources import open_source
+
+    with ExitStack() as opened:
+        head = None
+        if head_device or config.head.device:
+            from firmware_bridge import open_head
+
+            head = opened.enter_context(open_head(head_device or config.head.device))
+            _say(f"head: {head.state().name} at {head.state().port}")
+            if head.state().limp:  # where it points is not known before it is driven somewhere
+                head.home()
+        source = opened.enter_context(
+            open_source(config.source, config.seed, config.camera, mount=head)
+        )
+        if head and not source.live:
+            raise SourceError(f"no head turns what {config.source} shows: leave --head out")
+        yield source, head
+
+
+def _device(name: str, config) -> str:
+    """Where to learn; says what was chosen and why, if that is asked for."""
+    from edge_rjepa.engines import choose
+
+    if name != "auto":
+        return name
+    choice = choose(config.network, config.fixations_per_frame)
+    _say(choice.reason)
+    return choice.device
+
+
+def _with_head(config, device: str | None):
+    """The configuration with this head, if one is named; and where a scene ends, it stops."""
+    from edge_rjepa.sources import reach_rad
+
+    head = config.head
+    if device is not None:
+        head = replace(head, device=device)
+    if head.device:
+        pan_rad, tilt_rad = reach_rad(config.source)
+        head = replace(
+            head,
+            pan_limit_rad=min(head.pan_limit_rad, pan_rad),
+            tilt_limit_rad=min(head.tilt_limit_rad, tilt_rad),
+        )
+    return replace(config, head=head)
 
 
 def _configuration(options: argparse.Namespace):
@@ -269,6 +357,7 @@ def _configuration(options: argparse.Namespace):
         config = RunConfig.from_toml(options.config)
     elif source.startswith("replay:"):
         config = RunConfig.from_dict(about(Path(source.removeprefix("replay:"))).config)
+        config = replace(config, head=replace(config.head, device=""))  # it is where it was
     else:
         config = RunConfig()
     if options.fov is not None:
@@ -280,11 +369,11 @@ def _configuration(options: argparse.Namespace):
         config = replace(config, gaze=replace(config.gaze, policy=options.gaze))
     given = {"source": options.source, "seed": options.seed}
     config = replace(config, **{k: v for k, v in given.items() if v is not None})
-    return replace(config, source=absolute(config.source))
+    return _with_head(replace(config, source=absolute(config.source)), options.head)
 
 
 @contextmanager
-def _recorder(options: argparse.Namespace, config, source):
+def _recorder(options: argparse.Namespace, config, source, head):
     """Takes down what is learned from, if that is asked for."""
     if options.record is None:
         yield None
@@ -298,7 +387,7 @@ def _recorder(options: argparse.Namespace, config, source):
         options.record,
         source.camera,
         asdict(replace(config, source=shown(config.source))),  # recordings are given to others
-        source.head and source.head.limits_rad,
+        getattr(head or source.head, "limits_rad", None),
         source.held_out(config.held_out_frames),
         lossless=options.record_format == "lossless",
     ) as recorder:

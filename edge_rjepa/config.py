@@ -234,12 +234,19 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """How a moving pan-tilt head and its camera go together."""
+    """The pan-tilt head a camera sits on, and how the two go together."""
 
+    device: str = ""  # serial:PORT, feetech:PORT; empty: no head of its own
+    pan_limit_rad: float = 0.5 * math.pi  # gaze turns the head no further to either side ..
+    tilt_limit_rad: float = 0.5 * math.pi  # .. up or down; nor beyond what the head itself allows
     while_moving: str = "skip"  # such frames, or "correct" them by the angle at capture
     image_delay_s: float = 0.0  # how much older the picture is than its time stamp
 
     def __post_init__(self) -> None:
+        if not isinstance(self.device, str):
+            raise ConfigError(f"device = {self.device!r}: must be text, such as serial:")
+        for name in ("pan_limit_rad", "tilt_limit_rad"):
+            check_number(self, name, at_least=0.0)
         check_choice(self, "while_moving", ("skip", "correct"))
         check_number(self, "image_delay_s", at_least=0.0)
 

@@ -27,3 +27,7 @@ class ExportError(RJepaError, ValueError):
 
 class CollapseError(RJepaError):
     """The representation collapsed again and again and rolling back did not help."""
+
+
+class DeviceError(RJepaError, RuntimeError):
+    """A device that computes cannot be had, or failed while it was in use."""

@@ -11,21 +11,22 @@ docs/theory.md derives every line.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import hashlib
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import threadpoolctl
 
 from edge_rjepa import cells, checkpoint
 from edge_rjepa.config import RJepaConfig
+from edge_rjepa.engines import Engine, Learned, Step, open_engine
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
-from edge_rjepa.kernels import arrays, backend
-from edge_rjepa.objective import PredictiveInformation
+from edge_rjepa.kernels import arrays
+from edge_rjepa.objective import precision, surprise
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam (Kingma & Ba, 2015)
 ENCODER_GAIN = 0.3
@@ -48,75 +49,43 @@ class Prediction(NamedTuple):
     h: np.ndarray  # (K, n_r) what the predictor reads of the memory
 
 
-class Adam(NamedTuple):
-    """Adam's numbers for one step, in the dtype of the weights."""
-
-    rate: np.floating
-    blend1: np.floating
-    blend2: np.floating
-    correction2: np.floating
-    epsilon: np.floating
-
-
 class RJepa:
     """A network that learns from fixations, one block at a time, in fixed memory.
 
-    config: sizes, cell and rates. seed: of the initial weights; nothing else is random.
+    config: sizes, cell and rates. seed: of the initial weights; nothing else is random. device:
+    one of engines.DEVICES. engine: of one stream, in place of a new one on `device`.
 
     Features are (K, n_features) and efference copies (K, n_efference) floating arrays of K = 1 ..
     config.max_block fixations in the order seen. Anything else raises InputError and changes
-    nothing. BLAS is set to one thread for the process: its threads slow products this small.
+    nothing. DeviceError, from whatever method, says that the device cannot be had or has failed: go
+    on from a checkpoint.
     """
 
-    def __init__(self, config: RJepaConfig | None = None, seed: int = 0):
+    def __init__(
+        self,
+        config: RJepaConfig | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        *,
+        engine: Engine | None = None,
+    ):
         self.config = config or RJepaConfig()
         self.cell = cells.find(self.config.cell)
-        _one_blas_thread()
-        weights = (arrays.zero_weights(self.config, self.cell, i) for i in range(4))
-        self._weights, self._total, self._m1, self._m2 = weights
-        self._gradient = arrays.shared_weights(self.config, self.cell, 4)
-        self._traces = arrays.zero_traces(self.config, self.cell)
-        self._workspace = arrays.zero_workspace(self.config, self.cell)
-        self._rows: dict[int, arrays.Workspace] = {}
+        self.engine = engine or open_engine(self.config, self.cell, 1, device)
+        self._number = np.dtype(self.config.dtype).type
+        self._largest = float(np.finfo(self.config.dtype).max)
         self._counts = np.zeros(3, np.int64)  # fixations, Adam steps, blocks since the last step
-        self._statistics = PredictiveInformation(
-            self.config.n_embedding,
-            self.config.noise_floor,
-            self.config.statistics_fixations,
-            self.config.dtype,
-        )
         self._learning_rate = self.config.learning_rate
-        self._initialise(np.random.default_rng(seed))
-
-    def _initialise(self, rng: np.random.Generator) -> None:
-        """Unit-variance pre-activations, less in the encoder, a wide gain field, and V_3 = 0.
-
-        With V_3 = 0 the first predictor is about the mean, never worse: information starts near 0.
-        An encoder that starts small grows along what can be foreseen; one that starts at unit
-        variance is half full of what can not (docs/learning.md).
-        """
-        p = self._weights
-        for matrix in (p.W, p.W_z, p.V_1, p.V_2):
-            fan_in = matrix.shape[-1] - 1
-            matrix[..., :-1] = rng.normal(size=(*matrix.shape[:-1], fan_in)) / math.sqrt(fan_in)
-        place = slice(-1 - self.config.n_efference, -1)
-        p.W[..., place] = rng.normal(size=p.W[..., place].shape)
-        p.W[..., place] *= np.reshape(self.cell.initial_place_std, (-1, 1, 1))
-        p.W_z[:] *= ENCODER_GAIN
-        p.W[..., -1] = self.cell.initial_drive_bias(rng, self.config.n_hidden)
-        p.lam[:] = self.cell.initial_parameters(rng, self.config.n_hidden)
-        p.G_a[:] = rng.normal(size=p.G_a.shape)
-        p.G_b[:] = 2.0 * rng.normal(size=p.G_b.shape) / math.sqrt(p.G_b.shape[1])
+        weights = initial_weights(self.config, self.cell, np.random.default_rng(seed))
+        self.engine.set({"weights": weights.flat})
 
     # -- learning ---------------------------------------------------------------------------------
 
     def learn_block(self, features: np.ndarray, efference: np.ndarray) -> BlockReport:
         """Learn from K fixations: features (K, f), efference (K, A). Raises InputError."""
-        ws = self._take(features, efference)
-        self._counts[2] += 1
-        loss = self._learn(ws, step=self._counts[2] >= self.config.update_every)
-        self._counts[0] += len(ws.a)
-        return BlockReport(loss / len(ws.a), self.information, ws.surprise.copy())
+        step = self.next_step(*self.checked(features, efference))
+        (learned,) = self.engine.learn([step])
+        return self.note(learned)
 
     def learn_one(self, features: np.ndarray, efference: np.ndarray) -> BlockReport:
         """Learn from one fixation: features (f,), efference (A,). Raises InputError."""
@@ -127,68 +96,65 @@ class RJepa:
 
         Name -> array, as in `parameters()`. The statistics of the objective count as constants.
         """
-        twin = self.copy()
-        twin._total.flat[:] = 0
-        twin._learn(twin._take(features, efference), step=False)
-        return _by_name(twin._total)
+        block = self.checked(features, efference)
+        with self._twin() as twin:
+            twin.engine.set({"gradient": np.zeros_like(twin._array("gradient"))})
+            twin.engine.learn([Step(*block, *twin._adam(0.0), arrays.GATHER)])
+            return twin.gathered()
 
-    def _learn(self, ws: arrays.Workspace, step: bool) -> float:
-        """Forward, loss, backward, update, statistics; returns the block's summed loss."""
-        self._perceive(ws)
-        backend.predict(self._weights, ws)
-        loss = self._objective(ws)
-        descent = self._descent(step)
-        backend.predictor_backward(self._weights, ws, descent)
-        self._update(ws, descent)
-        self._statistics.observe(ws.centred, ws.e)
-        self._carry(ws)
-        return loss
+    def gathered(self) -> dict[str, np.ndarray]:
+        """Gradients of the blocks since the last step, summed, by name (copies)."""
+        return self._by_name("gradient")
 
-    def _perceive(self, ws: arrays.Workspace) -> None:
-        backend.perceive(self.cell)(self._weights, ws, self.config.memory_input == "features")
+    def checked(self, features: np.ndarray, efference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A block as `next_step` takes it. Raises InputError."""
+        features = _checked("features", features, self.config.n_features, self.config)
+        efference = _checked("efference", efference, self.config.n_efference, self.config)
+        if len(efference) != len(features):
+            raise InputError(
+                f"features has {len(features)} fixations, efference {len(efference)}: give one each"
+            )
+        return features, efference
 
-    def _objective(self, ws: arrays.Workspace) -> float:
-        ws.d_z[0] = 0
-        return self._statistics.loss(ws.z[1:], ws.e, ws.centred, ws.d_z[1:], ws.d_zhat, ws.surprise)
-
-    def _update(self, ws: arrays.Workspace, descent: arrays.Descent) -> None:
-        backend.update(ws, self._traces, descent)
-
-    def _descent(self, step: bool) -> arrays.Descent:
-        """How the weights take this block's gradient; `step`: it is time for a step of Adam."""
+    def next_step(self, features: np.ndarray, efference: np.ndarray) -> Step:
+        """What the engine is to do with a block that was `checked`: counted as done."""
+        self._counts[2] += 1
+        step = self._counts[2] >= self.config.update_every
         if step:
             self._counts[1] += 1
             self._counts[2] = 0
-        if self.config.update_every == 1 and step:
+        if self.config.update_every == 1:
             mode = arrays.STEP
         else:
             mode = arrays.STEP_GATHERED if step else arrays.GATHER
-        rate = self._annealed_rate()
-        return arrays.Descent(
-            self._gradient, self._weights, self._total, self._m1, self._m2,
-            self._adam(rate), self._adam(rate * self.config.encoder_rate), mode,
-        )  # fmt: skip
+        return Step(features, efference, *self._adam(self._annealed_rate()), mode)
+
+    def note(self, learned: Learned) -> BlockReport:
+        """Count what the engine has learned from, and report it."""
+        K = len(learned.surprise)
+        self._counts[0] += K
+        return BlockReport(learned.loss / K, learned.information, learned.surprise)
 
     def _annealed_rate(self) -> float:
         """The rate falls with the root of experience, down to a floor: it never stops learning."""
         annealed = (1.0 + self.fixations / self.config.anneal_fixations) ** -0.5
         return self._learning_rate * max(self.config.anneal_floor, annealed)
 
-    def _adam(self, learning_rate: float) -> Adam:
-        number = np.dtype(self.config.dtype).type
-        steps = max(1, int(self._counts[1]))
-        return Adam(
-            number(learning_rate / (1.0 - BETA1**steps)),
-            number(1.0 - BETA1),
-            number(1.0 - BETA2),
-            number(1.0 / (1.0 - BETA2**steps)),
-            number(EPSILON),
+    def _adam(self, rate: float) -> tuple[arrays.Adam, arrays.Adam]:
+        """Adam's numbers for all weights but the encoder's, and for those."""
+        number, largest, steps = self._number, self._largest, max(1, int(self._counts[1]))
+        bias1, bias2 = 1.0 - BETA1**steps, 1.0 - BETA2**steps
+        rest = number(1.0 - BETA1), number(1.0 - BETA2), number(1.0 / bias2), number(EPSILON)
+        return (
+            arrays.Adam(number(min(rate / bias1, largest)), *rest),
+            arrays.Adam(number(min(rate * self.config.encoder_rate / bias1, largest)), *rest),
         )
 
     def warm_up(self) -> None:
         """Compile, or load from the cache, all that learning runs; nothing changes."""
         zeros = np.zeros((1, self.config.n_features)), np.zeros((1, self.config.n_efference))
-        self.copy().learn_block(*zeros)
+        with self._twin() as twin:
+            twin.learn_block(*zeros)
 
     # -- seeing without learning ------------------------------------------------------------------
 
@@ -197,62 +163,56 @@ class RJepa:
 
         Learning that follows takes the state it finds as given: its gradients reach back to here.
         """
-        ws = self._take(features, efference)
-        self._perceive(ws)
-        return self._see(ws)
+        features, efference = self.checked(features, efference)
+        (seen,) = self.engine.see([features], [efference], predict=False)
+        return seen.z, seen.h
 
     def predict(self, features: np.ndarray, efference: np.ndarray) -> Prediction:
         """As `embed`, with the prediction of every embedding from what came before it."""
-        ws = self._take(features, efference)
-        self._perceive(ws)
-        backend.predict(self._weights, ws)
-        z, h = self._see(ws)
-        return Prediction(z, ws.zhat.copy(), h)
+        features, efference = self.checked(features, efference)
+        (seen,) = self.engine.see([features], [efference], predict=True)
+        return Prediction(*seen)
 
     def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:
         """How unusual errors z - z_hat (N, n_z) are: 1/2 e' P_e e, (N,) float64 in nats."""
-        return self._statistics.surprise(np.subtract(z, z_hat, dtype=np.float64))
-
-    def _see(self, ws: arrays.Workspace) -> tuple[np.ndarray, np.ndarray]:
-        h = ws.y[1:, ws.reads].reshape(len(ws.a), -1)
-        self._carry(ws)
-        for trace in self._traces:
-            trace[:] = 0
-        return ws.z[1:].copy(), h
+        errors = np.subtract(z, z_hat, dtype=np.float64)
+        return surprise(errors, self._array("statistics.factor_e"))
 
     def reset(self) -> None:
         """Forget the past, keep the weights and what was learned of the statistics."""
-        for rows in (self._workspace.x, self._workspace.z, self._workspace.y):
-            rows[0] = 0
-        for trace in self._traces:
-            trace[:] = 0
+        self.engine.reset()
 
     # -- looking inside ---------------------------------------------------------------------------
 
     @property
+    def device(self) -> str:
+        """Where it learns: "cpu" or "cuda"."""
+        return self.engine.device
+
+    @property
     def information(self) -> float:
         """Running estimate of the predictive information, in nats; NaN once learning diverged."""
-        return self._statistics.information
+        return self.engine.information()
 
     @property
     def embedding_covariance(self) -> np.ndarray:
         """Running estimate of cov(z), (n_z, n_z), a copy."""
-        return self._statistics.S_z.copy()
+        return self._array("statistics.S_z").copy()
 
     @property
     def error_covariance(self) -> np.ndarray:
         """Running estimate of E[e e'], (n_z, n_z), a copy."""
-        return self._statistics.S_e.copy()
+        return self._array("statistics.S_e").copy()
 
     @property
     def error_precision(self) -> np.ndarray:
         """P_e, by which errors are measured: surprise is 1/2 e' P_e e. (n_z, n_z) float64."""
-        return self._statistics.precision_e
+        return precision(self._array("statistics.factor_e"))
 
     @property
     def state(self) -> np.ndarray:
         """State of the recurrent circuits after the last fixation, (m, n_h), a copy."""
-        return self._workspace.y[0].copy()
+        return self._array("past.y").copy()
 
     @property
     def fixations(self) -> int:
@@ -262,13 +222,7 @@ class RJepa:
     @property
     def nbytes(self) -> int:
         """Bytes of every array the learner holds; all were made at the start."""
-        groups = (
-            [w.flat for w in (self._weights, self._gradient, self._total, self._m1, self._m2)],
-            self._traces,
-            self._workspace,
-            self._statistics.buffers(),
-        )
-        return sum(array.nbytes for group in groups for array in group)
+        return self.engine.nbytes
 
     @property
     def learning_rate(self) -> float:
@@ -284,23 +238,76 @@ class RJepa:
     def digest(self) -> str:
         """SHA-256 of all that `save` keeps of the learner: equal to the bit if equal."""
         digest = hashlib.sha256(np.float64(self._learning_rate).tobytes())
-        for name, array in self._arrays().items():
+        for name, array in self.tensors().items():
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Every learned array by name (copies)."""
-        return _by_name(self._weights)
+        return self._by_name("weights")
+
+    def set_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Replace learned arrays by name; those not named stay. Raises InputError."""
+        flat = self._array("weights").copy()
+        own = arrays.weights_in(flat, self.config, self.cell)._asdict()
+        del own["flat"]
+        for name, array in parameters.items():
+            if name not in own or np.shape(array) != own[name].shape:
+                fit = ", ".join(f"{name} {array.shape}" for name, array in own.items())
+                raise InputError(
+                    f"parameter {name} {np.shape(array)} does not fit: there are {fit}"
+                )
+            own[name][...] = array
+        self.engine.set({"weights": flat})
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All that changes, by name, as a checkpoint holds it: to read from until the next call."""
+        held = self.engine.arrays()
+        statistics = {name: held.pop(name) for name in list(held) if name.startswith("statistics.")}
+        return {
+            **held,
+            "counts": self._counts,
+            **statistics,
+        }  # recordings have digests in this order
+
+    def _array(self, name: str) -> np.ndarray:
+        return self.engine.arrays(names=(name,))[name]
+
+    def _by_name(self, name: str) -> dict[str, np.ndarray]:
+        """Copies of the parts of an array that holds a number for every weight."""
+        found = arrays.weights_in(self._array(name), self.config, self.cell)._asdict()
+        return {part: array.copy() for part, array in found.items() if part != "flat"}
 
     # -- keeping ----------------------------------------------------------------------------------
 
     def copy(self) -> RJepa:
-        """An independent learner in the same state."""
-        twin = type(self)(self.config)
-        twin.learning_rate = self._learning_rate
-        twin._set(self._arrays(), "this learner")
+        """An independent learner in the same state, on the same device."""
+        twin = type(self)(self.config, engine=self.engine.fresh())
+        twin.take_over(self)
         return twin
+
+    def to(self, device: str) -> RJepa:
+        """A learner in the same state on `device`; this one where it is there already."""
+        if device == self.device:
+            return self
+        moved = type(self)(self.config, device=device)
+        moved.take_over(self)
+        return moved
+
+    def take_over(self, other: RJepa) -> None:
+        """Become like another learner of the same configuration, whatever the devices."""
+        self.learning_rate = other.learning_rate
+        self._set(other.tensors(), "the other learner")
+
+    @contextlib.contextmanager
+    def _twin(self) -> Iterator[RJepa]:
+        """A copy for a moment."""
+        twin = self.copy()
+        try:
+            yield twin
+        finally:
+            twin.engine.close()
 
     def save(self, path: str | Path, notes: dict | None = None, keep: int = 1) -> None:
         """Write everything needed to go on bit for bit: atomic, safetensors.
@@ -315,93 +322,72 @@ class RJepa:
             "learning_rate": self._learning_rate,
             "notes": notes or {},
         }
-        checkpoint.save(path, self._arrays(), metadata, keep)
+        checkpoint.save(path, self.tensors(), metadata, keep)
 
     @classmethod
-    def load(cls, path: str | Path) -> RJepa:
-        """The learner that `save` wrote. Raises CheckpointError for any other file."""
-        return cls._of(*checkpoint.load(path), path)[0]
+    def load(cls, path: str | Path, device: str = "cpu") -> RJepa:
+        """The learner that `save` wrote on whatever device. Raises CheckpointError, DeviceError."""
+        return cls._of(*checkpoint.load(path), path, device)[0]
 
     @classmethod
-    def load_newest(cls, path: str | Path) -> tuple[RJepa, dict, list[str]]:
+    def load_newest(cls, path: str | Path, device: str = "cpu") -> tuple[RJepa, dict, list[str]]:
         """The newest undamaged learner that `save` kept at `path`: (learner, its notes, problems).
 
-        problems: why a newer one could not be read, a line each. Raises CheckpointError.
+        problems: why a newer one could not be read, a line each. Raises CheckpointError,
+        DeviceError.
         """
         tensors, metadata, version, problems = checkpoint.load_newest(path)
-        return *cls._of(tensors, metadata, version), problems
+        return *cls._of(tensors, metadata, version, device), problems
 
     @classmethod
-    def _of(cls, tensors: dict, metadata: dict, path: str | Path) -> tuple[RJepa, dict]:
+    def _of(
+        cls, tensors: dict, metadata: dict, path: str | Path, device: str
+    ) -> tuple[RJepa, dict]:
         """The learner and the notes that a file at `path` held. Raises CheckpointError."""
         if metadata.get("kind") != CHECKPOINT_KIND:
             raise CheckpointError(f"{path} holds no learner: name the checkpoint of a run")
         try:
-            learner = cls(RJepaConfig(**metadata["config"]))
-            learner.learning_rate = metadata["learning_rate"]
-            notes = metadata["notes"]
+            config = RJepaConfig(**metadata["config"])
+            rate, notes = metadata["learning_rate"], metadata["notes"]
+            dataclasses.replace(config, learning_rate=rate)
         except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"{path} is of another version of edge_rjepa: {error}") from error
+        learner = cls(config, device=device)
+        learner.learning_rate = rate
         learner._set(tensors, path)
         return learner, notes
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        """Views of all that changes, by name."""
-        ws = self._workspace
-        return {
-            "weights": self._weights.flat,
-            "adam.m1": self._m1.flat,
-            "adam.m2": self._m2.flat,
-            "gradient": self._total.flat,
-            "traces.E": self._traces.E,
-            "traces.e_lam": self._traces.e_lam,
-            "past.x": ws.x[0],
-            "past.z": ws.z[0],
-            "past.y": ws.y[0],
-            "counts": self._counts,
-            **{f"statistics.{k}": v for k, v in self._statistics.arrays().items()},
-        }
-
-    def _set(self, tensors: dict[str, np.ndarray], origin: object) -> None:
-        own = self._arrays()
+    def _set(self, tensors: Mapping[str, np.ndarray], origin: object) -> None:
+        own = self.tensors()
         for name, array in own.items():
             if name not in tensors or tensors[name].shape != array.shape:
                 raise CheckpointError(f"{origin} lacks a fitting tensor '{name}': use another copy")
-        for name, array in own.items():
-            array[...] = tensors[name]
-
-    # -- the door ---------------------------------------------------------------------------------
-
-    def _take(self, features: np.ndarray, efference: np.ndarray) -> arrays.Workspace:
-        """Check a block and copy it into the workspace; the views of its rows."""
-        features = _checked("features", features, self.config.n_features, self.config)
-        efference = _checked("efference", efference, self.config.n_efference, self.config)
-        K = len(features)
-        if len(efference) != K:
-            raise InputError(
-                f"features has {K} fixations, efference {len(efference)}: give one each"
-            )
-        if K not in self._rows:
-            self._rows[K] = arrays.rows(self._workspace, K)
-        ws = self._rows[K]
-        ws.x[1:, :-1] = features
-        ws.a[:, :-1] = efference
-        return ws
-
-    def _carry(self, ws: arrays.Workspace) -> None:
-        """The block's last fixation becomes the one before the next block."""
-        ws.x[0] = ws.x[-1]
-        ws.z[0] = ws.z[-1]
-        ws.y[0] = ws.y[-1]
+        self._counts[...] = tensors["counts"]
+        self.engine.set({name: tensors[name] for name in own if name != "counts"})
 
 
-@functools.cache
-def _one_blas_thread() -> None:
-    threadpoolctl.threadpool_limits(1, user_api="blas")
+def initial_weights(
+    config: RJepaConfig, cell: cells.Cell, rng: np.random.Generator
+) -> arrays.Weights:
+    """Unit-variance pre-activations, less in the encoder, a wide gain field, and V_3 = 0.
 
-
-def _by_name(weights: arrays.Weights) -> dict[str, np.ndarray]:
-    return {name: array.copy() for name, array in weights._asdict().items() if name != "flat"}
+    With V_3 = 0 the first predictor is about the mean, never worse: information starts near 0.
+    An encoder that starts small grows along what can be foreseen; one that starts at unit
+    variance is half full of what can not (docs/learning.md).
+    """
+    p = arrays.zero_weights(config, cell, 0)
+    for matrix in (p.W, p.W_z, p.V_1, p.V_2):
+        fan_in = matrix.shape[-1] - 1
+        matrix[..., :-1] = rng.normal(size=(*matrix.shape[:-1], fan_in)) / math.sqrt(fan_in)
+    place = slice(-1 - config.n_efference, -1)
+    p.W[..., place] = rng.normal(size=p.W[..., place].shape)
+    p.W[..., place] *= np.reshape(cell.initial_place_std, (-1, 1, 1))
+    p.W_z[:] *= ENCODER_GAIN
+    p.W[..., -1] = cell.initial_drive_bias(rng, config.n_hidden)
+    p.lam[:] = cell.initial_parameters(rng, config.n_hidden)
+    p.G_a[:] = rng.normal(size=p.G_a.shape)
+    p.G_b[:] = 2.0 * rng.normal(size=p.G_b.shape) / math.sqrt(p.G_b.shape[1])
+    return p
 
 
 def _checked(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> np.ndarray:
@@ -417,8 +403,9 @@ def _checked(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> n
         raise InputError(
             f"{name} has {len(array)} fixations: a block holds 1 to max_block = {config.max_block}"
         )
-    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
-        array = array.astype(config.dtype, copy=False)
+    if array.dtype != config.dtype:
+        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+            array = array.astype(config.dtype)
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinity: skip this block")
-    return array
+    return np.ascontiguousarray(array)

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from scipy.linalg import cho_solve, get_lapack_funcs, solve_triangular
 
-from edge_rjepa.kernels import backend
+from edge_rjepa.kernels import cpu as kernels
 
 # P follows the statistics once they have moved by this share: factoring them every time would be
 # a tenth of all the work, and they hardly change from block to block.
@@ -78,18 +78,6 @@ class PredictiveInformation:
         np.negative(d_z, out=d_z)
         return loss
 
-    def surprise(self, e) -> np.ndarray:
-        """1/2 e' P_e e of errors e (N, n_z), (N,) float64 nats, P_e as it stands."""
-        root = np.tril(self._factor_e).astype(np.float64)
-        whitened = solve_triangular(root, np.asarray(e, np.float64).T, lower=True)
-        return 0.5 * np.square(whitened).sum(axis=0)
-
-    @property
-    def precision_e(self) -> np.ndarray:
-        """P_e as it stands, (n_z, n_z) float64."""
-        root = np.tril(self._factor_e).astype(np.float64)
-        return cho_solve((root, True), np.eye(len(root)))
-
     def observe(self, centred, e) -> None:
         """Move the statistics by a block: centred = z - mu and e, both (K, n_z)."""
         K = len(e)
@@ -99,8 +87,8 @@ class PredictiveInformation:
         np.mean(centred, axis=0, out=self._mean)
         number = self.mu.dtype.type
         for S, rows, of_mean in ((self.S_z, centred, rate * rate), (self.S_e, e, 0.0)):
-            backend.product(rows.T, rows, self._scratch)
-            backend.blend_covariance(
+            kernels.product(rows.T, rows, self._scratch)
+            kernels.blend_covariance(
                 S, number(1.0 - rate), self._scratch, number(rate / K), self._mean, number(of_mean)
             )
         self._mean *= rate
@@ -126,6 +114,19 @@ class PredictiveInformation:
         _, failed = self._potrf(factor, lower=True, clean=False, overwrite_a=True)
         if failed:  # only S that is not finite is not positive definite: the learner diverged
             factor.ravel(order="K")[:: len(S) + 1] = math.nan
+
+
+def surprise(e, factor) -> np.ndarray:
+    """1/2 e' P e of errors e (N, n_z), (N,) float64 nats; factor: as in `precision`."""
+    root, e = np.asarray(factor, np.float64), np.asarray(e, np.float64)
+    whitened = solve_triangular(root, e.T, lower=True, check_finite=False)
+    return 0.5 * np.square(whitened).sum(axis=0)
+
+
+def precision(factor) -> np.ndarray:
+    """P (n, n) float64; factor: lower Cholesky of P^-1, what is above its diagonal is not read."""
+    root = np.asarray(factor, np.float64)
+    return cho_solve((root, True), np.eye(len(root)), check_finite=False)
 
 
 def _half_logdet(factor) -> float:

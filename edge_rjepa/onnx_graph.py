@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_rjepa.kernels import backend
+from edge_rjepa.kernels import cpu as kernels
 
 OPSET, IR_VERSION = 17, 8
 TANH_IS_ONE = 10.0  # from here on, in float32
@@ -81,10 +81,10 @@ FOLDED = {
     "Mul": np.multiply,
     "Neg": np.negative,
     "Clip": np.clip,
-    "Tanh": _by_kernel(backend.tanh),
-    "Sigmoid": _by_kernel(backend.sigmoid),
-    "Sin": _by_kernel(backend.sin),
-    "Cos": _by_kernel(backend.cos),
+    "Tanh": _by_kernel(kernels.tanh),
+    "Sigmoid": _by_kernel(kernels.sigmoid),
+    "Sin": _by_kernel(kernels.sin),
+    "Cos": _by_kernel(kernels.cos),
 }
 
 

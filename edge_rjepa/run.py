@@ -29,7 +29,7 @@ import numpy as np
 
 from edge_rjepa.checkpoint import newest, write_atomic
 from edge_rjepa.config import RunConfig
-from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError
+from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, DeviceError
 from edge_rjepa.eye import Eye
 from edge_rjepa.head import Head
 from edge_rjepa.held_out import HeldOut
@@ -106,11 +106,14 @@ def kept_run(folder: Path) -> KeptRun:
 
 
 @contextmanager
-def alone_in(folder: Path):
-    """Holds a run's folder, which is made if need be, against a second process.
+def alone_in(folder: Path, new: bool = True):
+    """Holds a run's folder against a second process; a new run's is made if need be.
 
-    Freed however this one ends. Raises ConfigError where another process holds it.
+    Freed however this one ends. Raises ConfigError where another process holds it, CheckpointError
+    where a run that is not new has none.
     """
+    if not (new or folder.is_dir()):
+        raise CheckpointError(f"{folder} is no folder of a run: name one that `learn` made")
     if not folder.exists():
         folder.mkdir(parents=True)
     held = os.open(folder, os.O_RDONLY)
@@ -148,17 +151,20 @@ class Run:
         self.on_event: Callable[[str], None] = lambda event: None
         self._journal = Journal(folder / METRICS)
         self._learning_s = 0.0
-        self._saved_s = time.monotonic()
+        self._saved_s = self._watched_s = time.monotonic()
         self._saving_fails = False
         self._journal_fails = False
         learner.warm_up()
         eye.warm_up()
 
     @classmethod
-    def start(cls, folder: Path, config: RunConfig, source: Source, **handed_in) -> Run:
+    def start(
+        cls, folder: Path, config: RunConfig, source: Source, device: str = "cpu", **handed_in
+    ) -> Run:
         """A new run in a new or empty folder, or one that its start did not get beyond.
 
-        Raises ConfigError for any other.
+        device: where it learns, one of engines.DEVICES; a run may go on on another. Raises
+        ConfigError for any other folder, DeviceError where that device cannot be had.
         """
         if newest(folder / CHECKPOINT):
             raise ConfigError(
@@ -167,7 +173,8 @@ class Run:
         if folder.exists() and not _is_free(folder, config):
             left = f", with what is left of a run in {GOOD}" if (folder / GOOD).exists() else ""
             raise ConfigError(f"{folder} is not an empty folder{left}: name a new one")
-        run = cls(folder, config, source, RJepa(config.network, config.seed), **handed_in)
+        learner = RJepa(config.network, config.seed, device)
+        run = cls(folder, config, source, learner, **handed_in)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / CONFIG, config.to_toml().encode())
         write_atomic(folder / METRICS, b"")
@@ -176,10 +183,21 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder: Path, source: Source, **handed_in) -> Run:
-        """The run that the folder holds, from its last checkpoint on, bit for bit."""
-        kept = kept_run(folder)
-        run = cls(folder, kept.config, source, kept.learner, **handed_in)
+    def resume(
+        cls,
+        folder: Path,
+        source: Source,
+        kept: KeptRun | None = None,
+        device: str = "cpu",
+        **handed_in,
+    ) -> Run:
+        """The run that the folder holds, from its last checkpoint on: bit for bit on its device.
+
+        kept: what `kept_run` found while this process was `alone_in` the folder; looked for now if
+        None. Raises what `kept_run` raises, and DeviceError.
+        """
+        kept = kept or kept_run(folder)
+        run = cls(folder, kept.config, source, kept.learner.to(device), **handed_in)
         run.loop.restore(kept.notes["loop"])
         run.monitor.restore(kept.notes["monitor"])
         run.rollbacks = kept.notes["rollbacks"]
@@ -207,8 +225,9 @@ class Run:
         """Learn frame by frame until `go_on(run)` says no or the source ends, and keep it.
 
         It is also kept when the source fails (SourceError) or anything else does. A disk that is
-        full or read-only stops learning only here at the end: until then it is an event. Raises
-        CollapseError when rolling back does not help; the last good state stays in GOOD.
+        full or read-only stops learning only here at the end: until then it is an event. So is a
+        GPU that fails: learning goes on on the CPU, from what was kept last. Raises CollapseError
+        when rolling back does not help; the last good state stays in GOOD.
         """
         self.on_event = on_event
         try:
@@ -216,32 +235,37 @@ class Run:
         except SourceEnded:
             self.ended = True
         finally:
-            # Half a step is no state to go on from: the last checkpoint is.
-            if not (self.loop.torn or self.monitor.broken(health_of(self.learner))):
-                self._save(CHECKPOINT)
+            self._keep_at_the_end()
         self._tell_news()
         if self.ended:
             self._tell("the source has ended")
 
     def _learn_frames(self, go_on, on_progress) -> None:
-        started = line = time.monotonic()
+        started = self._watched_s = time.monotonic()
         before_s = self._learning_s
         while go_on(self):
-            used = self.loop.step()
-            self._learning_s = before_s + time.monotonic() - started
-            self._tell_news()
-            if used and self.frames % self.config.metrics_every_frames == 0:
-                now = time.monotonic()
-                self._watch(now - line, on_progress)
-                line = now
-            if used and self.frames % self.config.rollback_every_frames == 0:
-                self._mark_good()
-            elif time.monotonic() - self._saved_s >= self.config.checkpoint_every_s:
-                if self.frames != self.frames_kept:  # else the versions before are worth more
-                    self._keep()
+            try:
+                used = self.loop.step()
+                self._learning_s = before_s + time.monotonic() - started
+                self._tell_news()
+                self._look_after(used, on_progress)
+            except DeviceError as error:
+                self._leave_device(error)
 
-    def _watch(self, seconds: float, on_progress) -> None:
+    def _look_after(self, used: bool, on_progress) -> None:
+        """Measure and keep, when it is time to; `used`: whether there was a frame to learn from."""
+        if used and self.frames % self.config.metrics_every_frames == 0:
+            self._watch(on_progress)
+        if used and self.frames % self.config.rollback_every_frames == 0:
+            self._mark_good()
+        elif time.monotonic() - self._saved_s >= self.config.checkpoint_every_s:
+            if self.frames != self.frames_kept:  # else the versions before are worth more
+                self._keep()
+
+    def _watch(self, on_progress) -> None:
         """Measure, write a line of metrics, and roll back what has collapsed."""
+        now = time.monotonic()
+        seconds, self._watched_s = now - self._watched_s, now
         health = health_of(self.learner)
         collapse = self.monitor.collapse(health)
         measures, latency = self.loop.measures(), self.loop.latency
@@ -276,7 +300,7 @@ class Run:
                 f"state is in {self.folder / GOOD}: lower network.learning_rate"
             )
         rate = self.learner.learning_rate * self.config.monitor.rate_after_collapse
-        self.loop.learner = RJepa.load(self.folder / GOOD)
+        self.loop.learner = RJepa.load(self.folder / GOOD, self.learner.device)
         self.learner.learning_rate = rate
         self.learner.reset()
         self._tell(
@@ -284,6 +308,18 @@ class Run:
             f"learning rate lowered to {rate:.2g}"
         )
         self._keep()
+
+    def _leave_device(self, error: DeviceError) -> None:
+        """Go on on the CPU, with what was kept last; the stream goes on from where it is."""
+        kept = kept_run(self.folder)
+        self.loop.learner = kept.learner
+        self.learner.reset()
+        self.loop.torn = False
+        frames = kept.notes["loop"]["frames"]
+        self._tell(
+            f"{error}. Goes on on the CPU with what was kept at frame {frames:,}; what was learned "
+            f"from the {self.frames - frames:,} frames since then is lost"
+        )
 
     def _tell_news(self) -> None:
         for event in self.loop.news():
@@ -329,6 +365,14 @@ class Run:
             if self._saving_fails:
                 self._tell(f"saved again: {self.folder / CHECKPOINT}")
             self._saving_fails = False
+
+    def _keep_at_the_end(self) -> None:
+        """Half a step is no state to go on from: then the last checkpoint is."""
+        try:
+            if not (self.loop.torn or self.monitor.broken(health_of(self.learner))):
+                self._save(CHECKPOINT)
+        except DeviceError as error:
+            self._leave_device(error)
 
     def _save(self, name: str) -> None:
         notes = {

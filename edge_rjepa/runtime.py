@@ -21,7 +21,7 @@ import numpy as np
 
 from edge_rjepa.config import RunConfig
 from edge_rjepa.eye import Eye
-from edge_rjepa.head import Head
+from edge_rjepa.head import Head, Limits
 from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner import RJepa
 from edge_rjepa.pace import Latency, Pace
@@ -221,9 +221,17 @@ class Loop:
     def _turn_head(self) -> None:
         if self.head is None:
             return
-        aim = self.eye.gaze.aim(self.head.limits_rad)
+        aim = self.eye.gaze.aim(self._reach_rad(self.head))
         if aim is not None:
             self.head.move(*aim)
+
+    def _reach_rad(self, head: Head) -> Limits:
+        """(lowest, highest) pan and tilt that both the head and the configuration allow."""
+        most_rad = self.config.head.pan_limit_rad, self.config.head.tilt_limit_rad
+        return tuple(
+            (max(low, -most), min(high, most))
+            for (low, high), most in zip(head.limits_rad, most_rad, strict=True)
+        )
 
 
 def _of_no_use(frame: Frame) -> str | None:

@@ -149,7 +149,7 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
         (["learn", "--source", "scene:pictures", "--record", "pictures", "--out", "x"], 1, "empty"),
         (["learn", "--fov", "180", "--out", "x"], 2, "--fov"),
         (["learn", "--config", "nowhere.toml", "--out", "x"], 1, "cannot read config"),
-        (["learn", "--resume", "nowhere"], 1, "nowhere/checkpoint.safetensors"),
+        (["learn", "--resume", "nowhere"], 1, "nowhere is no folder of a run"),
         (["learn", "--out", "small.toml"], 1, "not an empty folder"),
         (["learn", "--resume", "run", "--seed", "3"], 2, "--seed"),
         (["learn", "--resume", "run", "--record", "y"], 2, "--record"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edge_rjepa import RJepa, RJepaConfig, check
-from edge_rjepa.cells import CELLS
+from edge_rjepa.cells import CELLS, find
+from edge_rjepa.engines.cpu import CpuEngine, Stream
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.reference import NaiveModel
 
@@ -36,34 +37,37 @@ def test_streams_are_what_the_claim_is_about():
 # Negative controls: without its parts, RFP misses, in the arrays that the part is for
 
 
-class NoTransport(RJepa):
+class NoTransport(Stream):
     """Traces with J = 0: each remembers its own fixation alone."""
 
-    def _update(self, ws, descent):
+    def update(self, ws, descent):
         ws.J[:] = 0
-        super()._update(ws, descent)
+        super().update(ws, descent)
 
 
-class CutAtTheBorder(RJepa):
+class CutAtTheBorder(Stream):
     """Truncated to the block: no trace comes in."""
 
-    def _update(self, ws, descent):
-        for trace in self._traces:
+    def update(self, ws, descent):
+        for trace in self.traces:
             trace[:] = 0
-        super()._update(ws, descent)
+        super().update(ws, descent)
 
 
-class NoFirstDelta(RJepa):
+class NoFirstDelta(Stream):
     """The block's first error does not reach the state that it was predicted from."""
 
-    def _update(self, ws, descent):
+    def update(self, ws, descent):
         ws.delta[0] = 0
-        super()._update(ws, descent)
+        super().update(ws, descent)
 
 
 @every_cell
-@pytest.mark.parametrize("learner", [NoTransport, CutAtTheBorder, NoFirstDelta])
-def test_negative_controls_miss(cell, learner):
+@pytest.mark.parametrize("stream", [NoTransport, CutAtTheBorder, NoFirstDelta])
+def test_negative_controls_miss(cell, stream):
+    def learner(config):
+        return RJepa(config, engine=CpuEngine([stream(config, find(cell))]))
+
     rows = check.check_gradients([cell], ["float64"], memory_inputs=["embedding"], learner=learner)
     assert len(rows) == 8
     for row in rows:
@@ -105,12 +109,16 @@ def test_forward_pass_and_losses_are_the_reference_s(cell, memory_input, dtype, 
         np.testing.assert_allclose(report.information, true.information, **close)
 
 
-class StillStatistics(RJepa):
+class StillStatistics(Stream):
     """Its objective stands still, so that nothing but RFP can depend on the cuts."""
 
-    def _learn(self, ws, step):
-        self._statistics.observe = lambda centred, e: None
-        return super()._learn(ws, step)
+    def __init__(self, config, cell):
+        super().__init__(config, cell)
+        self.statistics.mu[:] = 0.1
+        self.statistics.S_z[:] = 0.3 * np.eye(5) + 0.1
+        self.statistics.S_e[:] = 0.2 * np.eye(5)
+        self.statistics.factorise()
+        self.statistics.observe = lambda centred, e: None
 
 
 @every_cell
@@ -122,21 +130,18 @@ def test_how_the_stream_is_cut_does_not_matter(cell, memory_input):
     config = RJepaConfig(**check.NETWORK, cell=cell, memory_input=memory_input, dtype="float64")
     results = []
     for sizes in ((1,) * 64, (7,) * 9 + (1,), (16,) * 4, (64,), (5, 1, 16, 30, 2, 10)):
-        learner = check._with(weights, StillStatistics(config))
-        learner._statistics.mu[:] = 0.1
-        learner._statistics.S_z[:] = 0.3 * np.eye(5) + 0.1
-        learner._statistics.S_e[:] = 0.2 * np.eye(5)
-        learner._statistics.factorise()
+        still = StillStatistics(config, find(cell))
+        learner = check._with(weights, RJepa(config, engine=CpuEngine([still])))
         losses = []
         for start, K in zip(np.cumsum((0, *sizes)), sizes, strict=False):
             rows = slice(start, start + K)
             losses.append(K * learner.learn_block(features[rows], efference[rows]).loss)
         results.append(
             {
-                **learner._total._asdict(),
-                **learner._traces._asdict(),
+                **learner.gathered(),
+                **still.traces._asdict(),
                 "loss": sum(losses),
-                "state": learner._workspace.y[0].copy(),
+                "state": learner.state,
             }
         )
     first, *others = results

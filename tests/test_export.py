@@ -467,7 +467,7 @@ def test_a_reader_that_cannot_read_is_reported_and_never_counted(tmp_path, monke
 def test_what_differs_more_than_allowed_is_no_exception(tmp_path):
     """Weights that magnify the rounding of pixels, as no learning makes them."""
     learner = trained("gated", Retina().n_features, n_embedding=64)
-    learner._weights.W_z[:] *= 1000
+    learner.set_parameters({"W_z": 1000 * learner.parameters()["W_z"]})
     with pytest.raises(ExportError, match="its embedding is off by up to"):
         export.export(learner, Retina(), tmp_path / "encoder.onnx", form="patches")
     assert not list(tmp_path.iterdir())
@@ -476,8 +476,8 @@ def test_what_differs_more_than_allowed_is_no_exception(tmp_path):
 def test_full_saturation_is_finite_for_every_reader(tmp_path, few_steps):
     """OpenCV 5.0 has NaN for tanh(45), which a long life of learning comes to."""
     learner = trained("gated", n_embedding=64, n_hidden=32)
-    for name in ("W_z", "W", "V_1"):
-        getattr(learner._weights, name)[:] *= 1000
+    weights = learner.parameters()
+    learner.set_parameters({name: 1000 * weights[name] for name in ("W_z", "W", "V_1")})
     model = export._model(learner, None, "step", 1)
     features = np.full((1, 6), 5.0, np.float32) * np.sign(learner.parameters()["W_z"][0, :6])
     efference = np.full((1, A), 9.0, np.float32)

@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from edge_rjepa import RJepa, RJepaConfig, checkpoint
-from edge_rjepa.cells import CELLS
+from edge_rjepa.cells import CELLS, find
+from edge_rjepa.engines.cpu import CpuEngine, Stream
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
 
 SMALL = RJepaConfig(
@@ -54,7 +55,7 @@ def taught(cell="gated", **changes) -> RJepa:
 
 def everything(learner) -> dict[str, bytes]:
     """Every bit that decides what the learner does next."""
-    arrays = {name: array.tobytes() for name, array in learner._arrays().items()}
+    arrays = {name: array.tobytes() for name, array in learner.tensors().items()}
     return {**arrays, "learning_rate": learner.learning_rate, "information": learner.information}
 
 
@@ -172,7 +173,7 @@ def test_reset_forgets_the_past_alone(cell):
     assert kept >= {"weights", "adam.m1", "adam.m2", "gradient", "counts", "statistics.mu"}
     z, h = first.embed(*blocks[1])
     fresh = small(cell)
-    fresh._weights.flat[:] = first._weights.flat
+    fresh.set_parameters(first.parameters())
     z_fresh, h_fresh = fresh.embed(*blocks[1])
     assert (z.tobytes(), h.tobytes()) == (z_fresh.tobytes(), h_fresh.tobytes())
 
@@ -425,17 +426,17 @@ def test_a_checkpoint_says_what_made_it(tmp_path):
 # What is learned
 
 
-class MeanSquaredError(RJepa):
+class MeanSquaredError(Stream):
     """The same network, to lessen 1/2 e'e alone: nothing keeps its embedding up."""
 
-    def _objective(self, ws):
-        super()._objective(ws)
+    def objective(self, ws):
+        super().objective(ws)
         ws.d_z[1:] = ws.e
         ws.d_zhat[:] = -ws.e
         return 0.5 * float(np.vdot(ws.e, ws.e))
 
 
-def small_for_a_ring(cell="gated", seed=0, learner=RJepa) -> RJepa:
+def small_for_a_ring(cell="gated", seed=0, stream=Stream) -> RJepa:
     config = RJepaConfig(
         n_features=8,
         n_efference=2,
@@ -449,7 +450,7 @@ def small_for_a_ring(cell="gated", seed=0, learner=RJepa) -> RJepa:
         update_every=1,
         statistics_fixations=500.0,
     )
-    return learner(config, seed)
+    return RJepa(config, seed, engine=CpuEngine([stream(config, find(cell))]))
 
 
 def on_a_ring(learner, predictable=True, fixations=12_000):
@@ -457,7 +458,7 @@ def on_a_ring(learner, predictable=True, fixations=12_000):
 
     Returns information (nats) of an early and of the last block, and the last std of z.
     """
-    rng = np.random.default_rng(learner._weights.flat[:1].view(np.uint32))
+    rng = np.random.default_rng(learner.tensors()["weights"][:1].view(np.uint32))
     turns = rng.normal(scale=0.8, size=(fixations, 2))
     angles = np.cumsum(turns, axis=0)
     signal = 1.4 * np.hstack([np.cos(angles), np.sin(angles)])
@@ -487,7 +488,7 @@ def test_what_cannot_be_predicted_is_not_learned(seed):
 def test_mean_squared_error_alone_collapses(seed):
     _, information, std = on_a_ring(small_for_a_ring(seed=seed))
     _, information_of_error, std_of_error = on_a_ring(
-        small_for_a_ring(seed=seed, learner=MeanSquaredError)
+        small_for_a_ring(seed=seed, stream=MeanSquaredError)
     )
     assert information > 1.5 and std > 0.6
     assert information_of_error < 0.2 and std_of_error < std / 5

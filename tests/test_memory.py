@@ -9,9 +9,11 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.runtime import _nrt_python, rtsys
 
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.cells import CELLS
+from edge_rjepa.cells import CELLS, find
+from edge_rjepa.engines.cpu import CpuEngine, Stream
 from edge_rjepa.jit import jit
-from edge_rjepa.kernels import backend
+from edge_rjepa.kernels import cpu as kernels
+from edge_rjepa.kernels.arrays import GATHER, STEP
 
 SMALL = {
     "n_features": 20,
@@ -22,13 +24,15 @@ SMALL = {
     "max_block": 16,
 }
 KERNELS = {
-    "perceive": lambda learner, ws: learner._perceive(ws),
-    "predict": lambda learner, ws: backend.predict(learner._weights, ws),
-    "predictor_backward": lambda learner, ws: backend.predictor_backward(
-        learner._weights, ws, learner._descent(True)
+    "perceive": lambda stream, ws, step: stream.perceive(ws),
+    "predict": lambda stream, ws, step: kernels.predict(stream.weights, ws),
+    "predictor_backward": lambda stream, ws, step: kernels.predictor_backward(
+        stream.weights, ws, stream.descent(step)
     ),
-    "gather": lambda learner, ws: learner._update(ws, learner._descent(False)),
-    "step": lambda learner, ws: learner._update(ws, learner._descent(True)),
+    "gather": lambda stream, ws, step: stream.update(
+        ws, stream.descent(step._replace(mode=GATHER))
+    ),
+    "step": lambda stream, ws, step: stream.update(ws, stream.descent(step)),
 }
 
 SCAN_ARRAYS = 6  # the one kernel that is not a name of the module: it is made for each cell
@@ -37,6 +41,15 @@ SCAN_ARRAYS = 6  # the one kernel that is not a name of the module: it is made f
 def block(K=16, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(K, 20)).astype(np.float32), rng.normal(size=(K, 4)).astype(np.float32)
+
+
+def operands(config, K):
+    """What every entry of KERNELS takes: (stream, its rows with a block in them, its step)."""
+    stream = Stream(config, find(config.cell))
+    learner = RJepa(config, engine=CpuEngine([stream]))
+    step = learner.next_step(*learner.checked(*block(K)))
+    assert step.mode == STEP
+    return stream, stream.take(step.features, step.efference), step
 
 
 def buffers(thing, seen=None) -> dict[int, np.ndarray]:
@@ -92,9 +105,9 @@ def handles(monkeypatch):
     def count(name, function, *args) -> int:
         counted.clear()
         with monkeypatch.context() as patch:
-            for kernel_name, kernel in vars(backend).items():
+            for kernel_name, kernel in vars(kernels).items():
                 if isinstance(kernel, Dispatcher):
-                    patch.setattr(backend, kernel_name, counting(kernel))
+                    patch.setattr(kernels, kernel_name, counting(kernel))
             function(*args)
         return sum(counted) + (name == "perceive") * SCAN_ARRAYS
 
@@ -104,23 +117,21 @@ def handles(monkeypatch):
 @pytest.mark.parametrize("cell", list(CELLS))
 @pytest.mark.parametrize("K", [1, 16])
 def test_compiled_code_allocates_nothing(cell, K, allocations, handles):
-    learner = RJepa(RJepaConfig(**SMALL, cell=cell))
-    ws = learner._take(*block(K))
+    given = operands(RJepaConfig(**SMALL, cell=cell), K)
     for name, run in KERNELS.items():
-        assert allocations(run, learner, ws) == handles(name, run, learner, ws), name
+        assert allocations(run, *given) == handles(name, run, *given), name
 
 
 @pytest.mark.parametrize("name", list(KERNELS))
 def test_between_it_no_array_is_made(name):
     """Products go into arrays that are there: 16 rows of the narrowest would be 8 kB."""
     sizes = {**SMALL, "n_hidden": 512, "n_embedding": 128, "n_predictor": 128, "n_gain": 128}
-    learner = RJepa(RJepaConfig(**sizes))
-    ws = learner._take(*block(16))
-    KERNELS[name](learner, ws)
+    given = operands(RJepaConfig(**sizes), 16)
+    KERNELS[name](*given)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        KERNELS[name](learner, ws)
+        KERNELS[name](*given)
         most = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
@@ -176,7 +187,7 @@ def test_a_thousand_blocks_keep_no_array_and_need_no_large_one():
     finally:
         tracemalloc.stop()
     assert kept == 0
-    assert largest < learner._weights.W.nbytes  # smaller than one copy of these weights
+    assert largest < learner.parameters()["W"].nbytes  # smaller than one copy of these weights
 
 
 def resident_bytes() -> int:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from edge_rjepa.objective import PredictiveInformation, effective_rank, information
+from edge_rjepa.objective import PredictiveInformation, effective_rank, information, precision
+from edge_rjepa.objective import surprise as surprise_of
 
 N_Z, EPS = 4, 0.3
 
@@ -117,9 +118,11 @@ def test_loss_and_surprise_are_the_quadratic_forms():
     assert loss == pytest.approx((of_e - of_z).sum(), rel=1e-12)
     np.testing.assert_allclose(surprise, of_e, rtol=1e-12)
     np.testing.assert_allclose(centred, z - statistics.mu, rtol=1e-15)
-    np.testing.assert_allclose(statistics.surprise(e), of_e, rtol=1e-12)
+    np.testing.assert_allclose(surprise_of(e, statistics.arrays()["factor_e"]), of_e, rtol=1e-12)
     np.testing.assert_allclose(
-        statistics.precision_e, np.linalg.inv(statistics.S_e + EPS * np.eye(N_Z)), rtol=1e-12
+        precision(statistics.arrays()["factor_e"]),
+        np.linalg.inv(statistics.S_e + EPS * np.eye(N_Z)),
+        rtol=1e-12,
     )
 
 

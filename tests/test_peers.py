@@ -33,7 +33,8 @@ def stream(sizes=(40, 4, 1, 1, 9, 3)):
 def learner_of(config) -> RJepa:
     """A learner whose weights are all random: at its start V_3 = 0 would hide half the network."""
     learner, rng = RJepa(config), np.random.default_rng(1)
-    learner._weights.flat[:] = 0.5 * rng.normal(size=learner._weights.flat.size)
+    weights = learner.tensors()["weights"]
+    learner.engine.set({"weights": 0.5 * rng.normal(size=weights.size)})
     return learner
 
 

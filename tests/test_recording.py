@@ -548,7 +548,7 @@ def replayed_run(folder, run=None, go_on=lambda run: True):
 
 def assert_same_end(run, other):
     for (name, value), (other_name, other_value) in zip(
-        run.learner._arrays().items(), other.learner._arrays().items(), strict=True
+        run.learner.tensors().items(), other.learner.tensors().items(), strict=True
     ):
         assert name == other_name
         np.testing.assert_array_equal(value, other_value, err_msg=name)

@@ -69,7 +69,7 @@ def resume(folder, config):
 
 
 def same(a: RJepa, b: RJepa) -> bool:
-    pairs = zip(a._arrays().items(), b._arrays().items(), strict=True)
+    pairs = zip(a.tensors().items(), b.tensors().items(), strict=True)
     return all(x == y and np.array_equal(v, w) for (x, v), (y, w) in pairs)
 
 
@@ -146,7 +146,7 @@ def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, c
     assert events(tmp_path) == told
     good, latest = RJepa.load(tmp_path / GOOD), RJepa.load(tmp_path / CHECKPOINT)
     assert good.fixations == 0 or Monitor().is_good(health_of(good))
-    assert np.isfinite(good._weights.flat).all() and np.isfinite(latest._weights.flat).all()
+    assert all(np.isfinite(kept.tensors()["weights"]).all() for kept in (good, latest))
 
 
 def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, config):
@@ -225,7 +225,7 @@ def test_a_run_that_cannot_be_saved_gives_up_and_keeps_the_good_state(tmp_path, 
     run = begin(tmp_path, hopeless)
     with pytest.raises(CollapseError, match="learning_rate"):
         run.learn(frames(1000), ignore)
-    assert np.isfinite(RJepa.load(tmp_path / GOOD)._weights.flat).all()
+    assert np.isfinite(RJepa.load(tmp_path / GOOD).tensors()["weights"]).all()
 
 
 def test_a_run_is_never_overwritten(tmp_path, config):

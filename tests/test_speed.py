@@ -9,7 +9,7 @@ import pytest
 from benchmarks import ceilings, memory, tables, timing
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.cells import CELLS
-from edge_rjepa.kernels import backend
+from edge_rjepa.kernels import cpu as kernels
 
 SIZES = {
     "n_features": 11,
@@ -43,7 +43,7 @@ def shape_of(a, b):
 @pytest.mark.parametrize("K", [1, 6])
 def test_products_are_those_of_a_learning_block(K, monkeypatch):
     done = Counter()
-    product, learn_matrix = backend.product, backend.learn_matrix
+    product, learn_matrix = kernels.product, kernels.learn_matrix
 
     def counting_product(a, b, out):
         done[shape_of(a, b)] += 1
@@ -56,8 +56,8 @@ def test_products_are_those_of_a_learning_block(K, monkeypatch):
     learner = RJepa(RJepaConfig(**SIZES))
     fixations = np.ones((K, 11)), np.ones((K, 3))
     learner.learn_block(*fixations)  # compiled from the true ones
-    monkeypatch.setattr(backend, "product", counting_product)
-    monkeypatch.setattr(backend, "learn_matrix", counting_learn_matrix)
+    monkeypatch.setattr(kernels, "product", counting_product)
+    monkeypatch.setattr(kernels, "learn_matrix", counting_learn_matrix)
     learner.learn_block(*fixations)
     listed = ceilings.products(learner.config, K)
     assert Counter(each.shape for each in listed) == done

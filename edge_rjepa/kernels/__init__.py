@@ -1,5 +1,1 @@
-"""The learner's inner loops. This is the only place that picks a backend."""
-
-from edge_rjepa.kernels import cpu as backend
-
-__all__ = ["backend"]
+"""The learner's inner loops, a module a device; edge_rjepa/engines picks one."""

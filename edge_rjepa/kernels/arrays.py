@@ -39,6 +39,16 @@ class Weights(NamedTuple):
 STEP, GATHER, STEP_GATHERED = 0, 1, 2
 
 
+class Adam(NamedTuple):
+    """Adam's numbers for one step, in the dtype of the weights."""
+
+    rate: np.floating  # learning rate / (1 - beta1^t)
+    blend1: np.floating  # 1 - beta1
+    blend2: np.floating  # 1 - beta2
+    correction2: np.floating  # 1 / (1 - beta2^t)
+    epsilon: np.floating
+
+
 class Descent(NamedTuple):
     """How weights take a block's gradient."""
 
@@ -47,8 +57,8 @@ class Descent(NamedTuple):
     total: Weights  # gradients of the blocks since the last step
     m1: Weights  # Adam's moments
     m2: Weights
-    adam: NamedTuple  # rate, blend1, blend2, correction2, epsilon, in the dtype of the weights
-    adam_encoder: NamedTuple  # for W_z
+    adam: Adam
+    adam_encoder: Adam  # for W_z
     mode: int
 
 
@@ -131,10 +141,16 @@ def zero_weights(config: RJepaConfig, cell: Cell, which: int) -> Weights:
     Each starts at another place of a memory page. Where all start at the same, a store to one
     holds up the loads of the others, and Adam takes two to three times as long.
     """
+    size = sum(int(np.prod(shape)) for shape in weight_shapes(config, cell).values())
+    flat = _zeros_in_page(size, config.dtype, which * 11 * CACHE_LINE)
+    return weights_in(flat, config, cell)
+
+
+def weights_in(flat: np.ndarray, config: RJepaConfig, cell: Cell) -> Weights:
+    """The `Weights` that lie one after the other in `flat`: views."""
     shapes = weight_shapes(config, cell)
-    sizes = [int(np.prod(shape)) for shape in shapes.values()]
-    flat = _zeros_in_page(sum(sizes), config.dtype, which * 11 * CACHE_LINE)
-    parts = np.split(flat, np.cumsum(sizes)[:-1])
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    parts = np.split(flat, ends[:-1])
     return Weights(
         flat,
         **{name: part.reshape(shapes[name]) for name, part in zip(shapes, parts, strict=True)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,11 +13,17 @@ from edge_rjepa.sources.camera import CameraSource
 from edge_rjepa.sources.frame import Frame, Source, SourceEnded
 from edge_rjepa.sources.pictures import PictureSource
 from edge_rjepa.sources.replay import ReplaySource
-from edge_rjepa.sources.scene import SceneSource, pictures_in, skimage_photographs
+from edge_rjepa.sources.scene import (
+    PAN_LIMIT_RAD,
+    TILT_LIMIT_RAD,
+    SceneSource,
+    pictures_in,
+    skimage_photographs,
+)
 from edge_rjepa.sources.steered import Mount, SteeredScene
 from edge_rjepa.sources.video import VideoSource
 
-__all__ = ["Frame", "Source", "SourceEnded", "absolute", "open_source"]
+__all__ = ["Frame", "Source", "SourceEnded", "absolute", "open_source", "reach_rad"]
 
 SUPPORTED = (
     "scene: (scikit-image's photographs), scene:DIR, a folder of pictures, a video file, a camera "
@@ -66,6 +73,12 @@ def open_source(
     if path.is_file():
         return VideoSource(path, camera.field_of_view_rad)
     raise SourceError(_unknown(spec))
+
+
+def reach_rad(spec: str) -> tuple[float, float]:
+    """How far to each side a head may turn (pan, tilt) until there is no more to see."""
+    ends = spec.startswith("scene:")
+    return (PAN_LIMIT_RAD, TILT_LIMIT_RAD) if ends else (math.inf, math.inf)
 
 
 def _path(text: str) -> Path:

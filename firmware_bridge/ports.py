@@ -1,0 +1,125 @@
+"""Serial ports: which one a head hangs on, and how it is opened.
+
+`root` is the root of the file system, for tests to hand in another.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import termios
+from pathlib import Path
+
+import serial
+
+from firmware_bridge.errors import HeadError, LinkError
+
+ROOT = Path("/")
+LINKS = "dev/serial/by-id"
+BOARDS = re.compile(r"arduino|1a86|ch34|ftdi|ft232|cp21|silicon_labs|2341|2a03", re.IGNORECASE)
+BAUD = 115200
+WRITE_TIMEOUT_S = 0.25  # a port that takes no bytes for so long is dead
+
+
+def serial_ports(root: Path = ROOT) -> list[str]:
+    """The serial devices that were plugged in, by their names that stay: /dev/serial/by-id/.."""
+    try:
+        return sorted(str(link) for link in (root / LINKS).iterdir())
+    except OSError:  # no such folder: nothing plugged in, or no udev
+        return []
+
+
+def the_only_board(root: Path = ROOT) -> str:
+    """The one serial device, or the one among several that looks like a microcontroller board.
+
+    Raises LinkError when there is none, HeadError when there are several to choose from.
+    """
+    ports = serial_ports(root)
+    if not ports:
+        raise LinkError(
+            "no serial device is plugged in: plug the head in, or name its port: "
+            "serial:/dev/ttyACM0"
+        )
+    boards = [port for port in ports if BOARDS.search(Path(port).name)]
+    for choice in (ports, boards):
+        if len(choice) == 1:
+            return choice[0]
+    raise HeadError(f"several serial devices: name one, serial:PORT with {' or '.join(ports)}")
+
+
+def stable_path(path: str, root: Path = ROOT) -> str:
+    """The name in /dev/serial/by-id of the device at `path`, which a replug does not change.
+
+    `path` itself where it has none. Of two boards with the same name udev links only one: that is
+    the one which is found again.
+    """
+    target = os.path.realpath(path)
+    return next((link for link in serial_ports(root) if os.path.realpath(link) == target), path)
+
+
+def open_serial(path: str, timeout_s: float, baud: int = BAUD) -> serial.Serial:
+    """The port, raw, 8N1, for this process alone; a read waits timeout_s at most.
+
+    Setting DTR and RTS may fail, as on pseudo-terminals. Raises LinkError.
+    """
+    try:
+        return serial.Serial(
+            path, baud, timeout=timeout_s, write_timeout=WRITE_TIMEOUT_S, exclusive=True
+        )
+    except (OSError, ValueError, termios.error) as error:  # ValueError: a rate it does not know
+        raise LinkError(f"{path} cannot be opened: {why_not(path, error)}") from error
+
+
+class SerialPort:
+    """Opens the same serial port again and again, whatever its name is by then.
+
+    path: None for the only board there is when it is opened first.
+    """
+
+    def __init__(self, path: str | None, timeout_s: float = 0.05, baud: int = BAUD) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._baud = baud
+
+    def __call__(self) -> serial.Serial:
+        """The open port. Raises HeadError, of which a LinkError may pass."""
+        path = stable_path(self._path or the_only_board())
+        port = open_serial(path, self._timeout_s, self._baud)
+        self._path = path
+        return port
+
+
+def why_not(path: str, error: Exception) -> str:
+    """Why a port does not open, and what to do."""
+    if not os.path.exists(path):
+        there = ", ".join(serial_ports())
+        return f"there is {'only ' + there if there else 'no such device: plug it in'}"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return f"permission denied: run `sudo usermod -aG {group_of(path)} $USER`, log in again"
+    if getattr(error, "errno", None) in (errno.EAGAIN, errno.EBUSY):
+        return f"it is in use by process {', '.join(holders(path)) or 'of another user'}: end that"
+    return " ".join(str(error).split())
+
+
+def group_of(path: str) -> str:
+    """The group that may use a device; Debian's where it cannot be found out."""
+    try:
+        return Path(path).group()
+    except (OSError, KeyError):
+        return "dialout"
+
+
+def holders(path: str) -> list[str]:
+    """Which other processes have the file open, as "1234 (name)", as far as one may know."""
+    target = os.path.realpath(path)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if process.name != str(os.getpid()) and any(
+                os.path.realpath(fd) == target for fd in (process / "fd").iterdir()
+            ):
+                found.append(f"{process.name} ({(process / 'comm').read_text().strip()})")
+        except OSError:  # of another user, or gone by now
+            continue
+    return found
