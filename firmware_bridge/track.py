@@ -64,9 +64,8 @@ class Track:
         if last and not is_known(last.here_rad) and is_known(sample.here_rad):
             self._stiff_s = sample.t_s + STIFFEN_S
         if not sample.moving:
-            was_still = last and not last.moving
-            still_since_s = last.still_since_s if was_still else sample.t_s
-            sample = sample._replace(still_since_s=max(still_since_s, self._stiff_s))
+            still_since_s = max(_still_since_s(last, sample.t_s), self._stiff_s)
+            sample = sample._replace(still_since_s=still_since_s)
         self._samples.append(sample)
 
     def at(self, t_s: float) -> Pose:
@@ -124,6 +123,13 @@ def foreseen(sample: Sample, t_s: float) -> Pair:
 def is_known(angles_rad: Pair) -> bool:
     """Whether these are angles, not UNKNOWN."""
     return not math.isnan(angles_rad[0])
+
+
+def _still_since_s(last: Sample | None, t_s: float) -> float:
+    """Of a head that is found still at t_s; what it did before the first report is long ago."""
+    if last is None:
+        return -math.inf
+    return t_s if last.moving else last.still_since_s
 
 
 def _time(sample: Sample) -> float:

@@ -1,0 +1,223 @@
+// Coverage-guided fuzzing of the shipping core (libFuzzer; address and undefined-behaviour
+// sanitizers). The input is a script: an operation, then what it needs. After each step this judge
+// looks at every pulse and every reply; it knows the limits from what was said on the line alone.
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "framing.h"
+#include "head.h"
+#include "host.h"
+
+enum { HELLO = 1, MOVE = 3, CONFIGURE = 7, REPLY = 0x80 };
+enum { GREETING_SIZE = 35, STATE_SIZE = 23 };
+enum { LIMP = 2 };
+
+#define must(condition)                                                        \
+    do {                                                                       \
+        if (!(condition)) {                                                    \
+            fprintf(stderr, "line %d: not true: %s\n", __LINE__, #condition);  \
+            abort();                                                           \
+        }                                                                      \
+    } while (0)
+
+typedef struct {
+    uint16_t low, high, home, slew;
+} Limits;
+
+static struct {
+    Limits axis[AXES];
+    bool driven;            // there was a pulse since `first` was known
+    uint64_t t_us;          // of the last pulse
+    uint16_t width[AXES];   // of the last pulse
+    bool at_home;           // the first pulse must be home: nothing could be remembered
+    uint8_t configure[64];  // the last CONFIGURE whose frame was whole
+    size_t requests, replies;
+} judge;
+
+static uint16_t within(uint16_t width, const Limits *limits) {
+    return width < limits->low ? limits->low : width > limits->high ? limits->high : width;
+}
+
+static void take_limits(const uint8_t *from) {
+    for (int axis = 0; axis < AXES; axis++, from += 8) {
+        Limits *limits = &judge.axis[axis];
+        *limits = (Limits){get16(from), get16(from + 2), get16(from + 4), get16(from + 6)};
+        must(limits->low >= 1000 && limits->high <= 5000 && limits->slew >= 25);
+        must(limits->low <= limits->home && limits->home <= limits->high);
+    }
+}
+
+static void judge_state(const uint8_t *state) {
+    must(!(state[0] & 0x80));
+    for (int axis = 0; axis < AXES; axis++) {
+        uint16_t goal = get16(state + 7 + 2 * axis), driven = get16(state + 11 + 2 * axis);
+        must(goal == within(goal, &judge.axis[axis]));
+        must(state[0] & LIMP ? driven == 0 : driven == within(driven, &judge.axis[axis]));
+    }
+}
+
+static void judge_reply(const uint8_t *payload, uint8_t size) {
+    uint8_t kind = payload[2], result = payload[3];
+    must(size >= 4 && (kind & REPLY) && result <= 5);
+    judge.replies++;
+    if (kind == (HELLO | REPLY) && result == 0) {
+        must(size == GREETING_SIZE);
+        take_limits(payload + 17);
+        return;
+    }
+    must(size == STATE_SIZE);
+    if (kind == (CONFIGURE | REPLY) && result == 0) {
+        must(get16(judge.configure) == get16(payload));
+        take_limits(judge.configure + 7);
+    }
+    judge_state(payload + 4);
+}
+
+static void judge_replies(void) {
+    uint8_t byte;
+    Decoder decoder;
+    decoder_begin(&decoder);
+    FrameEvent event = FRAME_OPEN;
+    while (host_take_sent(&byte, 1)) {
+        event = decoder_take(&decoder, byte);
+        must(event != FRAME_BAD);
+        if (event == FRAME_GOOD) {
+            judge_reply(decoder.bytes, decoder.size);
+        }
+    }
+    must(event == FRAME_GOOD || !decoder.begun);  // nothing is left half said
+    must(judge.replies <= judge.requests);
+}
+
+// Both pulses of a period, against the limits and against those before.
+static void judge_pulse(const HostPulse *pulse) {
+    uint64_t periods = judge.driven ? (pulse->t_us - judge.t_us + 19999) / 20000 : 0;
+    for (int axis = 0; axis < AXES; axis++) {
+        const Limits *limits = &judge.axis[axis];
+        uint16_t width = pulse->width[axis];
+        must(width >= limits->low && width <= limits->high);
+        if (judge.at_home) {
+            must(width == limits->home);
+        }
+        if (judge.driven) {
+            // Clipped, since new limits may have come while it was limp.
+            uint32_t step = (uint32_t)abs(width - within(judge.width[axis], limits));
+            must(step <= periods * ((limits->slew + 24u) / 25u));
+        }
+    }
+    judge.driven = true;
+    judge.at_home = false;
+    judge.t_us = pulse->t_us;
+    memcpy(judge.width, pulse->width, sizeof judge.width);
+}
+
+static void run(uint64_t us) {
+    HostPulse pulse;
+    host_run(us);
+    while (host_take_pulses(&pulse, 1)) {
+        judge_pulse(&pulse);
+    }
+    judge_replies();
+}
+
+// Feeds one byte at a time, so that it is known after which of them a reply must have come.
+static void feed(const uint8_t *bytes, size_t size) {
+    static Decoder decoder;
+    for (size_t i = 0; i < size; i++) {
+        if (decoder_take(&decoder, bytes[i]) == FRAME_GOOD) {
+            judge.requests++;
+            memcpy(judge.configure, decoder.bytes, decoder.size);
+        }
+        host_feed(bytes + i, 1);
+        judge_replies();
+    }
+}
+
+static void feed_frame(const uint8_t *payload, uint8_t size) {
+    uint8_t frame[LONGEST_FRAME + 1] = {0};
+    feed(frame, 1u + frame_encode(payload, size, frame + 1));
+}
+
+// After a reset the judge asks for the settings, as a host does.
+static void greet(void) {
+    feed_frame((const uint8_t[]){0, 0, HELLO, 1, 2, 3, 4}, 7);
+}
+
+static void reset(uint8_t cause) {
+    bool forgets = cause & (RESET_POWER_ON | RESET_BROWN_OUT);
+    if (forgets) {
+        judge.driven = false;
+        judge.at_home = true;
+    }
+    host_reset(cause);
+    greet();
+}
+
+static void begin(uint8_t keep) {
+    memset(&judge, 0, sizeof judge);
+    judge.at_home = true;
+    host_power_on(keep);
+    greet();
+}
+
+typedef struct {
+    const uint8_t *at, *end;
+} Script;
+
+static uint8_t next(Script *script) {
+    return script->at < script->end ? *script->at++ : 0;
+}
+
+static uint16_t next16(Script *script) {
+    uint8_t low = next(script);
+    return (uint16_t)(low | next(script) << 8);
+}
+
+// The next `size` bytes of the script, or what is left of it.
+static const uint8_t *next_bytes(Script *script, uint8_t *size) {
+    const uint8_t *bytes = script->at;
+    size_t left = (size_t)(script->end - script->at);
+    *size = left < *size ? (uint8_t)left : *size;
+    script->at += *size;
+    return bytes;
+}
+
+static void play(Script *script) {
+    uint8_t operation = next(script), size = next(script);
+    switch (operation % 8) {
+    case 0: {  // any bytes
+        const uint8_t *bytes = next_bytes(script, &size);
+        feed(bytes, size);
+        break;
+    }
+    case 1: {  // a frame with a sound CRC
+        size %= LONGEST_PAYLOAD + 1;
+        const uint8_t *payload = next_bytes(script, &size);
+        feed_frame(payload, size);
+        break;
+    }
+    case 2: run(size * 1000u); break;
+    case 3: run(next16(script) * 97u); break;
+    case 4: host_age((uint32_t)next16(script) << 16 | size); break;
+    case 5: reset(size % 16); break;
+    case 6: host_eeprom()[size % HOST_EEPROM_SIZE] ^= next(script); break;
+    case 7: {  // a move, anywhere
+        uint8_t payload[9] = {size, 0, MOVE};
+        put16(put16(put16(payload + 3, next16(script)), next16(script)), next16(script));
+        feed_frame(payload, sizeof payload);
+        break;
+    }
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    Script script = {data, data + size};
+    begin(next(&script));
+    while (script.at < script.end) {
+        play(&script);
+    }
+    run(5000000);  // the host has gone: hold, home
+    return 0;
+}
