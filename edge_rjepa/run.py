@@ -317,8 +317,8 @@ class Run:
         self.loop.torn = False
         frames = kept.notes["loop"]["frames"]
         self._tell(
-            f"{error}. Goes on on the CPU with what was kept at frame {frames:,}; what was learned "
-            f"from the {self.frames - frames:,} frames since then is lost"
+            f"DEVICE: {error}. Now on the CPU, with what was kept at frame {frames:,}: what was "
+            f"learned from the {self.frames - frames:,} frames since then is lost"
         )
 
     def _tell_news(self) -> None:

@@ -251,6 +251,40 @@ def test_what_is_handed_out_is_a_copy():
         assert array.tobytes() == copy.tobytes()
 
 
+def test_parameters_are_replaced_by_name_and_the_others_stay():
+    learner = taught()
+    before = everything(learner)
+    wanted = learner.parameters()
+    wanted["V_2"] = np.asfortranarray(wanted["V_2"] + 1.0, np.float64)
+    learner.set_parameters({"V_2": wanted["V_2"]})
+    for name, array in learner.parameters().items():
+        assert array.tobytes() == wanted[name].astype(np.float32).tobytes(), name
+    assert {k for k, v in everything(learner).items() if v != before[k]} == {"weights"}
+
+
+@pytest.mark.parametrize("name", ["flat", "w", "V_2"])
+def test_parameters_that_do_not_fit_are_refused(name):
+    learner = taught()
+    before = everything(learner)
+    with pytest.raises(InputError, match=rf"parameter {name} \(3,\) does not fit: there are W \("):
+        learner.set_parameters({"V_1": learner.parameters()["V_1"] + 1.0, name: np.zeros(3)})
+    assert everything(learner) == before
+
+
+def test_gradients_are_gathered_until_they_are_used():
+    learner, (*blocks, last) = small(), stream(sizes=(4, 7, 2))
+    assert not any(array.any() for array in learner.gathered().values())
+    total = {name: np.zeros_like(array) for name, array in learner.parameters().items()}
+    for block in blocks:
+        for name, gradient in learner.gradients(*block).items():
+            total[name] += gradient
+        learner.learn_block(*block)
+    for name, array in learner.gathered().items():
+        assert array.tobytes() == total[name].tobytes(), name
+    learner.learn_block(*last)
+    assert not any(array.any() for array in learner.gathered().values())
+
+
 def test_warm_up_changes_nothing():
     learner = taught()
     before = everything(learner)

@@ -9,7 +9,14 @@ import pytest
 
 from edge_rjepa import journal, report
 from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
-from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, SourceError
+from edge_rjepa.engines.cpu import CpuEngine
+from edge_rjepa.errors import (
+    CheckpointError,
+    CollapseError,
+    ConfigError,
+    DeviceError,
+    SourceError,
+)
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import Health, Monitor, health_of
 from edge_rjepa.run import (
@@ -282,6 +289,115 @@ def test_half_a_step_is_not_saved(tmp_path, config, monkeypatch):
     whole = begin(tmp_path.with_name("whole"), config)
     whole.learn(frames(10), ignore)
     assert same(whole.learner, resume(tmp_path, config).learner)
+
+
+# ------------------------------------------------------------------------------------------------
+# Devices
+
+
+class Failing(CpuEngine):
+    """As a GPU that is gone after so many blocks: from then on nothing can be read from it."""
+
+    device = "cuda"
+
+    def __init__(self, engine, blocks):
+        super().__init__(engine._streams)
+        self.blocks_left = blocks
+
+    def fresh(self):
+        return CpuEngine(self._streams).fresh()
+
+    def learn(self, steps):
+        self.blocks_left -= 1
+        if self.blocks_left >= 0:
+            return super().learn(steps)
+        super().learn([step._replace(features=step.features * np.nan) for step in steps])
+        raise self.gone()
+
+    def arrays(self, *args, **kwargs):
+        if self.blocks_left < 0:
+            raise self.gone()
+        return super().arrays(*args, **kwargs)
+
+    def information(self, i=0):
+        if self.blocks_left < 0:
+            raise self.gone()
+        return super().information(i)
+
+    def gone(self):
+        return DeviceError("the GPU has fallen off the bus: start again")
+
+
+def move_to_a_failing_gpu(run, blocks):
+    gpu = RJepa(run.config.network, engine=Failing(RJepa(run.config.network).engine, blocks))
+    gpu.take_over(run.learner)
+    run.loop.learner = gpu
+
+
+def test_a_run_goes_on_on_the_cpu_from_what_was_kept_when_its_gpu_fails(
+    tmp_path, config, monkeypatch
+):
+    run, told, learned = begin(tmp_path, config), [], []
+    move_to_a_failing_gpu(run, blocks=27)
+    learn = RJepa.learn_block
+    with monkeypatch.context() as noting:
+        noting.setattr(RJepa, "learn_block", lambda *a: learned.append(a[1:]) or learn(*a))
+        run.learn(frames(35), ignore, told.append)
+    (event,) = [each for each in told if each.startswith("DEVICE")]
+    assert "fallen off the bus" in event and "kept at frame 20" in event and "the 7 frames" in event
+    assert told == events(tmp_path)
+    assert run.learner.device == "cpu" and run.frames == 35
+    assert run.learner.fixations == (20 + 35 - 27) * 16 == kept_run(run.folder).learner.fixations
+    assert run.finish()["fixations"] == run.learner.fixations
+
+    expected = RJepa.load(tmp_path / GOOD)  # of frame 20, as the checkpoint was
+    expected.reset()
+    for block in learned[-(35 - 27) :]:
+        expected.learn_block(*block)
+    assert expected.digest == run.learner.digest
+
+
+def test_a_gpu_that_fails_as_a_run_ends_loses_what_was_not_kept_and_says_so(tmp_path, config):
+    run, told = begin(tmp_path, config), []
+    move_to_a_failing_gpu(run, blocks=23)
+
+    def stop_when_the_gpu_is_gone(run):
+        if run.frames == 23:
+            run.learner.engine.blocks_left = -1
+        return run.frames < 23
+
+    run.learn(stop_when_the_gpu_is_gone, ignore, told.append)
+    assert ["kept at frame 20" in event and "the 3 frames" in event for event in told] == [True]
+    assert run.finish()["fixations"] == 20 * 16 == resume(tmp_path, config).learner.fixations
+
+
+def test_a_run_says_at_once_that_its_device_cannot_be_had(tmp_path, config, monkeypatch):
+    monkeypatch.setattr("edge_rjepa.engines.find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match="pip install"):
+        Run.start(tmp_path / "run", config, open_source(config.source, config.seed), "cuda")
+    assert not (tmp_path / "run").exists()
+    begin(tmp_path / "run", config)
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    with pytest.raises(DeviceError, match="pip install"):
+        Run.resume(
+            tmp_path / "run", open_source(config.source, config.seed), kept=None, device="cuda"
+        )
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_is_read_once_to_go_on_with_it(tmp_path, config, monkeypatch):
+    begin(tmp_path, config).learn(frames(5), ignore)
+    kept = kept_run(tmp_path)
+    monkeypatch.setattr(RJepa, "load_newest", None)
+    run = Run.resume(tmp_path, open_source(config.source, config.seed), kept)
+    assert run.learner is kept.learner and run.frames == 5
+
+
+def test_a_run_that_is_not_there_is_not_made_to_be_held(tmp_path):
+    with pytest.raises(CheckpointError, match="no folder of a run"):
+        with alone_in(tmp_path / "missing", new=False):
+            pass
+    assert not (tmp_path / "missing").exists()
 
 
 def test_only_one_process_learns_in_a_folder(tmp_path):

@@ -131,7 +131,7 @@ def open_engine(config: RJepaConfig, cell: Cell, streams: int = 1, device: str =
 
         return CpuEngine([Stream(config, cell) for _ in range(streams)])
     if device == "cuda":
-        _require_gpu()
+        require_gpu()
         from edge_rjepa.engines.cuda import CudaEngine
 
         return CudaEngine(config, cell, streams)
@@ -157,7 +157,7 @@ def choose(config: RJepaConfig, fixations: int, streams: int = 1) -> Choice:
     )
 
 
-def _require_gpu() -> None:
+def require_gpu() -> None:
     """Raises DeviceError where CUDA cannot be used here, with the first thing that is missing."""
     if find_spec("numba_cuda") is None:
         raise DeviceError("no numba-cuda for the GPU: pip install 'edge-rjepa[cuda]'")
