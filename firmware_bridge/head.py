@@ -118,6 +118,7 @@ class PanTiltHead:
         self._times_lost = 0
         self._newest = Task(0, Status(), time.monotonic())  # given; number 0: by nobody
         self._waiting: Task | None = None  # to be sent
+        self._sent: Task | None = None  # and not answered yet
         self._obeyed: Task | None = None  # the last the head answered
         self._refused: tuple[int, HeadError] | None = None
         self._news: deque[str] = deque(maxlen=NEWS_KEPT)
@@ -261,7 +262,7 @@ class PanTiltHead:
                     raise HeadError("the head did not finish its move: it was told something else")
                 if not self._connected:
                     raise LinkError(f"the line to the head is lost: {self._trouble}")
-                if self._is_obeyed(number) and not state.moving:
+                if (self._obeyed.number if self._obeyed else 0) == number and not state.moving:
                     return state
                 if now_s >= end_s:
                     raise HeadError(
@@ -269,11 +270,6 @@ class PanTiltHead:
                         "whether it is blocked"
                     )
                 self._changed.wait(min(MOVING_S, end_s - now_s))
-
-    def _is_obeyed(self, number: int) -> bool:
-        """Whether the head has this command and need not be told again, as after a reset."""
-        obeyed = self._obeyed.number if self._obeyed else 0
-        return obeyed == number and self._waiting is None
 
     def _state(self, now_s: float) -> HeadStatus:
         report, identity = self._report, self._identity
@@ -330,7 +326,6 @@ class PanTiltHead:
             try:
                 report = self._driver.request(task.command)
             except LinkError:
-                self._keep(task)
                 raise
             except HeadError as error:
                 self._refuse(task, error)
@@ -349,29 +344,27 @@ class PanTiltHead:
             self._changed.wait_for(
                 lambda: self._waiting or self._closing, max(0.0, due_s - time.monotonic())
             )
-            task, self._waiting = self._waiting, None
+            self._sent, self._waiting = self._waiting, None
             self._looked_s = time.monotonic()
-            return task or Task(0, Status(), self._looked_s)
-
-    def _keep(self, task: Task) -> None:
-        """A command that may not have arrived is sent again later, unless there is a newer one."""
-        with self._changed:
-            if task.number and self._waiting is None:
-                self._waiting = task
+            return self._sent or Task(0, Status(), self._looked_s)
 
     def _refuse(self, task: Task, error: HeadError) -> None:
         with self._changed:
             self._refused = task.number, error
             self._news.append(f"head: {error}")
-            self._track.told_s = self._waiting.told_s if self._waiting else None
+            self._answered()
             self._changed.notify_all()
+
+    def _answered(self) -> None:
+        self._sent = None
+        self._track.told_s = self._waiting.told_s if self._waiting else None
 
     def _hear(self, task: Task, report: Report) -> None:
         before, self._report = self._report, report
         if task.number:
             self._obeyed = task
         self._track.add(self._sample(task, report))
-        self._track.told_s = self._waiting.told_s if self._waiting else None
+        self._answered()
         self._connected = True
         self._news.extend(f"head: {event}" for event in report.events)
         if report.clipped and not (before and before.clipped):
@@ -428,9 +421,13 @@ class PanTiltHead:
             self._tell(Home())
         else:
             self._waiting = Task(before.number, _what_is_left(before, now_s), now_s)
+            self._track.told_s = now_s
 
     def _lose(self, error: Exception) -> None:
-        """Tell that the head does not answer, and wait a little before the next try."""
+        """Tell that the head does not answer, and wait a little before the next try.
+
+        A command that may not have arrived is sent again then, unless there is a newer one.
+        """
         if not isinstance(error, LinkError):
             self._driver.close()
         now_s = time.monotonic()
@@ -441,6 +438,7 @@ class PanTiltHead:
                     self._times_lost += 1
                     self._news.append(f"head: lost, and tried again until it is back: {error}")
             self._connected, self._trouble = False, error
+            self._waiting, self._sent = self._waiting or self._sent, None
             self._changed.notify_all()
             pause_s = _clip(PART_OF_ABSENCE * (now_s - self._lost_s), (SOONEST_S, LATEST_S))
             self._changed.wait_for(lambda: self._closing, pause_s)

@@ -77,14 +77,21 @@ class SerialPort:
     path: None for the only board there is when it is opened first.
     """
 
-    def __init__(self, path: str | None, timeout_s: float = 0.05, baud: int = BAUD) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        timeout_s: float = 0.05,
+        baud: int = BAUD,
+        root: Path = ROOT,
+    ) -> None:
         self._path = path
         self._timeout_s = timeout_s
         self._baud = baud
+        self._root = root
 
     def __call__(self) -> serial.Serial:
         """The open port. Raises HeadError, of which a LinkError may pass."""
-        path = stable_path(self._path or the_only_board())
+        path = stable_path(self._path or the_only_board(self._root), self._root)
         port = open_serial(path, self._timeout_s, self._baud)
         self._path = path
         return port

@@ -212,8 +212,8 @@ class CoreBoard:
                 if time.monotonic() < self._stopped_until_s:
                     self.born_s += due_s
                 else:
-                    self._hear()
                     self.core.run(due_s)
+                    self._hear()
                     self._answer(self.core.read())
 
     def _hear(self):

@@ -161,7 +161,6 @@ def library() -> ctypes.CDLL:
         ("chip_hang", c_int, chip, c_int),
         ("chip_eeprom", POINTER(c_uint8), chip, POINTER(c_size_t)),
         ("chip_ram", POINTER(c_uint8), chip, POINTER(c_size_t)),
-        ("chip_lowest_stack", c_uint16, chip),
         ("chip_record", POINTER(Record), chip),
         ("chip_attack", c_int, chip, c_uint32, c_uint32, c_int, c_int, POINTER(Attack)),
     ):
@@ -181,6 +180,7 @@ class Chip:
         self._chip = self._lib.chip_new(str(ELF).encode(), seed)
         if not self._chip:
             raise RuntimeError(f"{ELF} is no firmware")
+        self._untaken = 0  # pulses
         self._seq = itertools.count(1)
         self._decoder = protocol.FrameDecoder()
         self._latest: dict[int, tuple[float, float]] = {}  # by axis: rise_s, width_us
@@ -200,17 +200,12 @@ class Chip:
     def record(self) -> Record:
         return self._lib.chip_record(self._chip).contents
 
-    @property
-    def stack_bytes(self) -> int:
-        """The deepest the stack was seen to reach."""
-        return 0x8FF - self._lib.chip_lowest_stack(self._chip)
-
     def eeprom(self) -> np.ndarray:
         """Its bytes, uint8, to be read and changed in place."""
         return self._memory(self._lib.chip_eeprom)
 
     def ram(self) -> np.ndarray:
-        """Its bytes, uint8, to be read and changed in place."""
+        """Its bytes but registers, uint8, to be read and changed in place; the stack is its end."""
         return self._memory(self._lib.chip_ram)
 
     def _memory(self, of) -> np.ndarray:
@@ -241,12 +236,17 @@ class Chip:
         assert self._lib.chip_hang(self._chip, interrupts) == 0
 
     def attack(self, seed: int, frames: int, settings: bool, resets: bool) -> Attack:
-        """Feed it frames that nobody should send; see emulator/attack.h."""
+        """Feed it frames that nobody should send; see emulator/attack.h.
+
+        Its pulses are judged, and forgotten.
+        """
         count = Attack()
         failed = self._lib.chip_attack(
             self._chip, seed, frames, settings, resets, ctypes.byref(count)
         )
         assert not failed, "the firmware slept with interrupts off"
+        self._taken(self._lib.chip_take_pulses, PULSE)
+        self._untaken = self._lib.chip_untaken(self._chip)
         return count
 
     # --------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ class Chip:
     def pulses(self) -> np.ndarray:
         """Pulses since the last call: `rise`, `width` in cycles, `axis`, `cut`; none was missed."""
         pulses = self._taken(self._lib.chip_take_pulses, PULSE)
-        assert self._lib.chip_untaken(self._chip) == 0
+        assert self._lib.chip_untaken(self._chip) == self._untaken
         for axis in (0, 1):
             of_axis = pulses[(pulses["axis"] == axis) & (pulses["cut"] == 0)]
             if len(of_axis):
@@ -356,7 +356,8 @@ class ChipLine:
 
     def __init__(self, chip: Chip, down=faultless, up=faultless):
         self.timeout: float | None = 0.0
-        self._chip, self._down, self._up = chip, down, up
+        self.down, self.up = down, up  # what becomes of bytes to the board, to the host
+        self._chip = chip
         self._arrived = bytearray()
 
     def open(self) -> ChipLine:
@@ -368,7 +369,7 @@ class ChipLine:
     def read(self, size: int) -> bytes:
         end_s = self._chip.now_s + self.timeout
         while True:
-            self._arrived += self._up(self._chip.sent()["value"].tobytes())
+            self._arrived += self.up(self._chip.sent()["value"].tobytes())
             left_s = end_s - self._chip.now_s
             if len(self._arrived) >= size or left_s <= 0.0:
                 break
@@ -378,7 +379,7 @@ class ChipLine:
         return data
 
     def write(self, data: bytes) -> int:
-        self._chip.feed(self._down(data))
+        self._chip.feed(self.down(data))
         return len(data)
 
     def close(self) -> None:

@@ -203,6 +203,26 @@ def test_stale_answers_after_a_stall_are_not_believed(board, line):
     assert line.opened == 1
 
 
+def test_what_the_line_says_again_is_not_believed(tmp_path):
+    """Whatever comes: first once more what came last, then what is new."""
+    last = b""
+
+    def again(data, now_s):
+        nonlocal last
+        if not data:
+            return b""
+        before, last = last, data
+        return before + data
+
+    line = VirtualLine(Core(tmp_path), up=again)
+    board = board_on(line)
+    board.open()
+    for i in range(20):
+        goal = 1500.0 + i, 1500.0 - i
+        assert board.request(Move(*goal)).goal == goal
+    assert board.faults["stale replies"] == 20  # the greeting, too
+
+
 def test_an_answer_to_an_earlier_greeting_is_not_believed(board, line):
     """A greeting may wait in some buffer from before the board got other limits."""
     kept = []
@@ -353,14 +373,20 @@ def test_settings_arrive_over_a_bad_line(tmp_path):
     line = VirtualLine(Core(tmp_path), flaky(11, 0.01), flaky(12, 0.01))
     board = board_on(line)
     opened(board)
-    for board_id in range(1, 30):
+    rng = random.Random(13)
+    for _ in range(30):  # each other in every byte: that takes the EEPROM longer than a retry
+        board_id = rng.randrange(2**32)
+        pan, tilt = (
+            AxisSettings(rng.randrange(500, 900), 2200.5, home, rng.randrange(25, 3000))
+            for home in (rng.randrange(1000, 2000), rng.randrange(1000, 2000))
+        )
         while True:
             try:
-                identity = board.configure(board_id, AxisSettings(), AxisSettings())
+                board.configure(board_id, pan, tilt)
                 break
             except LinkError:
                 opened(board)
-        assert f"board {board_id}," in identity.name
+        assert board.greeting[-4:-1] == (board_id, pan, tilt)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -408,6 +434,26 @@ def test_a_port_is_known_by_the_name_that_stays(root):
     assert stable_path(str(root / "dev/ttyUSB0"), root) == link
     assert stable_path(link, root) == link
     assert stable_path(str(root / "dev/ttyS0"), root) == str(root / "dev/ttyS0")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_port_is_opened_again_whatever_it_is_called_by_then(root, named):
+    (root / "board").mkdir()
+    with CoreBoard(root / "board") as board:
+        (root / "dev/serial/by-id/usb-Arduino_Uno").symlink_to(board.path)
+        name = os.path.realpath(board.path)
+        port = SerialPort(name if named else None, root=root)
+        port().close()
+        board.unplug()
+        others = []
+        while not os.path.exists(name):
+            others += os.openpty()
+        board.plug()
+        plugged_in(root, "usb-Arduino_Mega", "ttyACM7")
+        with port() as again:
+            assert os.path.realpath(again.port) == os.path.realpath(board.path) != name
+        for end in others:
+            os.close(end)
 
 
 def test_a_port_is_for_one_process(tmp_path):

@@ -45,6 +45,9 @@ bool board_pulse_due(void);
 // drives nothing.
 void board_pulse(const uint16_t width[AXES]);
 
+// Takes back what board_pulse() asked for, unless the period has as good as begun.
+void board_no_pulse(void);
+
 // Shows the watchdog that the program lives. It bites after at most 250 ms.
 void board_alive(void);
 

@@ -70,6 +70,12 @@ static void hold(void) {
     head.homing = false;
 }
 
+static void relax(void) {
+    motion_relax(&head.motion);
+    board_no_pulse();
+    head.homing = false;
+}
+
 // The widths driven last outlive a reset, so that the first pulse after it is where the last was.
 // Each is kept with its complement, which random memory does not happen to hold.
 static void remember(void) {
@@ -220,7 +226,7 @@ static Result obey(uint8_t kind, const uint8_t *body, uint8_t size) {
     case MOVE: return move(get16(body), get16(body + 2), get16(body + 4));
     case HOLD: hold(); return OK;
     case HOME: go_home(); return OK;
-    case RELAX: motion_relax(&head.motion); return OK;
+    case RELAX: relax(); return OK;
     case CONFIGURE: return configure(body);
     default: return OK;  // HELLO, STATUS: the reply is all
     }

@@ -28,10 +28,11 @@ typedef struct {
 
 static struct {
     Limits axis[AXES];
-    bool driven;            // there was a pulse since `first` was known
+    bool driven;            // there was a pulse to compare the next one with
     uint64_t t_us;          // of the last pulse
     uint16_t width[AXES];   // of the last pulse
     bool at_home;           // the first pulse must be home: nothing could be remembered
+    bool woken;             // it was stiff when last seen
     uint8_t configure[64];  // the last CONFIGURE whose frame was whole
     size_t requests, replies;
 } judge;
@@ -49,8 +50,19 @@ static void take_limits(const uint8_t *from) {
     }
 }
 
+// It was woken and is limp again: its first pulse may have been asked for, remembered, and never
+// have come, at what was home then.
+static void fell_asleep(void) {
+    judge.at_home = judge.at_home && !judge.woken;
+    judge.woken = false;
+}
+
 static void judge_state(const uint8_t *state) {
     must(!(state[0] & 0x80));
+    if (state[0] & LIMP) {
+        fell_asleep();
+    }
+    judge.woken = !(state[0] & LIMP);
     for (int axis = 0; axis < AXES; axis++) {
         uint16_t goal = get16(state + 7 + 2 * axis), driven = get16(state + 11 + 2 * axis);
         must(goal == within(goal, &judge.axis[axis]));
@@ -71,6 +83,9 @@ static void judge_reply(const uint8_t *payload, uint8_t size) {
     if (kind == (CONFIGURE | REPLY) && result == 0) {
         must(get16(judge.configure) == get16(payload));
         take_limits(judge.configure + 7);
+        if (!(payload[4] & LIMP)) {  // a pulse may be armed that was right by the old settings
+            judge.driven = judge.at_home = false;
+        }
     }
     judge_state(payload + 4);
 }
@@ -146,6 +161,7 @@ static void greet(void) {
 }
 
 static void reset(uint8_t cause) {
+    fell_asleep();
     bool forgets = cause & (RESET_POWER_ON | RESET_BROWN_OUT);
     if (forgets) {
         judge.driven = false;
@@ -184,9 +200,27 @@ static const uint8_t *next_bytes(Script *script, uint8_t *size) {
     return bytes;
 }
 
+static uint16_t between(uint16_t low, uint16_t high, uint16_t any) {
+    return (uint16_t)(low + any % (high - low + 1));
+}
+
+// Settings that can be, at random.
+static void configure(Script *script, uint8_t id) {
+    uint8_t payload[LONGEST_PAYLOAD] = {id, 0, CONFIGURE, id};
+    uint8_t *to = payload + 7;
+    for (int axis = 0; axis < AXES; axis++) {
+        uint16_t low = between(1000, 5000, next16(script));
+        uint16_t high = between(low, 5000, next16(script));
+        uint16_t home = between(low, high, next16(script));
+        uint16_t slew = between(25, 10000, next16(script));
+        to = put16(put16(put16(put16(to, low), high), home), slew);
+    }
+    feed_frame(payload, (uint8_t)(to - payload));
+}
+
 static void play(Script *script) {
     uint8_t operation = next(script), size = next(script);
-    switch (operation % 8) {
+    switch (operation % 9) {
     case 0: {  // any bytes
         const uint8_t *bytes = next_bytes(script, &size);
         feed(bytes, size);
@@ -209,6 +243,7 @@ static void play(Script *script) {
         feed_frame(payload, sizeof payload);
         break;
     }
+    case 8: configure(script, size); break;
     }
 }
 

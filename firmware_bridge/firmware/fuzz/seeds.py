@@ -1,6 +1,6 @@
 """Writes the fuzzer's first inputs: every golden frame, and a session made of all of them.
 
-    python3 seeds.py VECTORS.json FOLDER
+python3 seeds.py VECTORS.json FOLDER
 """
 
 import json

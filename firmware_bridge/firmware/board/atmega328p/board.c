@@ -133,6 +133,15 @@ void board_pulse(const uint16_t width[AXES]) {
     }
 }
 
+void board_no_pulse(void) {
+    ATOMIC_BLOCK(ATOMIC_RESTORESTATE) {
+        uint16_t ticks = phase();
+        if (ticks >= DUE_TICKS && ticks < TOO_LATE_TICKS) {
+            TCCR1A = 0;
+        }
+    }
+}
+
 static void pulses_begin(void) {
     PORTB &= (uint8_t)~(_BV(PB1) | _BV(PB2));
     DDRB |= _BV(PB1) | _BV(PB2);

@@ -73,6 +73,10 @@ void board_pulse(const uint16_t width[AXES]) {
     host.armed = true;
 }
 
+void board_no_pulse(void) {
+    host.armed = false;
+}
+
 void board_alive(void) {
 }
 
