@@ -36,6 +36,7 @@ TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.5",
     "ruff~=0.17.6",  # one style of formatting
+    "nvidia-cuda-nvcc-cu12>=12.4; platform_system == 'Linux'",  # ptxas: CUDA kernels compile without a GPU
 ]
 
 
@@ -63,7 +64,11 @@ setup(
         "firmware_bridge": ["PROTOCOL.md", "vectors.json", "firmware/edge_head.hex"],
     },
     extras_require={
-        "cuda": CUDA, "demo": DEMO, "bench": BENCH, "examples": EXAMPLES, "test": TEST,
+        "cuda": CUDA,
+        "demo": DEMO,
+        "bench": BENCH,
+        "examples": EXAMPLES,
+        "test": TEST,
     },  # fmt: skip
     entry_points={"console_scripts": ["edge-rjepa = edge_rjepa.cli:main"]},
 )

@@ -28,7 +28,7 @@ FIRMWARE = Path(firmware_bridge.__file__).parent / "firmware" / "edge_head.hex"
 BAUD, OLD_BOOT_LOADER_BAUD = 115200, 57600
 CONNECT_S = 5.0
 SLOW_S = 30.0  # the longest any way takes
-STEP_DEG, FINE_DEG = 2.0, 0.5
+STEP_DEG, FINE_DEG, COARSE_DEG = 2.0, 0.5, 16.0
 LOOK_S = 0.05  # between two looks at the head that are shown
 LEAVE = (signal.SIGTERM, signal.SIGHUP)
 
@@ -232,9 +232,6 @@ def _jog(options: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise HeadError("jog is for a terminal: use `edge-rjepa head move` in scripts")
     with open_head(options.head) as head:
-        if head.state().limp:
-            head.hold()
-            head.wait(SLOW_S)
         try:
             with _leaving_on_signals(), _keys_at_once(sys.stdin.fileno()):
                 print(JOG_HELP)
@@ -252,7 +249,7 @@ class Jog:
     def __init__(self, head: PanTiltHead) -> None:
         self._head = head
         self._step_deg = STEP_DEG
-        self._goal_rad = self._here_rad()
+        self._goal_rad: tuple[float, float] | None = None  # None: it was not told an angle last
         self._wide = 0
 
     def run(self, terminal: int) -> None:
@@ -273,23 +270,24 @@ class Jog:
 
     def press(self, key: str) -> None:
         """Do what the key stands for; nothing for one that stands for nothing."""
-        pan, tilt = ARROWS.get(key, (0, 0))
-        if pan or tilt:
-            step_rad = math.radians(self._step_deg)
-            pan_rad, tilt_rad = self._goal_rad
-            self._goal_rad = self._head.move(pan_rad + pan * step_rad, tilt_rad + tilt * step_rad)
+        if key in ARROWS:
+            self._step(*ARROWS[key])
         elif key in "+-":
             factor = 2.0 if key == "+" else 0.5
-            self._step_deg = min(max(self._step_deg * factor, FINE_DEG), 16.0)
+            self._step_deg = min(max(self._step_deg * factor, FINE_DEG), COARSE_DEG)
         elif key in ACTIONS:
             ACTIONS[key](self._head)
-            if key != "r":
-                self._head.wait(SLOW_S)
-                self._goal_rad = self._here_rad()
+            self._goal_rad = None
 
-    def _here_rad(self) -> tuple[float, float]:
+    def _step(self, pan: int, tilt: int) -> None:
+        """One step from where it was sent, or from where it is; a limp head first becomes stiff."""
         state = self._head.state()
-        return state.pan_rad, state.tilt_rad
+        if math.isnan(state.pan_rad):
+            self._head.hold()
+            return
+        pan_rad, tilt_rad = self._goal_rad or (state.pan_rad, state.tilt_rad)
+        step_rad = math.radians(self._step_deg)
+        self._goal_rad = self._head.move(pan_rad + pan * step_rad, tilt_rad + tilt * step_rad)
 
     def _show(self) -> None:
         line = f"{_angles(self._head.state())}; steps of {self._step_deg:g}"

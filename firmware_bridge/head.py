@@ -28,6 +28,7 @@ Limits = tuple[Pair, Pair]  # (lowest, highest) of pan, of tilt
 REST_S, MOVING_S = 0.1, 0.02  # between two looks at a head that rests, that moves
 SOONEST_S, LATEST_S = 0.1, 2.0  # between two tries to reach a lost head
 PART_OF_ABSENCE = 0.1  # it is tried again after this part of the time for which it is gone
+LOST_S = 1.0  # a line that is back sooner is nothing to tell those who wait for a move
 KEEP_S = 3.0  # a command that could not be sent for so long is forgotten
 NEWS_KEPT = 100
 
@@ -161,8 +162,8 @@ class PanTiltHead:
     def wait(self, timeout_s: float = 10.0) -> HeadStatus:
         """Wait until what the head was told last is done and it is still.
 
-        Raises HeadError when that takes longer than timeout_s, when the line is lost, or when it is
-        told something else meanwhile.
+        Raises HeadError when that takes longer than timeout_s, when the line is lost for LOST_S, or
+        when it is told something else meanwhile.
         """
         return self._wait(self._newest.number, timeout_s)
 
@@ -260,7 +261,7 @@ class PanTiltHead:
                     raise self._refused[1]
                 if self._closing or self._newest.number != number:
                     raise HeadError("the head did not finish its move: it was told something else")
-                if not self._connected:
+                if not self._connected and now_s - self._lost_s > LOST_S:
                     raise LinkError(f"the line to the head is lost: {self._trouble}")
                 if (self._obeyed.number if self._obeyed else 0) == number and not state.moving:
                     return state
@@ -369,7 +370,7 @@ class PanTiltHead:
         self._news.extend(f"head: {event}" for event in report.events)
         if report.clipped and not (before and before.clipped):
             self._news.append("head: its own limits are narrower than it told: it keeps to them")
-        if report.host_lost and not (before and before.host_lost):
+        if report.host_lost and before and not before.host_lost:
             self._news.append("head: it heard nothing from here for a while and held, or went home")
         self._changed.notify_all()
 

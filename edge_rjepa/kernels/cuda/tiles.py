@@ -1,0 +1,90 @@
+"""How work is cut into blocks of threads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numba.core import config as numba_config
+
+
+class Tiles(NamedTuple):
+    """Sizes of tiles; a build turns each field into a constant of that name in capitals.
+
+    A product block makes OUT outputs of ROWS fixations. Its threads come in SLICES, which share the
+    inner dimension, INNER at a time in shared memory; a thread keeps MICRO x MICRO sums in
+    registers. An update block has WARPS x LANES threads; each owns EACH rows and COLUMNS columns of
+    a matrix, LANES apart so that neighbours read neighbours, and sums CHUNK fixations at a time.
+    A factor block works on FACTOR x FACTOR tiles, THREADS a simple loop over units or columns.
+    """
+
+    out: int
+    rows: int
+    micro: int
+    slices: int
+    inner: int
+    lanes: int
+    warps: int
+    columns: int
+    each: int
+    chunk: int
+    factor: int
+    solve_columns: int
+    square: int  # side of a tile of the statistics
+    threads: int
+
+    @property
+    def product_threads(self) -> int:
+        return (self.out // self.micro) * (self.rows // self.micro) * self.slices
+
+    @property
+    def update_threads(self) -> int:
+        return self.lanes * self.warps
+
+    @property
+    def update_rows(self) -> int:
+        return self.warps * self.each
+
+    @property
+    def update_columns(self) -> int:
+        return self.lanes * self.columns
+
+    def fitting(self, n_state: int, dtype: str) -> Tiles:
+        """Two rows a thread in the update only where its registers hold them."""
+        return self if n_state == 1 and dtype == "float32" else self._replace(each=1)
+
+    def constants(self) -> dict[str, int]:
+        """What kernels read."""
+        derived = {
+            "PRODUCT_THREADS": self.product_threads,
+            "OUTPUTS": self.out * self.rows // self.product_threads,
+            "OUT_PITCH": self.out + 1,
+            "ROWS_PITCH": self.rows + 1,
+            "UPDATE_THREADS": self.update_threads,
+            "WIDTH": self.update_columns,
+            "SQUARE_THREADS": self.square**2,
+            "STACK": 2 * self.factor,
+            "PITCH": self.factor + 1,
+        }
+        return derived | {name.upper(): value for name, value in self._asdict().items()}
+
+
+GPU = Tiles(
+    out=16, rows=16, micro=4, slices=8, inner=64,
+    lanes=32, warps=4, columns=4, each=2, chunk=8,
+    factor=32, solve_columns=8, square=16, threads=64,
+)  # fmt: skip
+
+# The simulator makes a Python thread of every CUDA thread: small blocks, and so, with networks of a
+# few units, as many borders between tiles as a GPU meets with hundreds.
+SIMULATOR = Tiles(
+    out=4, rows=4, micro=2, slices=2, inner=6,
+    lanes=3, warps=2, columns=2, each=2, chunk=3,
+    factor=3, solve_columns=2, square=3, threads=5,
+)  # fmt: skip
+
+TILES = SIMULATOR if numba_config.ENABLE_CUDASIM else GPU
+
+
+def count(length: int, tile: int) -> int:
+    """Tiles that cover a length."""
+    return -(-length // tile)

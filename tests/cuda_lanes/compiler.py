@@ -1,0 +1,147 @@
+"""Every kernel to PTX and through ptxas, for Jetsons, with no GPU: nothing spilled.
+
+Needs libnvvm and ptxas, which the wheel nvidia-cuda-nvcc-cu12 brings. The signatures are those of
+real launches: the host's code runs with NumPy's arrays and a block that records in place of one
+that launches.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import tempfile
+import types
+import warnings
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import lane
+
+from edge_rjepa import RJepaConfig
+from edge_rjepa.cells import CELLS, find
+
+DTYPES = "float32", "float64"
+TARGETS = {"sm_72": (7, 2), "sm_87": (8, 7)}  # Xavier, Orin
+STEP, STATES = {"scan"}, {"scan", "coefficients", "recur", "descend", "back_to_past", "forget"}
+# Kernels in single precision that may compute in double: the sums of the report, and libdevice's
+# sine, which reduces large angles in it.
+DOUBLE = {("observe", "gated"), ("invert", "gated"), ("scan", "rtu")}
+
+
+def toolkit(folder: Path) -> Path:
+    """A CUDA_HOME made of links to the wheel, as Numba looks for it, and ptxas."""
+    found = importlib.util.find_spec("nvidia")
+    homes = [
+        Path(path) / "cuda_nvcc" for path in (found and found.submodule_search_locations) or ()
+    ]
+    homes = [home for home in homes if (home / "bin" / "ptxas").exists()]
+    if not homes:
+        lane.cannot_run("no ptxas and libnvvm: pip install nvidia-cuda-nvcc-cu12")
+    (home,) = homes[:1]
+    (folder / "nvvm" / "lib64").mkdir(parents=True)
+    (folder / "nvvm" / "libdevice").symlink_to(home / "nvvm" / "libdevice")
+    for name in ("libnvvm.so", "libnvvm.so.4"):
+        (folder / "nvvm" / "lib64" / name).symlink_to(home / "nvvm" / "lib64" / "libnvvm.so")
+    return home / "bin" / "ptxas"
+
+
+def signatures(config: RJepaConfig) -> tuple[types.SimpleNamespace, dict[str, tuple]]:
+    """The kernels of a configuration, and the types of each one's arguments."""
+    import numba
+    import numpy as np
+
+    from edge_rjepa.kernels import cuda as kernels
+    from edge_rjepa.kernels.cuda import arrays
+    from edge_rjepa.kernels.cuda.tiles import GPU
+
+    cell, number, seen = find(config.cell), np.dtype(config.dtype).type, {}
+
+    class Recorded(kernels.Block):
+        def launch(self, name, grid, threads, *arguments):
+            seen[name] = tuple(numba.typeof(each) for each in (self.first, *arguments))
+
+    tiles = GPU.fitting(cell.n_state, config.dtype)
+    built = kernels.compiled.__wrapped__(cell, config.dtype, tiles)
+    at = Recorded(built, tiles, 0, 2, 16, None)
+    p, total, m1, m2 = (arrays.weights(config, cell, 2, np.zeros) for _ in range(4))
+    traces = arrays.traces(config, cell, 2, np.zeros)
+    ws = arrays.workspace(config, cell, 2, np.zeros)
+    known = arrays.statistics(config, 2, np.zeros)
+    table = arrays.descent_table(p, ws, tiles)
+    kernels.perceive(p, ws, np.zeros(1, number), True, at)
+    kernels.predict(p, ws, known.mu, at)
+    kernels.loss(ws, known, at)
+    kernels.observe(ws, known, at)
+    kernels.renew(ws, known, number(1.0), at)
+    kernels.predictor_backward(p, ws, at)
+    kernels.update(ws, traces, kernels.Descent(p, total, m1, m2, table, 1), at)
+    kernels.forget(ws, traces, True, at)
+    assert seen.keys() == vars(built).keys(), seen.keys() ^ vars(built).keys()
+    return built, seen
+
+
+def assemble(ptxas: Path, ptx: str, target: str, folder: Path) -> dict[str, int]:
+    """Registers, bytes spilled and bytes of shared memory, as ptxas tells them."""
+    source = folder / "kernel.ptx"
+    source.write_text(ptx)
+    command = [ptxas, "-v", f"-arch={target}", source, "-o", folder / "kernel.cubin"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    patterns = {
+        "registers": r"Used (\d+) registers",
+        "stored": r"(\d+) bytes spill stores",
+        "loaded": r"(\d+) bytes spill loads",
+    }
+    told = {name: int(re.search(each, done.stderr)[1]) for name, each in patterns.items()}
+    shared = re.search(r"(\d+) bytes smem", done.stderr)
+    return told | {"shared": int(shared[1]) if shared else 0}
+
+
+def check(config: RJepaConfig, names: set[str] | None, ptxas: Path, folder: Path) -> None:
+    """Compile the kernels of these names, or all."""
+    from numba import cuda
+
+    built, seen = signatures(config)
+    told = {}
+    for name in sorted(names or seen):
+        for target, capability in TARGETS.items():
+            device = types.SimpleNamespace(compute_capability=capability)
+            with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: device):  # noqa: B023
+                kernel = getattr(built, name).py_func
+                ptx, _ = cuda.compile_ptx(kernel, seen[name], cc=capability)
+            of = assemble(ptxas, ptx, target, folder)
+            told.setdefault(name, []).append(of["registers"])
+            where = f"{name} for {target}"
+            assert of["stored"] == of["loaded"] == 0, f"{where} spills: {of}"
+            assert of["shared"] <= 48 * 1024, f"{where}: {of}"
+            if config.dtype == "float32" and (name, config.cell) not in DOUBLE:
+                assert ".f64" not in ptx, f"{where} computes in double precision"
+    registers = ", ".join(f"{name} {'/'.join(map(str, each))}" for name, each in told.items())
+    lane.say(f"registers ({'/'.join(TARGETS)}), {config.cell} {config.dtype}: {registers}")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    wheel = lane.register_wheel()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ptxas = toolkit(folder)
+        os.environ["CUDA_HOME"] = name
+        configs = [(RJepaConfig(), None), (RJepaConfig(dtype="float64"), None)]
+        configs += [
+            (RJepaConfig(cell=cell), STEP) for cell in CELLS if cell not in ("gated", wheel)
+        ]
+        configs += [(RJepaConfig(cell=wheel, dtype=dtype), STATES) for dtype in DTYPES]
+        configs.append((RJepaConfig(cell="rgc"), {"coefficients", "recur"}))
+        checks = {
+            f"{config.cell} {config.dtype}: {len(names) if names else 'all'} kernels": partial(
+                check, config, names, ptxas, folder
+            )
+            for config, names in configs
+        }
+        lane.run(checks)
+
+
+if __name__ == "__main__":
+    main()
