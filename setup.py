@@ -36,7 +36,7 @@ TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.5",
     "ruff~=0.17.6",  # one style of formatting
-    "nvidia-cuda-nvcc-cu12>=12.4; platform_system == 'Linux'",  # ptxas: CUDA kernels compile without a GPU
+    "nvidia-cuda-nvcc-cu12>=12.4; platform_system == 'Linux'",  # compiles CUDA without a GPU
 ]
 
 

@@ -309,9 +309,7 @@ class PanTiltHead:
                 try:
                     self._meet(self._driver.open())
                     self._serve()
-                except (
-                    Exception
-                ) as error:  # whatever it is, the head is tried again, and it is told
+                except Exception as error:  # a bug, too: it is told, and the head tried again
                     self._lose(error)
         finally:
             self._driver.close()

@@ -91,6 +91,7 @@ class ServoBoard:
         self._seq = 0
         self._pending_bytes = 0  # of a frame that has begun
         self._last: State | None = None
+        self._relaxing = False  # it was told to go limp since then
 
     @property
     def port(self) -> str:
@@ -124,6 +125,7 @@ class ServoBoard:
 
     def request(self, command: Command) -> Report:
         """Send the command and tell what the board answered; see Driver.request."""
+        self._relaxing |= isinstance(command, Relax)
         answer = self._ask(_message(command))
         result = answer.reply.result
         if result not in (Result.OK, Result.CLIPPED):
@@ -299,7 +301,12 @@ class ServoBoard:
     def _report(self, answer: Answer) -> Report:
         state: State = answer.reply.body
         before, self._last = self._last, state
-        was_reset = before is not None and _fell(state.uptime_ms, before.uptime_ms)
+        # One that was reset twice in a short time may run for longer now than it did before.
+        limp = Flag.LIMP in state.flags and not self._relaxing
+        was_reset = before is not None and (
+            _fell(state.uptime_ms, before.uptime_ms) or (limp and Flag.LIMP not in before.flags)
+        )
+        self._relaxing = False
         events = []
         if was_reset:
             self.faults["resets"] += 1

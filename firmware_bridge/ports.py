@@ -19,7 +19,7 @@ ROOT = Path("/")
 LINKS = "dev/serial/by-id"
 BOARDS = re.compile(r"arduino|1a86|ch34|ftdi|ft232|cp21|silicon_labs|2341|2a03", re.IGNORECASE)
 BAUD = 115200
-WRITE_TIMEOUT_S = 0.25  # a port that takes no bytes for so long is dead
+WRITE_TIMEOUT_S = 1.0  # a port that takes no bytes for so long is dead
 
 
 def serial_ports(root: Path = ROOT) -> list[str]:

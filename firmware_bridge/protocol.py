@@ -435,6 +435,7 @@ def vectors() -> dict:
         "a byte twice": whole[:5] + whole[4:],
         "cut off": whole[:-4] + b"\0",
         "a distance beyond the end": b"\xff\x01\x02\0",
+        "the last distance one too long": whole[:-6] + b"\6" + whole[-5:],
         "too short for a kind": cobs(b"\1\0" + CRC.pack(zlib.crc32(b"\1\0"))) + b"\0",
         "nothing but a CRC": cobs(CRC.pack(0)) + b"\0",
         "one byte too long": cobs(longest + b"!" + CRC.pack(zlib.crc32(longest + b"!"))) + b"\0",

@@ -373,7 +373,7 @@ class ChipLine:
             left_s = end_s - self._chip.now_s
             if len(self._arrived) >= size or left_s <= 0.0:
                 break
-            self._chip.run(min(left_s, BYTE_S * max(1, size - len(self._arrived))))
+            self._chip.run(max(1 / HZ, min(left_s, BYTE_S * (size - len(self._arrived)))))
         data = bytes(self._arrived[:size])
         del self._arrived[:size]
         return data
@@ -477,10 +477,14 @@ class Board:
             return None
         return latest[0][1], latest[1][1]
 
-    def wait_for(self, true, timeout_s: float = 10.0) -> None:
-        """Until it is true; asked again at everything that the board does."""
+    def wait_for(self, true, timeout_s: float = 20.0) -> None:
+        """Until it is true; asked again at everything that the board does, and every 20 ms."""
+        end_s = time.monotonic() + timeout_s
         with self._changed:
-            assert self._changed.wait_for(true, timeout_s), f"not within {timeout_s} s"
+            while not true():
+                assert time.monotonic() < end_s, f"not within {timeout_s} s"
+                assert self._program.poll() is None, "the emulated board has ended"
+                self._changed.wait(0.02)
 
     def _listen(self) -> None:
         for line in self._program.stdout:

@@ -138,6 +138,7 @@ def test_golden_broken_frames_in_c(framing, golden):
 
 
 pieces = st.one_of(
+    st.just(b"\0"),
     st.binary(max_size=60),
     st.binary(min_size=3, max_size=40).map(frame),
     st.binary(max_size=60).map(lambda data: protocol.cobs(data) + b"\0"),
@@ -289,6 +290,13 @@ def test_the_slower_axis_sets_the_pace(board):
     assert reply.body.remaining_ms == 20 * math.ceil(500 / 700 / 0.02)
 
 
+def test_a_way_longer_than_a_minute_is_told_as_such(board):
+    board.save(Configure(1, AxisSettings(500.0, 2500.0, 500.0, 25)))
+    assert board.tell(Move(2500.0, 1500.0)).body.remaining_ms == 65535
+    board.pulses_of(20.0)
+    assert board.state().remaining_ms == pytest.approx(60_000, abs=200)
+
+
 def test_a_newer_move_starts_from_where_it_is(board):
     board.tell(Move(2000.0, 1000.0, 1000))
     board.run(0.5)
@@ -323,6 +331,11 @@ def test_home_is_slow(board):
     assert board.state().flags == Flag.DEFAULT_SETTINGS
 
 
+def test_hold_ends_homing(board):
+    assert board.tell(Home()).body.flags & Flag.MOVING, "it wakes"
+    assert not board.tell(Hold()).body.flags & Flag.HOMING
+
+
 def test_a_slew_slower_than_homing_holds_on_the_way_home(board):
     board.save(Configure(1, WIDE, WIDE._replace(slew_us_per_s=100)))
     board.tell(Move(1450.0, 1550.0))
@@ -335,10 +348,17 @@ def test_relax_ends_the_pulses_and_the_next_one_is_where_the_last_was(board):
     board.pulses_of(0.5)
     reply = board.tell(Relax())
     assert reply.body.driven_us is None and reply.body.goal_us == (1800.0, 1250.0)
-    board.run(0.02)  # the pulse that was armed
     assert len(board.pulses_of(1.0)) == 0
     board.tell(Move(1000.0, 1250.0))
     assert tuple(board.pulses_of(0.1)[0, 1:]) == (1800.0, 1250.0)
+
+
+def test_relax_takes_back_the_pulse_that_was_asked_for(board):
+    board.tell(Hold())
+    board.run(0.0985)  # 1.5 ms before the next pulse
+    board.pulses.clear()
+    board.tell(Relax())
+    assert len(board.pulses_of(0.1)) == 0
 
 
 # ------------------------------------------------------------------------------------------------
@@ -361,6 +381,24 @@ def test_silence_holds_then_homes(board):
     assert flags & Flag.HOST_LOST and not flags & Flag.HOMING
     assert board.state().flags & Flag.HOST_LOST, "it is told until a command to move"
     assert not board.tell(Move(1500.0, 1500.0)).body.flags & Flag.HOST_LOST
+
+
+def test_each_silence_is_minded_anew(board):
+    for _ in range(2):
+        board.tell(Move(2000.0, 1000.0))
+        board.pulses_of(0.6)
+        assert board.state().driven_us == (2000.0, 1000.0)
+        board.run(5.0)
+        state = board.state()
+        assert state.driven_us == (1500.0, 1500.0) and state.flags & Flag.HOST_LOST
+
+
+def test_a_host_that_speaks_again_does_not_stop_it_on_its_way_home(board):
+    board.tell(Move(2000.0, 1000.0))
+    board.pulses_of(0.6)
+    board.run(3.5)
+    assert board.state().flags & Flag.HOMING
+    assert tuple(board.pulses_of(1.0)[-1, 1:]) == (1500.0, 1500.0)
 
 
 def test_a_heartbeat_is_enough(board):
@@ -563,6 +601,20 @@ def test_an_eeprom_that_does_not_keep_is_told(board):
     assert board.tell(Hello(1)).body.board_id == 1
     board.save(Configure(2, SLOW, SLOW))
     assert not board.state().flags & (Flag.EEPROM_FAILED | Flag.DEFAULT_SETTINGS)
+
+
+def test_after_a_failed_write_the_good_copy_is_still_spared(board):
+    board.save(Configure(1, WIDE, WIDE))
+    for number in (2, 3):
+        before = bytes(board.eeprom)
+        board.tell(Configure(number, SLOW, SLOW))
+        while bytes(board.eeprom) == before:
+            board.run(0.0005)
+        [place] = [at for at in range(64) if board.eeprom[at] != before[at]]
+        board.eeprom[place] ^= 0x40
+        board.run(0.2)
+    board.reset(POWER_ON)
+    assert board.tell(Hello(1)).body.board_id == 1
 
 
 # ------------------------------------------------------------------------------------------------

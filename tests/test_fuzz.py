@@ -69,7 +69,7 @@ def test_nothing_breaks_a_promise(tmp_path):
     done = fuzz(tmp_path, SECONDS)
     assert done.returncode == 0, done.stdout[-3000:]
     runs = int(re.search(r"number_of_executed_units: (\d+)", done.stdout).group(1))
-    assert runs > 100 * SECONDS
+    assert runs > 10 * SECONDS
 
 
 @pytest.mark.parametrize("bug", PLANTED)

@@ -327,7 +327,7 @@ def test_a_board_that_was_reset_is_told_again(head, board):
     assert board.pulses_us() == pytest.approx((PULSES.position(0.4), PULSES.position(0.1)), abs=0.3)
 
 
-def test_a_board_that_stood_still_is_waited_for_and_no_old_answer_believed(head, board):
+def test_a_board_that_stood_still_is_waited_for_and_makes_its_move_then(head, board):
     head.move_and_wait(0.4, 0.1)
     asked_s = time.monotonic()
     board.stop_for(1.5)
@@ -338,7 +338,6 @@ def test_a_board_that_stood_still_is_waited_for_and_no_old_answer_believed(head,
     assert time.monotonic() - asked_s > 1.4
     state = head.wait()
     assert state.pan_rad == pytest.approx(-0.4, abs=1e-3)
-    assert state.faults["stale replies"] > 0
 
 
 def test_a_program_that_stood_still_makes_its_move_when_it_goes_on(board):

@@ -8,6 +8,7 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -17,11 +18,13 @@ import lane  # first: it says where the others are
 import engine_checks
 import numpy as np
 import turns
+from numba.cuda.cudadrv import driver
 
 from benchmarks import gpu
 from edge_rjepa import RJepa, RJepaConfig, reference
 from edge_rjepa.cells import CELLS, find
 from edge_rjepa.engines import Step, cpu, cuda
+from edge_rjepa.errors import DeviceError
 from edge_rjepa.kernels import cuda as kernels
 from edge_rjepa.kernels.arrays import GATHER, STEP, STEP_GATHERED, Adam
 from edge_rjepa.kernels.cuda import tiles
@@ -135,6 +138,29 @@ def inverses_are_numpy_s(n):
     assert engine.information(0) == 0.0
 
 
+def what_cuda_reports_becomes_a_device_error():
+    """In one line; what is no report of CUDA's is not hidden, and closing works afterwards."""
+    engine = on_gpu(sized("leaky", 2, 1, 1, 1), 1)
+    lost = driver.CudaAPIError("[719] cuLaunchKernel:\nCUDA_ERROR_LAUNCH_FAILED")
+    full = driver.CudaAPIError("[2] CUDA_ERROR_OUT_OF_MEMORY")
+    for error, expected, words in (
+        (lost, DeviceError, "the GPU failed ([719] cuLaunchKernel: CUDA_ERROR_LAUNCH_FAILED): "),
+        (full, DeviceError, "the GPU is out of memory ([2] CUDA_ERROR_OUT_OF_MEMORY): "),
+        (TypeError("ours"), TypeError, "ours"),
+    ):
+        with mock.patch.object(kernels, "forget", side_effect=error):
+            try:
+                engine.reset()
+            except expected as caught:
+                assert str(caught).startswith(words) and "\n" not in str(caught), caught
+            else:
+                raise AssertionError(f"{error!r} went unnoticed")
+    with mock.patch.object(engine._memory, "queue", mock.Mock()) as queue:
+        queue.synchronize.side_effect = lost
+        engine.close()
+    engine.close()
+
+
 def the_benchmark_runs():
     """Every section of benchmarks/gpu.py, tiny: what it checks holds, and its figures are told."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as text:
@@ -177,6 +203,7 @@ def checks():
         found[f"gradients: {cell}"] = partial(gradients_are_the_reference_s, cell, memory_input)
     for n in (2, 3, 7, 17):
         found[f"inverses: {n}"] = partial(inverses_are_numpy_s, n)
+    found["errors"] = what_cuda_reports_becomes_a_device_error
     found["benchmarks/gpu.py"] = the_benchmark_runs
     found["tiles of a GPU"] = partial(as_on_a_gpu, is_the_cpu_s, sized("gated", 3, 9, 2, 2), (17,))
     return found

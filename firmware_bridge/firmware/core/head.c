@@ -73,7 +73,6 @@ static void hold(void) {
 static void relax(void) {
     motion_relax(&head.motion);
     board_no_pulse();
-    head.homing = false;
 }
 
 // The widths driven last outlive a reset, so that the first pulse after it is where the last was.

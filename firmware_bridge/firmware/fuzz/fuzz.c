@@ -233,7 +233,7 @@ static void play(Script *script) {
         break;
     }
     case 2: run(size * 1000u); break;
-    case 3: run(next16(script) * 97u); break;
+    case 3: run(next16(script) * 25u); break;
     case 4: host_age((uint32_t)next16(script) << 16 | size); break;
     case 5: reset(size % 16); break;
     case 6: host_eeprom()[size % HOST_EEPROM_SIZE] ^= next(script); break;
@@ -253,6 +253,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     while (script.at < script.end) {
         play(&script);
     }
-    run(5000000);  // the host has gone: hold, home
+    run(4000000);  // the host has gone: hold, home
     return 0;
 }
