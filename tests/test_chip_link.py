@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from firmware_bridge.driver import Move, Status
+from firmware_bridge.driver import Move, Relax, Status
 from firmware_bridge.errors import LinkError
 from firmware_bridge.link import ServoBoard
-from firmware_bridge.protocol import AxisSettings
+from firmware_bridge.protocol import AxisSettings, Cause
 from tests import emulated
 from tests.emulated import HZ, ChipLine, FaultyLine, faultless
 
@@ -87,6 +87,24 @@ def test_without_faults_nothing_is_repeated():
             report = board.request(Move(1000.0 + step, 2000.0 - step))
             assert report.goal == (1000.0 + step, 2000.0 - step)
         assert not +board.faults
+
+
+@pytest.mark.parametrize("before_s", [0.02, 0.3, 2.0])
+@pytest.mark.parametrize("after_s", [0.05, 0.5, 3.0])
+def test_a_reset_is_noticed_however_long_the_board_had_run(before_s, after_s):
+    """Also where it runs for longer since than it had when it was asked last."""
+    with emulated.Chip(seed=10) as chip:
+        board = ready(chip, faultless, faultless)
+        chip.reset(Cause.EXTERNAL)
+        chip.run(before_s)
+        assert not board.request(Move(1200.0, 1200.0)).limp
+        chip.reset(Cause.EXTERNAL)
+        chip.run(after_s)
+        report = board.request(Status())
+        assert report.was_reset and report.limp and report.events
+        assert not board.request(Status()).was_reset
+        assert not board.request(Move(1200.0, 1200.0)).was_reset
+        assert not board.request(Relax()).was_reset
 
 
 def test_answers_that_come_too_late_are_not_believed():

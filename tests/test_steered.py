@@ -94,3 +94,17 @@ def test_it_goes_on_with_the_same_scenes(folder):
     with opened(folder, Mount()) as source:
         source.restore(state)
         np.testing.assert_array_equal(source.read_next(1000.0).image, there)
+
+
+def test_a_limp_head_stays_and_one_that_turns_away_sees_the_edge(folder):
+    mount = Mount()
+    with opened(folder, mount) as source:
+        mount.angles_rad = 0.1, 0.05
+        before = source.read_next(1000.0)
+        mount.angles_rad = np.nan, np.nan
+        limp = source.read_next(1000.0)
+        mount.angles_rad = 9.0, -9.0
+        away = source.read_next(1000.0)
+    np.testing.assert_array_equal(limp.image, before.image)
+    assert limp.head == before.head
+    assert away.head == (scene.PAN_LIMIT_RAD, -scene.TILT_LIMIT_RAD)

@@ -5,13 +5,17 @@ For who has a head and no camera yet, and for tests: the emulated firmware turns
 
 from __future__ import annotations
 
+import math
+import math
 import time
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from edge_rjepa.head import HeadState
 from edge_rjepa.sources.frame import Frame
-from edge_rjepa.sources.scene import FRAMES_A_SECOND, SceneSource
+from edge_rjepa.sources.scene import FRAMES_A_SECOND, LIMITS_RAD, SceneSource
 
 FRAMES_A_SCENE = 150  # a real head needs a while to look around
 
@@ -27,7 +31,8 @@ class SteeredScene(SceneSource):
     """As SceneSource, but live: FRAMES_A_SECOND by the clock, seen from where `mount` points.
 
     A view that nobody came for in time is not rendered and leaves a gap in the sequence. Who made
-    the mount hands it to the loop as the head; this source brings none.
+    the mount hands it to the loop as the head; this source brings none. A mount that does not know
+    where it points, as a limp one, has not moved; one that turns beyond the scene sees its edge.
     """
 
     live = True
@@ -42,8 +47,10 @@ class SteeredScene(SceneSource):
         super().__init__(photographs, seed, frames_a_scene)
         self.head = None
         self._mount = mount
+        self._angles_rad = 0.0, 0.0  # where it was last known to point
         self._start_s = time.monotonic()
         self._sequence = -1
+        self._angles_rad = 0.0, 0.0
 
     def read_next(self, timeout_ms: float) -> Frame | None:
         """The view that is due next, or was due last; None when none is due in time."""
@@ -55,8 +62,15 @@ class SteeredScene(SceneSource):
             return None
         time.sleep(max(0.0, wait_s))
         t_s = time.monotonic()
-        pose = self._mount.at(t_s)
+        pan_rad, tilt_rad, _ = self._mount.at(t_s)
+        if math.isfinite(pan_rad) and math.isfinite(tilt_rad):
+            self._angles_rad = _within_scene(pan_rad, tilt_rad)
         self._stream.turn_to_scene()
-        view = self._stream.view((pose.pan_rad, pose.tilt_rad))
+        view = self._stream.view(self._angles_rad)
         self._sequence = number
         return view._replace(t_capture_s=t_s, sequence=number)
+
+
+def _within_scene(*angles_rad: float) -> tuple[float, float]:
+    pan_rad, tilt_rad = np.clip(angles_rad, *np.transpose(LIMITS_RAD)).tolist()
+    return pan_rad, tilt_rad

@@ -15,10 +15,10 @@
 
 #include "head.h"
 
-#define PERIOD_TICKS 40000u  // 20 ms
-#define DUE_TICKS 36000u     // of these must have gone before the next pulse is asked for,
-#define DUE_UNTIL_TICKS 39500u  // and these must not,
-#define TOO_LATE_TICKS 39900u   // nor these before it is armed
+#define PERIOD_TICKS 40000u     // 20 ms
+#define DUE_TICKS 36000u        // from here on the next pulse may be asked for,
+#define DUE_UNTIL_TICKS 39500u  // and is asked for up to here
+#define TOO_LATE_TICKS 39900u   // from here on the edges are left alone
 #define LONGEST_PULSE_TICKS 5000u
 #define QUEUE_SIZE 64  // a power of two
 
@@ -114,18 +114,23 @@ static uint16_t phase(void) {
     return TCNT1 - channels[0].rise;
 }
 
+// Both falls are over, the next rises are not near: what a match does may be changed.
+static bool between_pulses(void) {
+    uint16_t ticks = phase();
+    return ticks >= DUE_TICKS && ticks < TOO_LATE_TICKS;
+}
+
 bool board_pulse_due(void) {
     bool due = false;
     ATOMIC_BLOCK(ATOMIC_RESTORESTATE) {
-        uint16_t ticks = phase();
-        due = ticks >= DUE_TICKS && ticks < DUE_UNTIL_TICKS && TCCR1A != SET_BOTH;
+        due = between_pulses() && phase() < DUE_UNTIL_TICKS && TCCR1A != SET_BOTH;
     }
     return due;
 }
 
 void board_pulse(const uint16_t width[AXES]) {
     ATOMIC_BLOCK(ATOMIC_RESTORESTATE) {
-        if (phase() < TOO_LATE_TICKS) {  // else no pulse this time, rather than a torn one
+        if (between_pulses()) {  // else no pulse this time, rather than a torn one
             channels[0].width = width[0];
             channels[1].width = width[1];
             TCCR1A = SET_BOTH;
@@ -135,8 +140,7 @@ void board_pulse(const uint16_t width[AXES]) {
 
 void board_no_pulse(void) {
     ATOMIC_BLOCK(ATOMIC_RESTORESTATE) {
-        uint16_t ticks = phase();
-        if (ticks >= DUE_TICKS && ticks < TOO_LATE_TICKS) {
+        if (between_pulses()) {
             TCCR1A = 0;
         }
     }
@@ -203,9 +207,11 @@ ISR(USART_UDRE_vect) {
 }
 
 void board_send(const uint8_t *bytes, uint8_t size) {
-    sending = bytes;
-    still_to_send = size;
-    UCSR0B |= _BV(UDRIE0);
+    ATOMIC_BLOCK(ATOMIC_RESTORESTATE) {  // the bytes are in memory before the interrupt reads them
+        sending = bytes;
+        still_to_send = size;
+        UCSR0B |= _BV(UDRIE0);
+    }
 }
 
 bool board_sending(void) {
