@@ -299,11 +299,13 @@ def _eyes(config, head_device: str | None = None):
 
     head_device: where the head is now, if it is no longer where the configuration has it.
     """
-    from edge_rjepa.sources import open_source
+    from edge_rjepa.sources import open_source, reach_rad
 
     with ExitStack() as opened:
         head = None
         if head_device or config.head.device:
+            if reach_rad(config.source) == (0.0, 0.0):
+                raise SourceError(f"no head turns what {config.source} shows: leave --head out")
             from firmware_bridge import open_head
 
             head = opened.enter_context(open_head(head_device or config.head.device))
@@ -313,8 +315,6 @@ def _eyes(config, head_device: str | None = None):
         source = opened.enter_context(
             open_source(config.source, config.seed, config.camera, mount=head)
         )
-        if head and not source.live:
-            raise SourceError(f"no head turns what {config.source} shows: leave --head out")
         yield source, head
 
 

@@ -402,7 +402,13 @@ def _flash(options: argparse.Namespace) -> int:
 
     if not options.hex.is_file():
         raise HeadError(f"{options.hex}: no such file: build the firmware with `make firmware`")
-    port = options.port or the_only_board()
+    try:
+        port = options.port or the_only_board()
+    except HeadError as error:
+        if not options.print:
+            raise
+        port = "PORT"
+        _say(f"{error}; in place of PORT")
     baud = OLD_BOOT_LOADER_BAUD if options.old_boot_loader else BAUD
     command = [
         *("avrdude", "-p", "atmega328p", "-c", "arduino", "-P", port, "-b", str(baud)),

@@ -8,7 +8,7 @@ import pytest
 
 from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
-from edge_rjepa.sources import CameraSource, PictureSource, absolute, open_source
+from edge_rjepa.sources import CameraSource, PictureSource, absolute, open_source, reach_rad
 
 
 @pytest.fixture
@@ -31,6 +31,14 @@ def test_a_folder_and_a_file_are_told_apart_by_what_they_are(pictures):
 def test_the_field_of_view_is_the_configured_one(pictures):
     with open_source(str(pictures), camera=CameraConfig(field_of_view_rad=0.7)) as source:
         assert source.camera.field_of_view_rad == 0.7
+
+
+@pytest.mark.parametrize(
+    ("spec", "turns"),
+    [("0", True), ("rtsp://a/1", True), ("scene:", True), ("walk.mp4", False), ("replay:x", False)],
+)
+def test_it_is_known_whether_a_head_turns_what_is_seen(spec, turns):
+    assert all(most_rad > 0.0 for most_rad in reach_rad(spec)) == turns
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,9 @@ def open_source(
 
 def reach_rad(spec: str) -> tuple[float, float]:
     """How far to each side a head may turn (pan, tilt) until there is no more to see."""
-    ends = spec.startswith("scene:")
-    return (PAN_LIMIT_RAD, TILT_LIMIT_RAD) if ends else (math.inf, math.inf)
+    if spec.startswith("scene:"):
+        return PAN_LIMIT_RAD, TILT_LIMIT_RAD
+    return (math.inf, math.inf) if LIVE.match(spec) else (0.0, 0.0)
 
 
 def _path(text: str) -> Path:

@@ -6,7 +6,6 @@ For who has a head and no camera yet, and for tests: the emulated firmware turns
 from __future__ import annotations
 
 import math
-import math
 import time
 from pathlib import Path
 from typing import Protocol
@@ -50,7 +49,6 @@ class SteeredScene(SceneSource):
         self._angles_rad = 0.0, 0.0  # where it was last known to point
         self._start_s = time.monotonic()
         self._sequence = -1
-        self._angles_rad = 0.0, 0.0
 
     def read_next(self, timeout_ms: float) -> Frame | None:
         """The view that is due next, or was due last; None when none is due in time."""
