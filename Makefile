@@ -35,6 +35,7 @@ bench: .venv/test.stamp
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.live
+	$(BIN)/python -m benchmarks.head
 
 # Tables and picture of docs/performance.md. PyTorch is a peer there, and needed for nothing else.
 bench-docs: .venv/test.stamp

@@ -131,7 +131,7 @@ def test_a_boot_loader_of_two_seconds_is_waited_for():
         assert board.resets.count(Cause.EXTERNAL) == 1  # opened once, and not again while it boots
 
 
-def test_killed_it_is_lost_and_closing_still_ends(board, head):
+def test_a_head_that_is_gone_can_be_closed(board, head):
     head.move_and_wait(0.1, 0.1)
     board.unplug()
     board.wait_for(lambda: not head.state().connected)

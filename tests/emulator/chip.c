@@ -525,6 +525,7 @@ chip_t *chip_new(const char *elf, uint32_t seed)
 	avr->sleep = no_nap;
 	avr->log = LOG_ERROR;
 	avr_load_firmware(avr, &firmware);
+	free(firmware.flash); /* it was copied */
 	avr->frequency = CHIP_HZ; /* the file may not say */
 	chip->avr = avr;
 	chip->random = 0x9E3779B97F4A7C15u ^ seed;

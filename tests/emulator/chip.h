@@ -44,7 +44,7 @@ typedef struct {
 	uint64_t outside;       /* narrower than low or wider than high */
 	uint64_t jumps;         /* changed by more than step */
 	uint64_t cut;           /* ended by a reset: not judged */
-	uint64_t glitches;      /* under 5 us: see glitch() in chip.c */
+	uint64_t glitches;      /* under 5 us */
 	uint64_t resets[16];    /* by cause */
 	uint64_t overruns;      /* bytes that came while the UART was full */
 	chip_pulse_t first_bad; /* the first outside or jump */
