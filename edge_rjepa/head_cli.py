@@ -30,7 +30,7 @@ CONNECT_S = 5.0
 SLOW_S = 30.0  # the longest any way takes
 STEP_DEG, FINE_DEG, COARSE_DEG = 2.0, 0.5, 16.0
 LOOK_S = 0.05  # between two looks at the head that are shown
-LEAVE = (signal.SIGTERM, signal.SIGHUP)
+LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # also where Ctrl-C was ignored
 
 EXAMPLES = """examples:
   edge-rjepa head status                     the only board that is plugged in
