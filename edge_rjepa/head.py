@@ -45,6 +45,12 @@ class Move(NamedTuple):
     goal_rad: tuple[float, float]
 
 
+def within(limits_rad: Limits, angles_rad) -> tuple[float, float]:
+    """The (pan, tilt) within the limits that is nearest to these angles."""
+    pan_rad, tilt_rad = np.clip(angles_rad, *np.transpose(limits_rad)).tolist()
+    return pan_rad, tilt_rad
+
+
 class SimulatedHead:
     """A head that turns at a constant speed, on a clock that its source sets with `advance`.
 
@@ -56,7 +62,7 @@ class SimulatedHead:
         self.limits_rad = limits_rad
         self._speed_rad_per_s = speed_rad_per_s
         self._now_s = 0.0
-        rest = self._clipped((0.0, 0.0))
+        rest = within(limits_rad, (0.0, 0.0))
         self._moves = deque([Move(0.0, rest, rest)], MOVES_REMEMBERED)
 
     def advance(self, t_s: float) -> None:
@@ -66,7 +72,7 @@ class SimulatedHead:
     def move(self, pan_rad: float, tilt_rad: float) -> tuple[float, float]:
         """Set out for these angles from where the head is; the angles within the limits."""
         here = self.at(self._now_s)
-        goal = self._clipped((pan_rad, tilt_rad))
+        goal = within(self.limits_rad, (pan_rad, tilt_rad))
         self._moves.append(Move(self._now_s, (here.pan_rad, here.tilt_rad), goal))
         return goal
 
@@ -101,15 +107,8 @@ class SimulatedHead:
         self._moves.clear()
         self._moves.extend(Move(t_s, (a, b), (c, d)) for t_s, a, b, c, d in state["moves"])
 
-    def _clipped(self, angles_rad: tuple[float, float]) -> tuple[float, float]:
-        pan_rad, tilt_rad = np.clip(angles_rad, *np.transpose(self.limits_rad)).tolist()
-        return pan_rad, tilt_rad
-
 
 def wandered(rng: np.random.Generator, head, limits_rad: Limits) -> tuple[float, float]:
     """Head angles after a small random move, thrown back from a limit as far as it went beyond."""
-    low, high = np.transpose(limits_rad)
     aim_rad = rng.normal(head, WANDER_STD_RAD)
-    back_rad = 2.0 * np.clip(aim_rad, low, high) - aim_rad
-    pan_rad, tilt_rad = np.clip(back_rad, low, high).tolist()
-    return pan_rad, tilt_rad
+    return within(limits_rad, 2.0 * np.array(within(limits_rad, aim_rad)) - aim_rad)

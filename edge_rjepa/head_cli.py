@@ -140,24 +140,23 @@ def _move(options: argparse.Namespace) -> int:
 
 
 def _hold(options: argparse.Namespace) -> int:
-    with open_head(options.head) as head:
-        head.hold()
-        _show(head, head.wait(SLOW_S), options)
-        _stay(head, options)
-    return 0
+    return _tell(options, PanTiltHead.hold, then=_stay)
 
 
 def _home(options: argparse.Namespace) -> int:
-    with open_head(options.head) as head:
-        head.home()
-        _show(head, head.wait(SLOW_S), options)
-    return 0
+    return _tell(options, PanTiltHead.home)
 
 
 def _relax(options: argparse.Namespace) -> int:
+    return _tell(options, PanTiltHead.relax)
+
+
+def _tell(options: argparse.Namespace, command, then=lambda head, options: None) -> int:
+    """Give the head a command without arguments, wait until it is done, and show the head."""
     with open_head(options.head) as head:
-        head.relax()
+        command(head)
         _show(head, head.wait(SLOW_S), options)
+        then(head, options)
     return 0
 
 

@@ -81,8 +81,7 @@ class PredictiveInformation:
     def observe(self, centred, e) -> None:
         """Move the statistics by a block: centred = z - mu and e, both (K, n_z)."""
         K = len(e)
-        keep = math.exp(-K / self.statistics_fixations)
-        rate = max(1.0 - keep, K / (int(self.fixations[0]) + K))
+        rate = blend_rate(K, int(self.fixations[0]), self.statistics_fixations)
         self.fixations += K
         np.mean(centred, axis=0, out=self._mean)
         number = self.mu.dtype.type
@@ -127,6 +126,11 @@ def precision(factor) -> np.ndarray:
     """P (n, n) float64; factor: lower Cholesky of P^-1, what is above its diagonal is not read."""
     root = np.asarray(factor, np.float64)
     return cho_solve((root, True), np.eye(len(root)), check_finite=False)
+
+
+def blend_rate(K: int, fixations: int, time_constant: float) -> float:
+    """The share of K new fixations in the statistics: at first as in a plain average."""
+    return max(1.0 - math.exp(-K / time_constant), K / (fixations + K))
 
 
 def _half_logdet(factor) -> float:

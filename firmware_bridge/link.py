@@ -20,9 +20,7 @@ from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
 from firmware_bridge.protocol import AxisSettings, Cause, Flag, Greeting, Reply, Result, State
 
 TRIES = 6
-REPLY_S = (
-    0.05  # for each: 4 ms on the wire, up to 16 ms in a USB adapter, and what a busy host takes
-)
+REPLY_S = 0.05  # for each: 4 ms on the wire, 16 in some USB adapters, and what a busy host takes
 GREET_S = 0.4  # of greeting a board that may be booting, at a time
 PATIENCE_S = 5.0  # with a board that does not answer, before its port is opened anew
 SETTLED_S = 2.0  # for an EEPROM to be written

@@ -16,9 +16,8 @@ from ctypes import POINTER, c_size_t, c_uint8, c_uint16, c_uint64
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from firmware_bridge.protocol import STEP_US, Home, encode_request, frame
+from tests.tools import need
 
 FIRMWARE = Path(__file__).parent.parent / "firmware_bridge" / "firmware"
 POLL_S = 0.00025  # in which virtual time goes on
@@ -28,10 +27,7 @@ POWER_ON, WATCHDOG = 1, 8
 @functools.cache
 def library() -> Path:
     """The core, built. Where that cannot be done, its tests are reported as not run."""
-    missing = [tool for tool in ("make", "gcc") if shutil.which(tool) is None]
-    if missing:
-        told = f"not run, the firmware's core cannot be built: apt-get install {' '.join(missing)}"
-        (pytest.fail if os.environ.get("EDGE_RJEPA_REQUIRE_EMULATOR") else pytest.skip)(told)
+    need("the firmware's core cannot be built", {"make": "make", "gcc": "gcc"})
     subprocess.run(["make", "-C", FIRMWARE, "host"], check=True, stdout=subprocess.DEVNULL)
     return FIRMWARE / "build" / "host" / "edge_head.so"
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import itertools
-import os
 import random
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -36,9 +34,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from firmware_bridge import protocol
+from tests.tools import need
 
 ROOT = Path(__file__).parent.parent
 FIRMWARE = ROOT / "firmware_bridge" / "firmware"
@@ -62,17 +60,7 @@ SENT = np.dtype([("at", "<u8"), ("value", "u1"), ("unused", "u1", 7)])
 
 def require() -> None:
     """Skip the test file, or fail it, where the emulator cannot be built."""
-    packages = [
-        package
-        for tool, package in NEEDED.items()
-        if not shutil.which(tool) and not Path(tool).is_file()
-    ]
-    if not packages:
-        return
-    install = f"apt-get install -y --no-install-recommends {' '.join(packages)}"
-    if os.environ.get("EDGE_RJEPA_REQUIRE_EMULATOR") == "1":
-        pytest.fail(f"the emulated chip cannot be built: {install}", pytrace=False)
-    pytest.skip(f"not run: the emulated chip cannot be built: {install}", allow_module_level=True)
+    need("the emulated chip cannot be built", NEEDED)
 
 
 @cache

@@ -2,13 +2,20 @@
 
 import numpy as np
 import pytest
-from engine_checks import DEVICES, assert_same, assert_same_report, blocks_of, everything, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_rjepa import RJepa, RJepaBatch
 from edge_rjepa.cells import CELLS
 from edge_rjepa.errors import ConfigError, InputError
+from tests.engine_checks import (
+    DEVICES,
+    assert_same,
+    assert_same_report,
+    blocks_of,
+    everything,
+    network,
+)
 
 B = 3
 FORMS = {

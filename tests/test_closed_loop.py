@@ -10,7 +10,6 @@ import sys
 import time
 from collections import deque
 
-import emulated
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from edge_rjepa.run import Run
 from edge_rjepa.sources import open_source, reach_rad
 from firmware_bridge import open_head
 from firmware_bridge.head import PULSES
+from tests import emulated
 
 emulated.require()
 

@@ -3,7 +3,6 @@
 import math
 from importlib.util import find_spec
 
-import engine_checks
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from edge_rjepa.cells import CELLS, find
 from edge_rjepa.engines import open_engine
 from edge_rjepa.engines.cpu import CpuEngine
 from edge_rjepa.errors import ConfigError, DeviceError
+from tests import engine_checks
 
 every_cell = pytest.mark.parametrize("cell", list(CELLS))
 FORMS = {

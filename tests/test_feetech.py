@@ -12,13 +12,13 @@ import pytest
 import serial
 from hypothesis import given
 from hypothesis import strategies as some
-from sts_bus import CURRENT, HEAT, OVERLOAD, VOLTAGE, Bus, Clock, Servo, Terminal, VirtualPort
 
 from firmware_bridge import feetech_packets as sts
 from firmware_bridge.driver import Hold, Home, Move, Relax, Status
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
 from firmware_bridge.feetech import BAUD, StsBus, quickest_s, speed_for
 from firmware_bridge.head import Axis, PanTiltHead
+from tests.sts_bus import CURRENT, HEAT, OVERLOAD, VOLTAGE, Bus, Clock, Servo, Terminal, VirtualPort
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "sts_frames.json").read_text())

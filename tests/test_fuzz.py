@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import need
+
 FIRMWARE = Path(__file__).parent.parent / "firmware_bridge" / "firmware"
 SECONDS = int(os.environ.get("EDGE_RJEPA_FUZZ_SECONDS", "60"))
 FOUND_WITHIN_S = 60
@@ -59,10 +61,7 @@ def fuzz(folder: Path, seconds: int, *options: str) -> subprocess.CompletedProce
 @pytest.fixture(scope="module", autouse=True)
 def _needs_clang():
     """Where there is no fuzzer, these tests are reported as not run."""
-    if shutil.which("clang") and shutil.which("make"):
-        return
-    told = "not run, no fuzzer: apt-get install make clang libclang-rt-dev"
-    (pytest.fail if os.environ.get("EDGE_RJEPA_REQUIRE_EMULATOR") else pytest.skip)(told)
+    need("there is no fuzzer", {"make": "make", "clang": "clang libclang-rt-dev"})
 
 
 def test_nothing_breaks_a_promise(tmp_path):

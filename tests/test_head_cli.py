@@ -11,12 +11,12 @@ import termios
 import time
 
 import pytest
-from core_board import CoreBoard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_rjepa.head_cli import FIRMWARE, keys_in
 from firmware_bridge.head import PULSES
+from tests.core_board import CoreBoard
 
 PATIENCE_S = 20.0
 ARROW = {"up": b"\x1b[A", "down": b"\x1b[B", "right": b"\x1b[C", "left": b"\x1bOD"}

@@ -6,7 +6,6 @@ import random
 from collections import deque
 
 import pytest
-from core_board import POWER_ON, WATCHDOG, Core, CoreBoard, VirtualLine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from firmware_bridge.feetech import StsBus
 from firmware_bridge.link import PATIENCE_S, REPLY_S, TRIES, ServoBoard, _fell
 from firmware_bridge.ports import SerialPort, open_serial, stable_path, the_only_board
 from firmware_bridge.protocol import AxisSettings
+from tests.core_board import POWER_ON, WATCHDOG, Core, CoreBoard, VirtualLine
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import threading
 import time
 
 import pytest
-from core_board import WATCHDOG, CoreBoard
 
 from firmware_bridge import Axis, HeadError, HeadMismatch, LinkError, PanTiltHead, open_head
 from firmware_bridge.driver import Move
@@ -18,6 +17,7 @@ from firmware_bridge.head import PULSES
 from firmware_bridge.link import ServoBoard
 from firmware_bridge.ports import SerialPort
 from firmware_bridge.track import STIFFEN_S
+from tests.core_board import WATCHDOG, CoreBoard
 
 PATIENCE_S = 10.0  # with what should come about within moments
 

@@ -25,7 +25,7 @@ from edge_rjepa.kernels import cuda as kernels
 from edge_rjepa.kernels.arrays import Adam, weight_shapes
 from edge_rjepa.kernels.cuda import arrays
 from edge_rjepa.kernels.cuda.tiles import TILES
-from edge_rjepa.objective import RENEW_AFTER
+from edge_rjepa.objective import RENEW_AFTER, blend_rate
 
 STILL = Adam(*(np.float32(0.0),) * 5)
 
@@ -79,7 +79,7 @@ class Past:
 
     def move(self, K: int, time_constant: float) -> tuple[float, bool]:
         """The rate at which a block moves the statistics, and whether they are renewed after it."""
-        rate = max(-math.expm1(-K / time_constant), K / (self.fixations + K))
+        rate = blend_rate(K, self.fixations, time_constant)
         self.fixations += K
         self.moved += rate
         renewed = self.moved >= RENEW_AFTER

@@ -223,3 +223,25 @@ def rows(workspace: Workspace, K: int) -> Workspace:
             for name, array in workspace._asdict().items()
         }
     )
+
+
+# Column j of an array (n, n_h) as a tuple, by n: for compiled code its length is a type.
+
+
+def _column1(a, j):
+    return (a[0, j],)
+
+
+def _column2(a, j):
+    return (a[0, j], a[1, j])
+
+
+def _column3(a, j):
+    return (a[0, j], a[1, j], a[2, j])
+
+
+def _column4(a, j):
+    return (a[0, j], a[1, j], a[2, j], a[3, j])
+
+
+COLUMN = {1: _column1, 2: _column2, 3: _column3, 4: _column4}

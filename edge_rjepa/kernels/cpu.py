@@ -27,7 +27,7 @@ from numba.extending import overload
 
 from edge_rjepa import cells
 from edge_rjepa.jit import jit, specialise
-from edge_rjepa.kernels.arrays import GATHER, STEP, STEP_GATHERED
+from edge_rjepa.kernels.arrays import COLUMN, GATHER, STEP, STEP_GATHERED
 
 # ------------------------------------------------------------------------------------------------
 # The cells' vocabulary (edge_rjepa/cells.py) as compiled functions of one scalar.
@@ -143,27 +143,7 @@ def encode(p, ws, remember_features):
     product(ws.u, p.W.reshape(G * n_hidden, n_u).T, ws.s.reshape(len(z), G * n_hidden))
 
 
-@jit
-def _take1(a, j):
-    return (a[0, j],)
-
-
-@jit
-def _take2(a, j):
-    return (a[0, j], a[1, j])
-
-
-@jit
-def _take3(a, j):
-    return (a[0, j], a[1, j], a[2, j])
-
-
-@jit
-def _take4(a, j):
-    return (a[0, j], a[1, j], a[2, j], a[3, j])
-
-
-TAKE = {1: _take1, 2: _take2, 3: _take3, 4: _take4}  # column j as a tuple: its length is a type
+TAKE = {length: jit(take) for length, take in COLUMN.items()}
 
 
 def scan_template(s, lam, y, J, B, D):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_rjepa import recording
 from edge_rjepa.errors import SourceError
-from edge_rjepa.head import HeadState
+from edge_rjepa.head import HeadState, within
 from edge_rjepa.sources.frame import Frame, SourceEnded
 
 
@@ -19,8 +19,7 @@ class RecordedHead:
 
     def move(self, pan_rad: float, tilt_rad: float) -> tuple[float, float]:
         """Do nothing; the angles within the limits."""
-        wanted = zip((pan_rad, tilt_rad), self.limits_rad, strict=True)
-        return tuple(min(max(angle, low), high) for angle, (low, high) in wanted)
+        return within(self.limits_rad, (pan_rad, tilt_rad))
 
     def at(self, t_s: float) -> HeadState:
         """Where it was when the frame handed out last was taken: frames of a moving head are not

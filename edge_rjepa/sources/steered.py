@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from edge_rjepa.head import HeadState
+from edge_rjepa.head import HeadState, within
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.scene import FRAMES_A_SECOND, LIMITS_RAD, SceneSource
 
@@ -62,13 +60,8 @@ class SteeredScene(SceneSource):
         t_s = time.monotonic()
         pan_rad, tilt_rad, _ = self._mount.at(t_s)
         if math.isfinite(pan_rad) and math.isfinite(tilt_rad):
-            self._angles_rad = _within_scene(pan_rad, tilt_rad)
+            self._angles_rad = within(LIMITS_RAD, (pan_rad, tilt_rad))
         self._stream.turn_to_scene()
         view = self._stream.view(self._angles_rad)
         self._sequence = number
         return view._replace(t_capture_s=t_s, sequence=number)
-
-
-def _within_scene(*angles_rad: float) -> tuple[float, float]:
-    pan_rad, tilt_rad = np.clip(angles_rad, *np.transpose(LIMITS_RAD)).tolist()
-    return pan_rad, tilt_rad

@@ -38,11 +38,19 @@ def output_of(q):
 
 
 @device
+def place_of(q, first_out):
+    """Fixation of the block of K and output of the matrix of the q-th total of this thread."""
+    k, o = output_of(q)
+    return cuda.blockIdx.y * ROWS + k, first_out + o
+
+
+@device
 def product(w, transposed, n_out, n_in, x, first_row, K, first_out, w_tile, x_tile, sums, totals):
     """This thread's `totals` (OUTPUTS,) of the block's tile, see `output_of`.
 
     w (n_out, n_in), or (n_in, n_out) where `transposed`; x (.., n_in or more), of which the rows
-    first_row .. first_row + K - 1 count. w_tile, x_tile, sums: shared.
+    first_row .. first_row + K - 1 count. w_tile, x_tile, sums: shared, and the kernel's: made here
+    they would be made once for each of its products, beyond 48 kB in double precision.
     """
     t = cuda.threadIdx.x
     n_o, n_k = OUT // MICRO, ROWS // MICRO
@@ -116,9 +124,7 @@ def encode(first, K, W_z, G_a, x, a, remember_features, n_context_h, z, u, c, ga
         out = cuda.blockIdx.x * OUT
         product(W_z[b], False, n_z, W_z.shape[2], x[b], 1, K, out, w_tile, x_tile, sums, totals)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K:
             value = tanh(totals[q])
             if of_gain:
@@ -143,9 +149,7 @@ def drive(first, K, W, u, s):
     n_out, n_h, out = W.shape[1], s.shape[3], cuda.blockIdx.x * OUT
     product(W[b], False, n_out, W.shape[2], u[b], 0, K, out, w_tile, x_tile, sums, totals)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K and o < n_out:
             s[b, k, o // n_h, o % n_h] = totals[q]
 
@@ -163,9 +167,7 @@ def gate(first, K, V_1, G_b, c, gain, q_out, g_out, p1):
     product(V_1[b], False, n_p, V_1.shape[2], c[b], 0, K, out, w_tile, x_tile, sums, of_context)
     product(G_b[b], False, n_p, G_b.shape[2], gain[b], 0, K, out, w_tile, x_tile, sums, of_gain)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K and o < n_p:
             seen, gated = tanh(of_context[q]), sigmoid(of_gain[q])
             q_out[b, k, o] = seen
@@ -184,9 +186,7 @@ def mix(first, K, V_2, p1, p2):
     n_p, out = V_2.shape[1], cuda.blockIdx.x * OUT
     product(V_2[b], False, n_p, V_2.shape[2], p1[b], 0, K, out, w_tile, x_tile, sums, totals)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K and o < n_p:
             p2[b, k, o] = tanh(totals[q])
 
@@ -202,9 +202,7 @@ def foresee(first, K, V_3, p2, z, mu, zhat, e, centred):
     n_z, out = V_3.shape[1], cuda.blockIdx.x * OUT
     product(V_3[b], False, n_z, V_3.shape[2], p2[b], 0, K, out, w_tile, x_tile, sums, totals)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K and o < n_z:
             zhat[b, k, o] = totals[q]
             e[b, k, o] = z[b, k + 1, o] - totals[q]
@@ -224,9 +222,7 @@ def weigh_errors(first, K, P, centred, e, d_z, d_zhat):
     product(P[b, 0], False, n_z, n_z, centred[b], 0, K, out, w_tile, x_tile, sums, of_z)
     product(P[b, 1], False, n_z, n_z, e[b], 0, K, out, w_tile, x_tile, sums, of_e)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K and o < n_z:
             d_zhat[b, k, o] = -of_e[q]
             d_z[b, k + 1, o] = of_e[q] - of_z[q]
@@ -247,9 +243,7 @@ def back_to_mix(first, K, V_3, d_zhat, p2, d_2):
     n_z, n_columns, out = V_3.shape[1], V_3.shape[2], cuda.blockIdx.x * OUT
     product(V_3[b], True, n_columns, n_z, d_zhat[b], 0, K, out, w_tile, x_tile, sums, totals)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K and o < n_columns - 1:
             d_2[b, k, o] = totals[q] * one_minus(p2[b, k, o] * p2[b, k, o])
 
@@ -265,9 +259,7 @@ def back_to_gate(first, K, V_2, d_2, q_in, g_in, d_1, d_g):
     n_p, out = V_2.shape[1], cuda.blockIdx.x * OUT
     product(V_2[b], True, n_p + 1, n_p, d_2[b], 0, K, out, w_tile, x_tile, sums, totals)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K and o < n_p:
             seen, gated = q_in[b, k, o], g_in[b, k, o]
             d_1[b, k, o] = totals[q] * gated * one_minus(seen * seen)
@@ -299,9 +291,7 @@ def back_to_past(first, K, V_1, G_b, d_1, d_g, gain, z, d_gain, delta, d_z):
         out = cuda.blockIdx.x * OUT
         product(V_1[b], True, n_context, n_p, d_1[b], 0, K, out, w_tile, x_tile, sums, totals)
     for q in range(OUTPUTS):
-        k, o = output_of(q)
-        k += cuda.blockIdx.y * ROWS
-        o += out
+        k, o = place_of(q, out)
         if k < K:
             if of_gain:
                 if o < n_g:

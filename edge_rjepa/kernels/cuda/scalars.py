@@ -10,6 +10,7 @@ from numba import cuda
 
 from edge_rjepa.cells import Cell
 from edge_rjepa.jit import specialise
+from edge_rjepa.kernels.arrays import COLUMN
 from edge_rjepa.kernels.cpu import P0, P1, P2, P3, P4, Q0, Q1, Q2, Q3, Q4, TANH_LIMIT
 
 NUMBER = numba.float32  # the dtype of all arrays: what a build replaces
@@ -52,27 +53,6 @@ def cos(x):
     return math.cos(x)
 
 
-# Column j of (n, n_h) arrays as a tuple: its length is a type.
-
-
-def take1(a, j):
-    return (a[0, j],)
-
-
-def take2(a, j):
-    return (a[0, j], a[1, j])
-
-
-def take3(a, j):
-    return (a[0, j], a[1, j], a[2, j])
-
-
-def take4(a, j):
-    return (a[0, j], a[1, j], a[2, j], a[3, j])
-
-
-TAKE = (take1, take2, take3, take4)
-
 _on_device = cuda.jit(device=True)
 
 
@@ -97,7 +77,7 @@ def of_cell(cell: Cell, dtype: str) -> dict[str, object]:
     used = {name: words[name] for name in words if name in cell.step.__code__.co_names}
     return {
         "step": _on_device(specialise(cell.step, f"{cell.name}_{dtype}", **used)),
-        "take_state": _on_device(TAKE[cell.n_state - 1]),
-        "take_drives": _on_device(TAKE[cell.n_drives - 1]),
-        "take_parameters": _on_device(TAKE[cell.n_parameters - 1]),
+        "take_state": _on_device(COLUMN[cell.n_state]),
+        "take_drives": _on_device(COLUMN[cell.n_drives]),
+        "take_parameters": _on_device(COLUMN[cell.n_parameters]),
     }
