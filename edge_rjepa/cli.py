@@ -17,8 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from calibration.errors import CalibrationError
 from edge_rjepa import __version__, head_cli
-from edge_rjepa.errors import RJepaError, SourceError
+from edge_rjepa.errors import ConfigError, RJepaError, SourceError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 A_LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         return options.command(options)
-    except (RJepaError, OSError, MemoryError) as error:
+    except (RJepaError, CalibrationError, OSError, MemoryError) as error:
         print(f"edge-rjepa: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -86,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--config", type=Path, metavar="F", help="TOML; see a run's config.toml")
     learn.add_argument(
         "--fov", type=_positive(float), metavar="DEG", help="the camera's horizontal view (60)"
+    )
+    learn.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="F",
+        help="what edge-rjepa calibrate found of the camera, and of the head",
     )
     learn.add_argument(
         "--gaze",
@@ -247,7 +254,7 @@ def _draw(folder: Path) -> None:
 def _open_run(options: argparse.Namespace):
     """A new run, or the one to resume; its source, head and recording are closed at the end."""
     if options.resume:
-        for flag in ("out", "config", "seed", "source", "fov", "gaze", "record"):
+        for flag in ("out", "config", "seed", "source", "fov", "calibration", "gaze", "record"):
             if getattr(options, flag) is not None:
                 raise SystemExit(_usage(f"--{flag} cannot change a run that is resumed"))
         opened = _resumed(options)
@@ -299,22 +306,32 @@ def _eyes(config, head_device: str | None = None):
 
     head_device: where the head is now, if it is no longer where the configuration has it.
     """
+    from edge_rjepa import calibrated
     from edge_rjepa.sources import open_source, reach_rad
 
+    device = head_device or config.head.device
+    if device and reach_rad(config.source) == (0.0, 0.0):
+        raise SourceError(f"no head turns what {config.source} shows: leave --head out")
+    found = calibrated.load(config.calibration) if config.calibration else calibrated.NOTHING
     with ExitStack() as opened:
         head = None
-        if head_device or config.head.device:
-            if reach_rad(config.source) == (0.0, 0.0):
-                raise SourceError(f"no head turns what {config.source} shows: leave --head out")
+        if device:
             from firmware_bridge import open_head
 
-            head = opened.enter_context(open_head(head_device or config.head.device))
+            head = opened.enter_context(open_head(device, **calibrated.head_options(found)))
             _say(f"head: {head.state().name} at {head.state().port}")
             if head.state().limp:  # where it points is not known before it is driven somewhere
                 head.home()
+        lens = calibrated.lens_of(found, on_head=bool(device))
         source = opened.enter_context(
-            open_source(config.source, config.seed, config.camera, mount=head)
+            open_source(config.source, config.seed, config.camera, mount=head, lens=lens)
         )
+        if source.live and not config.calibration:
+            degrees = math.degrees(source.camera.field_of_view_rad)
+            _say(f"no calibration: the camera is taken to be {degrees:.0f} degrees wide (--fov)")
+        name = head and head.state().name
+        for doubt in calibrated.doubts(found, config.source, source, name):
+            _say(f"warning: {doubt}")
         yield source, head
 
 
@@ -357,7 +374,9 @@ def _configuration(options: argparse.Namespace):
         config = RunConfig.from_toml(options.config)
     elif source.startswith("replay:"):
         config = RunConfig.from_dict(about(Path(source.removeprefix("replay:"))).config)
-        config = replace(config, head=replace(config.head, device=""))  # it is where it was
+        config = replace(  # the head is where it was, and the lens is the recording's
+            config, head=replace(config.head, device=""), calibration=""
+        )
     else:
         config = RunConfig()
     if options.fov is not None:
@@ -369,7 +388,22 @@ def _configuration(options: argparse.Namespace):
         config = replace(config, gaze=replace(config.gaze, policy=options.gaze))
     given = {"source": options.source, "seed": options.seed}
     config = replace(config, **{k: v for k, v in given.items() if v is not None})
-    return _with_head(replace(config, source=absolute(config.source)), options.head)
+    config = _with_head(replace(config, source=absolute(config.source)), options.head)
+    return _with_calibration(config, options.calibration)
+
+
+def _with_calibration(config, path: Path | None):
+    """The configuration with this calibration, if one is named, and with the delay it measured."""
+    from edge_rjepa import calibrated
+
+    if path is not None:
+        if config.source.startswith(("replay:", "scene:")) and not config.head.device:
+            raise ConfigError(f"{config.source} brings its own camera: leave --calibration out")
+        config = replace(config, calibration=str(path.resolve()))
+    if config.calibration and config.head.device and not config.head.image_delay_s:
+        delay_s = calibrated.image_delay_s(calibrated.load(config.calibration))
+        config = replace(config, head=replace(config.head, image_delay_s=delay_s))
+    return config
 
 
 @contextmanager

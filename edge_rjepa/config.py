@@ -256,6 +256,7 @@ class RunConfig:
     """Everything a run of `edge-rjepa learn` depends on; written to its config.toml."""
 
     source: str = "scene:"
+    calibration: str = ""  # file of the camera's and the head's; empty: the usual is assumed
     seed: int = 0
     fixations_per_frame: int = 16  # fewer where learning would fall behind a live camera
     metrics_every_frames: int = 300
@@ -273,6 +274,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.source, str):
             raise ConfigError(f"source = {self.source!r}: must be text, such as scene:")
+        if not isinstance(self.calibration, str):
+            raise ConfigError(f"calibration = {self.calibration!r}: must be text, a file's name")
         check_whole(self, "seed", 0)
         for name in (
             "fixations_per_frame", "metrics_every_frames", "rollback_every_frames",

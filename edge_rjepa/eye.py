@@ -6,7 +6,7 @@ import numpy as np
 
 from edge_rjepa.config import RunConfig
 from edge_rjepa.gaze import Gaze, GazePlan
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics import Camera, Pinhole
 from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame
 
@@ -23,7 +23,7 @@ class Eye:
         """The eye a run learns with."""
         return cls(Gaze(config.gaze, config.seed), Retina(config.retina))
 
-    def look(self, camera: Pinhole, frame: Frame, fixations: int) -> tuple[GazePlan, np.ndarray]:
+    def look(self, camera: Camera, frame: Frame, fixations: int) -> tuple[GazePlan, np.ndarray]:
         """The next fixations of a frame: their plan, and the features (K, f) float32 seen."""
         plan = self.gaze.plan(camera, frame.image, frame.head, fixations)
         return plan, self.retina(frame.image, plan.pixels)

@@ -34,7 +34,6 @@ frame. So what is remembered of a place survives a movement of the head, and mem
 from __future__ import annotations
 
 import base64
-import dataclasses
 import math
 import zlib
 from collections import deque
@@ -43,11 +42,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from calibration.angles import rays_of_angles
 from edge_rjepa.config import GazeConfig, GazePolicy
 from edge_rjepa.errors import InputError
 from edge_rjepa.head import Limits, wandered
 from edge_rjepa.jit import jit
-from edge_rjepa.optics import Pinhole, head_rotation, rays_of_angles
+from edge_rjepa.optics import Camera, as_values, camera_of
 
 TRIES = 16  # candidates before a random saccade goes just anywhere in the picture
 
@@ -88,7 +88,7 @@ class GazePlan(NamedTuple):
 class View(NamedTuple):
     """The n cells that lie in a picture, less its margins."""
 
-    camera: Pinhole
+    camera: Camera
     head: tuple[float, float]
     cells: np.ndarray  # (n,) their numbers in the map
     pixels: np.ndarray  # (n, 2) their middles, x and y
@@ -110,7 +110,7 @@ class Gaze:
         self._rays = rays_of_angles(self._angles_rad)
         self._map = np.zeros((N_LAYERS, self._rows * self._columns), np.float32)
         self._surprise = np.zeros(3)  # fixations, mean, variance
-        self._planned: tuple[Pinhole, tuple[float, float], np.ndarray] | None = None
+        self._planned: tuple[Camera, tuple[float, float], np.ndarray] | None = None
         self._view: View | None = None  # of the plan before: heads mostly stand still
         self._goal: list[float] | None = None  # head angles it is on its way to ..
         self._steps = 0  # .. in so many moves
@@ -118,7 +118,7 @@ class Gaze:
 
     # -- fixations --------------------------------------------------------------------------------
 
-    def plan(self, camera: Pinhole, image: np.ndarray, head, count: int) -> GazePlan:
+    def plan(self, camera: Camera, image: np.ndarray, head, count: int) -> GazePlan:
         """The next `count` fixations, in a frame taken with the head at (pan_rad, tilt_rad).
 
         image: (H, W, 3) uint8 BGR, as large as the camera says.
@@ -149,7 +149,7 @@ class Gaze:
         )
         return GazePlan(gaze_rad, pixels, efference.astype(np.float32))
 
-    def _wander(self, camera: Pinhole, head, count: int) -> np.ndarray:
+    def _wander(self, camera: Camera, head, count: int) -> np.ndarray:
         """`count` pixels (x, y), each a random saccade from the one before."""
         rng, (low, high) = self._rng, _bounds(camera, self.config)
         # As many numbers for each plan, so that the draws do not depend on what is refused.
@@ -194,7 +194,7 @@ class Gaze:
         self._remember(view.cells, seen, changed, picture, attended)
         return places[-count:]
 
-    def _places(self, camera: Pinhole, head, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _places(self, camera: Camera, head, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels of the places visited and room for `count` more, (n + count, 2), and the last."""
         places = np.empty((len(self._visited) + count, 2))
         start = np.array(camera.centre_px)
@@ -203,11 +203,11 @@ class Gaze:
             start = np.where(np.isfinite(places[-count - 1]), places[-count - 1], start)
         return places, start
 
-    def _amplitude(self, camera: Pinhole) -> tuple[float, float]:
+    def _amplitude(self, camera: Camera) -> tuple[float, float]:
         median_px = self.config.saccade_median_rad * camera.focal_px
         return math.log(median_px), self.config.saccade_log_std
 
-    def _inhibition(self, camera: Pinhole) -> tuple[int, float, float, float]:
+    def _inhibition(self, camera: Camera) -> tuple[int, float, float, float]:
         config = self.config
         radius_px = config.inhibition_radius_rad * camera.focal_px
         return (
@@ -329,7 +329,7 @@ class Gaze:
         pan_rad, tilt_rad = (head + way_rad / parts).tolist()
         return pan_rad, tilt_rad
 
-    def _best_goal(self, camera: Pinhole, head, limits_rad: Limits) -> list[float] | None:
+    def _best_goal(self, camera: Camera, head, limits_rad: Limits) -> list[float] | None:
         """The head angles with most interest in the central region; None if that is here."""
         share, cell_rad = self.config.central_share, self.config.cell_rad
         field_rad = np.array([camera.width_px, camera.height_px]) / camera.focal_px
@@ -365,7 +365,7 @@ class Gaze:
             "surprise": self._surprise.tolist(),
             "planned": planned
             and {
-                "camera": dataclasses.asdict(planned[0]),
+                "camera": as_values(planned[0]),
                 "head": list(planned[1]),
                 "pixels": planned[2].tolist(),
             },
@@ -384,33 +384,30 @@ class Gaze:
         self._surprise = np.array(state["surprise"])
         planned = state["planned"]
         self._planned = planned and (
-            Pinhole(**planned["camera"]), tuple(planned["head"]), np.array(planned["pixels"])
+            camera_of(planned["camera"]), tuple(planned["head"]), np.array(planned["pixels"])
         )  # fmt: skip
         self._goal, self._steps = state["goal"], state["steps"]
         self._frames_here = state["frames_here"]
 
     # -- geometry ---------------------------------------------------------------------------------
 
-    def _view_of(self, camera: Pinhole, head: tuple[float, float]) -> View:
+    def _view_of(self, camera: Camera, head: tuple[float, float]) -> View:
         if self._view is None or self._view[:2] != (camera, head):
             self._view = self._cells_in_view(camera, head)
         return self._view
 
-    def _cells_in_view(self, camera: Pinhole, head) -> View:
+    def _cells_in_view(self, camera: Camera, head) -> View:
         low, high = _bounds(camera, self.config)
-        rays = self._rays @ head_rotation(head)
-        ahead = np.maximum(rays[:, 2], 0.1)
-        pixels = rays[:, :2] * (camera.focal_px / ahead)[:, None] + camera.centre_px
-        # Half a cell in the picture: meridians draw together, and a flat picture stretches areas by
-        # 1 / cos^3 of the angle off its axis.
-        half = (
-            0.5 * self.config.cell_rad * camera.focal_px / ahead[:, None].repeat(2, axis=1) ** 1.5
-        )
-        half[:, 0] *= np.cos(self._angles_rad[:, 1])
+        rays = self._rays @ camera.rotation(head)
+        pixels = camera.pixels_of_rays(rays)
+        about = (np.abs(pixels - 0.5 * (low + high)) < high).all(axis=1)  # never where it is NaN
+        cells, rays, pixels = np.flatnonzero(about), rays[about], pixels[about]
+        # Half a cell in the picture; meridians draw together.
+        half = 0.5 * self.config.cell_rad * camera.px_per_rad(rays)[:, None].repeat(2, axis=1)
+        half[:, 0] *= np.cos(self._angles_rad[cells, 1])
         boxes = np.hstack([np.maximum(pixels - half, low), np.minimum(pixels + half, high)])
-        inside = (boxes[:, :2] <= boxes[:, 2:]).all(axis=1) & (rays[:, 2] > 0.1)
-        cells = np.flatnonzero(inside)
-        return View(camera, head, cells, pixels[cells], boxes[cells])
+        inside = (boxes[:, :2] <= boxes[:, 2:]).all(axis=1)
+        return View(camera, head, cells[inside], pixels[inside], boxes[inside])
 
 
 def _middles(rows: int, columns: int) -> np.ndarray:
@@ -420,7 +417,7 @@ def _middles(rows: int, columns: int) -> np.ndarray:
     return np.stack(np.meshgrid(azimuth_rad, elevation_rad), axis=-1).reshape(-1, 2)
 
 
-def _check(camera: Pinhole, image: np.ndarray, head, count: int) -> None:
+def _check(camera: Camera, image: np.ndarray, head, count: int) -> None:
     if count < 1:
         raise InputError(f"{count} fixations asked for: must be at least 1")
     if not np.isfinite(head).all():
@@ -431,7 +428,7 @@ def _check(camera: Pinhole, image: np.ndarray, head, count: int) -> None:
         raise InputError(f"image is {got}: must be uint8 {shape}, BGR, as the camera says")
 
 
-def _bounds(camera: Pinhole, config: GazeConfig) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(camera: Camera, config: GazeConfig) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest (x, y) that gaze goes to."""
     size = np.array([camera.width_px, camera.height_px]) - 1.0
     low = np.minimum(config.margin_px, 0.5 * size)

@@ -16,7 +16,7 @@ from edge_rjepa.gaze import Gaze
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import Health, health
 from edge_rjepa.objective import information
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics import Camera
 from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame
 
@@ -47,7 +47,7 @@ class HeldOut:
         self._looks: deque[Look] = deque(maxlen=config.held_out_frames)
         self._last_image: np.ndarray | None = None
 
-    def add(self, camera: Pinhole, frames: Iterable[Frame]) -> None:
+    def add(self, camera: Camera, frames: Iterable[Frame]) -> None:
         """Look at these frames of a camera."""
         for frame in frames:
             plan, features = self._eye.look(camera, frame, self._fixations)

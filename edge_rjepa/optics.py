@@ -1,4 +1,7 @@
-"""Pinhole geometry of a camera on a pan-tilt head: pixels, rays, angles and homographies.
+"""Geometry of a camera on a pan-tilt head: pixels, rays, angles and homographies.
+
+`Pinhole` is what is assumed of a camera that was not calibrated; the calibrated ones are those of
+calibration/model.py and calibration/head_model.py.
 
 Frames. The camera looks along z with x to the right and y down, as OpenCV has it; the base frame is
 the camera's at head angles (0, 0). The head pans about the base's vertical axis, then tilts about
@@ -12,40 +15,45 @@ the base frame; rays are unit vectors. Every function takes any leading shape an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from calibration.angles import angles_of_rays, head_rotation, rays_of_angles
+from calibration.head_model import HeadCamera
+from calibration.model import CameraModel
+from calibration.plain import plain, rebuilt
 from edge_rjepa.errors import ConfigError
 
 
-def head_rotation(head) -> np.ndarray:
-    """Rotation (3, 3) from camera to base at head = (pan_rad, tilt_rad): R_y(pan) R_x(tilt)."""
-    pan_rad, tilt_rad = head
-    cos_p, sin_p = math.cos(pan_rad), math.sin(pan_rad)
-    cos_t, sin_t = math.cos(tilt_rad), math.sin(tilt_rad)
-    return np.array(
-        [
-            [cos_p, sin_p * sin_t, sin_p * cos_t],
-            [0.0, cos_t, -sin_t],
-            [-sin_p, cos_p * sin_t, cos_p * cos_t],
-        ]
-    )
+class Camera(Protocol):
+    """What gaze needs of a camera, whatever its lens and its head; to be compared by ==.
 
+    `head` is where a head points the optical axis, (pan_rad, tilt_rad). Every function takes any
+    leading shape; places that the lens does not see are NaN.
+    """
 
-def rays_of_angles(angles_rad) -> np.ndarray:
-    """Unit rays (..., 3) in the base frame of (azimuth_rad, elevation_rad) (..., 2)."""
-    azimuth_rad, elevation_rad = np.moveaxis(np.asarray(angles_rad, dtype=np.float64), -1, 0)
-    level = np.cos(elevation_rad)
-    return np.stack(
-        [level * np.sin(azimuth_rad), -np.sin(elevation_rad), level * np.cos(azimuth_rad)], axis=-1
-    )
+    width_px: int
+    height_px: int
+    focal_px: float  # pixels a radian in the middle of the picture
+    centre_px: tuple[float, float]  # the pixel of the optical axis
 
+    def rotation(self, head=(0.0, 0.0)) -> np.ndarray:
+        """Rotation (3, 3) from camera to base."""
 
-def angles_of_rays(rays) -> np.ndarray:
-    """(azimuth_rad, elevation_rad) (..., 2) of base-frame rays (..., 3), not zero."""
-    x, y, z = np.moveaxis(np.asarray(rays, dtype=np.float64), -1, 0)
-    return np.stack([np.arctan2(x, z), np.arctan2(-y, np.hypot(x, z))], axis=-1)
+    def pixels_of_rays(self, rays) -> np.ndarray:
+        """Pixels (..., 2) of camera-frame rays (..., 3)."""
+
+    def px_per_rad(self, rays) -> np.ndarray:
+        """Pixels a radian (...) about unit camera-frame rays (..., 3)."""
+
+    def angles_of_pixels(self, pixels, head=(0.0, 0.0)) -> np.ndarray:
+        """(azimuth_rad, elevation_rad) (..., 2) in the base frame of pixels (..., 2)."""
+
+    def pixels_of_angles(self, angles_rad, head=(0.0, 0.0)) -> np.ndarray:
+        """Pixels (..., 2) of (azimuth_rad, elevation_rad) (..., 2) in the base frame."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,10 @@ class Pinhole:
         x, y = self.centre_px
         return np.array([[self.focal_px, 0.0, x], [0.0, self.focal_px, y], [0.0, 0.0, 1.0]])
 
+    def rotation(self, head=(0.0, 0.0)) -> np.ndarray:
+        """Rotation (3, 3) from camera to base."""
+        return head_rotation(head)
+
     def rays_of_pixels(self, pixels) -> np.ndarray:
         """Unit rays (..., 3) in the camera frame of pixels (..., 2)."""
         slopes = (np.asarray(pixels, dtype=np.float64) - self.centre_px) / self.focal_px
@@ -97,6 +109,13 @@ class Pinhole:
         rays = np.asarray(rays, dtype=np.float64)
         ahead = np.where(rays[..., 2:] > 0.0, rays[..., 2:], np.nan)
         return rays[..., :2] / ahead * self.focal_px + self.centre_px
+
+    def px_per_rad(self, rays) -> np.ndarray:
+        """Pixels a radian (...) about unit camera-frame rays (..., 3), the mean of all directions.
+
+        A flat picture stretches areas by 1 / cos^3 of the angle off its axis.
+        """
+        return self.focal_px / np.asarray(rays)[..., 2] ** 1.5
 
     def angles_of_pixels(self, pixels, head=(0.0, 0.0)) -> np.ndarray:
         """(azimuth_rad, elevation_rad) (..., 2) seen at pixels (..., 2) with the head at `head`."""
@@ -114,3 +133,28 @@ class Pinhole:
         """
         turn = head_rotation(head_to).T @ head_rotation(head_from)
         return self.intrinsics @ turn @ np.linalg.inv(self.intrinsics)
+
+
+Lens = Callable[[int, int], Camera]  # the camera of pictures of this width_px and height_px
+
+
+def pinhole(field_of_view_rad: float) -> Lens:
+    """The lens that is assumed of a camera that was not calibrated."""
+    return lambda width_px, height_px: Pinhole(width_px, height_px, field_of_view_rad)
+
+
+CAMERAS = {"pinhole": Pinhole, "calibrated": CameraModel, "calibrated, on a head": HeadCamera}
+
+
+def as_values(camera: Camera) -> dict:
+    """The camera as plain JSON values."""
+    kind = next(name for name, kind in CAMERAS.items() if type(camera) is kind)
+    return {"kind": kind, **plain(camera)}
+
+
+def camera_of(values: dict) -> Camera:
+    """The camera that `as_values` wrote down. Raises ValueError for anything else."""
+    if not isinstance(values, dict) or values.get("kind") not in CAMERAS:
+        raise ConfigError(f"a camera of {', '.join(CAMERAS)} is needed, not {values!r:.60}")
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    return rebuilt(CAMERAS[values["kind"]], rest, "camera")

@@ -22,7 +22,6 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol
@@ -32,7 +31,7 @@ import numpy as np
 
 from edge_rjepa.checkpoint import write_atomic
 from edge_rjepa.errors import ConfigError, InputError, RJepaError, SourceError
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics import Camera, as_values, camera_of
 
 FORMAT, VERSION = "edge_rjepa recording", 1
 ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"
@@ -89,7 +88,7 @@ class About(NamedTuple):
 
     id: str  # no two recordings have the same
     pictures: str  # suffix of the files with pictures: .png or .mjpeg
-    camera: Pinhole
+    camera: Camera
     config: dict  # of the run, as dataclasses.asdict makes it
     head_limits_rad: Limits | None  # (lowest, highest) pan, tilt; None if there was no head
     frames: int | None  # None if it was never closed
@@ -112,7 +111,7 @@ class Recorder:
     def __init__(
         self,
         folder: Path,
-        camera: Pinhole,
+        camera: Camera,
         config: dict,
         head_limits_rad: Limits | None = None,
         held_out: Iterable[Taken] = (),
@@ -173,7 +172,7 @@ class Recorder:
 
     def _write_about(self) -> None:
         values = {"format": FORMAT, "version": VERSION} | self._about._asdict()
-        values["camera"] = asdict(self._about.camera)
+        values["camera"] = as_values(self._about.camera)
         write_atomic(self.folder / ABOUT, json.dumps(values, indent=2).encode())
 
     @contextlib.contextmanager
@@ -304,7 +303,7 @@ def about(folder: Path) -> About:
             return About(
                 id=values["id"],
                 pictures=values["pictures"],
-                camera=Pinhole(**values["camera"]),
+                camera=camera_of(values["camera"]),
                 config=values["config"],
                 head_limits_rad=limits and tuple((low, high) for low, high in limits),
                 frames=values["frames"],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -57,10 +58,21 @@ class Measures(NamedTuple):
     surprise: float  # nats
 
 
+class Glance(NamedTuple):
+    """A frame and its K fixations, none while learning is paused. Nothing in it is used again."""
+
+    frame: Frame
+    pixels: np.ndarray  # (K, 2) gaze as x, y
+    gaze_rad: np.ndarray  # (K, 2) azimuth, elevation
+    features: np.ndarray  # (K, f) float32, what the retina made of the fixations
+    surprise: np.ndarray  # (K,) nats
+
+
 class Loop:
     """Everything a learner needs to learn from what it looks at, without files.
 
     head: what turns the camera; the source's own if None, and no head at all if it has none.
+    observer: is shown each frame that was used; the loop waits for it to return.
     """
 
     def __init__(
@@ -72,6 +84,7 @@ class Loop:
         held_out: HeldOut,
         head: Head | None = None,
         recorder: Recorder | None = None,
+        observer: Callable[[Glance], None] | None = None,
     ):
         self.config = config
         self.source = source
@@ -80,8 +93,10 @@ class Loop:
         self.held_out = held_out
         self.head = head or source.head
         self.recorder = recorder
+        self.observer = observer
         self.pace = Pace(config.fixations_per_frame, config.camera.frames_per_s)
         self.latency = Latency()
+        self.paused = False  # it looks on, and neither learns nor turns the head
         self.frames = 0  # used: learned from or set aside
         self.torn = False  # whether a frame was begun with and not done with
         self.skipped: Counter[str] = Counter()  # frames, by the reason
@@ -95,8 +110,14 @@ class Loop:
 
         Raises SourceEnded after the last one, SourceError when the source is gone for good.
         """
+        if self.paused and not self.source.live:  # what it shows waits, too
+            time.sleep(1e-3 * WAIT_MS)
+            return False
         frame = self.source.read_next(WAIT_MS)
         if frame is None:
+            return False
+        if self.paused:
+            self._only_show(frame)
             return False
         self.torn = True  # what happens in between, a second Ctrl-C say, leaves half a step
         used = self._use(frame)
@@ -152,6 +173,12 @@ class Loop:
         self.frames += 1
         return True
 
+    def _only_show(self, frame: Frame) -> None:
+        if self.observer is not None:
+            none = np.empty((0, 2))
+            features = np.empty((0, self.config.retina.n_features), np.float32)
+            self.observer(Glance(frame, none, none, features, np.empty(0)))
+
     def _at_capture(self, frame: Frame) -> Frame | None:
         """The frame with the angle the head had at capture; None where it is suppressed."""
         if self.head is None:
@@ -189,6 +216,8 @@ class Loop:
         report = self.learner.learn_block(features, plan.efference)
         self._reports.append((fixations, report.loss, float(report.surprise.mean())))
         self.eye.gaze.learned(report.surprise)
+        if self.observer is not None:
+            self.observer(Glance(frame, plan.pixels, plan.gaze_rad, features, report.surprise))
         if self.source.live:
             done_s = time.monotonic()
             self.latency.add(done_s - frame.t_capture_s)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
+from firmware_bridge.aim import Aim, Axis, StraightAim
 from firmware_bridge.driver import Driver
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
-from firmware_bridge.head import Axis, HeadStatus, PanTiltHead
+from firmware_bridge.head import HeadStatus, PanTiltHead
 from firmware_bridge.track import Pose
 
 __all__ = [
+    "Aim",
     "Axis",
     "HeadError",
     "HeadMismatch",
@@ -22,6 +24,7 @@ __all__ = [
     "LinkError",
     "PanTiltHead",
     "Pose",
+    "StraightAim",
     "driver_of",
     "open_head",
 ]
@@ -29,12 +32,12 @@ __all__ = [
 KINDS = "serial: (the only board), serial:PORT, feetech:PORT?pan=1&tilt=2&baud=1000000"
 
 
-def open_head(spec: str, axes: tuple[Axis, Axis] | None = None, **options) -> PanTiltHead:
+def open_head(spec: str, aim: Aim | None = None, **options) -> PanTiltHead:
     """The connected head that `spec` names: see driver_of. Options: those of PanTiltHead.
 
     Raises HeadError when nothing fit answers.
     """
-    return PanTiltHead(driver_of(spec), axes, **options)
+    return PanTiltHead(driver_of(spec), aim, **options)
 
 
 def driver_of(spec: str) -> Driver:

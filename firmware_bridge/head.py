@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import replace
 from typing import NamedTuple
 
+from firmware_bridge.aim import USUAL, USUAL_PER_RAD, Aim, Limits
 from firmware_bridge.driver import (
     Command,
     Driver,
@@ -20,10 +21,8 @@ from firmware_bridge.driver import (
     Report,
     Status,
 )
-from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
+from firmware_bridge.errors import HeadError, LinkError
 from firmware_bridge.track import UNKNOWN, Pair, Pose, SafePose, Sample, Track
-
-Limits = tuple[Pair, Pair]  # (lowest, highest) of pan, of tilt
 
 REST_S, MOVING_S = 0.1, 0.02  # between two looks at a head that rests, that moves
 SOONEST_S, LATEST_S = 0.1, 2.0  # between two tries to reach a lost head
@@ -33,29 +32,12 @@ KEEP_S = 3.0  # a command that could not be sent for so long is forgotten
 NEWS_KEPT = 100
 
 
-class Axis(NamedTuple):
-    """How an angle becomes a position in the driver's unit: zero + per_rad * angle_rad.
+class Driven(NamedTuple):
+    """What a head was told in its driver's unit, and when, on the clock of time.monotonic()."""
 
-    per_rad is negative for a servo that is mounted the other way round.
-    """
-
-    zero: float  # the position at angle 0
-    per_rad: float
-    low_rad: float = -math.inf
-    high_rad: float = math.inf
-
-    def position(self, angle_rad: float) -> float:
-        """Position of the angle, in the driver's unit."""
-        return self.zero + self.per_rad * angle_rad
-
-    def angle_rad(self, position: float) -> float:
-        """Angle at the position."""
-        return (position - self.zero) / self.per_rad
-
-
-PULSES = Axis(zero=1500.0, per_rad=2000.0 / math.pi)  # us: 1000 of them turn a servo by 90 degrees
-STEPS = Axis(zero=2048.0, per_rad=4096.0 / math.tau)  # of a bus servo: 4096 of them make a turn
-USUAL_AXES = {"us": (PULSES, PULSES), "steps": (STEPS, STEPS)}
+    pan: float
+    tilt: float
+    t_s: float
 
 
 class HeadStatus(NamedTuple):
@@ -92,21 +74,21 @@ class PanTiltHead:
     opened again for as long as it takes; `news` tells.
 
     driver: as driver.py has it; nobody else may use it until close().
-    axes: of pan and tilt, from a calibration; None for what servos of its kind usually do. Positive
-    pan turns right, positive tilt up. Angles outside an axis' limits or the head's own are clipped.
+    aim: from a calibration; None for what servos of its kind usually do. Positive pan turns right,
+    positive tilt up. Angles outside its limits or the head's own are clipped.
     settle_s: for so long after it arrived the head still counts as moving.
     """
 
     def __init__(
         self,
         driver: Driver,
-        axes: tuple[Axis, Axis] | None = None,
+        aim: Aim | None = None,
         *,
         settle_s: float = 0.1,
         connect_timeout_s: float = 5.0,
     ) -> None:
         self._driver = driver
-        self._axes = axes and tuple(checked(axis) for axis in axes)
+        self._aim = aim
         self._changed = threading.Condition()  # guards all that follows
         self._track = Track(settle_s)
         self._identity: Identity | None = None
@@ -137,8 +119,29 @@ class PanTiltHead:
 
     @property
     def limits_rad(self) -> Limits:
-        """(lowest, highest) angle of pan and of tilt: the axes' limits cut with the head's own."""
+        """(lowest, highest) angle of pan and of tilt: the aim's limits cut with the head's own."""
         return self._limits_rad
+
+    @property
+    def unit(self) -> str:
+        """Of positions: "us", the width of pulses, or "steps"."""
+        return self._identity.unit
+
+    @property
+    def limits(self) -> Limits:
+        """(lowest, highest) position of pan and of tilt that the head allows."""
+        return self._identity.limits
+
+    @property
+    def home_position(self) -> Pair:
+        """Where it goes on `home`."""
+        return self._identity.home
+
+    @property
+    def per_rad(self) -> Pair:
+        """Units a radian of pan and of tilt that such servos usually have."""
+        per_rad = USUAL_PER_RAD[self.unit]
+        return per_rad, per_rad
 
     def move(self, pan_rad: float, tilt_rad: float, duration_s: float = 0.0) -> Pair:
         """Set out for these angles and return at once: the angles commanded.
@@ -166,6 +169,18 @@ class PanTiltHead:
         when it is told something else meanwhile.
         """
         return self._wait(self._newest.number, timeout_s)
+
+    def drive(self, pan: float, tilt: float, duration_s: float = 0.0) -> Driven:
+        """As `move`, in the driver's unit: what a calibration needs, before angles are known.
+
+        Raises LinkError when the line is lost for LOST_S: nothing is measured of such a move.
+        """
+        _check_finite(pan, tilt, duration_s)
+        with self._changed:
+            self._check_line(time.monotonic())
+            goal = self._allowed((pan, tilt))
+            self._tell(Move(*goal, duration_s))
+            return Driven(*goal, self._newest.told_s)
 
     def home(self) -> None:
         """Go slowly to the home position."""
@@ -218,11 +233,7 @@ class PanTiltHead:
     # Commands
 
     def _move(self, pan_rad: float, tilt_rad: float, duration_s: float) -> tuple[int, Pair]:
-        if not all(map(math.isfinite, (pan_rad, tilt_rad, duration_s))) or duration_s < 0.0:
-            raise HeadError(
-                f"cannot move to ({pan_rad}, {tilt_rad}) rad in {duration_s} s: "
-                "numbers are needed, and no negative duration"
-            )
+        _check_finite(pan_rad, tilt_rad, duration_s)
         with self._changed:
             goal, angles_rad = self._reachable((pan_rad, tilt_rad))
             return self._tell(Move(*goal, duration_s)), angles_rad
@@ -240,16 +251,23 @@ class PanTiltHead:
 
     def _reachable(self, angles_rad: Pair) -> tuple[Pair, Pair]:
         """The nearest position that the head can take, in its unit, and its angles."""
-        reached = []
-        for axis, angle_rad, within_rad, of_head in zip(
-            self._usual_axes(), angles_rad, self._limits_rad, self._identity.limits, strict=True
-        ):
-            step = self._identity.step
-            position = step * round(axis.position(_clip(angle_rad, within_rad)) / step)
-            position = _clip(position, of_head)
-            reached.append((position, _clip(axis.angle_rad(position), within_rad)))
-        (pan, pan_rad), (tilt, tilt_rad) = reached
-        return (pan, tilt), (pan_rad, tilt_rad)
+        pose = self._track.at(time.monotonic())
+        here_rad = pose.pan_rad, pose.tilt_rad
+        goal = self._allowed(self._aim_in_use.positions(self._within(angles_rad), here_rad))
+        return goal, self._within(self._aim_in_use.angles_rad(goal, here_rad))
+
+    def _allowed(self, positions: Pair) -> Pair:
+        """The positions, rounded to what the head can tell apart, within its limits."""
+        step = self._identity.step
+        pan, tilt = (
+            _clip(step * round(position / step), of_head)
+            for position, of_head in zip(positions, self._identity.limits, strict=True)
+        )
+        return pan, tilt
+
+    def _within(self, angles_rad: Pair) -> Pair:
+        pan_rad, tilt_rad = map(_clip, angles_rad, self._limits_rad)
+        return pan_rad, tilt_rad
 
     def _wait(self, number: int, timeout_s: float) -> HeadStatus:
         end_s = time.monotonic() + timeout_s
@@ -261,8 +279,7 @@ class PanTiltHead:
                     raise self._refused[1]
                 if self._closing or self._newest.number != number:
                     raise HeadError("the head did not finish its move: it was told something else")
-                if not self._connected and now_s - self._lost_s > LOST_S:
-                    raise LinkError(f"the line to the head is lost: {self._trouble}")
+                self._check_line(now_s)
                 if (self._obeyed.number if self._obeyed else 0) == number and not state.moving:
                     return state
                 if now_s >= end_s:
@@ -271,6 +288,10 @@ class PanTiltHead:
                         "whether it is blocked"
                     )
                 self._changed.wait(min(MOVING_S, end_s - now_s))
+
+    def _check_line(self, now_s: float) -> None:
+        if not self._connected and now_s - self._lost_s > LOST_S:
+            raise LinkError(f"the line to the head is lost: {self._trouble}")
 
     def _state(self, now_s: float) -> HeadStatus:
         report, identity = self._report, self._identity
@@ -373,11 +394,14 @@ class PanTiltHead:
         self._changed.notify_all()
 
     def _sample(self, task: Task, report: Report) -> Sample:
+        here_rad = UNKNOWN
+        if report.driven:
+            here_rad = self._aim_in_use.angles_rad(report.driven, self._track.newest_rad)
         return Sample(
             t_s=report.t_s,
             told_s=task.told_s,
-            here_rad=self._angles_rad(report.driven) if report.driven else UNKNOWN,
-            goal_rad=self._angles_rad(report.goal),
+            here_rad=here_rad,
+            goal_rad=self._aim_in_use.angles_rad(report.goal, here_rad),
             remaining_s=report.remaining_s,
             moving=report.moving,
         )
@@ -445,15 +469,12 @@ class PanTiltHead:
     # --------------------------------------------------------------------------------------------
     # Units
 
-    def _usual_axes(self) -> tuple[Axis, Axis]:
-        return self._axes or USUAL_AXES[self._identity.unit]
-
-    def _angles_rad(self, position: Pair) -> Pair:
-        pan, tilt = self._usual_axes()
-        return pan.angle_rad(position[0]), tilt.angle_rad(position[1])
+    @property
+    def _aim_in_use(self) -> Aim:
+        return self._aim or USUAL[self._identity.unit]
 
     def _take_limits(self) -> None:
-        limits_rad = tuple(map(common_limits_rad, self._usual_axes(), self._identity.limits))
+        limits_rad = self._aim_in_use.limits_rad(self._identity.limits)
         if self._report is not None and limits_rad != self._limits_rad:
             self._news.append("head: it came back with other limits than it had")
         self._limits_rad = limits_rad
@@ -466,30 +487,16 @@ class PanTiltHead:
             max(high - rest, rest - low) / speed
             for (low, high), rest, speed in zip(limits, home, home_speed, strict=True)
         )
-        return SafePose(self._angles_rad(home), home_after_s + longest_s)
+        home_rad = self._aim_in_use.angles_rad(home, UNKNOWN)  # from wherever it is
+        return SafePose(home_rad, home_after_s + longest_s)
 
 
-def checked(axis: Axis) -> Axis:
-    """The axis, if it makes sense. Raises HeadError."""
-    fine = math.isfinite(axis.zero) and math.isfinite(axis.per_rad) and axis.per_rad != 0.0
-    if not (fine and axis.low_rad < axis.high_rad):
-        raise HeadError(f"{axis}: zero and per_rad must be finite, not 0, and low_rad < high_rad")
-    return axis
-
-
-def common_limits_rad(axis: Axis, of_head: Pair) -> Pair:
-    """(lowest, highest) angle that both the axis and the head's (low, high) allow.
-
-    Raises HeadMismatch if there is none.
-    """
-    low_rad, high_rad = sorted(map(axis.angle_rad, of_head))
-    low_rad, high_rad = max(low_rad, axis.low_rad), min(high_rad, axis.high_rad)
-    if low_rad > high_rad:
-        raise HeadMismatch(
-            f"the calibrated limits ({axis.low_rad:.3f}, {axis.high_rad:.3f}) rad and the head's "
-            f"own, {of_head}, have nothing in common: calibrate this head, or set its limits"
+def _check_finite(pan: float, tilt: float, duration_s: float) -> None:
+    if not all(map(math.isfinite, (pan, tilt, duration_s))) or duration_s < 0.0:
+        raise HeadError(
+            f"cannot move to ({pan}, {tilt}) in {duration_s} s: numbers are needed, and no "
+            "negative duration"
         )
-    return low_rad, high_rad
 
 
 def _what_is_left(task: Task, now_s: float) -> Command:

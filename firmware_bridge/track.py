@@ -68,6 +68,11 @@ class Track:
             sample = sample._replace(still_since_s=still_since_s)
         self._samples.append(sample)
 
+    @property
+    def newest_rad(self) -> Pair:
+        """Where the head was at the newest report."""
+        return self._samples[-1].here_rad if self._samples else UNKNOWN
+
     def at(self, t_s: float) -> Pose:
         """Where the head was at t_s."""
         index = bisect_right(self._samples, t_s, key=_time)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from firmware_bridge import PanTiltHead
-from firmware_bridge.head import PULSES
+from firmware_bridge.aim import PULSES
 from firmware_bridge.link import ServoBoard
 from firmware_bridge.ports import SerialPort
 from firmware_bridge.protocol import Cause

@@ -18,7 +18,7 @@ from edge_rjepa.head import HeadState
 from edge_rjepa.run import Run
 from edge_rjepa.sources import open_source, reach_rad
 from firmware_bridge import open_head
-from firmware_bridge.head import PULSES
+from firmware_bridge.aim import PULSES
 from tests import emulated
 
 emulated.require()

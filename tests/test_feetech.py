@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from firmware_bridge import feetech_packets as sts
+from firmware_bridge.aim import Axis, StraightAim
 from firmware_bridge.driver import Hold, Home, Move, Relax, Status
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
 from firmware_bridge.feetech import BAUD, StsBus, quickest_s, speed_for
-from firmware_bridge.head import Axis, PanTiltHead
+from firmware_bridge.head import PanTiltHead
 from tests.sts_bus import CURRENT, HEAT, OVERLOAD, VOLTAGE, Bus, Clock, Servo, Terminal, VirtualPort
 
 HERE = Path(__file__).parent
@@ -631,8 +632,10 @@ def on_terminal(terminal):
 def test_a_real_port_and_the_head_on_top():
     """Radians, thread, pyserial, pseudo-terminal, servos."""
     bus = Bus(Servo(1, 2048), Servo(2, 2048))
-    axes = Axis(2048, 4096 / math.tau, -1.0, 1.0), Axis(2048, -4096 / math.tau, -0.5, 0.5)
-    with Terminal(bus) as terminal, PanTiltHead(on_terminal(terminal), axes) as head:
+    aim = StraightAim(
+        Axis(2048, 4096 / math.tau, -1.0, 1.0), Axis(2048, -4096 / math.tau, -0.5, 0.5)
+    )
+    with Terminal(bus) as terminal, PanTiltHead(on_terminal(terminal), aim) as head:
         commanded = head.move(0.3, 2.0)
         assert commanded == pytest.approx((0.3, 0.5), abs=0.001)
         state = head.move_and_wait(-0.3, 0.2)

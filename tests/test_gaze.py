@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from calibration.angles import head_rotation
 from edge_rjepa.config import GazeConfig, GazePolicy
 from edge_rjepa.errors import ConfigError, InputError
 from edge_rjepa.gaze import Gaze
-from edge_rjepa.optics import Pinhole, head_rotation
+from edge_rjepa.optics import Pinhole
 
 CAMERA = Pinhole(320, 240, math.radians(60.0))
 LIMITS = (-0.25, 0.25), (-0.15, 0.15)

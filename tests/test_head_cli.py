@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_rjepa.head_cli import FIRMWARE, keys_in
-from firmware_bridge.head import PULSES
+from firmware_bridge.aim import PULSES
 from tests.core_board import CoreBoard
 
 PATIENCE_S = 20.0

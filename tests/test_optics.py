@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from calibration.angles import angles_of_rays, head_rotation, rays_of_angles
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.optics import Pinhole, angles_of_rays, head_rotation, rays_of_angles
+from edge_rjepa.optics import Pinhole
 
 CAMERAS = [
     Pinhole(320, 240, math.radians(60.0)),

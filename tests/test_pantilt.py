@@ -11,9 +11,17 @@ import time
 
 import pytest
 
-from firmware_bridge import Axis, HeadError, HeadMismatch, LinkError, PanTiltHead, open_head
+from firmware_bridge import (
+    Axis,
+    HeadError,
+    HeadMismatch,
+    LinkError,
+    PanTiltHead,
+    StraightAim,
+    open_head,
+)
+from firmware_bridge.aim import PULSES
 from firmware_bridge.driver import Move
-from firmware_bridge.head import PULSES
 from firmware_bridge.link import ServoBoard
 from firmware_bridge.ports import SerialPort
 from firmware_bridge.track import STIFFEN_S
@@ -95,7 +103,7 @@ def test_calibrated_axes_turn_the_other_way_and_have_limits_of_their_own(board):
     pan = Axis(zero=1600.0, per_rad=-500.0, low_rad=-0.4, high_rad=0.2)
     tilt = Axis(zero=1500.0, per_rad=600.0)
     board.send_home()
-    with open_head(f"serial:{board.path}", (pan, tilt)) as head:
+    with open_head(f"serial:{board.path}", StraightAim(pan, tilt)) as head:
         assert head.limits_rad == ((-0.4, 0.2), pytest.approx((-500 / 600, 500 / 600)))
         assert head.move(1.0, 0.1)[0] == pytest.approx(0.2)
         state = head.wait()
@@ -105,9 +113,21 @@ def test_calibrated_axes_turn_the_other_way_and_have_limits_of_their_own(board):
 
 def test_axes_that_leave_no_angle_are_refused(board):
     with pytest.raises(HeadMismatch, match="nothing in common"):
-        open_head(f"serial:{board.path}", (Axis(1500.0, 600.0, 1.0, 2.0), PULSES))
+        open_head(f"serial:{board.path}", StraightAim(Axis(1500.0, 600.0, 1.0, 2.0), PULSES))
     with pytest.raises(HeadError, match="must be finite"):
-        open_head(f"serial:{board.path}", (Axis(1500.0, 0.0), PULSES))
+        StraightAim(Axis(1500.0, 0.0), PULSES)
+
+
+def test_it_is_driven_in_its_own_unit_within_its_own_limits(head, board):
+    assert head.unit == "us" and head.limits == ((1000.0, 2000.0), (1000.0, 2000.0))
+    assert head.home_position == (1500.0, 1500.0)
+    before_s = time.monotonic()
+    driven = head.drive(1600.2, 9000.0)
+    assert driven[:2] == (1600.0, 2000.0) and before_s <= driven.t_s <= time.monotonic()
+    head.wait()
+    assert board.pulses_us() == (1600.0, 2000.0)
+    with pytest.raises(HeadError, match="cannot move"):
+        head.drive(math.nan, 1500.0)
 
 
 def test_home_hold_and_relax(head, board):

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
-from edge_rjepa.optics import head_rotation
 from edge_rjepa.sources import SceneSource, open_source, scene
 
 WHOLE = scene.Scene(0, 0.0, 0.0, 1.0, False)

@@ -49,10 +49,11 @@ ALLOWED = {
     "frozen": "config retina",
     "int8": "classify export frozen onnx_graph parity patches",
     "probe": "classify config frozen learner retina run scan sources",
+    "calibrated": "optics sources",
     "runtime": "config eye gaze head held_out learner pace sources",
     "run": "checkpoint config eye head held_out journal learner monitor runtime sources",
-    "cli": "cells checkpoint config check doctor engines export frozen gaze head_cli int8 learner "
-    "monitor optics patches probe recording report retina run sources",
+    "cli": "calibrated cells checkpoint config check doctor engines export frozen gaze head_cli "
+    "int8 learner monitor optics patches probe recording report retina run sources",
 }
 HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]
 

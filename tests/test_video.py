@@ -9,6 +9,7 @@ import pytest
 
 from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
+from edge_rjepa.optics import pinhole
 from edge_rjepa.sources import VideoSource, open_source, video
 
 
@@ -131,5 +132,5 @@ def test_a_video_cut_short_says_so(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(SourceError, match="cut.avi"):
-        with VideoSource(path, 1.0) as source:
+        with VideoSource(path, pinhole(1.0)) as source:
             source.held_out(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
+from edge_rjepa.optics import Lens, pinhole
 from edge_rjepa.sources.camera import CameraSource
 from edge_rjepa.sources.frame import Frame, Source, SourceEnded
 from edge_rjepa.sources.pictures import PictureSource
@@ -43,7 +44,11 @@ def absolute(spec: str) -> str:
 
 
 def open_source(
-    spec: str, seed: int = 0, camera: CameraConfig | None = None, mount: Mount | None = None
+    spec: str,
+    seed: int = 0,
+    camera: CameraConfig | None = None,
+    mount: Mount | None = None,
+    lens: Lens | None = None,
 ) -> Source:
     """The source that `spec` names.
 
@@ -54,9 +59,11 @@ def open_source(
     camera: what a live camera is asked for, and the field of view of all that does not tell its
     own; None for the usual one.
     mount: a real head that turns the camera of a scene; None for the simulated one.
+    lens: in place of that field of view, from a calibration.
     Raises SourceError when the source is unknown or cannot be read.
     """
     camera = camera or CameraConfig()
+    lens = lens or pinhole(camera.field_of_view_rad)
     if spec.startswith("scene:"):
         folder = spec.removeprefix("scene:")
         photographs = pictures_in(_path(folder)) if folder else skimage_photographs()
@@ -64,14 +71,14 @@ def open_source(
     if spec.startswith("replay:"):
         return ReplaySource(_path(spec.removeprefix("replay:")))
     if LIVE.match(spec):
-        return CameraSource(spec, camera)
+        return CameraSource(spec, camera, lens)
     path = _path(spec)
     if (path / "recording.json").exists():
         raise SourceError(f"{spec} is a recording: name it replay:{spec}")
     if path.is_dir() and spec:
-        return PictureSource(pictures_in(path), seed, camera.field_of_view_rad)
+        return PictureSource(pictures_in(path), seed, lens)
     if path.is_file():
-        return VideoSource(path, camera.field_of_view_rad)
+        return VideoSource(path, lens)
     raise SourceError(_unknown(spec))
 
 

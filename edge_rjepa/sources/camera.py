@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics import Lens, pinhole
 from edge_rjepa.sources.devices import ROOT, Device, device_at, devices, found_again, holders
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.grabber import Capture, Grabber, Picture
@@ -37,6 +37,7 @@ class CameraSource:
     spec: `0` or `/dev/video0` or `/dev/v4l/by-id/..`, a URL (rtsp, http), or `gst:PIPELINE`.
     config: size and rate that a video device is asked for. What comes may differ: `camera` has the
     size of the first picture, which all later ones are made to fit, and the config's field of view.
+    lens: in place of that field of view, from a calibration; what it raises is let through.
 
     Time of capture is on time.monotonic(). A video device's is the kernel's own, of the picture's
     beginning (the buffer's stamp, which Linux takes from that same clock), as long as it lies
@@ -54,7 +55,7 @@ class CameraSource:
     live = True
     head = None
 
-    def __init__(self, spec: str, config: CameraConfig) -> None:
+    def __init__(self, spec: str, config: CameraConfig, lens: Lens | None = None) -> None:
         _hush_opencv()
         opener = opener_of(spec, config)
         try:
@@ -63,7 +64,11 @@ class CameraSource:
         except SourceError as error:
             raise SourceError(f"camera {shown(spec)}: {error}; {opener.cure()}") from error
         height, width = self._grabber.newest().image.shape[:2]
-        self.camera = Pinhole(width, height, config.field_of_view_rad)
+        try:
+            self.camera = (lens or pinhole(config.field_of_view_rad))(width, height)
+        except ValueError:  # a calibration of another resolution
+            self._grabber.close()
+            raise
         self._handed_out = -1
 
     @property
@@ -132,6 +137,14 @@ class CameraSource:
 def shown(spec: str) -> str:
     """The spec without the password that a URL may hold."""
     return re.sub(r"//[^/@]*@", "//***@", spec)
+
+
+def name_of(spec: str) -> str:
+    """What the camera is called wherever it is plugged in, as far as it tells; no password."""
+    if "://" in spec or spec.startswith("gst:"):
+        return shown(spec)
+    device = device_at(f"/dev/video{spec}" if spec.isdigit() else spec)
+    return min(device.links, default=device.name) if device else spec
 
 
 def opener_of(spec: str, config: CameraConfig) -> VideoDevice | Stream | Pipeline:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from edge_rjepa.head import Head
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics import Camera
 
 
 class Frame(NamedTuple):
@@ -32,7 +32,7 @@ class Source(Protocol):
     it is live: then pictures come and go whether or not they are read.
     """
 
-    camera: Pinhole
+    camera: Camera
     live: bool
     head: Head | None  # the head its camera sits on, if it brings one
 

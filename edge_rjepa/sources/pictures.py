@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from edge_rjepa.errors import SourceError
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics import Lens
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.images import fitted, size_within
 
@@ -27,7 +27,7 @@ class PictureSource:
     """Every picture for 4 frames, in another order each round; a fifth of them is held out.
 
     paths: of at least two pictures, in an order that stays. seed: of the orders and of which are
-    held out. field_of_view_rad: horizontal, of the camera that took them.
+    held out. lens: of the camera that took them.
 
     The first path decides the size, at most 640 px wide: of the others the middle is cut to its
     shape and scaled. The head stays at (0, 0); time runs on at 30 frames a second.
@@ -37,7 +37,7 @@ class PictureSource:
     live = False
     head = None
 
-    def __init__(self, paths: list[Path], seed: int, field_of_view_rad: float) -> None:
+    def __init__(self, paths: list[Path], seed: int, lens: Lens) -> None:
         if len(paths) < 2:
             raise SourceError(
                 f"{paths[0] if paths else 'no picture'}: a folder needs at least two pictures, "
@@ -51,7 +51,7 @@ class PictureSource:
         self._sequence = 0
 
         height, width = _read(paths[0]).shape[:2]
-        self.camera = Pinhole(*size_within(width, height), field_of_view_rad)
+        self.camera = lens(*size_within(width, height))
 
     def read_next(self, timeout_ms: float) -> Frame:
         """The next frame, at once. Raises SourceError when its picture can no longer be read."""

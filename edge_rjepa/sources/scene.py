@@ -27,9 +27,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
 from edge_rjepa.head import SimulatedHead, wandered
-from edge_rjepa.optics import Pinhole, head_rotation
+from edge_rjepa.optics import Pinhole
 from edge_rjepa.sources.frame import Frame
 
 CAMERA = Pinhole(320, 240, math.radians(60.0))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from edge_rjepa.errors import SourceError
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics import Lens
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.images import size_within
 
@@ -20,7 +20,7 @@ FRAMES_A_SECOND = 30.0  # for files that do not say
 class VideoSource:
     """The first nine tenths of a video in a loop; the last tenth is held out.
 
-    field_of_view_rad: horizontal, of the camera that took it, which a file does not tell.
+    lens: of the camera that took it, which a file does not tell.
 
     Pictures wider than 640 px are scaled down to that. The head stays at (0, 0). Time runs on
     through the loops at the file's frame rate. Places in the file are found by counting frames from
@@ -31,7 +31,7 @@ class VideoSource:
     live = False
     head = None
 
-    def __init__(self, path: Path, field_of_view_rad: float) -> None:
+    def __init__(self, path: Path, lens: Lens) -> None:
         self._path = path
         self._capture = _opened(path)
         frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -48,7 +48,7 @@ class VideoSource:
         self._place = 0  # of the next frame in the file
 
         height, width = self._next_image().shape[:2]
-        self.camera = Pinhole(width, height, field_of_view_rad)
+        self.camera = lens(width, height)
         self._rewind()
 
     def read_next(self, timeout_ms: float) -> Frame:

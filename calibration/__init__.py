@@ -1,0 +1,1 @@
+"""From pixels and servo pulses to angles, measured: cameras, heads, and the file for both."""

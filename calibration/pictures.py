@@ -1,0 +1,64 @@
+"""The board in picture files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from calibration.board import Board, Sighting
+from calibration.errors import CalibrationError
+
+
+class Pictures(NamedTuple):
+    """Sightings in files."""
+
+    names: list[str]  # of the files with the board
+    sightings: list[Sighting]
+    size: tuple[int, int]  # width and height in pixels
+    without: list[str]  # files in which the board was not found
+
+
+def sightings_in(paths: Sequence[str | os.PathLike], board: Board) -> Pictures:
+    """The board in picture files, in their order.
+
+    Raises CalibrationError when there is no file, one is no picture, sizes differ, or none shows
+    the board.
+    """
+    found, without, size, first = {}, [], None, ""
+    for path in map(Path, paths):
+        image = _read(path)
+        if size is None:
+            size, first = image.shape[::-1], path.name
+        if image.shape[::-1] != size:
+            raise CalibrationError(
+                f"{path.name} is {image.shape[1]} x {image.shape[0]} px, {first} {size[0]} x "
+                f"{size[1]}: take pictures of one resolution, a calibration is for one"
+            )
+        sighting = board.find(image)
+        if sighting is None:
+            without.append(path.name)
+        else:
+            found[path.name] = sighting
+    if not found:
+        raise CalibrationError(
+            f"no {board} in {len(without)} pictures: give its kind and its number of inner corners"
+        )
+    return Pictures(list(found), list(found.values()), size, without)
+
+
+def _read(path: Path) -> np.ndarray:
+    """A picture (H, W) uint8 as it was taken: turned pictures would be of another camera."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise CalibrationError(f"cannot read {path}: {error.strerror}") from error
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(data, flags) if len(data) else None
+    if image is None:
+        raise CalibrationError(f"{path} is no picture: take it out of the folder")
+    return image

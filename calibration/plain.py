@@ -1,0 +1,86 @@
+"""Dataclasses as plain JSON values and back, read strictly.
+
+Reading goes by the types of the fields, so a value that is missing, unknown, of another kind or no
+finite number is refused with the place where it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+
+import numpy as np
+
+from calibration.errors import CalibrationError
+
+
+def plain(value):
+    """Dataclasses, named tuples, arrays and numbers as what JSON can hold."""
+    if dataclasses.is_dataclass(value):
+        fields = (field.name for field in dataclasses.fields(value))
+        return {name: plain(getattr(value, name)) for name in fields}
+    if hasattr(value, "_asdict"):
+        return {name: plain(part) for name, part in value._asdict().items()}
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value
+
+
+def rebuilt(kind, value, place: str):
+    """What `plain` made of a value of this type. Raises CalibrationError that names the place."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        inner = [part for part in parts if part is not type(None)]
+        return (
+            None if value is None and len(inner) < len(parts) else rebuilt(inner[0], value, place)
+        )
+    if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
+        return _rebuilt_fields(kind, value, place)
+    if kind is np.ndarray:
+        return _array(value, place)
+    if origin is dict:
+        _check(isinstance(value, dict), place, "an object")
+        return {name: rebuilt(parts[1], part, f"{place}.{name}") for name, part in value.items()}
+    if origin in (tuple, list):
+        _check(isinstance(value, list), place, "a list")
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis or origin is list else parts
+        _check(len(kinds) == len(value), place, f"{len(kinds)} values")
+        both = enumerate(zip(kinds, value, strict=True))
+        return origin(rebuilt(part, each, f"{place}[{n}]") for n, (part, each) in both)
+    if kind is float:
+        _check(type(value) in (int, float) and abs(value) < 1e300, place, "a number")
+        return float(value)
+    _check(type(value) is kind, place, f"of type {kind.__name__}")
+    return value
+
+
+def _rebuilt_fields(kind, value, place: str):
+    _check(isinstance(value, dict), place, "an object")
+    hints = typing.get_type_hints(kind)
+    names = (
+        [field.name for field in dataclasses.fields(kind)]
+        if dataclasses.is_dataclass(kind)
+        else list(kind._fields)
+    )
+    strange = set(names) ^ set(value)
+    _check(not strange, place, f"the fields {', '.join(names)} (see {', '.join(sorted(strange))})")
+    return kind(**{name: rebuilt(hints[name], value[name], f"{place}.{name}") for name in names})
+
+
+def _array(value, place: str) -> np.ndarray:
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.array(np.nan)
+    _check(isinstance(value, list) and np.isfinite(array).all(), place, "a list of numbers")
+    return array
+
+
+def _check(good: bool, place: str, what: str) -> None:
+    if not good:
+        raise CalibrationError(f"{place} is not {what}")

@@ -1,0 +1,275 @@
+"""How far a camera turned between two pictures, from what both of them show.
+
+No board is needed, only texture: corners of the two pictures are matched by their looks, and one
+rotation is sought that most of the matches obey. What moved by itself obeys another, and is left
+out as long as it is the lesser part. The camera is taken to turn about its own centre, or before a
+scene that is far away compared with how far the centre travels.
+
+A rotation here is the matrix (3, 3) that takes rays of the later camera frame to the earlier one:
+R_before^T R_after for camera-to-base rotations R. Small deviations are rotation vectors on its
+right: matrix @ exp(w).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from calibration.errors import CalibrationError
+from calibration.model import CameraModel
+
+WIDTH_PX = 640  # a larger picture is made smaller before corners are sought
+CORNERS = 720  # of a picture at most, spread over GRID cells
+GRID = 8, 6
+FEWEST = 20  # matches that must obey the rotation, from
+FEWEST_CELLS = 6  # of the grid at least, and
+SMALLEST_SHARE = 0.25  # what share of all matches they must be
+MOST_OFF_PX = 3.0  # of a match that obeys
+GUESSES = 300  # of two matches each
+SMALLEST_ERROR_RAD = math.radians(0.004)  # of each rotation: what is common to all its matches
+LEAST_NOISE_PX = 0.1
+ANYWHERE_RAD = math.radians(20.0)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The corners of a picture: pixels (N, 2) float64, and unit vectors (N, 128) float32 that are
+    the more alike the more the corners are."""
+
+    pixels: np.ndarray
+    looks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A measured rotation and how well it is known.
+
+    matrix: (3, 3). covariance: (3, 3) rad^2 of the rotation vector on its right, were the camera
+    known exactly. information (7, 7) and gradient (7,): the squared misfit of the matches, in
+    standard deviations, about x = (rotation vector rad, camera nudge): it is
+    x^T information x + 2 gradient^T x and a constant; `nudged` tells what a nudge is.
+    pixels_before, pixels_after (M, 2): the matches that obey; share: how many of all matches those
+    are; noise_px: standard deviation of a match.
+    """
+
+    matrix: np.ndarray
+    covariance: np.ndarray
+    information: np.ndarray
+    gradient: np.ndarray
+    pixels_before: np.ndarray
+    pixels_after: np.ndarray
+    share: float
+    noise_px: float
+
+    @property
+    def vector_rad(self) -> np.ndarray:
+        """(3,) rotation vector: axis times angle."""
+        return cv2.Rodrigues(self.matrix)[0][:, 0]
+
+    @property
+    def angle_rad(self) -> float:
+        return float(np.linalg.norm(self.vector_rad))
+
+
+def nudged(camera: CameraModel, nudge) -> CameraModel:
+    """The camera with its focal lengths, centre and distortion a little off.
+
+    nudge (4,): share by which both focal lengths are longer, px by which the optical centre lies
+    further right and down, and what is added to k1.
+    """
+    grown, right_px, down_px, k1 = np.asarray(nudge, dtype=np.float64).tolist()
+    focal_x, focal_y, centre_x, centre_y, *distortion = camera.parameters
+    distortion[0] += k1
+    focal = focal_x * (1.0 + grown), focal_y * (1.0 + grown)
+    centre = centre_x + right_px, centre_y + down_px
+    size = camera.width_px, camera.height_px
+    return CameraModel.of_parameters(camera.lens, size, [*focal, *centre, *distortion])
+
+
+def features_of(image: np.ndarray, width_px: int = WIDTH_PX) -> Features:
+    """The strongest corners of each part of a picture (H, W, 3) BGR or (H, W) uint8; maybe none.
+
+    width_px: the picture is made no wider than this first; half of it takes a quarter of the time.
+    Raises CalibrationError for anything else.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise CalibrationError("a picture must be an array (H, W, 3) or (H, W) of uint8")
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    scale = max(1.0, grey.shape[1] / width_px)
+    if scale > 1.0:
+        grey = cv2.resize(grey, None, fx=1.0 / scale, fy=1.0 / scale, interpolation=cv2.INTER_AREA)
+    finder = cv2.SIFT_create(2 * CORNERS)
+    corners, looks = finder.compute(grey, _spread(finder.detect(grey, None), grey.shape))
+    if looks is None:
+        return Features(np.empty((0, 2)), np.empty((0, 128), np.float32))
+    looks /= np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-6)
+    pixels = np.array([corner.pt for corner in corners], np.float64)
+    return Features((pixels + 0.5) * scale - 0.5, looks)
+
+
+def _spread(corners, shape: tuple[int, int]) -> list:
+    """The strongest corners of each cell of the picture: one busy thing must not outvote it."""
+    height, width = shape
+    most = CORNERS // (GRID[0] * GRID[1])
+    cells: dict[tuple[int, int], list] = {}
+    for corner in sorted(corners, key=lambda c: -c.response):
+        x, y = corner.pt
+        cell = cells.setdefault((int(x * GRID[0] / width), int(y * GRID[1] / height)), [])
+        if len(cell) < most:
+            cell.append(corner)
+    return [corner for cell in cells.values() for corner in cell]
+
+
+def rotation_between(
+    before: Features,
+    after: Features,
+    camera: CameraModel,
+    expected: np.ndarray | None = None,
+    within_rad: float = ANYWHERE_RAD,
+    seed: int = 0,
+) -> Rotation | None:
+    """The rotation between two pictures of one camera; None where too little agrees on one.
+
+    expected: matrix (3, 3) of what it should be, if that is known (else no turn at all), and how
+    far off that may be. The less, the less can be mistaken.
+    """
+    if min(len(before), len(after)) < FEWEST:
+        return None
+    expected = np.eye(3) if expected is None else expected
+    alike = before.looks @ after.looks.T
+    rays_before = camera.rays_of_pixels(before.pixels)
+    rays_after = camera.rays_of_pixels(after.pixels) @ expected.T
+    alike[rays_before @ rays_after.T < math.cos(within_rad)] = -1.0
+    there, back = alike.argmax(axis=1), alike.argmax(axis=0)
+    number = np.arange(len(before))
+    mutual = np.flatnonzero((back[there] == number) & (alike[number, there] > 0.0))
+    return rotation_of_matches(before.pixels[mutual], after.pixels[there[mutual]], camera, seed)
+
+
+def rotation_of_matches(
+    pixels_before: np.ndarray, pixels_after: np.ndarray, camera: CameraModel, seed: int = 0
+) -> Rotation | None:
+    """The rotation that most matches (M, 2), (M, 2) obey; None where too few do."""
+    if len(pixels_before) < FEWEST:
+        return None
+    rays_before = camera.rays_of_pixels(pixels_before)
+    rays_after = camera.rays_of_pixels(pixels_after)
+    most_off = MOST_OFF_PX / camera.focal_px
+    cells = _cells(pixels_before, camera)
+    rng = np.random.default_rng(seed)
+    matrix = _consensus(rays_before, rays_after, cells, most_off, rng)
+    for _ in range(3):
+        obeys = np.linalg.norm(rays_before - rays_after @ matrix.T, axis=-1) < most_off
+        enough = obeys.sum() >= max(FEWEST, SMALLEST_SHARE * len(obeys))
+        if not enough or cells[obeys].any(axis=0).sum() < FEWEST_CELLS:
+            return None
+        matrix = _aligned(rays_before[obeys], rays_after[obeys])
+    return measured(matrix, pixels_before[obeys], pixels_after[obeys], camera, obeys.mean())
+
+
+def _cells(pixels: np.ndarray, camera: CameraModel) -> np.ndarray:
+    """(M, cells) which cell of the grid each of pixels (M, 2) is in."""
+    column = np.clip(pixels[:, 0] * GRID[0] / camera.width_px, 0, GRID[0] - 1).astype(int)
+    row = np.clip(pixels[:, 1] * GRID[1] / camera.height_px, 0, GRID[1] - 1).astype(int)
+    return np.arange(GRID[0] * GRID[1]) == (row * GRID[0] + column)[:, None]
+
+
+def _consensus(rays_before, rays_after, cells, most_off, rng) -> np.ndarray:
+    """The rotation, of GUESSES by two matches each, that is obeyed in most cells of the picture.
+
+    Not by most matches: one thing that moves may have more corners than all that stands still.
+    """
+    picks = rng.integers(0, len(rays_before), (GUESSES, 2))
+    frames_before, frames_after = _frames(rays_before[picks]), _frames(rays_after[picks])
+    guesses = frames_before @ np.swapaxes(frames_after, -1, -2)
+    some = rng.permutation(len(rays_before))[:200]
+    off = rays_before[some] - rays_after[some] @ np.swapaxes(guesses, -1, -2)
+    obeys = np.sum(off * off, axis=-1) < most_off**2
+    in_cells = obeys.astype(np.float32) @ cells[some].astype(np.float32)
+    return guesses[np.argmax(np.sqrt(in_cells).sum(axis=-1))]
+
+
+def _frames(pairs: np.ndarray) -> np.ndarray:
+    """Orthonormal frames (..., 3, 3), as columns, of two rays (..., 2, 3)."""
+    first = pairs[..., 0, :] + pairs[..., 1, :]
+    third = np.cross(pairs[..., 0, :], pairs[..., 1, :])
+    frame = np.stack([first, np.cross(third, first), third], axis=-1)
+    return frame / np.maximum(np.linalg.norm(frame, axis=-2, keepdims=True), 1e-12)
+
+
+def _aligned(rays_before, rays_after) -> np.ndarray:
+    """The rotation with the least squared misfit."""
+    left, _, right = np.linalg.svd(rays_before.T @ rays_after)
+    turned = np.diag([1.0, 1.0, np.linalg.det(left @ right)])
+    return left @ turned @ right
+
+
+def measured(matrix, pixels_before, pixels_after, camera: CameraModel, share: float) -> Rotation:
+    """The rotation by matches (M, 2), (M, 2) that obey, nearly, `matrix`: refined and judged."""
+    focal = np.array(camera.focal_px)
+    by_nudge_before = _rays_by_nudge(camera, pixels_before)
+    by_nudge_after = _rays_by_nudge(camera, pixels_after)
+    rays_before = camera.rays_of_pixels(pixels_before)
+    rays_after = camera.rays_of_pixels(pixels_after)
+    across = _across(rays_before)
+    for _ in range(4):
+        off = _dot(across, rays_after @ matrix.T - rays_before) * focal
+        noise_px = max(LEAST_NOISE_PX, 1.4826 * np.median(np.abs(off)))
+        weight = 1.0 / (1.0 + np.sum(off * off, axis=-1) / (2.0 * noise_px) ** 2)
+        by_vector = -across @ matrix @ _crossed(rays_after) * focal
+        by_nudge = across @ (matrix @ by_nudge_after - by_nudge_before) * focal
+        slopes = np.concatenate([by_vector, by_nudge], axis=-1).reshape(-1, 7)
+        weighted = slopes * np.repeat(weight / noise_px**2, 2)[:, None]
+        information, gradient = weighted.T @ slopes, weighted.T @ off.ravel()
+        step = -np.linalg.solve(information[:3, :3], gradient[:3])
+        matrix = matrix @ cv2.Rodrigues(step)[0]
+    information, gradient = _no_surer(information, gradient + information[:, :3] @ step)
+    return Rotation(
+        matrix,
+        np.linalg.inv(information[:3, :3]),
+        information,
+        gradient,
+        pixels_before,
+        pixels_after,
+        float(share),
+        float(noise_px),
+    )
+
+
+def _no_surer(information, gradient) -> tuple[np.ndarray, np.ndarray]:
+    """The same misfit when the rotation is off by SMALLEST_ERROR_RAD besides (Woodbury)."""
+    total = information[:3, :3] + np.eye(3) / SMALLEST_ERROR_RAD**2
+    shrunk = information[:, :3] @ np.linalg.inv(total)
+    return information - shrunk @ information[:3], gradient - shrunk @ gradient[:3]
+
+
+def _rays_by_nudge(camera: CameraModel, pixels) -> np.ndarray:
+    """Derivative (M, 3, 4) of the rays of pixels (M, 2) by a nudge of the camera."""
+    by_parameter = camera.rays_by_parameters(pixels)
+    by_focal = by_parameter[..., :2] @ np.array(camera.parameters[:2])
+    return np.concatenate([by_focal[..., None], by_parameter[..., 2:5]], axis=-1)
+
+
+def _across(rays: np.ndarray) -> np.ndarray:
+    """Two unit vectors (M, 2, 3) at right angles to each ray (M, 3) and to each other."""
+    right = np.cross([0.0, 1.0, 0.0], rays)
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    return np.stack([right, np.cross(rays, right)], axis=-2)
+
+
+def _dot(across: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    return np.einsum("mij,mj->mi", across, vectors)
+
+
+def _crossed(vectors: np.ndarray) -> np.ndarray:
+    """Matrices (M, 3, 3) with crossed(v) @ w = v x w."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    zero = np.zeros_like(x)
+    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)

@@ -1,0 +1,50 @@
+"""What a calibration file means to a run: the lens of its camera, the aim and pace of its head."""
+
+from __future__ import annotations
+
+from calibration.aim import CalibratedAim
+from calibration.head_model import HeadCamera
+from calibration.io import Calibration, load, warnings
+from edge_rjepa.optics import Lens
+from edge_rjepa.sources import Source
+from edge_rjepa.sources.camera import name_of
+
+__all__ = ["NOTHING", "doubts", "head_options", "image_delay_s", "lens_of", "load"]
+
+NOTHING = Calibration()
+
+
+def lens_of(found: Calibration, on_head: bool) -> Lens | None:
+    """The calibrated camera at any resolution of the same shape; None if there is none.
+
+    on_head: whether it sits on the calibrated head: the picture is then turned as that turns it.
+    The lens raises CalibrationError for pictures of another shape.
+    """
+    if found.head and on_head:
+        result = found.head.result
+        return lambda *size: HeadCamera(result.camera.resized(*size), result.model)
+    return found.camera and found.camera.result.model.resized
+
+
+def head_options(found: Calibration) -> dict:
+    """What the head is opened with, beside its name: see firmware_bridge.open_head."""
+    if found.head is None:
+        return {}
+    timing = found.head.result.timing
+    settle = {} if timing is None else {"settle_s": max(0.0, timing.settling_s - timing.lag_s)}
+    return {"aim": CalibratedAim(found.head.result.model), **settle}
+
+
+def image_delay_s(found: Calibration) -> float:
+    """How much later a picture shows what the head was told; 0 if that was not measured."""
+    timing = found.head and found.head.result.timing
+    return timing.delay_s + timing.lag_s if timing else 0.0
+
+
+def doubts(found: Calibration, spec: str, source: Source, head_name: str | None) -> list[str]:
+    """What speaks against using a calibration with this source and head, in words."""
+    size = source.camera.width_px, source.camera.height_px
+    doubts = warnings(found.camera, name_of(spec), size) if found.camera else []
+    if found.head and head_name is not None:
+        doubts += warnings(found.head, head_name)
+    return doubts
