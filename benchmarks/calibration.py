@@ -81,6 +81,9 @@ def main() -> None:
             found.append(each)
             if isinstance(each, str):
                 print(each, flush=True)
+            elif (worst := np.degrees(np.abs(each.backlash_off_rad).max())) > 0.2:
+                seed = tasks[len(found) - 1][0]
+                print(f"head {seed}: backlash off by {worst:.2f} degrees", flush=True)
             elif len(found) % 10 == 0:
                 print(f"{len(found)} heads, {time.perf_counter() - started_s:.0f} s", flush=True)
     for name, rendered in (("rendered pictures", True), ("simulated corners", False)):

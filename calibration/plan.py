@@ -394,7 +394,7 @@ def solved(seen, camera, limits, home, camera_std, turns, seed: int = 0) -> Head
     holds = _holds(seen.pulses)
     views = Views(seen.pulses, seen.sides, holds, pairs, [seen.since[k] for k in near])
     rough = solve_head(views, camera, limits, home, camera_std)
-    rotations = rough.model.rotation(rough.model.shafts(seen.pulses) + rough.off_rad)
+    rotations = rough.model.rotation(_stood_rad(rough, seen))
     pairs, measured = [], []
     for i, j in overlapping(rotations, camera, seed):
         expected = rotations[i].T @ rotations[j]
@@ -411,14 +411,21 @@ def solved(seen, camera, limits, home, camera_std, turns, seed: int = 0) -> Head
     )
 
 
+def _stood_rad(rough: HeadCalibration, seen: _Seen) -> np.ndarray:
+    """Where the shafts stood in each view (M, 2): behind the motors by half the backlash."""
+    servos = rough.model.servos
+    half_rad = [0.5 * math.copysign(s.backlash_rad, float(s.slope(s.home))) for s in servos]
+    return rough.model.shafts(seen.pulses) + rough.off_rad - seen.sides * half_rad
+
+
 def _holds(pulses: np.ndarray) -> np.ndarray:
     """(M, 2): counts how often each axis was moved."""
     moved = np.diff(pulses, axis=0, prepend=pulses[:1] - 1.0) != 0.0
     return np.cumsum(moved, axis=0)
 
 
-def overlapping(rotations: np.ndarray, camera: CameraModel, seed: int = 0) -> np.ndarray:
-    """Pairs (P, 2), i < j, of views with rotations (M, 3, 3) that show much of the same.
+def overlapping(rotations: np.ndarray, camera: CameraModel, seed: int = 0) -> list:
+    """Pairs (i, j), i < j, of views with rotations (M, 3, 3) that show much of the same.
 
     Of each view's partners PARTNERS are drawn at random.
     """
@@ -437,4 +444,4 @@ def overlapping(rotations: np.ndarray, camera: CameraModel, seed: int = 0) -> np
         partners = np.flatnonzero(row & (np.arange(len(row)) != i))
         for j in rng.permutation(partners)[:PARTNERS].tolist():
             chosen.add((min(i, j), max(i, j)))
-    return np.array(sorted(chosen)).reshape(-1, 2)
+    return sorted(chosen)

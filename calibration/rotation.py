@@ -104,7 +104,8 @@ def features_of(image: np.ndarray, width_px: int = WIDTH_PX) -> Features:
     scale = max(1.0, grey.shape[1] / width_px)
     if scale > 1.0:
         grey = cv2.resize(grey, None, fx=1.0 / scale, fy=1.0 / scale, interpolation=cv2.INTER_AREA)
-    finder = cv2.SIFT_create(2 * CORNERS)
+    # Else each corner lies a quarter of a pixel off, to the right and down.
+    finder = cv2.SIFT_create(2 * CORNERS, enable_precise_upscale=True)
     corners, looks = finder.compute(grey, _spread(finder.detect(grey, None), grey.shape))
     if looks is None:
         return Features(np.empty((0, 2)), np.empty((0, 128), np.float32))

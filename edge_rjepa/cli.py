@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from calibration.errors import CalibrationError
-from edge_rjepa import __version__, head_cli
+from edge_rjepa import __version__, calibrate_cli, head_cli
 from edge_rjepa.errors import ConfigError, RJepaError, SourceError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -155,12 +155,16 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, metavar="RUN")
 
     head_cli.add_parser(commands, _command)
+    calibrate_cli.add_parser(commands, _command)
 
     doctor = _command(
         commands, "doctor", _doctor,
         "look over cameras, serial ports, libraries, and say what to do about each problem",
         "example:\n  edge-rjepa doctor\n",
     )  # fmt: skip
+    doctor.add_argument(
+        "--calibration", type=Path, metavar="F", help="see whether this fits what is plugged in"
+    )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     check = _command(
@@ -577,7 +581,7 @@ def _report(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from edge_rjepa.doctor import examine, table
 
-    findings = examine()
+    findings = examine(options.calibration)
     print(json.dumps([f._asdict() for f in findings]) if options.json else table(findings))
     return FAILED if any(finding.level == "fail" for finding in findings) else 0
 

@@ -40,9 +40,15 @@ class Finding(NamedTuple):
     cure: str = ""  # what to do
 
 
-def examine() -> list[Finding]:
-    """Look at all there is to look at: never raises, and takes no longer than its time limits."""
-    return [finding for topic, check in CHECKS.items() for finding in examined(topic, check)]
+def examine(calibration: Path | None = None) -> list[Finding]:
+    """Look at all there is to look at: never raises, and takes no longer than its time limits.
+
+    calibration: a file of `edge-rjepa calibrate` that is to be used here.
+    """
+    checks = dict(CHECKS)
+    if calibration is not None:
+        checks["calibration"] = lambda: calibrations(calibration)
+    return [finding for topic, check in checks.items() for finding in examined(topic, check)]
 
 
 def examined(
@@ -181,6 +187,47 @@ def looked_at(spec: str, where: str) -> Finding:
     rate = (last.sequence - first.sequence) / (last.t_capture_s - first.t_capture_s)
     height, width = last.image.shape[:2]
     return Finding("camera", OK, f"{where}: {width}x{height}, {rate:.1f} pictures a second")
+
+
+def calibrations(path: Path) -> Iterator[Finding]:
+    """Whether a calibration is of what is plugged in here, at its resolution, and not too old."""
+    from calibration.errors import CalibrationError
+    from calibration.io import load, warnings
+    from edge_rjepa.sources.camera import name_of
+    from edge_rjepa.sources.devices import devices
+
+    try:
+        found = load(path)
+    except CalibrationError as error:
+        yield Finding("calibration", FAIL, str(error), "edge-rjepa calibrate camera")
+        return
+    for what, record in (("camera", found.camera), ("head", found.head)):
+        if record is None:
+            cure = f"edge-rjepa calibrate {what} -o {path}"
+            yield Finding("calibration", OK, f"no {what} in {path}: the usual is assumed", cure)
+            continue
+        yield Finding("calibration", OK, f"{what}: {record.device}, {record.made}")
+        doubts = warnings(record)
+        if what == "camera" and devices():
+            here = {name_of(device.path): device.path for device in devices()}
+            if record.device in here:
+                doubts += warnings(record, record.device, size_of(here[record.device]))
+            else:
+                doubts.append(f"it is of {record.device}, which is not plugged in here")
+        for doubt in dict.fromkeys(doubts):
+            yield Finding("calibration", WARN, doubt, f"edge-rjepa calibrate {what}")
+
+
+def size_of(path: str) -> tuple[int, int] | None:
+    """Width and height of the pictures that `learn` gets of this camera; None if it gives none."""
+    from edge_rjepa.config import CameraConfig
+    from edge_rjepa.sources.camera import CameraSource
+
+    try:
+        with CameraSource(path, CameraConfig()) as source:
+            return source.camera.width_px, source.camera.height_px
+    except SourceError:
+        return None
 
 
 def formats(path: str) -> list[str]:

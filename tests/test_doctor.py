@@ -14,9 +14,11 @@ import numba.cuda
 import pytest
 
 from benchmarks.faulty_camera import FaultyCamera
+from calibration import io
 from edge_rjepa import doctor, jit
 from edge_rjepa.doctor import FAIL, OK, WARN, Finding, examined, table
 from edge_rjepa.sources import devices
+from tests.calibrations import camera_record
 
 LISTING = """\
 ioctl: VIDIOC_ENUM_FMT
@@ -79,6 +81,43 @@ def test_a_check_that_hangs_does_not_hang_the_doctor():
     assert time.monotonic() - started_s < 1.0
     assert finding.level == FAIL and "no answer within 0.05 s" in finding.what
     release.set()
+
+
+# --- calibrations --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calibration(tmp_path, monkeypatch):
+    """A file with a camera called "Webcam", of 640 x 480, and the one device plugged in here."""
+    webcam = devices.Device(0, "Webcam", "usb1", 0, frozenset())
+    monkeypatch.setattr(devices, "devices", lambda root=devices.ROOT: [webcam])
+    monkeypatch.setattr(doctor, "size_of", lambda path: (640, 480))
+    io.save(tmp_path / "c.json", camera_record())
+    return tmp_path / "c.json"
+
+
+def found_in(path):
+    findings = [f for f in doctor.examine(path) if f.topic == "calibration"]
+    return levels(findings), " ".join(finding.what for finding in findings)
+
+
+def test_a_calibration_of_what_is_plugged_in_is_fine(calibration):
+    assert found_in(calibration)[0] == [OK, OK]  # the camera, and no head: the usual is assumed
+    assert not any(f.topic == "calibration" for f in doctor.examine())
+
+
+def test_another_device_resolution_or_a_year_are_warned_of(calibration, monkeypatch):
+    monkeypatch.setattr(doctor, "size_of", lambda path: (1280, 720))
+    level, words = found_in(calibration)
+    assert level == [OK, WARN, OK] and "1280 x 720" in words
+    io.save(calibration, camera_record(device="Other", made="2020-01-01T00:00:00+00:00"))
+    level, words = found_in(calibration)
+    assert level == [OK, WARN, WARN, OK] and "not plugged in here" in words and "days old" in words
+
+
+def test_a_damaged_calibration_is_a_failure(calibration):
+    calibration.write_text("{")
+    assert found_in(calibration)[0] == [FAIL]
 
 
 # --- cameras -------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ ALLOWED = {
     "learner": "cells checkpoint config engines kernels objective",
     "batch": "cells config engines learner",
     "head_cli": "",  # of firmware_bridge
+    "calibrate_cli": "__init__ checkpoint config sources",  # of calibration
     "__init__": "batch config learner",
     "monitor": "config learner objective",
     "report": "checkpoint journal",
@@ -52,8 +53,8 @@ ALLOWED = {
     "calibrated": "optics sources",
     "runtime": "config eye gaze head held_out learner pace sources",
     "run": "checkpoint config eye head held_out journal learner monitor runtime sources",
-    "cli": "calibrated cells checkpoint config check doctor engines export frozen gaze head_cli "
-    "int8 learner monitor optics patches probe recording report retina run sources",
+    "cli": "calibrate_cli calibrated cells checkpoint config check doctor engines export frozen "
+    "gaze head_cli int8 learner monitor optics patches probe recording report retina run sources",
 }
 HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]
 

@@ -1,0 +1,400 @@
+"""`edge-rjepa calibrate ..`: print a board, calibrate a camera, a head, show what was found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from calibration.errors import CalibrationError
+from edge_rjepa import __version__
+
+OUTPUT = Path("calibration.json")
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+WAIT_MS = 2000.0  # for a frame, ..
+WAITS = 5  # .. so often in a row, until the camera counts as gone
+IDLE_S = 10.0  # of a video without a new view: there is nothing more to come
+A_LINE_EVERY_S = 5.0  # of guidance, where there is no terminal to change one line on
+PREVIEW_EVERY_S = 0.5
+# How well a camera is known that was not calibrated: focal share, centre px, k1.
+UNCALIBRATED_STD = 0.1, 20.0, 20.0, 0.15
+
+EXAMPLES = """examples:
+  edge-rjepa calibrate board -o board.pdf                   print it, glue it to something flat
+  edge-rjepa calibrate camera --source 0                    and wave it before the camera
+  edge-rjepa calibrate camera --images shots/ --board chessboard --corners 9x6
+  edge-rjepa calibrate head --head serial: --source 0       no board needed, any room will do
+  edge-rjepa calibrate report calibration.json              the page again
+  edge-rjepa learn --source 0 --head serial: --calibration calibration.json
+"""
+
+
+def add_parser(commands, command) -> None:
+    """Add `calibrate` to argparse's `commands`; `command` as in head_cli.add_parser."""
+    parser = command(
+        commands, "calibrate", None, "measure how a camera and its head see and turn", EXAMPLES
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    board = command(
+        actions, "board", _print_board, "write the board to print, at true size",
+        "example:\n  edge-rjepa calibrate board -o board.pdf --paper letter\n",
+    )  # fmt: skip
+    _add_board(board)
+    board.add_argument("-o", "--output", type=Path, default=Path("board.pdf"), help=".pdf or .png")
+    board.add_argument("--paper", choices=("a4", "a3", "letter"), default="a4", help="(a4)")
+
+    camera = command(
+        actions, "camera", _camera, "find a camera's focal length, centre and distortion",
+        "examples:\n  edge-rjepa calibrate camera --source 0 --preview now.jpg\n"
+        "  edge-rjepa calibrate camera --images shots/\n",
+    )  # fmt: skip
+    shown = camera.add_mutually_exclusive_group(required=True)
+    shown.add_argument("--source", metavar="SRC", help="a camera or a video: see learn --help")
+    shown.add_argument("--images", type=Path, metavar="DIR", help="pictures taken before")
+    _add_board(camera)
+    camera.add_argument("--lens", choices=("auto", "pinhole", "fisheye"), default="auto")
+    camera.add_argument(
+        "--preview", type=Path, metavar="F.jpg", help="write what the camera sees here, as it does"
+    )
+    _add_result(camera)
+
+    head = command(
+        actions, "head", _head, "find how pulses turn the camera: moves the head within its limits",
+        "example:\n  edge-rjepa calibrate head --head serial: --source 0\n",
+    )  # fmt: skip
+    head.add_argument("--head", metavar="HEAD", default="serial:", help="see head --help (serial:)")
+    head.add_argument("--source", metavar="SRC", required=True, help="the camera that sits on it")
+    head.add_argument("--fov", type=_number, metavar="DEG", default=60.0,
+                      help="the camera's horizontal view, if not calibrated (60)")  # fmt: skip
+    head.add_argument("--views", type=int, default=60, help="how many to take (60)")
+    _add_result(head)
+
+    report = command(
+        actions, "report", _report, "write the page about a calibration",
+        "example:\n  edge-rjepa calibrate report calibration.json\n",
+    )  # fmt: skip
+    report.add_argument("file", type=Path, metavar="calibration.json")
+    report.add_argument("-o", "--output", type=Path, help="the page (beside the file)")
+
+
+def _add_board(parser) -> None:
+    parser.add_argument("--board", choices=("charuco", "chessboard"), default="charuco")
+    parser.add_argument("--corners", type=_corners, default=(9, 6), metavar="9x6",
+                        help="inner corners, where four squares meet (9x6)")  # fmt: skip
+    parser.add_argument("--square-mm", type=_number, default=25.0, metavar="MM",
+                        help="side of a square, as measured on the print (25)")  # fmt: skip
+
+
+def _add_result(parser) -> None:
+    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, metavar="F",
+                        help=f"camera and head share one file ({OUTPUT})")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the main figures as JSON")
+
+
+def _corners(text: str) -> tuple[int, int]:
+    columns, rows = text.lower().split("x")
+    return int(columns), int(rows)
+
+
+_corners.__name__ = "number of corners such as 9x6"  # as argparse names it
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0.0):
+        raise ValueError
+    return value
+
+
+_number.__name__ = "positive number"
+
+
+def _board_of(options: argparse.Namespace):
+    from calibration.board import Board
+
+    return Board(options.board, *options.corners, 1e-3 * options.square_mm)
+
+
+# ------------------------------------------------------------------------------------------------
+# The board and the camera
+
+
+def _print_board(options: argparse.Namespace) -> int:
+    board = _board_of(options)
+    board.write(options.output, options.paper)
+    width_mm, height_mm = (1e3 * side for side in board.size_m)
+    _say(
+        f"wrote {options.output}: {board}, {width_mm:.0f} x {height_mm:.0f} mm. Print it at 100 %, "
+        "glue it to something flat, measure a square, and give that as --square-mm"
+    )
+    return 0
+
+
+def _camera(options: argparse.Namespace) -> int:
+    from calibration import io
+    from calibration.camera import calibrate_camera
+
+    _check_output(options.output)
+    board = _board_of(options)
+    if options.images:
+        device, names, sightings, size = _sighted_in_files(options.images, board)
+    else:
+        device, names, sightings, size = _sighted_live(options, board)
+    _say(f"solving: {len(sightings)} views of {size[0]} x {size[1]} px")
+    result = calibrate_camera(board, sightings, size, names, options.lens)
+    record = io.CameraRecord(device, io.now(), __version__, result)
+    _keep(options, record)
+    if options.json:
+        model = result.model
+        figures = {
+            "focal_px": [model.focal_x_px, model.focal_y_px],
+            "centre_px": list(model.centre_px),
+            "field_of_view_deg": math.degrees(model.field_of_view_rad),
+            "rms_px": result.rms_px,
+            "views": [result.views_used, len(result.views)],
+            "lens": result.chosen,
+        }
+        print(json.dumps(figures))
+    return 0
+
+
+def _sighted_in_files(folder: Path, board):
+    from calibration.pictures import sightings_in
+
+    if not folder.is_dir():
+        raise CalibrationError(f"{folder} is no folder: name one with pictures of the board")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if not paths:
+        raise CalibrationError(f"{folder} holds no picture ({', '.join(sorted(PICTURES))})")
+    found = sightings_in(paths, board)
+    if found.without:
+        _say(f"the board is not seen in {', '.join(found.without)}")
+    return f"pictures in {folder}", found.names, found.sightings, found.size
+
+
+def _sighted_live(options: argparse.Namespace, board):
+    """Views of the board as the guide asks for them, until it has enough or Ctrl-C."""
+    from calibration.guide import Guide
+    from edge_rjepa.sources import open_source
+    from edge_rjepa.sources.camera import name_of
+
+    guide, preview = Guide(board), _Preview(options.preview)
+    _say("show the board; Ctrl-C ends it with the views there are")
+    with open_source(options.source) as source, _one_line() as tell:
+        try:
+            new_s = None
+            for frame in _frames(source):
+                advice = guide.offer(frame.image, frame.t_capture_s)
+                views = len(guide.sightings)
+                tell(f"{100 * advice.progress:3.0f} %  {views} views  {advice.text}", advice.kept)
+                preview.show(frame.image, advice)
+                if new_s is None or advice.kept:
+                    new_s = frame.t_capture_s
+                if advice.done or (not source.live and frame.t_capture_s - new_s > IDLE_S):
+                    break
+        except KeyboardInterrupt:
+            _say("")
+        name = name_of(options.source)
+    if not guide.done:
+        _say(f"not all was seen; still missing: {'; '.join(guide.missing())}")
+    if not guide.sightings:
+        raise CalibrationError(
+            f"no {board} was seen: give its kind and its number of inner corners, and light it well"
+        )
+    return name, None, guide.sightings, guide.size
+
+
+def _frames(source):
+    """Its frames as they come. Raises CalibrationError when none does for long."""
+    from edge_rjepa.sources import SourceEnded
+
+    missed = 0
+    while missed < WAITS:
+        try:
+            frame = source.read_next(WAIT_MS)
+        except SourceEnded:
+            return
+        missed = 0 if frame else missed + 1
+        if frame:
+            yield frame
+    raise CalibrationError(f"no picture came for {1e-3 * WAITS * WAIT_MS:.0f} s: check the camera")
+
+
+class _Preview:
+    """What the camera sees, with the corners found and what to do, as a picture file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._shown_s = path, -math.inf
+        if path is not None and path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            raise CalibrationError(f"preview {path}: end it in .jpg or .png")
+
+    def show(self, image, advice) -> None:
+        now_s = time.monotonic()
+        if self._path is None or now_s - self._shown_s < PREVIEW_EVERY_S:
+            return
+        import cv2
+
+        from edge_rjepa.checkpoint import write_atomic
+
+        self._shown_s, image = now_s, image.copy()
+        for x, y in advice.sighting.pixels.round().astype(int).tolist() if advice.sighting else ():
+            cv2.circle(image, (x, y), 3, (0, 200, 0), -1, cv2.LINE_AA)
+        for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+            place = 8, image.shape[0] - 12
+            cv2.putText(image, advice.text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, thick,
+                        cv2.LINE_AA)  # fmt: skip
+        write_atomic(self._path, cv2.imencode(self._path.suffix, image)[1].tobytes())
+
+
+# ------------------------------------------------------------------------------------------------
+# The head
+
+
+def _head(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from calibration import io
+    from calibration.head import CAMERA_STD
+    from calibration.plan import calibrate_head
+    from edge_rjepa.config import CameraConfig
+    from edge_rjepa.sources import open_source, reach_rad
+    from firmware_bridge import open_head
+
+    _check_output(options.output)
+    if reach_rad(options.source) != (math.inf, math.inf):
+        raise CalibrationError(f"{options.source} turns with no head: name the live camera on it")
+    found = io.load(options.output) if options.output.exists() else io.Calibration()
+    if options.fov >= 180.0:
+        raise CalibrationError("--fov: a camera's view is below 180 degrees")
+    config = replace(CameraConfig(), field_of_view_rad=math.radians(options.fov))
+    lens = found.camera and found.camera.result.model.resized
+    camera_std = CAMERA_STD if lens else UNCALIBRATED_STD
+    if not lens:
+        _say(
+            f"{options.output} has no camera: it is taken to be {options.fov:g} degrees wide "
+            "(--fov) and measured by the turns; `calibrate camera` first is better"
+        )
+    with open_head(options.head) as head, _one_line() as tell:
+        name = head.state().name
+        _say(f"head: {name} at {head.state().port}; it moves within {_limits(head)}")
+        with open_source(options.source, camera=config, mount=head, lens=lens) as source:
+            frames = (_Picture(frame) for frame in _frames(source))
+            result = calibrate_head(
+                head,
+                lambda: next(frames, None),
+                _model_of(source.camera),
+                camera_std,
+                options.views,
+                lambda done, what: tell(f"{100 * done:3.0f} %  {what}", "view" not in what),
+            )
+            head.wait(30.0)  # it was sent home
+    _keep(options, io.HeadRecord(name, io.now(), __version__, result))
+    if options.json:
+        print(json.dumps({
+            "delay_s": result.timing.delay_s,
+            "settling_s": result.timing.settling_s,
+            "backlash_deg": [math.degrees(s.backlash_rad) for s in result.model.servos],
+            "rms_deg": math.degrees(result.rms_rad),
+            "scatter_deg": [math.degrees(s) for s in result.scatter_rad],
+        }))  # fmt: skip
+    return 0
+
+
+class _Picture:
+    """A frame as calibrate_head takes it."""
+
+    def __init__(self, frame) -> None:
+        self.image, self.t_s = frame.image, frame.t_capture_s
+
+
+def _model_of(camera):
+    """The source's camera as a CameraModel: a stated one is a pinhole without distortion."""
+    from calibration.model import CameraModel
+
+    if isinstance(camera, CameraModel):
+        return camera
+    size, focal_px = (camera.width_px, camera.height_px), camera.focal_px
+    return CameraModel("pinhole", *size, focal_px, focal_px, *camera.centre_px, (0.0,) * 5)
+
+
+def _limits(head) -> str:
+    (pan_low, pan_high), (tilt_low, tilt_high) = head.limits
+    return f"{pan_low:g} to {pan_high:g} and {tilt_low:g} to {tilt_high:g} {head.unit}"
+
+
+# ------------------------------------------------------------------------------------------------
+# What was found
+
+
+def _report(options: argparse.Namespace) -> int:
+    from calibration import io
+
+    found = io.load(options.file)
+    print(_write_page(found, options.output or options.file.with_suffix(".html")))
+    return 0
+
+
+def _keep(options: argparse.Namespace, record) -> None:
+    from calibration import io
+
+    io.save(options.output, record)
+    for line in record.result.news():
+        _say(line)
+    page = _write_page(io.load(options.output), options.output.with_suffix(".html"))
+    _say(f"kept in {options.output}; look at {page}")
+    _say(f"next: edge-rjepa learn --calibration {options.output} ..")
+
+
+def _write_page(found, path: Path) -> Path:
+    from calibration.report import page
+    from edge_rjepa.checkpoint import write_atomic
+
+    try:
+        write_atomic(path, page(found).encode())
+    except OSError as error:
+        raise CalibrationError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def _check_output(path: Path) -> None:
+    """Before an hour is spent: can it be written there, and what is there be kept?"""
+    from calibration import io
+
+    if path.exists():
+        io.load(path)
+    elif not path.parent.is_dir():
+        raise CalibrationError(f"{path.parent} is no folder: make it, or name another -o")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise CalibrationError(f"{path} cannot be written: name another -o")
+
+
+@contextmanager
+def _one_line():
+    """tell(text, important): one line that changes on a terminal; else a line now and then."""
+    terminal, told_s, wide, last = sys.stderr.isatty(), -math.inf, 0, ""
+
+    def tell(text: str, important: bool) -> None:
+        nonlocal told_s, wide, last
+        if terminal:
+            print(f"\r{text:{wide}}", end="", file=sys.stderr, flush=True)
+            wide = max(wide, len(text))
+        elif important or (text != last and time.monotonic() - told_s > A_LINE_EVERY_S):
+            told_s, last = time.monotonic(), text
+            _say(text)
+
+    try:
+        yield tell
+    finally:
+        if terminal and wide:
+            _say("")
+
+
+def _say(line: str) -> None:
+    """To the person who watches; standard output stays for what a script reads."""
+    print(line, file=sys.stderr, flush=True)
