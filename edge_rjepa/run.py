@@ -36,7 +36,7 @@ from edge_rjepa.held_out import HeldOut
 from edge_rjepa.journal import Journal
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
-from edge_rjepa.runtime import Glance, Loop, Recorder
+from edge_rjepa.runtime import Loop, Recorder
 from edge_rjepa.sources import Source, SourceEnded
 
 CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
@@ -137,13 +137,12 @@ class Run:
         learner: RJepa,
         head: Head | None = None,
         recorder: Recorder | None = None,
-        observer: Callable[[Glance], None] | None = None,
     ):
         self.folder = folder
         self.config = config
         self.held_out = HeldOut(config)
         eye = Eye.of(config)
-        self.loop = Loop(config, source, eye, learner, self.held_out, head, recorder, observer)
+        self.loop = Loop(config, source, eye, learner, self.held_out, head, recorder)
         self.monitor = Monitor(config.monitor)
         self.rollbacks = 0
         self.frames_kept = 0  # when the newest checkpoint was written
@@ -340,6 +339,10 @@ class Run:
             if not self._journal_fails:
                 self.on_event(f"cannot write {self.folder / METRICS}: {error.strerror}; goes on")
             self._journal_fails = True
+
+    def keep(self) -> None:
+        """Write the checkpoint now; that it failed is an event."""
+        self._keep()
 
     def _mark_good(self) -> None:
         """Keep this state to roll back to, if nothing is wrong with it.

@@ -72,7 +72,7 @@ class Loop:
     """Everything a learner needs to learn from what it looks at, without files.
 
     head: what turns the camera; the source's own if None, and no head at all if it has none.
-    observer: is shown each frame that was used; the loop waits for it to return.
+    observers: are shown each frame that is used; the loop waits for them to return.
     """
 
     def __init__(
@@ -84,7 +84,6 @@ class Loop:
         held_out: HeldOut,
         head: Head | None = None,
         recorder: Recorder | None = None,
-        observer: Callable[[Glance], None] | None = None,
     ):
         self.config = config
         self.source = source
@@ -93,7 +92,7 @@ class Loop:
         self.held_out = held_out
         self.head = head or source.head
         self.recorder = recorder
-        self.observer = observer
+        self.observers: list[Callable[[Glance], None]] = []
         self.pace = Pace(config.fixations_per_frame, config.camera.frames_per_s)
         self.latency = Latency()
         self.paused = False  # it looks on, and neither learns nor turns the head
@@ -117,7 +116,9 @@ class Loop:
         if frame is None:
             return False
         if self.paused:
-            self._only_show(frame)
+            none = np.empty((0, 2))
+            features = np.empty((0, self.config.retina.n_features), np.float32)
+            self._show(Glance(frame, none, none, features, np.empty(0)))
             return False
         self.torn = True  # what happens in between, a second Ctrl-C say, leaves half a step
         used = self._use(frame)
@@ -173,11 +174,9 @@ class Loop:
         self.frames += 1
         return True
 
-    def _only_show(self, frame: Frame) -> None:
-        if self.observer is not None:
-            none = np.empty((0, 2))
-            features = np.empty((0, self.config.retina.n_features), np.float32)
-            self.observer(Glance(frame, none, none, features, np.empty(0)))
+    def _show(self, glance: Glance) -> None:
+        for observer in self.observers:
+            observer(glance)
 
     def _at_capture(self, frame: Frame) -> Frame | None:
         """The frame with the angle the head had at capture; None where it is suppressed."""
@@ -216,8 +215,7 @@ class Loop:
         report = self.learner.learn_block(features, plan.efference)
         self._reports.append((fixations, report.loss, float(report.surprise.mean())))
         self.eye.gaze.learned(report.surprise)
-        if self.observer is not None:
-            self.observer(Glance(frame, plan.pixels, plan.gaze_rad, features, report.surprise))
+        self._show(Glance(frame, plan.pixels, plan.gaze_rad, features, report.surprise))
         if self.source.live:
             done_s = time.monotonic()
             self.latency.add(done_s - frame.t_capture_s)

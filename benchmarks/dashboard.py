@@ -1,0 +1,129 @@
+"""What the live page costs, and how soon it shows a day.
+
+    python -m benchmarks.dashboard [--seconds 20] [--pairs 3]
+
+Cost: CPU time of the process with one viewer, a real Chromium, less without one, as paired runs in
+which pictures of 640x480 with 16 fixations come 30 times a second and nothing else is done. Day:
+86,400 lines of metrics, one a second, from asking for the page until its curves are drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from benchmarks.faulty_camera import view
+from edge_rjepa import journal
+from edge_rjepa.dashboard.server import Dashboard
+from edge_rjepa.dashboard.shown import Shown
+from edge_rjepa.runtime import Glance
+from edge_rjepa.sources import Frame
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+FRAMES_A_SECOND, FIXATIONS, FEATURES, EMBEDDING = 30.0, 16, 124, 128
+DAY = 86_400
+
+
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in FLAGS:
+        options.add_argument(flag)
+    return webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+
+
+def fed(shown: Shown, pictures, seconds: float) -> float:
+    """CPU seconds of this process a second while pictures come."""
+    rng = np.random.default_rng(0)
+    started_s, cpu_s = time.monotonic(), time.process_time()
+    for k in range(int(seconds * FRAMES_A_SECOND)):
+        frame = Frame(pictures[k % len(pictures)], time.monotonic(), (0.0, 0.0), k)
+        pixels = rng.uniform(40, 440, (FIXATIONS, 2))
+        features = rng.normal(size=(FIXATIONS, FEATURES)).astype(np.float32)
+        shown.observe(Glance(frame, pixels, pixels / 1000.0, features, rng.random(FIXATIONS)))
+        time.sleep(max(0.0, started_s + (k + 1) / FRAMES_A_SECOND - time.monotonic()))
+    return (time.process_time() - cpu_s) / (time.monotonic() - started_s)
+
+
+def cost(folder: Path, seconds: float, pairs: int) -> list[float]:
+    """Share of a core that one viewer takes, of each pair."""
+    pictures = [view((640, 480), k) for k in range(60)]
+    weights = np.zeros((EMBEDDING, FEATURES + 1), np.float32)
+    shares = []
+    for _ in range(pairs):
+        shown = Shown(lambda: weights)
+        with Dashboard("127.0.0.1:0", folder, shown) as server:
+            without = fed(shown, pictures, seconds)
+            driver = browser()
+            try:
+                driver.get(server.url)
+                fed(shown, pictures, 2.0)
+                watched = fed(shown, pictures, seconds)
+                count = int(driver.find_element("id", "eye").get_attribute("data-count"))
+            finally:
+                driver.quit()
+        shares.append(watched - without)
+        print(
+            f"without {100 * without:.1f} %, watched {100 * watched:.1f} % of a core, "
+            f"{count / (seconds + 2.0):.1f} pictures a second",
+            flush=True,
+        )
+    return shares
+
+
+def a_day(folder: Path) -> None:
+    kept = journal.Journal(folder / "metrics.jsonl", max_bytes=1 << 30)
+    lines = [
+        {
+            "frames": 30 * k, "fixations": 480 * k, "time_unix_s": 1e9 + k,
+            "information": 3.0 + 0.1 * np.sin(k / 500.0), "effective_rank": 8.0,
+            "embedding_std": 0.8, "surprise": 5.0, "fixations_per_s": 480.0,
+            "latency_median_ms": 4.5, "latency_p95_ms": 6.6, "skipped": {}, "faults": {},
+            "seconds": 1.0 * k, "loss": 0.1, "rollbacks": 0, "fixations_per_frame": 16.0,
+        }
+        for k in range(DAY)
+    ]  # fmt: skip
+    for line in lines:
+        kept.append(line)
+
+
+def load(folder: Path) -> float:
+    """Seconds from asking for the page until its curves are drawn."""
+    with Dashboard("127.0.0.1:0", folder) as server:
+        driver = browser()
+        try:
+            started_s = time.monotonic()
+            driver.get(server.url)
+            while driver.find_element("id", "count").text == "":
+                time.sleep(0.01)
+            return time.monotonic() - started_s
+        finally:
+            driver.quit()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each run of a pair")
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "metrics.jsonl").write_bytes(b"")
+        shares = cost(folder, options.seconds, options.pairs)
+        print(f"one viewer: {100 * statistics.median(shares):.1f} % of a core (median)")
+        a_day(folder)
+        print("a day of metrics is shown after", ", ".join(f"{load(folder):.2f} s" for _ in "123"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What the page's buttons do: asked for by the server, done by the thread that learns."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from edge_rjepa.errors import RJepaError
+from edge_rjepa.run import Run
+
+JOG_RAD = math.radians(3.0)
+JOGS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is no fault of the program
+    """A button that cannot do what it says just now, with the reason."""
+
+
+class Buttons:
+    """A queue of presses; `obey` works it off between two frames.
+
+    export: writes the frozen encoder of a learner to a file; runs in a thread of its own.
+    """
+
+    def __init__(self, export: Callable[[object, Path], None]) -> None:
+        self._export = export
+        self._presses: queue.Queue[tuple[str, Future]] = queue.Queue()
+        self._exporting: threading.Thread | None = None
+        self._done = {
+            "pause": self._pause, "resume": self._resume, "checkpoint": self._checkpoint,
+            "export": self._start_export, "home": self._home,
+            **{f"jog {way}": lambda run, way=way: self._jog(run, way) for way in JOGS},
+        }  # fmt: skip
+        self.told: Callable[[str], None] = lambda event: None
+        self.paused = False
+
+    def press(self, name: str) -> Future:
+        """Ask for it; the future has what was done, in words, or Refused."""
+        done: Future = Future()
+        if name in self._done:
+            self._presses.put((name, done))
+        else:
+            done.set_exception(Refused(f"there is no button {name!r}"))
+        return done
+
+    def obey(self, run: Run) -> None:
+        """Do what was asked for since the last call."""
+        while not self._presses.empty():
+            name, done = self._presses.get()
+            if not done.set_running_or_notify_cancel():
+                continue
+            try:
+                done.set_result(self._done[name](run))
+            except (Refused, RJepaError, OSError) as error:
+                done.set_exception(Refused(" ".join(str(error).split())))
+
+    def close(self) -> None:
+        """Wait for an export that is being written, and refuse what is still asked for."""
+        if self._exporting is not None:
+            self._exporting.join()
+        while not self._presses.empty():
+            self._presses.get()[1].set_exception(Refused("the run has ended"))
+
+    def _pause(self, run: Run) -> str:
+        run.loop.paused = self.paused = True
+        return "learning is paused"
+
+    def _resume(self, run: Run) -> str:
+        run.loop.paused = self.paused = False
+        return "learning goes on"
+
+    def _checkpoint(self, run: Run) -> str:
+        run.keep()
+        return f"kept at frame {run.frames_kept:,}"
+
+    def _start_export(self, run: Run) -> str:
+        if self._exporting is not None and self._exporting.is_alive():
+            raise Refused("an export is being written")
+        learner, path = run.learner.copy(), run.folder / "encoder.onnx"
+        self._exporting = threading.Thread(target=self._write, args=(learner, path), name="export")
+        self._exporting.start()
+        return f"writing {path}"
+
+    def _write(self, learner, path: Path) -> None:
+        try:
+            self._export(learner, path)
+        except (RJepaError, OSError) as error:
+            self.told(f"export: {' '.join(str(error).split())}")
+        else:
+            self.told(f"exported: {path}")
+
+    def _head(self, run: Run):
+        head = run.loop.head
+        if head is None or not hasattr(head, "hold"):
+            raise Refused("this run has no head of its own")
+        return head
+
+    def _home(self, run: Run) -> str:
+        self._head(run).home()
+        return "the head goes home"
+
+    def _jog(self, run: Run, way: str) -> str:
+        head = self._head(run)
+        state = head.state()
+        if math.isnan(state.pan_rad):
+            head.hold()
+            return "the head was limp: it holds now"
+        pan, tilt = JOGS[way]
+        head.move(state.pan_rad + pan * JOG_RAD, state.tilt_rad + tilt * JOG_RAD)
+        return f"the head goes {way}"
