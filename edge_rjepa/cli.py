@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="a live page for the browser, here or on another address, which needs a token",
     )
+    learn.add_argument("--show", action="store_true", help="show it in a window on this screen")
     learn.add_argument("--token", help="for the page on another address (made up and shown)")
     learn.add_argument("--seed", type=int, help="of weights, gaze and scene (default 0)")
     learn.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -258,13 +259,19 @@ class _Watchers(NamedTuple):
 
 @contextmanager
 def _viewed(run, watchers: _Watchers, options: argparse.Namespace):
-    """The watchers, and the page beside them if it is asked for."""
-    if options.dashboard is None:
-        yield watchers
-        return
-    from edge_rjepa.dashboard import page_of
+    """The watchers, and a window or a page beside them if it is asked for."""
+    with ExitStack() as opened:
+        if options.show:
+            from edge_rjepa.show import Window
 
-    with page_of(run, options.dashboard, options.token) as page:
+            window = opened.enter_context(Window(watchers.event))
+            run.loop.observers.append(window.show)
+        if options.dashboard is None:
+            yield watchers
+            return
+        from edge_rjepa.dashboard import page_of
+
+        page = opened.enter_context(page_of(run, options.dashboard, options.token))
         _say(f"page: {page.server.url}")
 
         def go_on(run) -> bool:

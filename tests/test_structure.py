@@ -52,12 +52,13 @@ ALLOWED = {
     "probe": "classify config frozen learner retina run scan sources",
     "calibrated": "optics sources",
     "overlay": "",
+    "show": "overlay runtime",
     "dashboard": "export head journal overlay retina run runtime",
     "runtime": "config eye gaze head held_out learner pace sources",
     "run": "checkpoint config eye head held_out journal learner monitor runtime sources",
     "cli": "calibrate_cli calibrated cells checkpoint config check dashboard doctor engines export "
     "frozen gaze head_cli int8 learner monitor optics patches probe recording report retina run "
-    "sources",
+    "show sources",
 }
 HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]
 
