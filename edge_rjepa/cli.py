@@ -24,6 +24,7 @@ from edge_rjepa import __version__, calibrate_cli, head_cli
 from edge_rjepa.errors import ConfigError, RJepaError, SourceError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+LOOK_S = 0.2  # between two looks whether to stop
 A_LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
 
 LEARN_EXAMPLES = """examples:
@@ -507,7 +508,7 @@ def _limit(options: argparse.Namespace, received: list):
 
 
 @contextmanager
-def _stop_on_signals():
+def _stop_on_signals(says: str = "stopping: saving what was learned"):
     """The signals received: Ctrl-C, SIGTERM, a closed terminal. A second one ends the process."""
     received: list[int] = []
 
@@ -515,7 +516,7 @@ def _stop_on_signals():
         received.append(number)
         signal.signal(number, previous[number])
         with suppress(OSError):  # whoever read it is gone
-            os.write(2, b"\nstopping: saving what was learned\n")  # print is not for handlers
+            os.write(2, f"\n{says}\n".encode())  # print is not for handlers
 
     numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     previous = {number: signal.signal(number, note) for number in numbers}
@@ -645,10 +646,13 @@ def _dashboard(options: argparse.Namespace) -> int:
 
     if not (options.run / "metrics.jsonl").exists():
         raise ConfigError(f"{options.run} is no folder of a run: name one that `learn` made")
-    with Dashboard(options.address, options.run, token=options.token) as server:
+    with (
+        _stop_on_signals("stopping") as received,
+        Dashboard(options.address, options.run, token=options.token) as server,
+    ):
         _say(f"page: {server.url}   Ctrl-C ends it")
-        with suppress(KeyboardInterrupt):
-            signal.pause()
+        while not received:
+            time.sleep(LOOK_S)
     return 0
 
 

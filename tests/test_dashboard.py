@@ -4,6 +4,10 @@ import asyncio
 import http.client
 import json
 import math
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -378,3 +382,20 @@ def test_a_picture_is_drawn_over_what_was_seen():
     shown.observe(look)
     drawn = cv2.imdecode(np.frombuffer(shown.picture(), np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape == look.frame.image.shape
+
+
+def test_the_command_serves_a_run_that_has_ended_until_it_is_stopped(tmp_path):
+    journal.Journal(tmp_path / "metrics.jsonl").append({"frames": 30, "fixations": 480})
+    command = [sys.executable, "-m", "edge_rjepa.cli", "dashboard", str(tmp_path)]
+    with subprocess.Popen(
+        [*command, "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
+    ) as served:
+        address = re.search(r"http://([\d.:]+)/", served.stderr.readline())[1]
+        connection = http.client.HTTPConnection(address, timeout=10.0)
+        connection.request("GET", "/history")
+        assert json.loads(connection.getresponse().read())["last"]["fixations"] == 480
+        connection.close()
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(10.0) == 0
+    done = subprocess.run([*command[:-1], "nowhere"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "nowhere is no folder of a run" in done.stderr
