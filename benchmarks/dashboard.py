@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
+from benchmarks.browser import browser
 from benchmarks.faulty_camera import view
 from edge_rjepa import journal
 from edge_rjepa.dashboard.server import Dashboard
@@ -26,20 +25,8 @@ from edge_rjepa.dashboard.shown import Shown
 from edge_rjepa.runtime import Glance
 from edge_rjepa.sources import Frame
 
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 FRAMES_A_SECOND, FIXATIONS, FEATURES, EMBEDDING = 30.0, 16, 124, 128
 DAY = 86_400
-
-
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    for flag in FLAGS:
-        options.add_argument(flag)
-    return webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
 
 
 def fed(shown: Shown, pictures, seconds: float) -> float:
@@ -64,14 +51,11 @@ def cost(folder: Path, seconds: float, pairs: int) -> list[float]:
         shown = Shown(lambda: weights)
         with Dashboard("127.0.0.1:0", folder, shown) as server:
             without = fed(shown, pictures, seconds)
-            driver = browser()
-            try:
+            with browser() as driver:
                 driver.get(server.url)
                 fed(shown, pictures, 2.0)
                 watched = fed(shown, pictures, seconds)
                 count = int(driver.find_element("id", "eye").get_attribute("data-count"))
-            finally:
-                driver.quit()
         shares.append(watched - without)
         print(
             f"without {100 * without:.1f} %, watched {100 * watched:.1f} % of a core, "
@@ -99,16 +83,12 @@ def a_day(folder: Path) -> None:
 
 def load(folder: Path) -> float:
     """Seconds from asking for the page until its curves are drawn."""
-    with Dashboard("127.0.0.1:0", folder) as server:
-        driver = browser()
-        try:
-            started_s = time.monotonic()
-            driver.get(server.url)
-            while driver.find_element("id", "count").text == "":
-                time.sleep(0.01)
-            return time.monotonic() - started_s
-        finally:
-            driver.quit()
+    with Dashboard("127.0.0.1:0", folder) as server, browser() as driver:
+        started_s = time.monotonic()
+        driver.get(server.url)
+        while driver.find_element("id", "count").text == "":
+            time.sleep(0.01)
+        return time.monotonic() - started_s
 
 
 def main() -> None:

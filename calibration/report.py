@@ -13,7 +13,8 @@ from calibration.head import AXES, NAMES, HeadCalibration
 from calibration.io import Calibration
 from calibration.model import parameter_names
 
-WIDTH, MARGIN = 460.0, 42.0  # of a chart, in the units of its drawing
+WIDTH, MARGIN = 460.0, 46.0  # of a chart, in the units of its drawing
+EDGE = 14.0  # right of a chart
 CERTAIN_COLUMNS, CERTAIN_ROWS = 9, 7
 
 STYLE = """
@@ -220,21 +221,23 @@ def _chart(unit: str, x, y, curve=None) -> str:
     low, high = low - 0.05 * (high - low) - 1e-6, max(high, y.max()) + 0.05 * (high - low) + 1e-6
 
     def place(x, y):
-        across = MARGIN + (np.asarray(x) - left) / max(right - left, 1e-9) * (WIDTH - MARGIN - 8.0)
+        across = MARGIN + (np.asarray(x) - left) / max(right - left, 1e-9) * (WIDTH - MARGIN - EDGE)
         down = 8.0 + (high - np.asarray(y)) / (high - low) * (height - 32.0)
         return across, down
 
-    drawn = _frame(MARGIN, 8.0, WIDTH - MARGIN - 8.0, height - 32.0)
-    for value in np.linspace(low, high, 7)[1:-1]:
+    drawn = _frame(MARGIN, 8.0, WIDTH - MARGIN - EDGE, height - 32.0)
+    for value in _ticks(low, high):
         at = place(left, value)[1]
         drawn += (
-            f'<path class="rule" d="M{MARGIN} {at:.1f}H{WIDTH - 8}"/>'
-            f'<text x="{MARGIN - 5}" y="{at + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+            f'<path class="rule" d="M{MARGIN} {at:.1f}H{WIDTH - EDGE}"/>'
+            f'<text x="{MARGIN - 5}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>'
         )
-    for value in np.linspace(left, right, 5):
+    for value in _ticks(left, right):
         at = place(value, low)[0]
-        drawn += f'<text x="{at:.1f}" y="{height - 9:.1f}" text-anchor="middle">{value:.0f}</text>'
-    drawn += f'<text x="{WIDTH - 8}" y="{height + 4:.1f}" text-anchor="end">{escape(unit)}</text>'
+        drawn += f'<text x="{at:.1f}" y="{height - 9:.1f}" text-anchor="middle">{value:g}</text>'
+    drawn += (
+        f'<text x="{WIDTH - EDGE}" y="{height + 4:.1f}" text-anchor="end">{escape(unit)}</text>'
+    )
     if curve is not None:
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(*place(*curve), strict=True))
         drawn += f'<polyline class="curve" points="{points}"/>'
@@ -243,6 +246,15 @@ def _chart(unit: str, x, y, curve=None) -> str:
         for a, b in zip(*place(x, y), strict=True)
     )
     return _svg(height + 8.0, drawn)
+
+
+def _ticks(low: float, high: float) -> np.ndarray:
+    """Some round numbers within."""
+    rough = (high - low) / 7.0
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = unit * next(times for times in (1, 2, 5, 10) if times * unit >= rough)
+    first = math.ceil(low / step)
+    return np.round(step * np.arange(first, math.floor(high / step) + 1), 10)
 
 
 def _svg(height: float, drawn: str) -> str:

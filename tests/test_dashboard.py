@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.browser import browser as chromium
 from edge_rjepa import journal
 from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.dashboard import page_of
@@ -87,7 +88,7 @@ def board(tmp_path_factory):
 def world(tmp_path_factory, board):
     learning = Learning(tmp_path_factory.mktemp("runs") / "desk", board, "127.0.0.1:0")
     try:
-        with browser.browser() as driver:
+        with chromium() as driver:
             driver.get(learning.page.server.url)
             wait_for(lambda: text(driver, "line") == "live", "the page is live")
             yield learning, driver
@@ -238,7 +239,7 @@ def test_elsewhere_the_token_is_needed(folder):
 def test_a_browser_with_the_token_is_let_in(folder):
     with (
         Dashboard("127.0.0.1:0", folder, token="as you like") as server,
-        browser.browser() as driver,
+        chromium() as driver,
     ):
         driver.get(server.url.replace("as you like", "as%20you%20like"))
         wait_for(lambda: "not learning" in text(driver, "line"), "the page answers")
