@@ -13,8 +13,9 @@ from calibration.board import Board, Sighting
 from calibration.bundle import Views, distances, placed, poses_of_plane, refine, start
 from calibration.camera import calibrate_camera
 from calibration.errors import CalibrationError
+from calibration.io import Calibration, CameraRecord
 from calibration.pictures import sightings_in
-from calibration.report import camera_report, write_camera_report
+from calibration.report import page
 
 DATA = Path("/usr/share/doc/opencv-doc/examples/data")
 real = pytest.mark.skipif(
@@ -116,15 +117,15 @@ def test_two_cameras_measure_the_same_board():
 
 
 @real
-def test_a_report_is_drawn(tmp_path):
-    page = camera_report(solved("left"))
-    assert page.dtype == np.uint8 and page.shape[2] == 3
-    red = (page[..., 2].astype(int) - page[..., 0] > 100).sum()
-    assert red > 1000  # the residuals
-    write_camera_report(solved("left"), tmp_path / "report.png")
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "report.png")), page)
-    with pytest.raises(CalibrationError, match="cannot write report"):
-        write_camera_report(solved("left"), tmp_path / "missing" / "report.png")
+def test_the_page_shows_every_corner_parameter_and_view():
+    result = solved("left")
+    record = CameraRecord("<camera>", "2026-01-01T00:00:00+00:00", "0", result)
+    shown = page(Calibration(record))
+    assert shown.count('class="off"') == result.corners_used
+    assert "&lt;camera&gt;" in shown and "<camera>" not in shown
+    for view in result.views:
+        assert f"<td>{view.name}</td>" in shown
+    assert f"{result.rms_px:.3f} px" in shown and "not fitted" in shown
 
 
 # -- simulated cameras -----------------------------------------------------------------------------
