@@ -22,6 +22,7 @@ from edge_rjepa.sources import Frame
 
 # Fewer fixations than this many times n_embedding say nothing about a covariance of that size.
 FEWEST_A_DIMENSION = 4
+SHOWN = 3  # frames of a sample
 
 
 class Look(NamedTuple):
@@ -30,6 +31,7 @@ class Look(NamedTuple):
     features: np.ndarray  # (K, f) float32
     efference: np.ndarray  # (K, A) float32
     pixels: np.ndarray  # (K, 2)
+    image: np.ndarray | None  # of some frames only: there can be hundreds
 
 
 class HeldOut:
@@ -45,14 +47,17 @@ class HeldOut:
         self._noise_floor = config.network.noise_floor
         self._fewest = FEWEST_A_DIMENSION * config.network.n_embedding
         self._looks: deque[Look] = deque(maxlen=config.held_out_frames)
-        self._last_image: np.ndarray | None = None
+        # One more than shown: the first look has no past, and what surprises there says little.
+        self._image_every = max(1, config.held_out_frames // (SHOWN + 1))
+        self._added = 0
 
     def add(self, camera: Camera, frames: Iterable[Frame]) -> None:
         """Look at these frames of a camera."""
         for frame in frames:
             plan, features = self._eye.look(camera, frame, self._fixations)
-            self._looks.append(Look(features, plan.efference, plan.pixels))
-            self._last_image = frame.image
+            image = None if self._added % self._image_every else frame.image
+            self._looks.append(Look(features, plan.efference, plan.pixels, image))
+            self._added += 1
 
     @property
     def enough(self) -> bool:
@@ -67,12 +72,18 @@ class HeldOut:
         return health(gained, np.cov(z, rowvar=False))
 
     def sample(self, learner: RJepa) -> dict[str, np.ndarray]:
-        """The last frame: image, its fixations' pixels (K, 2) and surprise (K,) in nats."""
+        """N of the frames: image (N, H, W, 3) uint8 BGR, pixels (N, K, 2), surprise (N, K) nats.
+
+        They are the last of those kept with their pictures, SHOWN at most, the oldest first.
+        """
         z, z_hat = self._seen(learner)
-        pixels = self._looks[-1].pixels
-        last = slice(-len(pixels), None)
-        surprise = learner.surprise(z[last], z_hat[last])
-        return {"image": self._last_image, "pixels": pixels, "surprise": surprise}
+        surprise = learner.surprise(z, z_hat).reshape(len(self._looks), -1)
+        shown = [i for i, look in enumerate(self._looks) if look.image is not None][-SHOWN:]
+        return {
+            "image": np.stack([self._looks[i].image for i in shown]),
+            "pixels": np.stack([self._looks[i].pixels for i in shown]),
+            "surprise": surprise[shown],
+        }
 
     def _seen(self, learner: RJepa) -> tuple[np.ndarray, np.ndarray]:
         learner = learner.copy()

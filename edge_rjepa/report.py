@@ -1,7 +1,8 @@
-"""The picture of a run: its curves, where the eye looked, and what it learned in words.
+"""The picture of a run, for a talk: what it learned, how, and where it looked.
 
-Reads `metrics.jsonl` and, where they exist, `checkpoint.safetensors` (its metadata's `config`),
-`summary.json` and `sample.npz` (image (H, W, 3) uint8 BGR, pixels (K, 2) x and y, surprise (K,)).
+Reads `metrics.jsonl` and, where they exist, `checkpoint.safetensors`, `summary.json` and
+`sample.npz` (image (N, H, W, 3) uint8 BGR, pixels (N, K, 2) x and y, surprise (N, K) nats; of older
+runs one frame, without the N).
 """
 
 import io
@@ -11,14 +12,22 @@ import os
 import textwrap
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_rjepa import checkpoint, journal
+from edge_rjepa import checkpoint, journal, overlay
+from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, RJepaError
+from edge_rjepa.filters import preferred_patches, shares, usual_colour
+from edge_rjepa.learner import RJepa
+from edge_rjepa.retina import Retina
 
-WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 12.0, 8.2, 130
+# The picture is laid out in inches, from its top left; it is as wide as a slide.
+WIDTH, DOTS_PER_INCH = 13.33, 150
+MARGIN, GAP = 0.4, 0.2
+CURVES_TOP, CURVES_HEIGHT = 2.6, 2.0
+SEEN_TOP, SEEN_HEIGHT, BELOW = 5.6, 2.4, 0.6  # filters and frames, and what is below them
 INK, MUTED, FAINT = "#1f2933", "#66727f", "#e4e8ec"
 BLUE, TEAL, PURPLE, ORANGE, GREEN, RED = (
     "#2563b0",
@@ -34,29 +43,61 @@ STYLE = {
     "axes.edgecolor": "#b8c0c8",
     "axes.labelcolor": MUTED,
     "axes.grid": True,
+    "axes.grid.axis": "y",
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 12,
+    "axes.spines.left": False,
+    "axes.titlesize": 13,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlepad": 9,
+    "axes.titlepad": 10,
     "grid.color": FAINT,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
+    "ytick.major.size": 0,
 }
 
-CURVES = [  # key of metrics.jsonl, title, colour
+CURVES = [  # key of metrics.jsonl, title, colour: the first two are drawn large
+    ("information", "Information (nats)", BLUE),
+    ("surprise", "Surprise (nats)", ORANGE),
     ("effective_rank", "Effective rank", TEAL),
     ("embedding_std", "Std of the embedding", GREEN),
-    ("surprise", "Surprise (nats)", ORANGE),
     ("fixations_per_s", "Fixations a second", PURPLE),
 ]
-HELD_OUT = ("information", "effective_rank", "embedding_std")  # in summary.json, before and after
+POINTS = 500  # of a curve: more than can be told apart
+PLACES = [(0.85, 4.3), (5.95, 4.3), (10.95, 1.98)]  # left and width: two large, a column of small
+HELD_OUT = {  # in summary.json, before and after: how it is called and printed, and where
+    "information": ("information, held out", "{:.2f} nats", 8.1),
+    "effective_rank": ("effective rank", "{:.1f}", 10.4),
+    "embedding_std": ("std", "{:.2f}", 11.95),
+}
+MARKS = {  # where a curve tells of what happened
+    "rollback": {"color": RED, "linewidth": 1.4, "linestyle": (0, (3, 2))},
+    "event": {"color": MUTED, "linewidth": 1.6},
+}
+FILTER_ROWS = 4
+FILTERS_WIDTH = 3.95  # beside frames
+SWATCH_PX, GAP_PX = 11, 3  # below a filter
+TWO_STD = 2.0  # of the features, in the direction that a unit looks for: how far its patch is drawn
 
 
 class ReportError(RJepaError):
     """The report of a run cannot be drawn."""
+
+
+class Record(NamedTuple):
+    """The lines of a metrics.jsonl and the older ones beside it, oldest first."""
+
+    measures: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+class Learned(NamedTuple):
+    """What is in a checkpoint."""
+
+    learner: RJepa
+    retina: Retina
 
 
 def draw_report(run_dir: str | os.PathLike) -> Path:
@@ -66,8 +107,8 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
     metrics.jsonl can be read, another file is damaged, or the picture cannot be written.
     """
     run_dir = Path(run_dir)
-    metrics = read_metrics(run_dir / "metrics.jsonl")
-    config, summary, sample = _read_config(run_dir), _read_summary(run_dir), _read_sample(run_dir)
+    record = read_metrics(run_dir / "metrics.jsonl")
+    learned, summary, sample = _read_learned(run_dir), _read_summary(run_dir), _read_sample(run_dir)
     try:
         import matplotlib
     except ImportError as error:
@@ -75,7 +116,7 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
             'the report needs matplotlib: pip install "edge-rjepa[demo]", or pip install matplotlib'
         ) from error
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        picture = _draw(run_dir.resolve().name, metrics, config, summary, sample)
+        picture = _draw(run_dir.resolve().name, record, learned, summary, sample)
     path = run_dir / "report.png"
     try:
         checkpoint.write_atomic(path, picture)
@@ -84,32 +125,43 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
     return path
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The measurements in a metrics.jsonl and the older ones beside it.
+# -- what a run left ------------------------------------------------------------------------------
+
+
+def read_metrics(path: str | os.PathLike) -> Record:
+    """What a metrics.jsonl tells.
 
     Raises ReportError when a file cannot be read or there is no measurement.
     """
+    record = Record([], [])
     try:
-        lines = [line for line in journal.read(path) if _is_number(line.get("fixations"))]
+        for line in journal.read(path):
+            if _is_number(line.get("fixations")):
+                record.measures.append(line)
+            elif "event" in line:
+                record.events.append(line)
     except OSError as error:
         raise ReportError(f"cannot read {path}: {error.strerror}") from error
-    if not lines:
+    if not record.measures:
         raise ReportError(f"{path} holds no measurement: let the run learn for some seconds more")
-    return lines
+    return record
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _read_config(run_dir: Path) -> dict[str, Any]:
+def _read_learned(run_dir: Path) -> Learned | None:
     path = run_dir / "checkpoint.safetensors"
-    if not path.exists():
-        return {}
+    if not checkpoint.newest(path):
+        return None
     try:
-        return checkpoint.load(path)[1].get("config", {})
+        learner, notes, _ = RJepa.load_newest(path)
+        return Learned(learner, Retina(RunConfig.from_dict(notes["config"]).retina))
     except CheckpointError as error:
         raise ReportError(str(error)) from error
+    except (LookupError, TypeError, RJepaError) as error:
+        raise ReportError(f"{path} is of another version of edge_rjepa: {error}") from error
 
 
 def _read_summary(run_dir: Path) -> dict[str, Any] | None:
@@ -135,10 +187,11 @@ def _read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
             sample = {name: file[name] for name in ("image", "pixels", "surprise")}
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path) from error
-    if sample["image"].shape[2:] != (3,) or sample["pixels"].shape != (
-        *sample["surprise"].shape,
-        2,
-    ):
+    if sample["image"].ndim == 3:
+        sample = {name: array[None] for name, array in sample.items()}
+    frames, surprise = sample["image"], sample["surprise"]
+    fits = surprise.ndim == 2 and sample["pixels"].shape == (*surprise.shape, 2)
+    if not fits or frames.ndim != 4 or (len(frames), frames.shape[3]) != (len(surprise), 3):
         raise _damaged(path)
     return sample
 
@@ -147,157 +200,263 @@ def _damaged(path: Path) -> ReportError:
     return ReportError(f"{path} is damaged: delete it, and the report is drawn without it")
 
 
-def _draw(name, metrics, config, summary, sample) -> bytes:
+# -- the picture ----------------------------------------------------------------------------------
+
+
+def _draw(name, record, learned, summary, sample) -> bytes:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
-    head, upper, lower = figure.subfigures(3, 1, height_ratios=[1.05, 4, 2.6], hspace=0.03)
-    _draw_head(head, name, metrics, config, summary)
-
-    widths = {"run": 2.0, "held out": 0.75, "eye": 1.75}
-    judged = summary is not None and summary["before"] is not None
-    if not judged:
-        del widths["held out"]
-    if sample is None:
-        del widths["eye"]
-    panels = upper.subplots(1, len(widths), width_ratios=list(widths.values()), squeeze=False)[0]
-    panels = dict(zip(widths, panels, strict=True))
-    _draw_curve(panels["run"], metrics, "information", "Information on the run (nats)", BLUE)
-    _label_rollbacks(panels["run"], metrics)
-    if judged:
-        _draw_held_out(panels["held out"], summary)
-    if sample is not None:
-        _draw_scanpath(panels["eye"], sample)
-
-    for axes, (key, title, colour) in zip(lower.subplots(1, len(CURVES)), CURVES, strict=True):
-        _draw_curve(axes, metrics, key, title, colour)
-        axes.set_ylim(bottom=0)
-
+    height = SEEN_TOP + (SEEN_HEIGHT + BELOW if learned or sample else -0.4)
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH)
+    _draw_head(figure, name, record.measures[-1], learned, summary or {})
+    _draw_curves(figure, record)
+    left = MARGIN
+    if learned:
+        width = FILTERS_WIDTH if sample else WIDTH - 2 * MARGIN
+        _draw_filters(_axes(figure, left, SEEN_TOP, width, SEEN_HEIGHT), learned)
+        left += width + 2.5 * GAP
+    if sample:
+        _draw_scanpaths(figure, left, sample)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", bbox_inches="tight", pad_inches=0.25)
+    figure.savefig(picture, format="png")
     return picture.getvalue()
 
 
-def _draw_head(head, name, metrics, config, summary):
-    seconds = metrics[-1].get("seconds")
-    facts = [f"{metrics[-1]['fixations']:,.0f} fixations"]
+def _axes(figure, left, top, width, height):
+    whole = figure.get_figheight()
+    box = left / WIDTH, 1.0 - (top + height) / whole, width / WIDTH, height / whole
+    return figure.add_axes(box, anchor="NW")
+
+
+def _write(figure, left, top, text, **look):
+    figure.text(left / WIDTH, 1.0 - top / figure.get_figheight(), text, va="top", **look)
+
+
+def _draw_head(figure, name, latest, learned, summary):
+    """Facts, verdict, and what was measured before and after."""
+    _write(figure, MARGIN, 0.4, name, size=12, weight="bold")
+    _write(figure, WIDTH - MARGIN, 0.4, _facts(latest, learned), size=10.5, color=MUTED, ha="right")
+    verdict = summary.get("verdict") or "Not finished: nothing was measured on held-out views."
+    headline, _, reason = str(verdict).partition(": ")
+    judged = summary.get("before") is not None
+    lines = textwrap.wrap(reason[:1].upper() + reason[1:], 72 if judged else 125)
+    _write(figure, MARGIN, 0.83, headline, size=26, weight="bold")
+    _write(figure, MARGIN, 1.45, "\n".join(lines[:3]), size=12, linespacing=1.4)
+    for key, (words, form, left) in HELD_OUT.items() if judged else ():
+        value, _, unit = form.format(summary["after"][key]).partition(" ")
+        _write(figure, left, 0.83, value, size=30, weight="bold", color=BLUE if unit else INK)
+        _write(figure, left, 1.45, words, size=11)
+        before = form.format(summary["before"][key])
+        _write(figure, left, 1.71, f"{before} before", size=11, color=MUTED)
+
+
+def _facts(latest, learned) -> str:
+    facts = [f"{latest['fixations']:,.0f} fixations"]
+    seconds = latest.get("seconds")
     if _is_number(seconds):
-        facts.append(f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min")
-    sizes = {"n_embedding": "embedding", "n_hidden": "hidden", "n_predictor": "predictor"}
-    facts += [f"{config['cell']} cells"] if "cell" in config else []
-    facts += [f"{word} {config[key]}" for key, word in sizes.items() if key in config]
-    left = 0.012
-    head.text(left, 0.96, f"edge_rjepa  {name}", size=19, weight="bold", va="top")
-    head.text(0.988, 0.9, "  ·  ".join(facts), size=11.5, color=MUTED, va="top", ha="right")
-    verdict = (summary or {}).get(
-        "verdict"
-    ) or "Not finished: nothing was measured on held-out views."
-    head.text(left, 0.46, textwrap.fill(str(verdict), 125), size=13, va="top")
+        facts.append(_duration(seconds))
+    if learned:
+        config = learned.learner.config
+        facts += [f"{config.cell} cells", f"embedding {config.n_embedding}"]
+        facts += [f"memory {config.n_hidden}", f"predictor {config.n_predictor}"]
+    return "  ·  ".join(facts)
 
 
-def _draw_curve(axes, metrics, key, title, colour):
-    """The measurements, faint, and their running mean."""
-    fixations, values = _column(metrics, "fixations"), _column(metrics, key)
-    axes.set_title(title)
+def _duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _draw_curves(figure, record):
+    """The first two large, the others small in a column beside them."""
+    marks = _marks(record)
+    for (left, width), (key, title, colour) in zip(PLACES[:2], CURVES[:2], strict=True):
+        axes = _axes(figure, left, CURVES_TOP, width, CURVES_HEIGHT)
+        _draw_curve(axes, record.measures, key, colour)
+        _draw_marks(axes, marks)
+        axes.set_title(title, x=-0.1)
+        axes.set_xlabel("fixations")
+        axes.locator_params(nbins=5)
+    _label_marks(figure, marks)
+    small = CURVES[2:]
+    left, width = PLACES[-1]
+    height = CURVES_HEIGHT / len(small)
+    for i, (key, title, colour) in enumerate(small):
+        axes = _axes(figure, left, CURVES_TOP - 0.05 + 1.04 * i * height, width, height - 0.29)
+        _draw_curve(axes, record.measures, key, colour)
+        axes.set_title(title, size=11, weight="normal", pad=6)
+        axes.set_ylim(bottom=0)
+        axes.locator_params(axis="y", nbins=2)
+        axes.locator_params(axis="x", nbins=4)
+        axes.tick_params(labelsize=9.5, labelbottom=i == len(small) - 1)
+
+
+def _draw_curve(axes, measures, key, colour):
+    """The running mean of the measurements; fainter, they themselves; where many, their range."""
+    fixations, values = _column(measures, "fixations"), _column(measures, key)
     axes.xaxis.set_major_formatter(lambda value, _: _short(value))
     axes.yaxis.set_major_formatter(lambda value, _: _short(value))
-    axes.locator_params(nbins=5)
-    for rollback in _rollbacks(metrics):
-        axes.axvline(rollback, color=RED, linewidth=1.2, linestyle=(0, (3, 2)))
-    window = len(values) // 40
+    size = -(-len(values) // POINTS)
+    window = len(values) // size // 40
     for start, stop in _forward_stretches(fixations):
-        x, y = fixations[start:stop], values[start:stop]
-        alone = {"marker": "o"} if stop - start == 1 else {}
-        if window > 1:
-            axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.3)
-            y = _running_mean(y, window)
-        axes.plot(x, y, color=colour, linewidth=2.2, **alone)
-    axes.margins(x=0.02, y=0.12)
+        x, low, mean, high = _reduced(fixations[start:stop], values[start:stop], size)
+        smooth = _running_mean(mean, window) if window > 1 else mean
+        if size > 1:
+            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+        elif window > 1:
+            axes.plot(x, mean, color=colour, linewidth=0.8, alpha=0.3)
+        alone = {"marker": "o"} if len(x) == 1 else {}
+        axes.plot(x, smooth, color=colour, linewidth=2.2, solid_capstyle="round", **alone)
+    axes.margins(x=0.01, y=0.12)
 
 
-def _label_rollbacks(axes, metrics):
-    rollbacks = _rollbacks(metrics)
-    if rollbacks:
-        count = "1 rollback" if len(rollbacks) == 1 else f"{len(rollbacks)} rollbacks"
-        axes.plot([], [], color=RED, linewidth=1.2, linestyle=(0, (3, 2)), label=count)
-        axes.legend(loc="lower right", frameon=False, labelcolor=RED)
-    axes.set_xlabel("fixations")
+def _marks(record) -> dict[str, np.ndarray]:
+    """The fixations at which it was rolled back, and those of the other events."""
+    frames, fixations = (_column(record.measures, key) for key in ("frames", "fixations"))
+    at = _column(record.events, "frames")
+    known, told = np.isfinite(frames), np.isfinite(at)
+    places = np.interp(at[told], frames[known], fixations[known]) if known.any() else at[:0]
+    return {"rollback": _rollbacks(record), "event": places}
 
 
-def _draw_held_out(axes, summary):
-    before, after = summary["before"], summary["after"]
-    heights = [before["information"], after["information"]]
-    bars = axes.bar(["before", "after"], heights, color=["#b4bdc6", BLUE], width=0.62)
-    axes.bar_label(bars, fmt="%.2f", padding=4, size=13, weight="bold")
-    axes.axhline(0, color=INK, linewidth=0.8)
-    axes.grid(axis="x", visible=False)
-    axes.tick_params(axis="x", length=0, labelcolor=INK, labelsize=11.5)
-    axes.set_title("Held out (nats)")
-    axes.margins(y=0.14)
-    axes.set_xlabel(
-        f"effective rank  {before['effective_rank']:.1f} → {after['effective_rank']:.1f}\n"
-        f"std  {before['embedding_std']:.2f} → {after['embedding_std']:.2f}",
-        color=INK,
-    )
+def _draw_marks(axes, marks):
+    """Rollbacks over the whole height, events as ticks at the foot."""
+    for (kind, look), height in zip(MARKS.items(), (0.97, 0.05), strict=True):
+        foot = axes.get_xaxis_transform()
+        axes.vlines(marks[kind], 0.0, height, transform=foot, clip_on=False, **look)
 
 
-def _draw_scanpath(axes, sample):
-    """The frame, the path of the eye, and how much each fixation surprised."""
+def _label_marks(figure, marks):
+    axes = figure.axes[0]
+    for kind, look in MARKS.items():
+        if len(marks[kind]):
+            plural = "s" * (len(marks[kind]) > 1)
+            axes.plot([], [], label=f"{len(marks[kind]):,} {kind}{plural}", **look)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", frameon=False, labelcolor="linecolor", handlelength=1.4)
+
+
+def _draw_filters(axes, learned):
+    """What the units that vary most look for, and what the weights of all go to."""
+    weights = learned.learner.parameters()["W_z"][:, :-1]
+    order = np.argsort(-np.diag(learned.learner.embedding_covariance), kind="stable")
+    length = np.linalg.norm(weights, axis=1, keepdims=True)
+    ways = TWO_STD * (weights / np.maximum(length, 1e-12))[order]
+    tiles = _tiles(preferred_patches(ways, learned.retina), usual_colour(learned.retina))
+    box, tile = axes.get_window_extent(), tiles.shape[2] / tiles.shape[1]
+    axes.imshow(_grid(tiles, round(FILTER_ROWS * box.width / box.height / tile)))
+    axes.set_axis_off()
+    axes.set_title("What its units look for")
+    parts = ", ".join(f"{share:.0%} {kind}" for kind, share in shares(weights).items())
+    told = f"Patterns, each above the colour that goes with it. Weight: {parts}."
+    _write(axes.figure, MARGIN, SEEN_TOP + SEEN_HEIGHT + 0.08, told, size=9.5, color=MUTED)
+
+
+def _tiles(patches, usual_bgr) -> np.ndarray:
+    """Patterns in their own contrast, above the colours that go with them; white between.
+
+    (N, .., .., 3) RGB, 0 .. 1.
+    """
+    n, side = patches.pattern.shape[:2]
+    border = side // 8
+    tiles = np.ones((n, side + GAP_PX + SWATCH_PX + border, side + border, 3))
+    spread = patches.pattern.std(axis=(1, 2, 3), keepdims=True)
+    pattern = 0.5 + 0.2 * patches.pattern / np.maximum(spread, 1e-12)
+    tiles[:, :side, :side] = np.clip(pattern, 0.0, 1.0)
+    colour = np.clip((usual_bgr + patches.level) / 255.0, 0.0, 1.0)
+    tiles[:, side + GAP_PX : side + GAP_PX + SWATCH_PX, :side] = colour[:, None, None]
+    return tiles[..., ::-1]
+
+
+def _grid(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """The first tiles in FILTER_ROWS rows, as one picture; white where there are too few."""
+    n, height, width, _ = tiles.shape
+    grid = np.ones((FILTER_ROWS * columns, height, width, 3))
+    grid[:n] = tiles[: len(grid)]
+    grid = grid.reshape(FILTER_ROWS, columns, height, width, 3).swapaxes(1, 2)
+    return grid.reshape(FILTER_ROWS * height, columns * width, 3)
+
+
+def _draw_scanpaths(figure, left, sample):
+    """Frames, the path of the eye, and how much each fixation surprised."""
+    surprise, (count, rows, columns) = sample["surprise"], sample["image"].shape[:3]
+    height = min(SEEN_HEIGHT, (WIDTH - MARGIN - left - GAP * (count - 1)) / count * rows / columns)
+    width, shades = height * columns / rows, _shades(surprise)
+    for i, nats in enumerate(surprise):
+        axes = _axes(figure, left + i * (width + GAP), SEEN_TOP, width, height)
+        dots = _draw_scanpath(axes, sample["image"][i], sample["pixels"][i], nats, shades)
+        if i == 0:
+            axes.set_title("What surprised it in frames it never learned from")
+    top = SEEN_TOP + height + 0.16
+    bar = _axes(figure, left, top, 1.6, 0.1)
+    scale = figure.colorbar(dots, cax=bar, orientation="horizontal", extend="both")
+    scale.outline.set_visible(False)
+    bar.locator_params(nbins=4)
+    bar.tick_params(labelsize=9.5, length=0)
+    told = "nats of surprise; the ring is where it began"
+    _write(figure, left + 1.75, top - 0.03, told, size=9.5, color=MUTED)
+
+
+def _shades(surprise) -> dict[str, Any]:
+    """Colours by surprise as the live page has them, of all frames together."""
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+
+    known = surprise[np.isfinite(surprise)]
+    mean, spread = (known.mean(), max(known.std(), 1e-9)) if known.size else (0.0, 1.0)
+    ends = [overlay.CALM[::-1] / 255.0, overlay.KEEN[::-1] / 255.0]
+    return {
+        "cmap": LinearSegmentedColormap.from_list("surprise", ends),
+        "norm": Normalize(mean, mean + overlay.USUAL_SURPRISE * spread),
+    }
+
+
+def _draw_scanpath(axes, image, pixels, surprise, shades):
     from matplotlib import patheffects
 
-    (x, y), surprise = sample["pixels"].T, sample["surprise"]
-    axes.imshow(sample["image"][..., ::-1], alpha=0.85)
+    x, y = pixels.T
+    axes.imshow(image[..., ::-1])
     axes.set_axis_off()
-    axes.set_anchor("N")
-    axes.set_title("Where the eye went on one frame")
-    axes.plot(
-        x,
-        y,
-        color="white",
-        linewidth=1.6,
-        alpha=0.9,
-        path_effects=[patheffects.withStroke(linewidth=3.2, foreground=INK, alpha=0.6)],
-    )
-    dots = axes.scatter(
-        x, y, c=surprise, s=230, cmap="YlOrRd", edgecolors=INK, linewidths=1, zorder=3
-    )
-    for number, place in enumerate(sample["pixels"], start=1):
-        axes.annotate(
-            str(number),
-            place,
-            ha="center",
-            va="center_baseline",
-            size=9,
-            weight="bold",
-            zorder=4,
-            path_effects=[patheffects.withStroke(linewidth=2, foreground="white", alpha=0.8)],
-        )
-    below = axes.inset_axes((0.1, -0.09, 0.8, 0.035))
-    bar = axes.figure.colorbar(dots, cax=below, orientation="horizontal")
-    bar.set_label("surprise (nats)")
-    bar.outline.set_visible(False)
-    below.locator_params(nbins=5)
+    dark = [patheffects.withStroke(linewidth=2.8, foreground=INK, alpha=0.7)]
+    axes.plot(x, y, color="white", linewidth=1.3, path_effects=dark)
+    ring = {"facecolors": "none", "edgecolors": "white", "linewidths": 1.8}
+    axes.scatter(x[:1], y[:1], s=150, zorder=3, **ring)
+    return axes.scatter(x, y, c=surprise, s=52, edgecolors=INK, linewidths=0.9, zorder=4, **shades)
 
 
-def _column(metrics, key) -> np.ndarray:
+# -- numbers --------------------------------------------------------------------------------------
+
+
+def _column(lines, key) -> np.ndarray:
     """One measurement of every line, NaN where it is missing: a gap in the curve."""
-    values = [line.get(key) for line in metrics]
+    values = [line.get(key) for line in lines]
     return np.array([value if _is_number(value) else math.nan for value in values], dtype=float)
 
 
-def _rollbacks(metrics) -> list[float]:
+def _rollbacks(record) -> np.ndarray:
     """The fixations at which the count of rollbacks grew."""
-    counts = [0, *(line.get("rollbacks", 0) for line in metrics)]
-    grew = [now > before for before, now in zip(counts, counts[1:], strict=False)]
-    return [
-        line["fixations"] for line, rolled_back in zip(metrics, grew, strict=True) if rolled_back
-    ]
+    counts = _column(record.measures, "rollbacks")
+    grew = np.diff(np.nan_to_num(counts), prepend=0.0) > 0.0
+    return _column(record.measures, "fixations")[grew]
 
 
 def _forward_stretches(fixations: np.ndarray) -> list[tuple[int, int]]:
     """(start, stop) of the stretches in which fixations grow: a rollback may set them back."""
     borders = [0, *(np.flatnonzero(np.diff(fixations) < 0) + 1), len(fixations)]
     return [(int(start), int(stop)) for start, stop in zip(borders, borders[1:], strict=False)]
+
+
+def _reduced(x: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
+    """x, low, mean and high of every `size` values; what is not finite is left out."""
+    starts = np.arange(0, len(values), size)
+    finite = np.isfinite(values)
+    count = np.add.reduceat(finite.astype(float), starts)
+    mean = np.add.reduceat(np.where(finite, values, 0.0), starts) / np.maximum(count, 1.0)
+    low = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
+    high = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
+    last = np.minimum(starts + size, len(values)) - 1
+    gap = count == 0
+    return x[(starts + last) // 2], *(np.where(gap, math.nan, each) for each in (low, mean, high))
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:

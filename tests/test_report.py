@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import matplotlib.image as matplotlib_image
 import numpy as np
 import pytest
 
 from edge_rjepa import checkpoint, report
+from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.errors import RJepaError
+from edge_rjepa.learner import RJepa
 
 
 def line(fixations, **changes):
@@ -42,19 +45,23 @@ def add_summary(run_dir):
     (run_dir / "summary.json").write_text(json.dumps(summary))
 
 
-def add_sample(run_dir, **changes):
+def sample_of(frames, shape=(60, 80)):
     rng = np.random.default_rng(0)
-    sample = {
-        "image": rng.integers(0, 255, (60, 80, 3), dtype=np.uint8),
-        "pixels": rng.uniform(0, 60, (16, 2)),
-        "surprise": rng.uniform(0, 40, 16),
+    return {
+        "image": rng.integers(0, 255, (frames, *shape, 3), dtype=np.uint8),
+        "pixels": rng.uniform(0, 60, (frames, 16, 2)),
+        "surprise": rng.uniform(0, 40, (frames, 16)),
     }
-    np.savez(run_dir / "sample.npz", **{**sample, **changes})
+
+
+def add_sample(run_dir, **changes):
+    np.savez(run_dir / "sample.npz", **{**sample_of(3), **changes})
 
 
 def add_checkpoint(run_dir):
-    config = {"config": {"cell": "gated", "n_embedding": 128}}
-    checkpoint.save(run_dir / "checkpoint.safetensors", {}, config)
+    config = RunConfig(network=RJepaConfig(n_hidden=16, n_predictor=16, n_gain=4))
+    learner = RJepa(config.network, seed=1)
+    learner.save(run_dir / "checkpoint.safetensors", {"config": asdict(config)})
 
 
 def picture(run_dir):
@@ -88,6 +95,81 @@ def test_everything_a_run_can_leave_is_drawn(run_dir):
         bare = fuller
 
 
+@pytest.mark.parametrize("shape", [(60, 80), (36, 64), (90, 30)])
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_frames_of_any_shape_fit(run_dir, frames, shape):
+    np.savez(run_dir / "sample.npz", **sample_of(frames, shape))
+    image = picture(run_dir)
+    assert (image[:, -30:] > 0.99).all() and (image[-10:] > 0.99).all()  # nothing is cut off
+
+
+def test_a_sample_of_an_older_run_is_one_frame(run_dir):
+    sample = sample_of(1)
+    np.savez(run_dir / "sample.npz", **sample)
+    now = picture(run_dir)
+    np.savez(run_dir / "sample.npz", **{name: array[0] for name, array in sample.items()})
+    np.testing.assert_array_equal(picture(run_dir), now)
+
+
+def test_surprise_that_is_not_finite_is_drawn_around(run_dir):
+    for surprise in (np.full((3, 16), np.nan), np.where(np.eye(3, 16), np.inf, 1.0)):
+        add_sample(run_dir, surprise=surprise)
+        picture(run_dir)
+
+
+def test_filters_are_those_of_the_units_that_vary_most(run_dir):
+    add_checkpoint(run_dir)
+    first = picture(run_dir)
+    tensors, metadata = checkpoint.load(run_dir / "checkpoint.safetensors")
+    tensors["statistics.S_z"] = np.diag(np.arange(128.0)).astype(np.float32)
+    checkpoint.save(run_dir / "checkpoint.safetensors", tensors, metadata)
+    assert (picture(run_dir) != first).any()
+
+
+def test_a_run_that_only_an_older_checkpoint_is_left_of(run_dir):
+    add_checkpoint(run_dir)
+    whole = picture(run_dir)
+    (run_dir / "checkpoint.safetensors").rename(run_dir / "checkpoint.1.safetensors")
+    np.testing.assert_array_equal(picture(run_dir), whole)
+
+
+def test_a_checkpoint_that_is_no_run_is_named(run_dir):
+    RJepa(RJepaConfig(n_hidden=16)).save(run_dir / "checkpoint.safetensors")
+    with pytest.raises(report.ReportError, match="checkpoint.safetensors is of another version"):
+        report.draw_report(run_dir)
+
+
+def test_many_values_are_reduced_to_their_means_and_extremes():
+    values = np.arange(10.0)
+    values[7:9] = np.nan
+    x, low, mean, high = report._reduced(np.arange(10.0), values, 4)
+    assert x.tolist() == [1.0, 5.0, 8.0]
+    assert (low.tolist(), mean.tolist(), high.tolist()) == ([0, 4, 9], [1.5, 5, 9], [3, 6, 9])
+    *_, high = report._reduced(np.arange(4.0), np.array([1.0, 2.0, np.nan, np.inf]), 2)
+    np.testing.assert_array_equal(high, [2.0, np.nan])
+
+
+def test_a_day_keeps_its_spikes(run_dir):
+    lines = [line(t) for t in range(1000, 20_001_000, 1000)]
+    lines[7000] = line(7_001_000, surprise=3000.0)
+    write_metrics(run_dir, lines)
+    image = picture(run_dir)
+    lines[7000] = line(7_001_000)
+    write_metrics(run_dir, lines)
+    assert (picture(run_dir) != image).any()
+
+
+def test_events_are_marked_where_they_were(run_dir):
+    lines = [line(t, frames=t // 16) for t in range(1600, 160_001, 1600)]
+    lines.append(json.dumps({"frames": 5000, "time_unix_s": 0.0, "event": "the camera died"}))
+    write_metrics(run_dir, lines)
+    record = report.read_metrics(run_dir / "metrics.jsonl")
+    assert report._marks(record)["event"].tolist() == [80_000.0]
+    without = report._marks(record._replace(events=[]))
+    assert without["event"].size == 0 and without["rollback"].size == 0
+    picture(run_dir)
+
+
 def test_rollbacks_are_marked_and_counted(run_dir):
     write_metrics(
         run_dir,
@@ -103,7 +185,8 @@ def test_rollbacks_are_marked_and_counted(run_dir):
 
 def test_half_written_lines_are_skipped(run_dir):
     write_metrics(run_dir, [line(1000), line(2000)[:40] + line(3000), "", "[]", line(4000)[:-9]])
-    assert [each["fixations"] for each in report.read_metrics(run_dir / "metrics.jsonl")] == [1000]
+    measures = report.read_metrics(run_dir / "metrics.jsonl").measures
+    assert [each["fixations"] for each in measures] == [1000]
     picture(run_dir)
 
 
@@ -137,8 +220,17 @@ def test_other_damaged_files_are_named(run_dir, name, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_sample_of_other_shapes_is_refused(run_dir):
-    add_sample(run_dir, pixels=np.zeros((3, 2)))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pixels": np.zeros((3, 2))},
+        {"surprise": np.zeros((2, 16))},
+        {"image": np.zeros((3, 60, 80), np.uint8)},
+        {"image": np.zeros((3, 60, 80, 1), np.uint8)},
+    ],
+)
+def test_a_sample_of_other_shapes_is_refused(run_dir, changes):
+    add_sample(run_dir, **changes)
     with pytest.raises(report.ReportError, match="sample.npz is damaged"):
         report.draw_report(run_dir)
 

@@ -39,7 +39,8 @@ ALLOWED = {
     "calibrate_cli": "__init__ checkpoint config sources",  # of calibration
     "__init__": "batch config learner",
     "monitor": "config learner objective",
-    "report": "checkpoint journal",
+    "filters": "retina",
+    "report": "checkpoint config filters journal learner overlay retina",
     "check": "cells config learner reference",
     "patches": "config gaze retina sources",
     "onnx_graph": "kernels",

@@ -1,0 +1,77 @@
+"""What the units of an embedding look for, as pictures.
+
+A unit is moved by w'x of the features x of a patch. Features of photographs are about white
+(retina.py), so of all patches that move it by as much the most usual one has features along w. That
+patch is drawn: every step of the retina is undone for w, with the contrast that windows usually
+have in place of the patch's own, which is what makes the retina linear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_rjepa.retina import GROUPS, Bank, Retina
+
+CHANNEL = {"fovea": 0, "surround": 0, "warm": 1, "green": 2}  # as the rows of retina.COLOUR
+LEVELS = slice(-2 * len(GROUPS), -len(GROUPS))  # of the features; patterns before, contrasts after
+
+
+class Patches(NamedTuple):
+    """The patches that N units look for, in grey levels, BGR."""
+
+    pattern: np.ndarray  # (N, window_px, window_px, 3) float64, about 0
+    level: np.ndarray  # (N, 3) float64, the mean beside it, above or below what is usual
+
+
+def preferred_patches(weights: np.ndarray, retina: Retina) -> Patches:
+    """What each row of weights (N, f) looks for."""
+    side, edge = retina.config.window_px, (retina.config.window_px - retina.config.fovea_px) // 2
+    pattern = np.zeros((len(weights), side, side, len(retina.colour)))
+    for pictures, group in _patterns(weights, retina):
+        within = slice(edge, side - edge) if group == "fovea" else slice(None)
+        pattern[:, within, within, CHANNEL[group]] += pictures
+    means = weights[:, LEVELS] * retina.level_spread @ np.linalg.inv(retina.level_mix).T
+    to_bgr = np.linalg.inv(retina.colour).T
+    return Patches(pattern @ to_bgr, means[:, 1:] @ to_bgr)
+
+
+def usual_colour(retina: Retina) -> np.ndarray:
+    """Mean (3,) BGR of the windows that the retina was made for."""
+    means = np.linalg.solve(retina.level_mix, retina.level_centre)
+    return np.linalg.solve(retina.colour, means[1:])
+
+
+def shares(weights: np.ndarray) -> dict[str, float]:
+    """How much of the squared weights (N, f) goes to each kind of feature."""
+    squares = np.square(weights, dtype=np.float64).sum(axis=0)
+    level, contrast = squares[LEVELS].sum(), squares[-len(GROUPS) :].sum()
+    parts = {"colour": level, "contrast": contrast, "pattern": squares.sum() - level - contrast}
+    return {kind: float(part / squares.sum()) for kind, part in parts.items()}
+
+
+def _patterns(weights: np.ndarray, retina: Retina) -> Iterator[tuple[np.ndarray, str]]:
+    """Of each group its pictures (N, px, px), as fine as the window, and its name."""
+    usual_power = np.linalg.solve(retina.contrast_mix, retina.contrast_centre)
+    amplitude = np.exp(0.5 * usual_power)  # grey levels
+    for bank in retina.banks:
+        for i, group in enumerate(GROUPS[bank.groups]):
+            px = retina.config.fovea_px if group == "fovea" else retina.config.window_px
+            part = slice(i * len(bank.kept), (i + 1) * len(bank.kept))
+            c = amplitude[bank.groups][i] * weights[:, bank.pattern][:, part]
+            yield _drawn(c / bank.frequency, bank, px), group
+
+
+def _drawn(coefficients: np.ndarray, bank: Bank, px: int) -> np.ndarray:
+    """Pictures (N, px, px) of DCT coefficients (N, n_c): the same cosines, on a finer grid."""
+    cells, orders = bank.basis.shape
+    across_down = np.zeros((len(coefficients), orders * orders))
+    across_down[:, bank.kept] = coefficients
+    place = (np.arange(px)[:, None] + 0.5) / px
+    cosines = math.sqrt(2.0 / cells) * np.cos(math.pi * place * np.arange(orders))
+    cosines[:, 0] /= math.sqrt(2.0)
+    across_down = across_down.reshape(-1, orders, orders)
+    return cosines @ across_down.transpose(0, 2, 1) @ cosines.T

@@ -1,0 +1,79 @@
+"""What units look for, as pictures: shown to the retina, they are what moves those units most."""
+
+import numpy as np
+import pytest
+
+from edge_rjepa.config import RetinaConfig
+from edge_rjepa.filters import LEVELS, preferred_patches, shares, usual_colour
+from edge_rjepa.retina import GROUPS, Retina
+
+SMALL = RetinaConfig(
+    window_px=32, fovea_px=8, surround_cells=8, colour_cells=4,
+    fovea_degree=4, surround_degree=4, colour_degree=2,
+)  # fmt: skip
+
+
+@pytest.fixture(params=[RetinaConfig(), SMALL], ids=["default", "small"])
+def retina(request):
+    return Retina(request.param)
+
+
+def directions(retina, count=100):
+    """Random ways in feature space, of unit length."""
+    weights = np.random.default_rng(0).normal(size=(count, retina.n_features))
+    weights[:, -len(GROUPS) :] = 0.0  # contrast is no picture
+    return weights / np.linalg.norm(weights, axis=1, keepdims=True)
+
+
+def seen(patches, retina, scale):
+    """Features of the patches, made so strong, on a usual background."""
+    picture = usual_colour(retina) + scale * (patches.pattern + patches.level[:, None, None])
+    return retina.features_of_windows(np.clip(picture.round(), 0, 255).astype(np.uint8))
+
+
+def test_each_unit_is_moved_most_by_the_patch_it_looks_for(retina):
+    weights = directions(retina)
+    response = weights @ seen(preferred_patches(weights, retina), retina, 2.0).T
+    assert (response.argmax(axis=1) == np.arange(len(weights))).all()
+    assert (response.argmax(axis=0) == np.arange(len(weights))).all()
+
+
+def test_a_pattern_of_one_group_comes_back_as_its_features(retina):
+    start = 0
+    for bank in retina.banks:
+        for _ in range(bank.groups.stop - bank.groups.start):
+            part = slice(start, start + len(bank.kept))
+            weights = np.zeros((8, retina.n_features))
+            weights[:, part] = np.random.default_rng(1).normal(size=(8, len(bank.kept)))
+            features = seen(preferred_patches(weights, retina), retina, 1.0)[:, part]
+            alike = (features * weights[:, part]).sum(axis=1)
+            alike /= np.linalg.norm(features, axis=1) * np.linalg.norm(weights[:, part], axis=1)
+            assert alike.min() > 0.98
+            start = part.stop
+    assert start == retina.n_features - 2 * len(GROUPS)
+
+
+def test_levels_come_back(retina):
+    weights = np.zeros((3, retina.n_features))
+    weights[:, LEVELS][:, 1:] = np.eye(3)  # all but that of the fovea against its surround
+    patches = preferred_patches(weights, retina)
+    assert not patches.pattern.any()
+    features = seen(patches, retina, 1.0)
+    np.testing.assert_allclose(
+        features[:, LEVELS], weights[:, LEVELS], atol=0.1
+    )  # whole grey levels
+
+
+def test_what_knows_no_colour_is_grey(retina):
+    weights = directions(retina)
+    colour = retina.banks[-1].pattern
+    weights[:, colour] = 0.0
+    pattern = preferred_patches(weights, retina).pattern
+    np.testing.assert_allclose(pattern, pattern[..., :1].repeat(3, axis=-1), atol=1e-4)
+    assert np.abs(pattern).max() > 1.0
+
+
+def test_shares_add_up_and_tell_the_kinds_apart(retina):
+    weights = np.zeros((2, retina.n_features))
+    weights[0, 0], weights[1, LEVELS.start], weights[1, -1] = 1.0, 2.0, 2.0
+    assert shares(weights) == {"colour": 4 / 9, "contrast": 4 / 9, "pattern": 1 / 9}
