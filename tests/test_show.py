@@ -85,3 +85,36 @@ def test_what_is_shown_is_on_the_screen(display, tmp_path):
     assert done.returncode == 0, done.stderr
     data = picture.read_bytes()
     assert data.count(b"\x00\x00\xff") > 50_000  # a red picture, in whatever order of bytes
+
+
+CLOSED = """
+import subprocess, time
+import numpy as np
+from edge_rjepa.runtime import Glance
+from edge_rjepa.show import TITLE, Window
+from edge_rjepa.sources import Frame
+
+told = []
+none = np.empty((0, 2))
+glance = Glance(Frame(np.zeros((480, 640, 3), np.uint8), 0.0, (0, 0), 0), none, none, none, none)
+press = f"until xdotool search --onlyvisible --name {TITLE} windowfocus key q; do :; done"
+with Window(told.append) as window:
+    pressed, end_s = subprocess.Popen(press, shell=True), time.monotonic() + 30
+    while not told and time.monotonic() < end_s:
+        window.show(glance)
+    pressed.wait()
+    window.show(glance)
+assert len(told) == 1 and "learning goes on" in told[0], told
+"""
+
+
+def test_q_closes_it_and_that_is_said_once(display):
+    need("nothing presses keys", {"xdotool": "xdotool"})
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"DISPLAY": display},
+    )
+    assert done.returncode == 0, done.stderr
