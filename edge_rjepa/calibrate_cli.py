@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from calibration.errors import CalibrationError
@@ -19,6 +19,7 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 WAIT_MS = 2000.0  # for a frame, ..
 WAITS = 5  # .. so often in a row, until the camera counts as gone
 IDLE_S = 10.0  # of a video without a new view: there is nothing more to come
+HOMEWARD_S = 15.0  # the longest way home
 A_LINE_EVERY_S = 5.0  # of guidance, where there is no terminal to change one line on
 PREVIEW_EVERY_S = 0.5
 # How well a camera is known that was not calibrated: focal share, centre px, k1.
@@ -264,7 +265,7 @@ def _head(options: argparse.Namespace) -> int:
     from calibration.plan import calibrate_head
     from edge_rjepa.config import CameraConfig
     from edge_rjepa.sources import open_source, reach_rad
-    from firmware_bridge import open_head
+    from firmware_bridge import HeadError, open_head
 
     _check_output(options.output)
     if reach_rad(options.source) != (math.inf, math.inf):
@@ -285,15 +286,18 @@ def _head(options: argparse.Namespace) -> int:
         _say(f"head: {name} at {head.state().port}; it moves within {_limits(head)}")
         with open_source(options.source, camera=config, mount=head, lens=lens) as source:
             frames = (_Picture(frame) for frame in _frames(source))
-            result = calibrate_head(
-                head,
-                lambda: next(frames, None),
-                _model_of(source.camera),
-                camera_std,
-                options.views,
-                lambda done, what: tell(f"{100 * done:3.0f} %  {what}", "view" not in what),
-            )
-            head.wait(30.0)  # it was sent home
+            try:
+                result = calibrate_head(
+                    head,
+                    lambda: next(frames, None),
+                    _model_of(source.camera),
+                    camera_std,
+                    options.views,
+                    lambda done, what: tell(f"{100 * done:3.0f} %  {what}", "view" not in what),
+                )
+            finally:
+                with suppress(HeadError):  # it was sent home; what went wrong first is told
+                    head.wait(HOMEWARD_S)
     _keep(options, io.HeadRecord(name, io.now(), __version__, result))
     if options.json:
         print(json.dumps({
