@@ -261,7 +261,7 @@ def _head(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from calibration import io
-    from calibration.head import CAMERA_STD
+    from calibration.head import CAMERA_STD, LEAST_VIEWS
     from calibration.plan import calibrate_head
     from edge_rjepa.config import CameraConfig
     from edge_rjepa.sources import open_source, reach_rad
@@ -271,6 +271,8 @@ def _head(options: argparse.Namespace) -> int:
     if reach_rad(options.source) != (math.inf, math.inf):
         raise CalibrationError(f"{options.source} turns with no head: name the live camera on it")
     found = io.load(options.output) if options.output.exists() else io.Calibration()
+    if options.views < LEAST_VIEWS:
+        raise CalibrationError(f"--views {options.views}: at least {LEAST_VIEWS} are needed")
     if options.fov >= 180.0:
         raise CalibrationError("--fov: a camera's view is below 180 degrees")
     config = replace(CameraConfig(), field_of_view_rad=math.radians(options.fov))

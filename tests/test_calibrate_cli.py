@@ -169,6 +169,7 @@ def refused(done, says):
         (["board", "--square-mm", "60"], 1, "does not fit"),
         (["head", "--source", "0", "--fov", "180"], 1, "below 180"),
         (["head", "--source", "walk.mp4"], 1, "live camera"),
+        (["head", "--source", "0", "--views", "3"], 1, "at least 16"),
         (["report", "nowhere.json"], 1, "cannot read"),
     ],
 )
