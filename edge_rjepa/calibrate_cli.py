@@ -234,6 +234,10 @@ class _Preview:
         self._path, self._shown_s = path, -math.inf
         if path is not None and path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             raise CalibrationError(f"preview {path}: end it in .jpg or .png")
+        if path is not None and not path.parent.is_dir():
+            raise CalibrationError(
+                f"{path.parent} is no folder: make it, or name another --preview"
+            )
 
     def show(self, image, advice) -> None:
         now_s = time.monotonic()

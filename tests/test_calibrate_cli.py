@@ -1,9 +1,11 @@
-"""`edge-rjepa calibrate board|camera|report` as a user types it, with OpenCV's sample pictures.
+"""`edge-rjepa calibrate ..` as a user types it, with OpenCV's sample pictures.
 
-`calibrate head` is in test_calibrated_head.py, with the emulated firmware.
+That `calibrate head` finds what is so is in test_calibrated_head.py, with the emulated firmware;
+here is how it ends when it cannot.
 """
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.faulty_camera import FaultyCamera, view
 from calibration import io
 from edge_rjepa.run import kept_run
+from tests.core_board import CoreBoard
 
 PICTURES = Path("/usr/share/doc/opencv-doc/examples/data")
 LEFT = sorted(PICTURES.glob("left[01]*.jpg"))
@@ -21,9 +25,12 @@ BOARD = "--board", "chessboard", "--corners", "9x6"
 pytestmark = pytest.mark.skipif(not LEFT, reason="needs OpenCV's pictures: apt install opencv-doc")
 
 
+def command(*arguments):
+    return [sys.executable, "-m", "edge_rjepa.cli", "calibrate", *map(str, arguments)]
+
+
 def calibrate(*arguments, cwd=None):
-    command = [sys.executable, "-m", "edge_rjepa.cli", "calibrate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, cwd=cwd)
 
 
 def folder_of(path, pictures):
@@ -165,9 +172,12 @@ def refused(done, says):
         (["camera", "--images", ".", "--corners", "9by6"], 2, "--corners"),
         (["camera", "--images", ".", "--corners", "2x2"], 1, "use 3 to 40"),
         (["camera", "--source", "0", "--preview", "now.gif"], 1, "end it in .jpg or .png"),
+        (["camera", "--source", "0", "--preview", "no/such/now.jpg"], 1, "no/such is no folder"),
         (["board", "-o", "board.doc"], 1, ".pdf or .png"),
         (["board", "--square-mm", "60"], 1, "does not fit"),
+        (["camera", "--source", "0", "--preview", "no/such/now.jpg"], 1, "no/such is no folder"),
         (["head", "--source", "0", "--fov", "180"], 1, "below 180"),
+        (["head", "--source", "0", "--views", "3"], 1, "at least 16"),
         (["head", "--source", "walk.mp4"], 1, "live camera"),
         (["head", "--source", "0", "--views", "3"], 1, "at least 16"),
         (["report", "nowhere.json"], 1, "cannot read"),
@@ -176,6 +186,68 @@ def refused(done, says):
 def test_wrong_use_is_one_clear_line(arguments, code, says, tmp_path):
     done = calibrate(*arguments, cwd=tmp_path)
     assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr
+
+
+class StillCamera(FaultyCamera):
+    """A network camera that shows one picture for good."""
+
+    def __init__(self, picture):
+        self._picture = cv2.imencode(".jpg", picture)[1].tobytes()
+        super().__init__(frames_per_s=15.0)
+
+    def _encoded(self, number):
+        return self._picture
+
+
+def interrupted(arguments, at):
+    """The exit code, and what was said, of a calibration that gets Ctrl-C at the line with `at`."""
+    started = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+    try:
+        assert any(at in line for line in started.stderr)
+        started.send_signal(signal.SIGINT)
+        said = started.communicate(timeout=60)[1]
+    finally:
+        started.kill()
+        started.wait()
+    return started.returncode, said
+
+
+def test_a_camera_interrupted_too_soon_says_what_is_missing(calibrated, tmp_path):
+    old = (calibrated[0] / "c.json").read_bytes()
+    (tmp_path / "c.json").write_bytes(old)
+    with StillCamera(read(LEFT[0])) as camera:
+        arguments = "camera", "--source", camera.url, *BOARD, "-o", tmp_path / "c.json"
+        code, said = interrupted(arguments, at="1 views")
+    assert code == 1 and "still missing: move the board" in said and "at least 6" in said
+    assert (tmp_path / "c.json").read_bytes() == old
+
+
+@pytest.fixture
+def head(calibrated, tmp_path):
+    """A head whose camera sees the same wherever it turns; its calibrate, and its old file."""
+    (tmp_path / "c.json").write_bytes((calibrated[0] / "c.json").read_bytes())
+    (tmp_path / "board").mkdir()
+    with (
+        CoreBoard(tmp_path / "board") as board,
+        StillCamera(view((640, 480), 0)) as camera,
+    ):
+        yield board, [
+            "head", f"--head=serial:{board.path}", f"--source={camera.url}",
+            f"--output={tmp_path / 'c.json'}",
+        ]  # fmt: skip
+        old = (calibrated[0] / "c.json").read_bytes()
+        assert (tmp_path / "c.json").read_bytes() == old
+        turned = {pulse[1:] for pulse in board.core.pulses}
+        assert len(turned) > 10 and board.pulses_us() in (None, (1500.0, 1500.0))
+
+
+def test_a_head_whose_picture_does_not_turn_is_refused_and_sent_home(head):
+    refused(calibrate(*head[1]), "the pan servo does not move")
+
+
+def test_a_head_interrupted_goes_home_first(head):
+    code, said = interrupted(head[1], at="timing the tilt servo")
+    assert code == 130 and said.endswith("edge-rjepa: interrupted\n")
 
 
 def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
