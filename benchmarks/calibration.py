@@ -44,6 +44,7 @@ def summary(heads: list[Judged]) -> dict:
     gaze = np.concatenate([np.degrees(head.gaze_rad) for head in heads])
     by_head = [np.degrees(np.median(head.gaze_rad)) for head in heads]
     centre_px = np.concatenate([head.centre_px for head in heads])
+    steady_px = np.concatenate([head.steady_px for head in heads])
     delay_ms = np.abs([1e3 * head.delay_off_s for head in heads])
     backlash = np.abs(np.degrees([head.backlash_off_rad for head in heads]))
     held = {name: np.mean([head.held[name] for head in heads]) for name in heads[0].held}
@@ -55,6 +56,9 @@ def summary(heads: list[Judged]) -> dict:
         "centred_median_px": float(np.median(centre_px)),
         "centred_p95_px": float(np.percentile(centre_px, 95)),
         "centred_within_2_px": float(np.mean(centre_px <= 2.0)),
+        "steady_p95_px": float(np.percentile(steady_px, 95)),
+        "steady_worst_px": float(steady_px.max()),
+        "steady_within_2_px": float(np.mean(steady_px <= 2.0)),
         "delay_median_ms": float(np.median(delay_ms)),
         "delay_worst_ms": float(delay_ms.max()),
         "backlash_median_deg": float(np.median(backlash)),

@@ -503,6 +503,7 @@ class Judged:
 
     gaze_rad: np.ndarray  # angle between where pixels look and where they are said to look
     centre_px: np.ndarray  # how far targets were from the middle of the picture when looked at
+    steady_px: np.ndarray  # the same with servos that stop where they should
     delay_off_s: float
     backlash_off_rad: tuple[float, float]
     focal_off: float  # share
@@ -516,6 +517,7 @@ def judged(rig: Rig, result: HeadCalibration, looks: int = 200, targets: int = 1
     return Judged(
         gaze_rad=_gaze_errors(truth, result, looks),
         centre_px=_centred(rig, result, targets),
+        steady_px=_centred(Rig(steady(truth)), result, targets),
         delay_off_s=result.timing.delay_s - truth.delay_s,
         backlash_off_rad=tuple(
             f - s.backlash_rad for f, s in zip(found, truth.servos, strict=True)
@@ -523,6 +525,12 @@ def judged(rig: Rig, result: HeadCalibration, looks: int = 200, targets: int = 1
         focal_off=head.camera.focal_px / truth.lens.focal_px - 1.0,
         held=_held(truth, result),
     )
+
+
+def steady(truth: Truth) -> Truth:
+    """The rig with servos that stop twice at the same place."""
+    pan, tilt = (replace(servo, jitter_rad=0.0) for servo in truth.servos)
+    return replace(truth, pan=pan, tilt=tilt)
 
 
 def _gaze_errors(truth: Truth, result: HeadCalibration, looks: int) -> np.ndarray:

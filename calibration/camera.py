@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from calibration.board import LEAST_CORNERS, Board, Sighting
 from calibration.bundle import (
@@ -159,6 +160,7 @@ class _Verdict(NamedTuple):
     reasons: list[str]  # of each view, "" where nothing was dropped
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # matrices are small: threads only wait
 def calibrate_camera(
     board: Board,
     sightings: Sequence[Sighting],
@@ -190,7 +192,8 @@ def calibrate_camera(
     kept = views.only(used)._replace(seen=verdict.kept[used])
     rough = likeliest.only(used)
     _check_determined(rough, kept, linearised(rough, kept, kept.seen))
-    fit, held_out, chosen = _choose([fit.only(used) for fit in starts.values()], board, kept, rng)
+    likely = [fit.only(used) for fit in starts.values() if _is_camera(fit, views)]
+    fit, held_out, chosen = _choose(likely, board, kept, rng)
     linear = linearised(fit, kept, kept.seen)
     _check_determined(fit, kept, linear)
     std, intervals, covariance = _confidence(fit, linear, rng)
@@ -260,11 +263,18 @@ def _robust(fit: Fit, views: Views) -> Fit:
     """The fit in which corners far off weigh little (Geman and McClure), and its usual noise."""
     weights = np.ones(views.seen.shape)
     for _ in range(ROBUST_ROUNDS):
+        if not _is_camera(fit, views):
+            break  # what is wrong with the views is found out later
         fit = refine(better(fit, placed(fit, views, weights), views), views, weights)
         off = distances(fit, views)
         noise_px = _usual(off[views.seen])
         weights = (1.0 + (off / (SOFT * noise_px)) ** 2) ** -2
     return fit._replace(noise_px=noise_px)
+
+
+def _is_camera(fit: Fit, views: Views) -> bool:
+    """Whether its focal lengths are those of a lens."""
+    return bool(fit.parameters[:2].min() > LEAST_FOCAL_SHARE * views.size[0])
 
 
 def _judged(fit: Fit, views: Views) -> _Verdict:
@@ -414,7 +424,7 @@ def _check_determined(fit: Fit, views: Views, linear: Linear) -> None:
             f"corners were seen in {100 * covered:.0f} % of the picture: add views with the board "
             "at each side and in each corner of the picture"
         )
-    if not fit.parameters[:2].min() > LEAST_FOCAL_SHARE * views.size[0]:
+    if not _is_camera(fit, views):
         raise CalibrationError(
             "the views leave the focal length open: add views with the board tilted by 20 to 45 "
             "degrees to all four sides"

@@ -56,8 +56,10 @@ PARTNERS = 6  # other views a view is compared with
 LEAST_OVERLAP = 0.4  # of the pictures
 CLOSE_RAD, LOOSE_RAD = math.radians(1.5), math.radians(8.0)  # where a turn is looked for
 LOOKS, LOOK_AGAIN_S = 3, 0.3  # how often, and how soon after, what looks wrong is looked at
-BINDS = 0.4  # a servo that turns less than this share of what it should
+# A servo binds that turns less than it should by more than its backlash and curve may well be.
+SHORT_RAD, SHORT_SHARE = math.radians(3.0), 0.25
 MOVED_RAD = math.radians(0.5)  # between pictures that should be the same, when all stays in place
+WAIT_S = 0.5  # between those
 
 
 class Commanded(NamedTuple):
@@ -230,13 +232,15 @@ class _Session:
     def check_scene(self) -> None:
         """Stands at home and looks. Raises CalibrationError when no turn could be measured here."""
         home = self.move(self.head.home_position, 1.0)
-        first = self.features(self.picture_at(home.t_s + 1.0 + SWING_S))
+        picture = self.picture_at(home.t_s + 1.0 + SWING_S)
+        first = self.features(picture)
         if len(first) < LEAST_FEATURES:
             raise CalibrationError(
                 f"the scene has too little texture ({len(first)} corners, {LEAST_FEATURES} are "
                 "needed): take the lens cap off, make light, or point it at furniture or shelves"
             )
-        still = rotation_between(first, self.features(self.frame()), self.camera)
+        later = self.features(self.picture_at(picture.t_s + WAIT_S))
+        still = rotation_between(first, later, self.camera)
         if still is None or still.angle_rad > MOVED_RAD:
             raise CalibrationError(
                 "most of the picture moves while the head stands still: "
@@ -251,9 +255,9 @@ class _Session:
         steps, moves, turns = [], [], []
         direction = 1.0
         for duration_s in STEPS_S:
-            self._swing(home)
+            before = self._swing(home)  # the first picture after the command may show it
             told = self.move(home + direction * size, duration_s)
-            pictures = self.frames_until(told.t_s + duration_s + WATCH_S)
+            pictures = [before, *self.frames_until(told.t_s + duration_s + WATCH_S)]
             step, vector = self._timed(axis, told.t_s, duration_s, pictures)
             moves.append(direction * size)
             turns.append(vector)
@@ -272,9 +276,9 @@ class _Session:
         size[axis] = min(STEP_RAD * abs(self.head.per_rad[axis]), home - low, high - home)
         return size
 
-    def _swing(self, pulses) -> None:
-        """Go somewhere, slowly enough that no overshoot takes up backlash, and come to rest."""
-        self.picture_at(self.move(pulses, SWING_S / 3.0).t_s + SWING_S)
+    def _swing(self, pulses) -> Picture:
+        """Go somewhere, slowly enough that no overshoot takes up backlash; a picture at rest."""
+        return self.picture_at(self.move(pulses, SWING_S / 3.0).t_s + SWING_S)
 
     def _timed(self, axis, told_s, duration_s, pictures) -> tuple[Step | None, np.ndarray]:
         """What a step's pictures show: when it turned how far, and the whole turn (3,)."""
@@ -319,8 +323,7 @@ class _Session:
             told(0.3 + 0.55 * k / len(path), f"view {k + 1} of {len(path)}")
             at, rest_s = self._approach(goal, before, turns, timing)
             step = np.array([at.pan - before.pan, at.tilt - before.tilt])
-            expected = _turned(turns, (before.pan, before.tilt), (at.pan, at.tilt))
-            found, rotation = self._looked(at, rest_s, features[-1:], turns, step, expected)
+            found, rotation = self._looked(at, rest_s, features[-1:], turns, step)
             features.append(found)
             since += [rotation] if k else []
             pulses.append((at.pan, at.tilt))
@@ -328,23 +331,50 @@ class _Session:
             before = at
         return _Seen(np.array(pulses), np.array(sides), features, since)
 
-    def _looked(self, at, rest_s, last, turns, step, expected) -> tuple[Features, Rotation | None]:
+    def _looked(self, at, rest_s, last, turns, step) -> tuple[Features, Rotation | None]:
         """The corners seen at rest, and how far the picture turned since the last ones.
 
         Something that moves may look like a servo that does not: so that is looked at again.
         """
+        looks = []
         for again in range(LOOKS):
             found = self.features(self.picture_at(at.t_s + rest_s + LOOK_AGAIN_S * again))
             if not last:
                 return found, None
-            rotation = rotation_between(last[0], found, self.camera, expected, LOOSE_RAD)
-            axis = _bound_axis(rotation, turns, step)
-            if axis is None:
+            rotation = self._turn_by(_turned(turns, step), last[0], found)
+            bound = _bound(rotation or self._shorter_turn(turns, step, last[0], found), turns, step)
+            if bound is None:
                 return found, rotation
+            looks.append(bound)
+        axis, turned_rad, due_rad = bound
+        if any(
+            look.axis != axis or abs(look.turned_rad - turned_rad) > MOVED_RAD for look in looks
+        ):
+            return found, None
         raise CalibrationError(
-            f"the {AXES[axis]} servo binds near {at[axis]:.0f}: it turned less than {BINDS:.0%} of "
-            "what it should; set its limits so that it moves freely, and calibrate again"
+            f"the {AXES[axis]} servo binds near {at[axis]:.0f}: it turned "
+            f"{math.degrees(turned_rad):.1f} degrees and should {math.degrees(due_rad):.1f}; set "
+            "its limits so that it moves freely, and calibrate again"
         )
+
+    def _turn_by(self, expected, before: Features, after: Features) -> Rotation | None:
+        return rotation_between(before, after, self.camera, expected, LOOSE_RAD)
+
+    def _shorter_turn(self, turns, step, before: Features, after: Features) -> Rotation | None:
+        """The rotation if one of the axes went half as far as it should, or thereabouts."""
+        for share in ((0.5, 1.0), (1.0, 0.5)):
+            rotation = self._turn_by(_turned(turns, share * step), before, after)
+            if rotation is not None:
+                return rotation
+        return None
+
+
+class _Bound(NamedTuple):
+    """An axis that turned much less than it should."""
+
+    axis: int
+    turned_rad: float
+    due_rad: float
 
 
 def _filled(turn: Callable[[int], float], count: int) -> np.ndarray:
@@ -363,23 +393,25 @@ def _filled(turn: Callable[[int], float], count: int) -> np.ndarray:
     return turned
 
 
-def _turned(turns, before, after) -> np.ndarray:
-    """Rotation (3, 3), about, between views at pulses (2,) and (2,); turns (3, 2): a pulse's."""
-    pan = cv2.Rodrigues(turns[:, 0] * (after[0] - before[0]))[0]
-    tilt = cv2.Rodrigues(turns[:, 1] * (after[1] - before[1]))[0]
+def _turned(turns, step) -> np.ndarray:
+    """Rotation (3, 3), about, of a step (2,) of pulses; turns (3, 2): that of a pulse."""
+    pan, tilt = (cv2.Rodrigues(turns[:, axis] * step[axis])[0] for axis in (0, 1))
     return pan @ tilt
 
 
-def _bound_axis(rotation: Rotation | None, turns, step) -> int | None:
+def _bound(rotation: Rotation | None, turns, step) -> _Bound | None:
     """The axis that turned much less than it should for a step (2,) of pulses, if one did."""
     if rotation is None:
         return None
+    per_pulse = np.linalg.norm(turns, axis=0)
+    due_rad = np.abs(step) * per_pulse
     really = np.linalg.lstsq(turns, rotation.vector_rad, rcond=None)[0]
-    for axis in (0, 1):
-        enough = abs(step[axis]) * np.linalg.norm(turns[:, axis]) > math.radians(4.0)
-        if enough and really[axis] / step[axis] < BINDS:
-            return axis
-    return None
+    turned_rad = really * np.sign(step) * per_pulse
+    short = due_rad - turned_rad > SHORT_RAD + SHORT_SHARE * due_rad
+    if not short.any():
+        return None
+    axis = int(np.argmax(short))
+    return _Bound(axis, float(turned_rad[axis]), float(due_rad[axis]))
 
 
 def solved(seen, camera, limits, home, camera_std, turns, seed: int = 0) -> HeadCalibration:

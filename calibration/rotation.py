@@ -27,6 +27,7 @@ GRID = 8, 6
 FEWEST = 20  # matches that must obey the rotation, from
 FEWEST_CELLS = 6  # of the grid at least, and
 SMALLEST_SHARE = 0.25  # what share of all matches they must be
+UNLIKE_SHARE = 0.9  # how unlike a match may be, of how unlike the next best is (Lowe, 2004)
 MOST_OFF_PX = 3.0  # of a match that obeys
 GUESSES = 300  # of two matches each
 SMALLEST_ERROR_RAD = math.radians(0.004)  # of each rotation: what is common to all its matches
@@ -147,10 +148,17 @@ def rotation_between(
     rays_before = camera.rays_of_pixels(before.pixels)
     rays_after = camera.rays_of_pixels(after.pixels) @ expected.T
     alike[rays_before @ rays_after.T < math.cos(within_rad)] = -1.0
+    here, there = _matched(alike)
+    return rotation_of_matches(before.pixels[here], after.pixels[there], camera, seed)
+
+
+def _matched(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns that are each other's most alike, and clearly more so than the next."""
     there, back = alike.argmax(axis=1), alike.argmax(axis=0)
-    number = np.arange(len(before))
-    mutual = np.flatnonzero((back[there] == number) & (alike[number, there] > 0.0))
-    return rotation_of_matches(before.pixels[mutual], after.pixels[there[mutual]], camera, seed)
+    second, best = np.moveaxis(np.partition(alike, -2, axis=1)[:, -2:], -1, 0)
+    clear = 1.0 - best < UNLIKE_SHARE**2 * (1.0 - second)  # squares of how far unit vectors are
+    here = np.flatnonzero((back[there] == np.arange(len(there))) & clear & (best > 0.0))
+    return here, there[here]
 
 
 def rotation_of_matches(
@@ -214,8 +222,6 @@ def _aligned(rays_before, rays_after) -> np.ndarray:
 def measured(matrix, pixels_before, pixels_after, camera: CameraModel, share: float) -> Rotation:
     """The rotation by matches (M, 2), (M, 2) that obey, nearly, `matrix`: refined and judged."""
     focal = np.array(camera.focal_px)
-    by_nudge_before = _rays_by_nudge(camera, pixels_before)
-    by_nudge_after = _rays_by_nudge(camera, pixels_after)
     rays_before = camera.rays_of_pixels(pixels_before)
     rays_after = camera.rays_of_pixels(pixels_after)
     across = _across(rays_before)
@@ -224,13 +230,18 @@ def measured(matrix, pixels_before, pixels_after, camera: CameraModel, share: fl
         noise_px = max(LEAST_NOISE_PX, 1.4826 * np.median(np.abs(off)))
         weight = 1.0 / (1.0 + np.sum(off * off, axis=-1) / (2.0 * noise_px) ** 2)
         by_vector = -across @ matrix @ _crossed(rays_after) * focal
-        by_nudge = across @ (matrix @ by_nudge_after - by_nudge_before) * focal
-        slopes = np.concatenate([by_vector, by_nudge], axis=-1).reshape(-1, 7)
-        weighted = slopes * np.repeat(weight / noise_px**2, 2)[:, None]
-        information, gradient = weighted.T @ slopes, weighted.T @ off.ravel()
-        step = -np.linalg.solve(information[:3, :3], gradient[:3])
+        information, gradient = _normal(by_vector, off, weight / noise_px**2)
+        step = -np.linalg.solve(information, gradient)
         matrix = matrix @ cv2.Rodrigues(step)[0]
-    information, gradient = _no_surer(information, gradient + information[:, :3] @ step)
+    # What a nudge does is taken half-way between both corners of a match: where they were seen it
+    # would go along with what they are off by, and the focal length come out too long.
+    middle = rays_before + rays_after @ matrix.T
+    nudged_before = _rays_by_nudge(camera, middle, pixels_before)
+    nudged_after = _rays_by_nudge(camera, middle @ matrix, pixels_after)
+    by_nudge = across @ (matrix @ nudged_after - nudged_before) * focal
+    slopes = np.concatenate([by_vector, by_nudge], axis=-1)
+    information, gradient = _normal(slopes, off + by_vector @ step, weight / noise_px**2)
+    information, gradient = _no_surer(information, gradient)
     return Rotation(
         matrix,
         np.linalg.inv(information[:3, :3]),
@@ -243,6 +254,12 @@ def measured(matrix, pixels_before, pixels_after, camera: CameraModel, share: fl
     )
 
 
+def _normal(slopes, off, weight) -> tuple[np.ndarray, np.ndarray]:
+    """Information (n, n) and gradient (n,) of slopes (M, 2, n), residuals (M, 2), weights (M,)."""
+    weighted = (slopes * weight[:, None, None]).reshape(-1, slopes.shape[-1])
+    return weighted.T @ slopes.reshape(weighted.shape), weighted.T @ off.ravel()
+
+
 def _no_surer(information, gradient) -> tuple[np.ndarray, np.ndarray]:
     """The same misfit when the rotation is off by SMALLEST_ERROR_RAD besides (Woodbury)."""
     total = information[:3, :3] + np.eye(3) / SMALLEST_ERROR_RAD**2
@@ -250,9 +267,13 @@ def _no_surer(information, gradient) -> tuple[np.ndarray, np.ndarray]:
     return information - shrunk @ information[:3], gradient - shrunk @ gradient[:3]
 
 
-def _rays_by_nudge(camera: CameraModel, pixels) -> np.ndarray:
-    """Derivative (M, 3, 4) of the rays of pixels (M, 2) by a nudge of the camera."""
-    by_parameter = camera.rays_by_parameters(pixels)
+def _rays_by_nudge(camera: CameraModel, rays, pixels) -> np.ndarray:
+    """Derivative (M, 3, 4), by a nudge of the camera, of rays (M, 3) where they are seen.
+
+    That is at `pixels` (M, 2), about, which are taken where the lens does not reach.
+    """
+    there = camera.pixels_of_rays(rays)
+    by_parameter = camera.rays_by_parameters(np.where(np.isnan(there), pixels, there))
     by_focal = by_parameter[..., :2] @ np.array(camera.parameters[:2])
     return np.concatenate([by_focal[..., None], by_parameter[..., 2:5]], axis=-1)
 
