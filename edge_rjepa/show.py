@@ -40,7 +40,7 @@ class Window:
             return
         self._due_s = now_s + 1.0 / PICTURES_A_SECOND
         cv2.imshow(TITLE, overlay.draw(glance.frame.image, glance.pixels, glance.surprise))
-        if cv2.waitKey(1) & 0xFF == ord("q") or cv2.getWindowProperty(TITLE, VISIBLE) < 1.0:
+        if cv2.waitKey(1) & 0xFF == ord("q") or not _is_there():
             self.close()
             self._tell("the window is closed, learning goes on; Ctrl-C ends it")
 
@@ -58,7 +58,11 @@ class Window:
         self.close()
 
 
-VISIBLE = cv2.WND_PROP_VISIBLE
+def _is_there() -> bool:
+    try:
+        return cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) >= 1.0
+    except cv2.error:  # of Qt, once its last window was closed
+        return False
 
 
 def _check_display() -> None:
