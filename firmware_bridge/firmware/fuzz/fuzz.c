@@ -31,6 +31,7 @@ static struct {
     bool driven;            // there was a pulse to compare the next one with
     uint64_t t_us;          // of the last pulse
     uint16_t width[AXES];   // of the last pulse
+    uint16_t unseen[AXES];  // the longest step of a pulse that was armed by faster settings
     bool at_home;           // the first pulse must be home: nothing could be remembered
     bool woken;             // it was stiff when last seen
     uint8_t configure[64];  // the last CONFIGURE whose frame was whole
@@ -41,10 +42,21 @@ static uint16_t within(uint16_t width, const Limits *limits) {
     return width < limits->low ? limits->low : width > limits->high ? limits->high : width;
 }
 
+// The longest step of one period.
+static uint16_t longest_step(const Limits *limits) {
+    return (uint16_t)((limits->slew + 24u) / 25u);
+}
+
+// A head relaxed or reset on its way may have remembered one pulse more than came, a step by the
+// settings it had then. It wakes there, whatever the settings are by then.
 static void take_limits(const uint8_t *from) {
     for (int axis = 0; axis < AXES; axis++, from += 8) {
         Limits *limits = &judge.axis[axis];
+        uint16_t before = longest_step(limits);
         *limits = (Limits){get16(from), get16(from + 2), get16(from + 4), get16(from + 6)};
+        if (before > longest_step(limits) && before > judge.unseen[axis]) {
+            judge.unseen[axis] = before;
+        }
         must(limits->low >= 1000 && limits->high <= 5000 && limits->slew >= 25);
         must(limits->low <= limits->home && limits->home <= limits->high);
     }
@@ -119,8 +131,9 @@ static void judge_pulse(const HostPulse *pulse) {
         if (judge.driven) {
             // Clipped, since new limits may have come while it was limp.
             uint32_t step = (uint32_t)abs(width - within(judge.width[axis], limits));
-            must(step <= periods * ((limits->slew + 24u) / 25u));
+            must(step <= periods * longest_step(limits) + judge.unseen[axis]);
         }
+        judge.unseen[axis] = 0;
     }
     judge.driven = true;
     judge.at_home = false;
