@@ -26,37 +26,46 @@ typedef struct {
     uint16_t low, high, home, slew;
 } Limits;
 
+typedef struct {
+    int low, high;
+} Range;
+
 static struct {
     Limits axis[AXES];
     bool driven;            // there was a pulse to compare the next one with
     uint64_t t_us;          // of the last pulse
-    uint16_t width[AXES];   // of the last pulse
-    uint16_t unseen[AXES];  // the longest step of a pulse that was armed by faster settings
+    Range kept[AXES];       // where the head may remember itself
     bool at_home;           // the first pulse must be home: nothing could be remembered
     bool woken;             // it was stiff when last seen
     uint8_t configure[64];  // the last CONFIGURE whose frame was whole
     size_t requests, replies;
 } judge;
 
-static uint16_t within(uint16_t width, const Limits *limits) {
+static int within(int width, const Limits *limits) {
     return width < limits->low ? limits->low : width > limits->high ? limits->high : width;
 }
 
 // The longest step of one period.
-static uint16_t longest_step(const Limits *limits) {
-    return (uint16_t)((limits->slew + 24u) / 25u);
+static int longest_step(const Limits *limits) {
+    return (limits->slew + 24) / 25;
 }
 
-// A head relaxed or reset on its way may have remembered one pulse more than came, a step by the
-// settings it had then. It wakes there, whatever the settings are by then.
+// A head may remember one pulse that was armed but relaxed or reset away before it came: one step
+// on, within the limits it had then. It wakes there, whatever the settings are by then.
+static void may_have_armed(Range *kept, const Limits *limits) {
+    int step = longest_step(limits);
+    int low = within(kept->low, limits) - step, high = within(kept->high, limits) + step;
+    *kept = (Range){low < kept->low ? low : kept->low, high > kept->high ? high : kept->high};
+}
+
 static void take_limits(const uint8_t *from) {
     for (int axis = 0; axis < AXES; axis++, from += 8) {
         Limits *limits = &judge.axis[axis];
-        uint16_t before = longest_step(limits);
-        *limits = (Limits){get16(from), get16(from + 2), get16(from + 4), get16(from + 6)};
-        if (before > longest_step(limits) && before > judge.unseen[axis]) {
-            judge.unseen[axis] = before;
+        Limits now = {get16(from), get16(from + 2), get16(from + 4), get16(from + 6)};
+        if (memcmp(limits, &now, sizeof now)) {
+            may_have_armed(&judge.kept[axis], limits);
         }
+        *limits = now;
         must(limits->low >= 1000 && limits->high <= 5000 && limits->slew >= 25);
         must(limits->low <= limits->home && limits->home <= limits->high);
     }
@@ -130,15 +139,15 @@ static void judge_pulse(const HostPulse *pulse) {
         }
         if (judge.driven) {
             // Clipped, since new limits may have come while it was limp.
-            uint32_t step = (uint32_t)abs(width - within(judge.width[axis], limits));
-            must(step <= periods * longest_step(limits) + judge.unseen[axis]);
+            int64_t way = (int64_t)periods * longest_step(limits);
+            must(width + way >= within(judge.kept[axis].low, limits));
+            must(width <= within(judge.kept[axis].high, limits) + way);
         }
-        judge.unseen[axis] = 0;
+        judge.kept[axis] = (Range){width, width};
     }
     judge.driven = true;
     judge.at_home = false;
     judge.t_us = pulse->t_us;
-    memcpy(judge.width, pulse->width, sizeof judge.width);
 }
 
 static void run(uint64_t us) {
