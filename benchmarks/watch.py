@@ -1,0 +1,404 @@
+"""How well `watch` finds what is newly placed, and how often it is wrong, beside MOG2.
+
+    python -m benchmarks.watch [--placements N] [--quiet-hours H] [--processes N]
+
+Streams at 10 pictures a second, 320 x 240:
+
+- `camera at rest`, `moving head`: scikit-image's photographs before the simulated camera, with
+  light that goes up and down by 10% in two minutes, pixel noise and a fixed pattern. The moving
+  head turns every 3 s to somewhere near.
+- `vtest.avi` of opencv-doc, people on a campus: the network learns on the first half, which is the
+  warm-up, too, and watches the second half again and again, with other objects each time.
+
+Objects, cut from photographs, cover 1 to 5% of the view, come at a random place in view, stay for
+12 s (5 s in vtest.avi), and go. Each is to be reported within 3 s, where it is. Quiet streams have
+none: what is reported there is a false alarm; so is what is reported elsewhere.
+
+Beside it: the same watch with an untrained network, and OpenCV's MOG2: regions that are foreground
+for 1.2 s on end, and as large as they must be for at most one false alarm an hour on the very quiet
+streams it is judged by, which is more than it could know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from benchmarks.tables import Table
+from edge_rjepa.cli import main as command
+from edge_rjepa.learner import RJepa
+from edge_rjepa.optics import Camera, Pinhole
+from edge_rjepa.retina import Retina
+from edge_rjepa.run import kept_run
+from edge_rjepa.sources import Frame
+from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
+from edge_rjepa.watch import Watch, encoder_of
+
+VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
+PICTURES_A_SECOND = 10
+LEARNING_FIXATIONS = 100_000
+WARM_UP_S = 600.0
+STAY_S, PAUSE_S = 12.0, 8.0
+VIDEO_STAY_S, VIDEO_PAUSE_S = 5.0, 3.0
+TURN_EVERY_S, TURN_STD_RAD = 3.0, 0.07
+REACH_RAD = np.array([0.25, 0.15])
+SHARE = (0.01, 0.05)  # of the view that an object covers
+IN_TIME_S = 3.0
+BESIDE_RAD = math.radians(4.0)  # an alarm may lie this far beyond an object's corners
+SMALLEST_REGION = 0.001  # of the view, that MOG2 is asked for
+REGIONS = np.geomspace(SMALLEST_REGION, 1.0, 60)
+FOREGROUND_S = 1.2
+
+CONTESTANTS = ("watch", "watch, untrained network", "MOG2")
+
+
+class Placed(NamedTuple):
+    """An object, upright in the picture."""
+
+    t_s: float
+    until_s: float
+    angles_rad: np.ndarray  # of its middle
+    picture: np.ndarray  # (h, w, 3) uint8
+
+    def put(self, frame: Frame, camera: Camera) -> Frame:
+        """The frame with it."""
+        height, width = self.picture.shape[:2]
+        middle = camera.pixels_of_angles(self.angles_rad, frame.head)
+        move = np.float32([[1, 0, middle[0] - width / 2], [0, 1, middle[1] - height / 2]])
+        size = camera.width_px, camera.height_px
+        seen = cv2.warpAffine(self.picture, move, size)
+        where = cv2.warpAffine(np.ones((height, width), np.uint8), move, size)
+        return frame._replace(image=np.where(where[..., None] > 0, seen, frame.image))
+
+    def is_at(self, angles_rad, camera: Camera) -> bool:
+        """Whether an alarm there is of it."""
+        half_rad = 0.5 * math.hypot(*self.picture.shape[:2]) / camera.focal_px
+        return math.dist(angles_rad, self.angles_rad) < half_rad + BESIDE_RAD
+
+
+class Found(NamedTuple):
+    """What a contestant reported: when, where, how strongly."""
+
+    t_s: float
+    angles_rad: tuple[float, float]
+    strength: float
+
+
+class Outcome(NamedTuple):
+    """Of one contestant on one stream."""
+
+    name: str
+    delays_s: list[float]  # of all objects; infinite for those that were not found
+    false: int
+    hours: float
+
+
+class Mog2:
+    """OpenCV's background subtraction, and regions that stay foreground."""
+
+    def __init__(self, camera: Camera) -> None:
+        self._camera = camera
+        self._mog2 = cv2.createBackgroundSubtractorMOG2()
+        self._since = np.zeros((camera.height_px, camera.width_px), np.uint16)
+
+    def look(self, frame: Frame) -> list[Found]:
+        foreground = self._mog2.apply(frame.image) == 255  # shadows are 127
+        self._since = np.where(foreground, self._since + 1, 0).astype(np.uint16)
+        stays = (self._since >= FOREGROUND_S * PICTURES_A_SECOND).astype(np.uint8)
+        count, _, regions, middles = cv2.connectedComponentsWithStats(stays)
+        found = []
+        for k in range(1, count):
+            share = regions[k, cv2.CC_STAT_AREA] / stays.size
+            if share >= SMALLEST_REGION:
+                angles_rad = self._camera.angles_of_pixels(middles[k], frame.head)
+                found.append(Found(frame.t_capture_s, tuple(angles_rad.tolist()), share))
+        return found
+
+
+def told_once(found: list[Found], smallest: float) -> list[Found]:
+    """Those that are strong enough and are not the same thing as one before them."""
+    told: list[Found] = []
+    last: list[Found] = []
+    for each in found:
+        if each.strength < smallest:
+            continue
+        last = [other for other in last if each.t_s - other.t_s < 5.0]
+        if not any(math.dist(each.angles_rad, o.angles_rad) < math.radians(12) for o in last):
+            told.append(each)
+        last.append(each)
+    return told
+
+
+# ------------------------------------------------------------------------------------------------
+# Streams
+
+
+class Scenery:
+    """A photograph before the simulated camera, under uneven light, with or without objects."""
+
+    camera = CAMERA
+
+    def __init__(self, moving: bool, seed: int) -> None:
+        self._moving = moving
+        self._rng = np.random.default_rng(seed)
+        self._objects = np.random.default_rng([seed, 1])
+        self._source = SceneSource(skimage_photographs(), seed=seed, frames_a_scene=10**9)
+        self._pattern = self._rng.normal(0.0, 2.5, (300, 400, 3)).astype(np.float32)
+        self._photographs = [cv2.imread(str(path)) for path in skimage_photographs()]
+
+    def frames(self, seconds: float, placements: int) -> Iterator[tuple[Frame, Placed | None]]:
+        """The warm-up, then so many seconds, or so many objects; with each, the object in it."""
+        placed, due_s, head = None, WARM_UP_S if placements else math.inf, np.zeros(2)
+        for k in range(10**9):
+            t_s = k / PICTURES_A_SECOND
+            if t_s >= WARM_UP_S + seconds and not placements and placed is None:
+                return
+            if self._moving and k % round(TURN_EVERY_S * PICTURES_A_SECOND) == 0:
+                head = np.clip(head + self._rng.normal(0, TURN_STD_RAD, 2), -REACH_RAD, REACH_RAD)
+                self._source.head.move(*head.tolist())
+            frame = self._source.read_next(0)._replace(t_capture_s=t_s, sequence=k)
+            if t_s >= due_s and placements:
+                angles_rad, picture = any_object(self._objects, self._photographs, CAMERA, frame)
+                placed, placements = Placed(t_s, t_s + STAY_S, angles_rad, picture), placements - 1
+                due_s = t_s + STAY_S + PAUSE_S
+            if placed is not None:
+                frame = placed.put(frame, CAMERA)
+                if t_s >= placed.until_s:
+                    placed = None
+            yield self._lit(frame), placed
+
+    def _lit(self, frame: Frame) -> Frame:
+        x, y = self._rng.integers(0, 60, 2)
+        light = 1.0 + 0.1 * math.sin(math.tau * frame.t_capture_s / 120.0)
+        image = frame.image * np.float32(light + 0.01 * self._rng.normal())
+        image += self._pattern[y : y + 240, x : x + 320]
+        return frame._replace(image=np.clip(image, 0, 255).astype(np.uint8))
+
+
+def any_object(rng, photographs: list, camera: Camera, frame: Frame) -> tuple:
+    """The angles and the picture of an object that lies within a frame."""
+    share, aspect = rng.uniform(*SHARE), rng.uniform(0.7, 1.4)
+    side = math.sqrt(share * camera.width_px * camera.height_px)
+    width, height = int(side * aspect), int(side / aspect)
+    photograph = photographs[rng.integers(len(photographs))]
+    top, left = (rng.integers(0, size - 60) for size in photograph.shape[:2])
+    part = cv2.resize(photograph[top : top + 60, left : left + 60], (width, height))
+    x = rng.integers(4, camera.width_px - width - 4) + width / 2
+    y = rng.integers(4, camera.height_px - height - 4) + height / 2
+    return camera.angles_of_pixels((x, y), frame.head), part
+
+
+class Film:
+    """vtest.avi: its first half, then its second, with or without objects."""
+
+    def __init__(self, images: list[np.ndarray]) -> None:
+        self._images = images
+        height, width = images[0].shape[:2]
+        self.camera = Pinhole(width, height, math.radians(60.0))
+        self.half_s = len(images) // 2 / PICTURES_A_SECOND
+        self._photographs = [cv2.imread(str(path)) for path in skimage_photographs()]
+
+    def frames(self, seed: int | None) -> Iterator[tuple[Frame, Placed | None]]:
+        """All frames; objects in the second half by this seed, none for None."""
+        rng = np.random.default_rng(seed)
+        due_s = math.inf if seed is None else self.half_s + rng.uniform(2.0, 6.0)
+        placed, end_s = None, len(self._images) / PICTURES_A_SECOND
+        for k, image in enumerate(self._images):
+            frame = Frame(image, k / PICTURES_A_SECOND, (0.0, 0.0), k)
+            t_s = frame.t_capture_s
+            if t_s >= due_s and t_s + VIDEO_STAY_S < end_s:
+                angles_rad, picture = any_object(rng, self._photographs, self.camera, frame)
+                placed = Placed(t_s, t_s + VIDEO_STAY_S, angles_rad, picture)
+                due_s = t_s + VIDEO_STAY_S + VIDEO_PAUSE_S
+            if placed is not None and t_s >= placed.until_s:
+                placed = None
+            yield (placed.put(frame, self.camera) if placed else frame), placed
+
+
+# ------------------------------------------------------------------------------------------------
+# Contestants on a stream
+
+
+def contestants(run: Path, camera: Camera, warm_up_s: float) -> dict:
+    """By name, what looks at a frame and returns what it found."""
+    kept = kept_run(run)
+    retina, fresh = Retina(kept.config.retina), RJepa(kept.config.network, seed=1)
+    still = np.zeros((kept.config.network.max_block, kept.config.network.n_efference), np.float32)
+
+    def untrained(windows: np.ndarray) -> np.ndarray:
+        features = retina.features_of_windows(windows)
+        step = len(still)
+        parts = (features[i : i + step] for i in range(0, len(features), step))
+        return np.concatenate([fresh.embed(part, still[: len(part)])[0] for part in parts])
+
+    def watching(encode):
+        watch = Watch(encode, camera, kept.config.retina.window_px, 1.0, warm_up_s)
+
+        def look(frame: Frame) -> list[Found]:
+            return [Found(a.t_s, a.angles_rad, a.score) for a in watch.look(frame)]
+
+        return look
+
+    trained, _ = encoder_of(run)
+    return dict(
+        zip(CONTESTANTS, (watching(trained), watching(untrained), Mog2(camera).look), strict=True)
+    )
+
+
+def play(frames, run: Path, camera: Camera, warm_up_s: float) -> tuple[dict, list[Placed], float]:
+    """All that was found after the warm-up by each contestant, the objects, and the seconds."""
+    looks = contestants(run, camera, warm_up_s)
+    found: dict[str, list[Found]] = {name: [] for name in looks}
+    objects: list[Placed] = []
+    t_s = 0.0
+    for frame, placed in frames:
+        t_s = frame.t_capture_s
+        if placed is not None and (not objects or objects[-1] is not placed):
+            objects.append(placed)
+        for name, look in looks.items():
+            reported = look(frame)
+            if t_s > warm_up_s:
+                found[name] += reported
+    return found, objects, t_s - warm_up_s
+
+
+def outcome(name: str, plays: list, camera: Camera, smallest: float) -> Outcome:
+    """How a contestant did on plays of one stream, where only what is strong enough is told."""
+    delays_s, false, seconds = [], 0, 0.0
+    for found, objects, length_s in plays:
+        told = told_once(found[name], smallest) if name == "MOG2" else found[name]
+        right = set()
+        for each in objects:
+            mine = [
+                k for k, t in enumerate(told)
+                if each.t_s <= t.t_s <= each.until_s + IN_TIME_S
+                and each.is_at(t.angles_rad, camera)
+            ]  # fmt: skip
+            right |= set(mine)
+            delays_s.append(told[mine[0]].t_s - each.t_s if mine else math.inf)
+        false += len(told) - len(right)
+        seconds += length_s
+    return Outcome(name, delays_s, false, seconds / 3600.0)
+
+
+class Job(NamedTuple):
+    """One play of one stream."""
+
+    stream: str
+    run: Path
+    seed: int
+    seconds: float
+    placements: int
+
+
+def done(job: Job) -> tuple[Job, tuple]:
+    """What came of a job."""
+    cv2.setNumThreads(1)
+    if job.stream == "vtest.avi":
+        film = Film(read_video())
+        frames = film.frames(job.seed if job.placements else None)
+        return job, play(frames, job.run, film.camera, film.half_s)
+    scenery = Scenery(job.stream == "moving head", job.seed)
+    return job, play(scenery.frames(job.seconds, job.placements), job.run, CAMERA, WARM_UP_S)
+
+
+def read_video() -> list[np.ndarray]:
+    """Its pictures, as large as they are."""
+    film, images = cv2.VideoCapture(str(VIDEO)), []
+    while (read := film.read())[0]:
+        images.append(read[1])
+    return images
+
+
+def rows(stream: str, plays: list[tuple[Job, tuple]]) -> list[tuple[str, ...]]:
+    """A line of the table for each contestant."""
+    camera = Film(read_video()).camera if stream == "vtest.avi" else CAMERA
+    quiet = [played for job, played in plays if not job.placements]
+    busy = [played for job, played in plays if job.placements]
+    lines = []
+    for name in CONTESTANTS:
+        smallest = 0.0
+        if name == "MOG2":
+            smallest = next(
+                (r for r in REGIONS if (o := outcome(name, quiet, camera, r)).false <= o.hours),
+                1.0,
+            )
+        calm, found = (outcome(name, each, camera, smallest) for each in (quiet, busy))
+        delays_s = np.array(found.delays_s)
+        in_time = delays_s <= IN_TIME_S
+        lines.append(
+            (
+                stream,
+                name + (f", {100 * smallest:.2g}% of the view" if name == "MOG2" else ""),
+                f"{in_time.sum()} of {len(delays_s)}",
+                f"{np.median(delays_s[in_time]):.1f} s" if in_time.any() else "-",
+                f"{calm.false} in {60 * calm.hours:.0f} min",
+                f"{found.false} in {60 * found.hours:.0f} min",
+            )
+        )
+    return lines
+
+
+def learn(folder: Path, source: str) -> Path:
+    """A run that learned from this source."""
+    failed = command(
+        ["learn", "--source", source, "--fixations", str(LEARNING_FIXATIONS), "--out", str(folder)]
+    )
+    if failed:
+        raise SystemExit("learning failed")
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--placements", type=int, default=120, help="of each stream (120)")
+    parser.add_argument("--quiet-hours", type=float, default=2.0, help="of each stream (2)")
+    parser.add_argument("--plays", type=int, default=4, help="that they are divided into (4)")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    streams = ["camera at rest", "moving head"] + ["vtest.avi"] * VIDEO.exists()
+    started_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {"scenes": learn(Path(folder, "scenes"), "scene:")}
+        if VIDEO.exists():
+            first_half = Path(folder, "pictures")
+            first_half.mkdir()
+            images = read_video()
+            for k, image in enumerate(images[: len(images) // 2]):
+                cv2.imwrite(str(first_half / f"{k:04d}.png"), image)
+            runs["vtest.avi"] = learn(Path(folder, "vtest"), str(first_half))
+        jobs = [
+            Job(stream, runs["scenes"], 100 + seed, seconds, placements)
+            for seed in range(options.plays)
+            for stream in streams[:2]
+            for seconds, placements in (
+                (3600.0 * options.quiet_hours / options.plays, 0),
+                (0.0, options.placements // options.plays),
+            )
+        ]
+        if VIDEO.exists():
+            passes = math.ceil(options.placements / 4)  # four objects fit into the second half
+            jobs += [Job("vtest.avi", runs["vtest.avi"], k, 0.0, int(k > 0)) for k in range(passes)]
+        plays = []
+        with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+            for each in pool.imap_unordered(done, jobs):
+                plays.append(each)
+                print(f"[{len(plays)}/{len(jobs)}] {each[0].stream}", flush=True)
+    print(f"{platform.machine()}, {time.monotonic() - started_s:.0f} s")
+    heading = ("stream", "what", "within 3 s", "median", "false, quiet", "false, with objects")
+    lines = [line for s in streams for line in rows(s, [p for p in plays if p[0].stream == s])]
+    print(Table(heading, lines))
+
+
+if __name__ == "__main__":
+    main()
