@@ -13,6 +13,7 @@ from pathlib import Path
 
 from calibration.errors import CalibrationError
 from edge_rjepa import __version__
+from edge_rjepa.terminal import positive, say, view
 
 OUTPUT = Path("calibration.json")
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -71,7 +72,7 @@ def add_parser(commands, command) -> None:
     )  # fmt: skip
     head.add_argument("--head", metavar="HEAD", default="serial:", help="see head --help (serial:)")
     head.add_argument("--source", metavar="SRC", required=True, help="the camera that sits on it")
-    head.add_argument("--fov", type=_number, metavar="DEG", default=60.0,
+    head.add_argument("--fov", type=view, metavar="DEG", default=60.0,
                       help="the camera's horizontal view, if not calibrated (60)")  # fmt: skip
     head.add_argument("--views", type=int, default=60, help="how many to take (60)")
     _add_result(head)
@@ -88,7 +89,7 @@ def _add_board(parser) -> None:
     parser.add_argument("--board", choices=("charuco", "chessboard"), default="charuco")
     parser.add_argument("--corners", type=_corners, default=(9, 6), metavar="9x6",
                         help="inner corners, where four squares meet (9x6)")  # fmt: skip
-    parser.add_argument("--square-mm", type=_number, default=25.0, metavar="MM",
+    parser.add_argument("--square-mm", type=positive(float), default=25.0, metavar="MM",
                         help="side of a square, as measured on the print (25)")  # fmt: skip
 
 
@@ -106,16 +107,6 @@ def _corners(text: str) -> tuple[int, int]:
 _corners.__name__ = "number of corners such as 9x6"  # as argparse names it
 
 
-def _number(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0.0):
-        raise ValueError
-    return value
-
-
-_number.__name__ = "positive number"
-
-
 def _board_of(options: argparse.Namespace):
     from calibration.board import Board
 
@@ -130,7 +121,7 @@ def _print_board(options: argparse.Namespace) -> int:
     board = _board_of(options)
     board.write(options.output, options.paper)
     width_mm, height_mm = (1e3 * side for side in board.size_m)
-    _say(
+    say(
         f"wrote {options.output}: {board}, {width_mm:.0f} x {height_mm:.0f} mm. Print it at 100 %, "
         "glue it to something flat, measure a square, and give that as --square-mm"
     )
@@ -147,7 +138,7 @@ def _camera(options: argparse.Namespace) -> int:
         device, names, sightings, size = _sighted_in_files(options.images, board)
     else:
         device, names, sightings, size = _sighted_live(options, board)
-    _say(f"solving: {len(sightings)} views of {size[0]} x {size[1]} px")
+    say(f"solving: {len(sightings)} views of {size[0]} x {size[1]} px")
     result = calibrate_camera(board, sightings, size, names, options.lens)
     record = io.CameraRecord(device, io.now(), __version__, result)
     _keep(options, record)
@@ -175,7 +166,7 @@ def _sighted_in_files(folder: Path, board):
         raise CalibrationError(f"{folder} holds no picture ({', '.join(sorted(PICTURES))})")
     found = sightings_in(paths, board)
     if found.without:
-        _say(f"the board is not seen in {', '.join(found.without)}")
+        say(f"the board is not seen in {', '.join(found.without)}")
     return f"pictures in {folder}", found.names, found.sightings, found.size
 
 
@@ -186,7 +177,7 @@ def _sighted_live(options: argparse.Namespace, board):
     from edge_rjepa.sources.camera import name_of
 
     guide, preview = Guide(board), _Preview(options.preview)
-    _say("show the board; Ctrl-C ends it with the views there are")
+    say("show the board; Ctrl-C ends it with the views there are")
     with open_source(options.source) as source, _one_line() as tell:
         try:
             new_s = None
@@ -200,10 +191,10 @@ def _sighted_live(options: argparse.Namespace, board):
                 if advice.done or (not source.live and frame.t_capture_s - new_s > IDLE_S):
                     break
         except KeyboardInterrupt:
-            _say("")
+            say("")
         name = name_of(options.source)
     if not guide.done:
-        _say(f"not all was seen; still missing: {'; '.join(guide.missing())}")
+        say(f"not all was seen; still missing: {'; '.join(guide.missing())}")
     if not guide.sightings:
         raise CalibrationError(
             f"no {board} was seen: give its kind and its number of inner corners, and light it well"
@@ -283,13 +274,13 @@ def _head(options: argparse.Namespace) -> int:
     lens = found.camera and found.camera.result.model.resized
     camera_std = CAMERA_STD if lens else UNCALIBRATED_STD
     if not lens:
-        _say(
+        say(
             f"{options.output} has no camera: it is taken to be {options.fov:g} degrees wide "
             "(--fov) and measured by the turns; `calibrate camera` first is better"
         )
     with open_head(options.head) as head, _one_line() as tell:
         name = head.state().name
-        _say(f"head: {name} at {head.state().port}; it moves within {_limits(head)}")
+        say(f"head: {name} at {head.state().port}; it moves within {_limits(head)}")
         with open_source(options.source, camera=config, mount=head, lens=lens) as source:
             frames = (_Picture(frame) for frame in _frames(source))
             try:
@@ -355,10 +346,10 @@ def _keep(options: argparse.Namespace, record) -> None:
 
     io.save(options.output, record)
     for line in record.result.news():
-        _say(line)
+        say(line)
     page = _write_page(io.load(options.output), options.output.with_suffix(".html"))
-    _say(f"kept in {options.output}; look at {page}")
-    _say(f"next: edge-rjepa learn --calibration {options.output} ..")
+    say(f"kept in {options.output}; look at {page}")
+    say(f"next: edge-rjepa learn --calibration {options.output} ..")
 
 
 def _write_page(found, path: Path) -> Path:
@@ -396,15 +387,10 @@ def _one_line():
             wide = max(wide, len(text))
         elif important or (text != last and time.monotonic() - told_s > A_LINE_EVERY_S):
             told_s, last = time.monotonic(), text
-            _say(text)
+            say(text)
 
     try:
         yield tell
     finally:
         if terminal and wide:
-            _say("")
-
-
-def _say(line: str) -> None:
-    """To the person who watches; standard output stays for what a script reads."""
-    print(line, file=sys.stderr, flush=True)
+            say("")

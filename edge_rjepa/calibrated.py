@@ -9,9 +9,7 @@ from edge_rjepa.optics import Lens
 from edge_rjepa.sources import Source
 from edge_rjepa.sources.camera import name_of
 
-__all__ = ["NOTHING", "doubts", "head_options", "image_delay_s", "lens_of", "load"]
-
-NOTHING = Calibration()
+__all__ = ["doubts", "head_options", "image_delay_s", "lens_of", "load"]
 
 
 def lens_of(found: Calibration, on_head: bool) -> Lens | None:

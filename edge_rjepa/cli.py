@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calibration.errors import CalibrationError
-from edge_rjepa import __version__, calibrate_cli, head_cli
+from edge_rjepa import __version__, calibrate_cli, head_cli, watch_cli
 from edge_rjepa.errors import ConfigError, RJepaError, SourceError
+from edge_rjepa.terminal import positive, say, stop_on_signals, view
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 LOOK_S = 0.2  # between two looks whether to stop
@@ -85,12 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     learn.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/DATE-TIME)")
     learn.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run")
-    learn.add_argument("--seconds", type=_positive(float), help="stop after learning this long")
-    learn.add_argument("--fixations", type=_positive(int), help="stop after this many in all")
+    learn.add_argument("--seconds", type=positive(float), help="stop after learning this long")
+    learn.add_argument("--fixations", type=positive(int), help="stop after this many in all")
     learn.add_argument("--config", type=Path, metavar="F", help="TOML; see a run's config.toml")
-    learn.add_argument(
-        "--fov", type=_positive(float), metavar="DEG", help="the camera's horizontal view (60)"
-    )
+    learn.add_argument("--fov", type=view, metavar="DEG", help="the camera's horizontal view (60)")
     learn.add_argument(
         "--calibration",
         type=Path,
@@ -139,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         help="one fixation with the memory handed in and out (default), T fixations at once, or "
         "the embedding of single patches",
     )
-    export.add_argument("--fixations", type=_positive(int), default=16, help="T of a sequence (16)")
+    export.add_argument("--fixations", type=positive(int), default=16, help="T of a sequence (16)")
     export.add_argument(
         "--int8", action="store_true", help="write a second file with 8-bit weights beside it"
     )
@@ -176,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
     head_cli.add_parser(commands, _command)
     calibrate_cli.add_parser(commands, _command)
+    watch_cli.add_parser(commands, _command)
 
     doctor = _command(
         commands, "doctor", _doctor,
@@ -210,17 +209,6 @@ def _command(commands, name: str, function, summary: str, examples: str):
     return parser
 
 
-def _positive(kind: type):
-    def parse(text: str):
-        value = kind(text)
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
-
-
 # ------------------------------------------------------------------------------------------------
 # learn
 
@@ -229,22 +217,22 @@ def _learn(options: argparse.Namespace) -> int:
     with _open_run(options) as run:
         try:
             with (
-                _stop_on_signals() as received,
+                stop_on_signals("stopping: saving what was learned") as received,
                 _progress(run, options.fixations) as (show, tell),
                 _viewed(run, _Watchers(_limit(options, received), show, tell), options) as watchers,
             ):
                 run.learn(*watchers)
         except BaseException:
-            _say(f"kept up to frame {run.frames_kept:,}: edge-rjepa learn --resume {run.folder}")
+            say(f"kept up to frame {run.frames_kept:,}: edge-rjepa learn --resume {run.folder}")
             raise
         _close_recording(run, options)
         if set(received) - {signal.SIGINT}:  # no time for a summary: the machine may go down
-            _say(f"saved; go on with edge-rjepa learn --resume {run.folder}")
+            say(f"saved; go on with edge-rjepa learn --resume {run.folder}")
             return 0
         summary = run.finish()
-    _say(summary["verdict"])
+    say(summary["verdict"])
     _draw(run.folder)
-    _say(f"next: edge-rjepa export {run.folder}   or go on: edge-rjepa learn --resume {run.folder}")
+    say(f"next: edge-rjepa export {run.folder}   or go on: edge-rjepa learn --resume {run.folder}")
     if options.json:
         print(json.dumps(summary))
     return 0
@@ -273,7 +261,7 @@ def _viewed(run, watchers: _Watchers, options: argparse.Namespace):
         from edge_rjepa.dashboard import page_of
 
         page = opened.enter_context(page_of(run, options.dashboard, options.token))
-        _say(f"page: {page.server.url}")
+        say(f"page: {page.server.url}")
 
         def go_on(run) -> bool:
             page.buttons.obey(run)
@@ -295,26 +283,24 @@ def _close_recording(run, options: argparse.Namespace) -> None:
     if recorder is not None:
         try:
             recorder.close(run.learner.digest if options.record_format == "lossless" else None)
-            _say(
-                f"recorded: {recorder.folder}; to learn from it: --source replay:{recorder.folder}"
-            )
+            say(f"recorded: {recorder.folder}; to learn from it: --source replay:{recorder.folder}")
         except OSError as error:
-            _say(f"warning: {error}")
+            say(f"warning: {error}")
     then = getattr(run.loop.source, "digest", None)
     if run.ended and then is not None:
         if then == run.learner.digest:
-            _say("what was learned is the same as when this was recorded, bit for bit")
+            say("what was learned is the same as when this was recorded, bit for bit")
         else:
-            _say("what was learned differs from when this was recorded, as other flags make it")
+            say("what was learned differs from when this was recorded, as other flags make it")
 
 
 def _draw(folder: Path) -> None:
     from edge_rjepa.report import ReportError, draw_report
 
     try:
-        _say(f"report: {draw_report(folder)}")
+        say(f"report: {draw_report(folder)}")
     except ReportError as error:
-        _say(f"no report: {error}")
+        say(f"no report: {error}")
 
 
 @contextmanager
@@ -333,6 +319,7 @@ def _open_run(options: argparse.Namespace):
 
 @contextmanager
 def _started(options: argparse.Namespace):
+    from edge_rjepa import rig
     from edge_rjepa.run import Run, alone_in
     from edge_rjepa.sources.camera import shown
 
@@ -340,16 +327,17 @@ def _started(options: argparse.Namespace):
     folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
     device = _device(options.device, config)
     with (
-        _eyes(config) as (source, head),
+        rig.opened(config) as (source, head),
         alone_in(folder),
         _recorder(options, config, source, head) as recorder,
     ):
-        _say(f"run: {folder}   source: {shown(config.source)}")
+        say(f"run: {folder}   source: {shown(config.source)}")
         yield Run.start(folder, config, source, device, head=head, recorder=recorder)
 
 
 @contextmanager
 def _resumed(options: argparse.Namespace):
+    from edge_rjepa import rig
     from edge_rjepa.run import Run, alone_in, kept_run
     from edge_rjepa.sources.camera import shown
 
@@ -357,49 +345,14 @@ def _resumed(options: argparse.Namespace):
     with alone_in(folder, new=False):
         kept = kept_run(folder)
         for problem in kept.problems:
-            _say(f"warning: {problem}")
+            say(f"warning: {problem}")
         device = _device(options.device, kept.config)
-        with _eyes(kept.config, options.head) as (source, head):
-            _say(f"run: {folder}   source: {shown(kept.config.source)}")
+        with rig.opened(kept.config, options.head) as (source, head):
+            say(f"run: {folder}   source: {shown(kept.config.source)}")
             run = Run.resume(folder, source, kept, device, head=head)
             if run.frames_lost:
-                _say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
+                say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
             yield run
-
-
-@contextmanager
-def _eyes(config, head_device: str | None = None):
-    """The source, and the head if there is one of its own; both are closed at the end.
-
-    head_device: where the head is now, if it is no longer where the configuration has it.
-    """
-    from edge_rjepa import calibrated
-    from edge_rjepa.sources import open_source, reach_rad
-
-    device = head_device or config.head.device
-    if device and reach_rad(config.source) == (0.0, 0.0):
-        raise SourceError(f"no head turns what {config.source} shows: leave --head out")
-    found = calibrated.load(config.calibration) if config.calibration else calibrated.NOTHING
-    with ExitStack() as opened:
-        head = None
-        if device:
-            from firmware_bridge import open_head
-
-            head = opened.enter_context(open_head(device, **calibrated.head_options(found)))
-            _say(f"head: {head.state().name} at {head.state().port}")
-            if head.state().limp:  # where it points is not known before it is driven somewhere
-                head.home()
-        lens = calibrated.lens_of(found, on_head=bool(device))
-        source = opened.enter_context(
-            open_source(config.source, config.seed, config.camera, mount=head, lens=lens)
-        )
-        if source.live and not config.calibration:
-            degrees = math.degrees(source.camera.field_of_view_rad)
-            _say(f"no calibration: the camera is taken to be {degrees:.0f} degrees wide (--fov)")
-        name = head and head.state().name
-        for doubt in calibrated.doubts(found, config.source, source, name):
-            _say(f"warning: {doubt}")
-        yield source, head
 
 
 def _device(name: str, config) -> str:
@@ -409,29 +362,13 @@ def _device(name: str, config) -> str:
     if name != "auto":
         return name
     choice = choose(config.network, config.fixations_per_frame)
-    _say(choice.reason)
+    say(choice.reason)
     return choice.device
-
-
-def _with_head(config, device: str | None):
-    """The configuration with this head, if one is named; and where a scene ends, it stops."""
-    from edge_rjepa.sources import reach_rad
-
-    head = config.head
-    if device is not None:
-        head = replace(head, device=device)
-    if head.device:
-        pan_rad, tilt_rad = reach_rad(config.source)
-        head = replace(
-            head,
-            pan_limit_rad=min(head.pan_limit_rad, pan_rad),
-            tilt_limit_rad=min(head.tilt_limit_rad, tilt_rad),
-        )
-    return replace(config, head=head)
 
 
 def _configuration(options: argparse.Namespace):
     """What the command line asks for: a file or a recording's or the defaults, and flags on top."""
+    from edge_rjepa import rig
     from edge_rjepa.config import RunConfig
     from edge_rjepa.recording import about
     from edge_rjepa.sources import absolute
@@ -446,31 +383,13 @@ def _configuration(options: argparse.Namespace):
         )
     else:
         config = RunConfig()
-    if options.fov is not None:
-        if options.fov >= 180.0:
-            raise SystemExit(_usage("--fov: a camera's view is below 180 degrees"))
-        camera = replace(config.camera, field_of_view_rad=math.radians(options.fov))
-        config = replace(config, camera=camera)
+    config = rig.with_view(config, options.fov)
     if options.gaze is not None:
         config = replace(config, gaze=replace(config.gaze, policy=options.gaze))
     given = {"source": options.source, "seed": options.seed}
     config = replace(config, **{k: v for k, v in given.items() if v is not None})
-    config = _with_head(replace(config, source=absolute(config.source)), options.head)
-    return _with_calibration(config, options.calibration)
-
-
-def _with_calibration(config, path: Path | None):
-    """The configuration with this calibration, if one is named, and with the delay it measured."""
-    from edge_rjepa import calibrated
-
-    if path is not None:
-        if config.source.startswith(("replay:", "scene:")) and not config.head.device:
-            raise ConfigError(f"{config.source} brings its own camera: leave --calibration out")
-        config = replace(config, calibration=str(path.resolve()))
-    if config.calibration and config.head.device and not config.head.image_delay_s:
-        delay_s = calibrated.image_delay_s(calibrated.load(config.calibration))
-        config = replace(config, head=replace(config.head, image_delay_s=delay_s))
-    return config
+    config = rig.with_head(replace(config, source=absolute(config.source)), options.head)
+    return rig.with_calibration(config, options.calibration)
 
 
 @contextmanager
@@ -508,26 +427,6 @@ def _limit(options: argparse.Namespace, received: list):
 
 
 @contextmanager
-def _stop_on_signals(says: str = "stopping: saving what was learned"):
-    """The signals received: Ctrl-C, SIGTERM, a closed terminal. A second one ends the process."""
-    received: list[int] = []
-
-    def note(number, frame):
-        received.append(number)
-        signal.signal(number, previous[number])
-        with suppress(OSError):  # whoever read it is gone
-            os.write(2, f"\n{says}\n".encode())  # print is not for handlers
-
-    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-    previous = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _progress(run, fixations: int | None):
     """Two functions that show a run's Progress and its events: on a terminal, or line by line."""
     from tqdm import tqdm
@@ -548,7 +447,7 @@ def _progress(run, fixations: int | None):
                 bar.update(progress.fixations - bar.n)
             if not terminal and time.monotonic() >= shown_s + A_LINE_EVERY_S:
                 shown_s = time.monotonic()
-                _say(f"{progress.fixations:,} fixations: {_in_words(progress)}")
+                say(f"{progress.fixations:,} fixations: {_in_words(progress)}")
 
         def tell(event: str) -> None:
             with suppress(OSError):
@@ -586,7 +485,7 @@ def _export(options: argparse.Namespace) -> int:
 
     learner, config, _, problems = kept_run(options.run)
     for problem in problems:
-        _say(f"warning: {problem}")
+        say(f"warning: {problem}")
     source = absolute(options.patches) if options.patches else config.source
     try:
         patches = recorded_patches(replace(config, source=source))
@@ -594,7 +493,7 @@ def _export(options: argparse.Namespace) -> int:
         if options.int8 or options.patches:
             raise SourceError(f"{error}; name other pictures: --patches SRC") from error
         patches = None
-        _say(f"warning: no real patches to compare on: {error}")
+        say(f"warning: no real patches to compare on: {error}")
     output = options.output or options.run / "encoder.onnx"
     parity = export(
         learner,
@@ -606,12 +505,12 @@ def _export(options: argparse.Namespace) -> int:
         patches=patches,
         licence=options.licence,
     )
-    _say(f"wrote {output}; it agrees with the learner:\n{parity.in_words()}")
+    say(f"wrote {output}; it agrees with the learner:\n{parity.in_words()}")
     reports = {"parity": parity.as_json()}
     if options.int8:
         coarse = output.with_suffix(".int8.onnx")
         int8 = quantise(output, coarse, patches)
-        _say(f"wrote {coarse}; against {output.name}:\n{int8.in_words()}")
+        say(f"wrote {coarse}; against {output.name}:\n{int8.in_words()}")
         reports["int8"] = int8._asdict()
     if options.json:
         print(json.dumps(reports))
@@ -647,10 +546,10 @@ def _dashboard(options: argparse.Namespace) -> int:
     if not (options.run / "metrics.jsonl").exists():
         raise ConfigError(f"{options.run} is no folder of a run: name one that `learn` made")
     with (
-        _stop_on_signals("stopping") as received,
+        stop_on_signals("stopping") as received,
         Dashboard(options.address, options.run, token=options.token) as server,
     ):
-        _say(f"page: {server.url}   Ctrl-C ends it")
+        say(f"page: {server.url}   Ctrl-C ends it")
         while not received:
             time.sleep(LOOK_S)
     return 0
@@ -668,21 +567,15 @@ def _check_gradients(options: argparse.Namespace) -> int:
     from edge_rjepa.check import check_gradients, table
 
     def show(done: int, total: int, network: str) -> None:
-        _say(f"{done}/{total} {network}")
+        say(f"{done}/{total} {network}")
 
     rows = check_gradients(options.cell, seed=options.seed, progress=show)
     print(json.dumps([row._asdict() for row in rows]) if options.json else table(rows))
     return 0 if all(row.ok for row in rows) else FAILED
 
 
-def _say(line: str) -> None:
-    """To the person who watches; standard output stays for what a script reads."""
-    with suppress(OSError):  # a log that cannot be written is no reason to stop learning
-        print(line, file=sys.stderr, flush=True)
-
-
 def _usage(message: str) -> int:
-    _say(f"edge-rjepa: {message}")
+    say(f"edge-rjepa: {message}")
     return USAGE
 
 

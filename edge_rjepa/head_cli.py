@@ -21,6 +21,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import firmware_bridge
+from edge_rjepa.terminal import number, say
 from firmware_bridge import HeadError, HeadStatus, LinkError, PanTiltHead, open_head
 
 FAILED = 1
@@ -73,9 +74,9 @@ def add_parser(commands, command) -> None:
 
     action("status", _status, "tell where the head is and how it is")
     move = action("move", _move, "turn to these angles and wait until it is there", "move 20 -5")
-    move.add_argument("pan_deg", type=_number, metavar="PAN_DEG", help="positive to the right")
-    move.add_argument("tilt_deg", type=_number, metavar="TILT_DEG", help="positive up")
-    move.add_argument("--seconds", type=_number, default=0.0, help="take this long (no longer "
+    move.add_argument("pan_deg", type=number, metavar="PAN_DEG", help="positive to the right")
+    move.add_argument("tilt_deg", type=number, metavar="TILT_DEG", help="positive up")
+    move.add_argument("--seconds", type=number, default=0.0, help="take this long (no longer "
                       "than it must)")  # fmt: skip
     hold = action("hold", _hold, "stop where it is")
     for parser in (move, hold):
@@ -89,9 +90,9 @@ def add_parser(commands, command) -> None:
         "limits --pan 1000 2000 --tilt 1200 1800 --tilt-home 1450",
     )  # fmt: skip
     for axis in ("pan", "tilt"):
-        limits.add_argument(f"--{axis}", nargs=2, type=_number, metavar=("LOW", "HIGH"),
+        limits.add_argument(f"--{axis}", nargs=2, type=number, metavar=("LOW", "HIGH"),
                             help="pulse widths in microseconds")  # fmt: skip
-        limits.add_argument(f"--{axis}-home", type=_number, metavar="US", help="its home position")
+        limits.add_argument(f"--{axis}-home", type=number, metavar="US", help="its home position")
         limits.add_argument(f"--{axis}-slew", type=int, metavar="US_PER_S", help="its top speed")
     limits.add_argument("--id", type=int, help="a number of this board, to tell it from others")
 
@@ -105,16 +106,6 @@ def add_parser(commands, command) -> None:
         "--old-boot-loader", action="store_true", help="as many a Nano has: 57600 baud"
     )
     flash.add_argument("--print", action="store_true", help="only print the command")
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-_number.__name__ = "number"  # as argparse names it
 
 
 # ------------------------------------------------------------------------------------------------
@@ -133,7 +124,7 @@ def _move(options: argparse.Namespace) -> int:
         reached_rad = head.move(*goal_rad, options.seconds)
         state = head.wait(options.seconds + SLOW_S)
         if max(abs(a - b) for a, b in zip(goal_rad, reached_rad, strict=True)) > 0.01:
-            _say(f"that is beyond its limits, {_limits_in_words(head)}: it went as far as it may")
+            say(f"that is beyond its limits, {_limits_in_words(head)}: it went as far as it may")
         _show(head, state, options)
         _stay(head, options)
     return 0
@@ -163,15 +154,15 @@ def _tell(options: argparse.Namespace, command, then=lambda head, options: None)
 def _stay(head: PanTiltHead, options: argparse.Namespace) -> None:
     """Keep the head where it is until Ctrl-C, if that is asked for."""
     if not options.stay:
-        _say("a servo board goes home 3 s after its program ends; --stay keeps it here")
+        say("a servo board goes home 3 s after its program ends; --stay keeps it here")
         return
-    _say("staying until Ctrl-C")
+    say("staying until Ctrl-C")
     with _leaving_on_signals():
         try:
             while True:
                 time.sleep(LOOK_S)
                 for news in head.news():
-                    _say(news)
+                    say(news)
         except KeyboardInterrupt:
             pass
 
@@ -179,7 +170,7 @@ def _stay(head: PanTiltHead, options: argparse.Namespace) -> None:
 def _show(head: PanTiltHead, state: HeadStatus, options: argparse.Namespace) -> None:
     print(json.dumps(_as_json(head, state)) if options.json else _in_words(head, state))
     for news in head.news():
-        _say(news)
+        say(news)
 
 
 def _as_json(head: PanTiltHead, state: HeadStatus) -> dict:
@@ -216,11 +207,6 @@ def _limits_in_words(head: PanTiltHead) -> str:
         f"{name} {math.degrees(low):+.1f} .. {math.degrees(high):+.1f}"
         for name, (low, high) in zip(("pan", "tilt"), head.limits_rad, strict=True)
     )
-
-
-def _say(line: str) -> None:
-    """To the person who watches; standard output stays for what a script reads."""
-    print(line, file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -357,7 +343,7 @@ def _limits(options: argparse.Namespace) -> int:
         tilt = _changed(board.greeting.tilt, options.tilt, options.tilt_home, options.tilt_slew)
         if (board_id, pan, tilt) != _settings(board):
             board.configure(board_id, pan, tilt)
-            _say("set, and kept in its EEPROM")
+            say("set, and kept in its EEPROM")
         board_id, pan, tilt = _settings(board)
     if options.json:
         print(json.dumps({"id": board_id, "pan": pan._asdict(), "tilt": tilt._asdict()}))
@@ -407,7 +393,7 @@ def _flash(options: argparse.Namespace) -> int:
         if not options.print:
             raise
         port = "PORT"
-        _say(f"{error}; in place of PORT")
+        say(f"{error}; in place of PORT")
     baud = OLD_BOOT_LOADER_BAUD if options.old_boot_loader else BAUD
     command = [
         *("avrdude", "-p", "atmega328p", "-c", "arduino", "-P", port, "-b", str(baud)),
@@ -417,7 +403,7 @@ def _flash(options: argparse.Namespace) -> int:
         print(shlex.join(command))
         return 0
     if shutil.which("avrdude") is None:
-        _say("avrdude is not installed: sudo apt-get install avrdude; then this flashes it:")
+        say("avrdude is not installed: sudo apt-get install avrdude; then this flashes it:")
         print(shlex.join(command))
         return FAILED
     done = subprocess.run(command)
@@ -427,5 +413,5 @@ def _flash(options: argparse.Namespace) -> int:
             f"avrdude failed on {port}: see above; some boards need it {other} --old-boot-loader"
         )
     with open_head(f"serial:{port}") as head:
-        _say(f"flashed: {head.state().name} answers at {port}")
+        say(f"flashed: {head.state().name} answers at {port}")
     return 0

@@ -190,7 +190,7 @@ class Loop:
 
     def _usable(self, frame: Frame) -> bool:
         """Whether there is something to see, and from where; the news tell when that changes."""
-        reason = _of_no_use(frame)
+        reason = of_no_use(frame)
         if reason:
             self.skipped[reason] += 1
         if reason != self._blind:
@@ -261,7 +261,7 @@ class Loop:
         )
 
 
-def _of_no_use(frame: Frame) -> str | None:
+def of_no_use(frame: Frame) -> str | None:
     """Why there is nothing to learn from this frame, in a word or two, or None."""
     if not (np.isfinite(frame.head).all() and math.isfinite(frame.t_capture_s)):
         return "unknown head angle"

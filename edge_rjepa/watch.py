@@ -64,11 +64,13 @@ COMMON = 200  # looks whose median is taken away
 BLOCK_S = 2.0
 BLOCKS = 2000  # remembered, an hour
 FEWEST_BLOCKS = 10  # before there is a threshold
+LEAST_PER_HOUR = 1e-3
 LEAST_STD = 0.1  # of the blocks' scores
 LOWEST_THRESHOLD = 2.7  # standard deviations: what is less is not to be seen in a cut-out either
 UNCALM = 1.5  # above it a direction is not taken as usual
 SAME_STEPS = 3.0  # directions this near, at about the same time, are of one thing
 SAME_S = 5.0
+CLEARLY = 0.7  # of the highest score of a thing: what is less is around it
 CHANGED = 3.0  # standard deviations that all is more surprising than usual: another light, or place
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -213,7 +215,8 @@ class Watch:
         """Take down which directions are above the threshold, and how high the rest went."""
         threshold = self.threshold
         for k in np.flatnonzero(stays > min(UNCALM, threshold)):
-            thing = self._thing_at(cells[k])
+            near = (thing for thing in self._things if self._is_near(cells[k], thing))
+            thing = next(near, None)
             if thing is None and stays[k] > threshold:
                 thing = Thing(frame.t_capture_s)
                 self._things.append(thing)
@@ -221,29 +224,39 @@ class Watch:
                 sign = Sign(frame, int(cells[k]), float(stays[k]), z[k], float(looks.surprise[k]))
                 thing.add(sign)
         self._see_tail(stays, looks, frame.t_capture_s)
-        self._things = [t for t in self._things if frame.t_capture_s - t.last_s < SAME_S]
-
-    def _thing_at(self, cell: int) -> Thing | None:
-        """The thing that a direction belongs to, if one is there."""
-        angles_rad, near_rad = self.directions.angles_rad, SAME_STEPS * self.directions.step_rad
-        here = angles_rad[cell]
-        for thing in self._things:
-            if any(math.dist(angles_rad[cell], here) < near_rad for cell in thing.cells):
-                return thing
-        return None
+        now_s = frame.t_capture_s
+        self._things = [t for t in self._things if not t.told or now_s - t.last_s < SAME_S]
 
     def _alarms(self, t_s: float) -> list[Alarm]:
         """What was noticed a round ago: only now have all its directions been looked at."""
         alarms = []
         for thing in self._things:
             if not thing.told and t_s - thing.first_s >= ROUND_S - 1e-6:
-                alarms.append(self._alarm(thing, t_s))
+                for other in self._beside(thing):  # began apart, and grew together
+                    thing.told |= other.told
+                    thing.signs |= {} if other.told else other.signs
+                    other.told = True
+                if not thing.told:
+                    alarms.append(self._alarm(thing, t_s))
                 thing.told = True
             if thing.told:  # what is there now is usual: it is told once
                 for sign in thing.take_signs():
                     self.usual.adopt(sign.cell, sign.z, t_s)
                     self._scores[sign.cell] = -np.inf
         return alarms
+
+    def _beside(self, thing: Thing) -> list[Thing]:
+        """The other things that are near it."""
+        return [
+            other
+            for other in self._things
+            if other is not thing and any(self._is_near(cell, other) for cell in thing.cells)
+        ]
+
+    def _is_near(self, cell: int, thing: Thing) -> bool:
+        angles_rad, near_rad = self.directions.angles_rad, SAME_STEPS * self.directions.step_rad
+        here = angles_rad[cell]
+        return any(math.dist(angles_rad[other], here) < near_rad for other in thing.cells)
 
     def _alarm(self, thing: Thing, t_s: float) -> Alarm:
         signs = list(thing.signs.values())
@@ -252,11 +265,12 @@ class Watch:
         most = signs[int(weight.argmax())]
         angles_rad = weight @ self.directions.angles_rad[cells] / weight.sum()
         frame = most.frame
+        clearly = cells[weight >= CLEARLY * weight.max()]
         return Alarm(
             t_s,
             frame,
             tuple(self._camera.pixels_of_angles(angles_rad, frame.head).tolist()),
-            self.directions.box(frame, cells),
+            self.directions.box(frame, clearly),
             tuple(angles_rad.tolist()),
             most.surprise,
             float(np.exp(self.usual.log_surprise[most.cell])),
@@ -351,12 +365,13 @@ class Directions:
         return windows
 
     def box(self, frame: Frame, cells: np.ndarray) -> tuple[int, int, int, int]:
-        """The smallest upright box (x, y, width, height) about directions, within the picture."""
-        corners = self._pixels_of_corners(np.asarray(cells), frame.head).reshape(-1, 2)
+        """An upright box (x, y, width, height) in the picture: directions, and a step beyond."""
+        pixels = self._camera.pixels_of_angles(self.angles_rad[cells], frame.head)
         height, width = frame.image.shape[:2]
-        x, y = np.clip(np.nanmin(corners, axis=0), 0, [width - 2, height - 2]).astype(int)
-        right, low = np.clip(np.nanmax(corners, axis=0), [x + 1, y + 1], [width, height])
-        return int(x), int(y), int(right) - int(x), int(low) - int(y)
+        step = STEP_SHARE * width
+        left, top = np.clip(pixels.min(axis=0) - step, 0, [width - 2, height - 2]).astype(int)
+        right, low = np.clip(pixels.max(axis=0) + step, [left + 1, top + 1], [width, height])
+        return int(left), int(top), int(right) - int(left), int(low) - int(top)
 
     def _pixels_of_corners(self, cells: np.ndarray, head) -> np.ndarray:
         """Pixels (K, 4, 2) of the windows' corners."""
@@ -479,6 +494,39 @@ class Usual:
         return 0.5 * ((error @ self._precision) * error).sum(axis=-1)
 
 
+class Patrol:
+    """Where a head looks: stop by stop, there and back, half a view apart, for stay_s at each.
+
+    limits_rad: (lowest, highest) pan and tilt.
+    """
+
+    def __init__(self, limits_rad, camera: Camera, stay_s: float) -> None:
+        views_rad = camera.width_px / camera.focal_px, camera.height_px / camera.focal_px
+        pans, tilts = (
+            np.linspace(low, high, 1 + math.ceil((high - low) / (0.5 * view_rad) - 1e-9))
+            if high > low
+            else np.array([low])
+            for (low, high), view_rad in zip(limits_rad, views_rad, strict=True)
+        )
+        rows = [[(float(pan), float(tilt)) for pan in pans] for tilt in tilts]
+        there = [stop for k, row in enumerate(rows) for stop in (row[::-1] if k % 2 else row)]
+        self.stops = there + there[-2:0:-1]
+        self._stay_s = stay_s
+        self._next, self._since_s = 0, -math.inf
+
+    def due(self, t_s: float) -> tuple[float, float] | None:
+        """Where to turn now (pan_rad, tilt_rad), or None to stay.
+
+        To be asked at each frame that the head stood still for.
+        """
+        if t_s - self._since_s < self._stay_s:
+            return None
+        self._since_s = t_s
+        stop = self.stops[self._next % len(self.stops)]
+        self._next += 1
+        return stop
+
+
 class Tail:
     """How high scores go with nothing new: the highest of each block of BLOCK_S seconds.
 
@@ -507,9 +555,12 @@ class Tail:
         return len(self._blocks) * BLOCK_S / 3600.0
 
     def per_hour(self, score: float) -> float:
-        """In how many blocks an hour a score is passed with nothing new; NaN if not known."""
+        """In how many blocks an hour a score is passed with nothing new; NaN if not known.
+
+        LEAST_PER_HOUR at least: minutes or hours say nothing of what comes once a month.
+        """
         t = (score - self._mean) / self._std
-        return 3600.0 / BLOCK_S * float(stdtr(self._freedom, -t))
+        return max(3600.0 / BLOCK_S * float(stdtr(self._freedom, -t)), LEAST_PER_HOUR)
 
     def height(self, per_hour: float) -> float:
         """The score that is passed so many times an hour; infinite before it is known."""

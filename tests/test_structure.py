@@ -35,8 +35,9 @@ ALLOWED = {
     "engines": "cells config kernels objective",
     "learner": "cells checkpoint config engines kernels objective",
     "batch": "cells config engines learner",
-    "head_cli": "",  # of firmware_bridge
-    "calibrate_cli": "__init__ checkpoint config sources",  # of calibration
+    "terminal": "",
+    "head_cli": "terminal",  # of firmware_bridge
+    "calibrate_cli": "__init__ checkpoint config sources terminal",  # of calibration
     "__init__": "batch config learner",
     "monitor": "config learner objective",
     "filters": "retina",
@@ -57,9 +58,13 @@ ALLOWED = {
     "dashboard": "export head journal overlay retina run runtime",
     "runtime": "config eye gaze head held_out learner pace sources",
     "run": "checkpoint config eye head held_out journal learner monitor runtime sources",
-    "cli": "calibrate_cli calibrated cells checkpoint config check dashboard doctor engines export "
-    "frozen gaze head_cli int8 learner monitor optics patches probe recording report retina run "
-    "show sources",
+    "rig": "calibrated config head sources terminal",
+    "watch": "frozen optics retina run sources",
+    "alarms": "checkpoint journal watch",
+    "watch_cli": "alarms config rig run runtime sources terminal watch",
+    "cli": "calibrate_cli cells checkpoint config check dashboard doctor engines export frozen "
+    "gaze head_cli int8 learner monitor optics patches probe recording report retina rig run show "
+    "sources terminal watch_cli",
 }
 HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]
 

@@ -49,6 +49,7 @@ def open_source(
     camera: CameraConfig | None = None,
     mount: Mount | None = None,
     lens: Lens | None = None,
+    once: bool = False,
 ) -> Source:
     """The source that `spec` names.
 
@@ -60,6 +61,7 @@ def open_source(
     own; None for the usual one.
     mount: a real head that turns the camera of a scene; None for the simulated one.
     lens: in place of that field of view, from a calibration.
+    once: whether a video ends with its last frame, of which none is then held out.
     Raises SourceError when the source is unknown or cannot be read.
     """
     camera = camera or CameraConfig()
@@ -78,7 +80,7 @@ def open_source(
     if path.is_dir() and spec:
         return PictureSource(pictures_in(path), seed, lens)
     if path.is_file():
-        return VideoSource(path, lens)
+        return VideoSource(path, lens, once)
     raise SourceError(_unknown(spec))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics import Lens
-from edge_rjepa.sources.frame import Frame
+from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.images import size_within
 
 FEWEST_FRAMES = 20
@@ -31,8 +31,8 @@ class VideoSource:
     live = False
     head = None
 
-    def __init__(self, path: Path, lens: Lens) -> None:
-        self._path = path
+    def __init__(self, path: Path, lens: Lens, once: bool = False) -> None:
+        self._path, self._once = path, once
         self._capture = _opened(path)
         frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         if frames < 1:  # the container has no index
@@ -43,7 +43,8 @@ class VideoSource:
             )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self._frames_a_second = rate if 0.0 < rate < math.inf else FRAMES_A_SECOND
-        self._shown = frames * 9 // 10
+        self._surely = frames * 9 // 10  # counts in files are often a few too high
+        self._shown = frames if once else self._surely
         self._sequence = 0
         self._place = 0  # of the next frame in the file
 
@@ -52,8 +53,13 @@ class VideoSource:
         self._rewind()
 
     def read_next(self, timeout_ms: float) -> Frame:
-        """The next frame, at once; the first one again after the last. Raises SourceError."""
+        """The next frame, at once; after the last one SourceEnded, or the first one again.
+
+        Raises SourceError for a file that breaks off.
+        """
         if self._place == self._shown:
+            if self._once:
+                raise SourceEnded
             self._rewind()
         frame = self._framed(self._next_image(), self._sequence)
         self._sequence += 1
@@ -114,6 +120,8 @@ class VideoSource:
 
     def _next_image(self) -> np.ndarray:
         image = _read(self._capture)
+        if image is None and self._once and self._place >= self._surely:
+            raise SourceEnded
         if image is None:
             raise SourceError(
                 f"{self._path}: frame {self._place} cannot be read; repair or replace the file"

@@ -1,0 +1,101 @@
+"""The source and the head of a configuration, opened, with what a calibration knows of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from edge_rjepa.config import RunConfig
+from edge_rjepa.errors import ConfigError, SourceError
+from edge_rjepa.head import Head
+from edge_rjepa.sources import Source, open_source, reach_rad
+from edge_rjepa.terminal import say
+
+
+@contextmanager
+def opened(
+    config: RunConfig, head_device: str | None = None, once: bool = False
+) -> Iterator[tuple[Source, Head | None]]:
+    """The source, and the head if there is one of its own; both are closed at the end.
+
+    head_device: where the head is now, if it is no longer where the configuration has it. once: as
+    in open_source. Raises SourceError, HeadError or CalibrationError for what cannot be opened, or
+    does not fit together.
+    """
+    device = head_device or config.head.device
+    if device and reach_rad(config.source) == (0.0, 0.0):
+        raise SourceError(f"no head turns what {config.source} shows: leave --head out")
+    calibrated, found = _calibration(config)
+    with ExitStack() as opened:
+        head = None
+        if device:
+            from firmware_bridge import open_head
+
+            aim = calibrated.head_options(found) if found else {}
+            head = opened.enter_context(open_head(device, **aim))
+            say(f"head: {head.state().name} at {head.state().port}")
+            if head.state().limp:  # where it points is not known before it is driven somewhere
+                head.home()
+        lens = calibrated.lens_of(found, on_head=bool(device)) if found else None
+        source = opened.enter_context(
+            open_source(config.source, config.seed, config.camera, head, lens, once)
+        )
+        if found:
+            name = head and head.state().name
+            for doubt in calibrated.doubts(found, config.source, source, name):
+                say(f"warning: {doubt}")
+        elif source.live:
+            degrees = math.degrees(source.camera.field_of_view_rad)
+            say(f"no calibration: the camera is taken to be {degrees:.0f} degrees wide (--fov)")
+        yield source, head
+
+
+def with_head(config: RunConfig, device: str | None) -> RunConfig:
+    """The configuration with this head, if one is named; and where a scene ends, it stops."""
+    head = config.head
+    if device is not None:
+        head = replace(head, device=device)
+    if head.device:
+        pan_rad, tilt_rad = reach_rad(config.source)
+        head = replace(
+            head,
+            pan_limit_rad=min(head.pan_limit_rad, pan_rad),
+            tilt_limit_rad=min(head.tilt_limit_rad, tilt_rad),
+        )
+    return replace(config, head=head)
+
+
+def with_calibration(config: RunConfig, path: Path | None) -> RunConfig:
+    """The configuration with this calibration, if one is named, and with the delay it measured."""
+    if path is not None:
+        if config.source.startswith(("replay:", "scene:")) and not config.head.device:
+            raise ConfigError(f"{config.source} brings its own camera: leave --calibration out")
+        config = replace(config, calibration=str(path.resolve()))
+    if config.calibration and config.head.device and not config.head.image_delay_s:
+        calibrated, found = _calibration(config)
+        head = replace(config.head, image_delay_s=calibrated.image_delay_s(found))
+        config = replace(config, head=head)
+    return config
+
+
+def with_view(config: RunConfig, fov_deg: float | None) -> RunConfig:
+    """The configuration with a camera this wide, if that is told."""
+    if fov_deg is None:
+        return config
+    camera = replace(config.camera, field_of_view_rad=math.radians(fov_deg))
+    return replace(config, camera=camera)
+
+
+def _calibration(config: RunConfig) -> tuple:
+    """What reads calibrations, and the one that is named; nothing where none is.
+
+    Imported only then: its solvers' libraries take a second to load.
+    """
+    if not config.calibration:
+        return None, None
+    from edge_rjepa import calibrated
+
+    return calibrated, calibrated.load(config.calibration)

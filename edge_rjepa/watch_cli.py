@@ -1,0 +1,224 @@
+"""`edge-rjepa watch ..`: say what is new in what a camera sees."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+from edge_rjepa.errors import ConfigError
+from edge_rjepa.terminal import positive, say, stop_on_signals, view
+
+WAIT_MS = 200.0  # for a frame, until it is looked whether to stop
+ESTIMATE_EVERY_S = 60.0
+STAY_S = 4.0  # of a head at each stop
+
+EXAMPLES = """examples:
+  edge-rjepa watch runs/mine --source 0                     the first camera, until Ctrl-C
+  edge-rjepa watch encoder.onnx --source yard.mp4 --warm-up 60
+  edge-rjepa watch runs/mine --source 0 --head serial:      and look around
+  edge-rjepa watch runs/mine --source 0 --alarms-per-hour 0.1 --exec "python3 tell.py"
+"""
+
+
+def add_parser(commands, command) -> None:
+    """Add `watch` to argparse's `commands`; `command` as in head_cli.add_parser."""
+    parser = command(
+        commands, "watch", _watch, "report what is new, and stays, in what a camera sees", EXAMPLES
+    )
+    parser.add_argument("encoder", type=Path, metavar="RUN|encoder.onnx")
+    parser.add_argument("--source", metavar="SRC", help="see learn --help (the run's own)")
+    parser.add_argument(
+        "--head", metavar="HEAD", help="turn it from stop to stop: see head --help (none)"
+    )
+    parser.add_argument("--fov", type=view, metavar="DEG", help="the camera's horizontal view (60)")
+    parser.add_argument("--calibration", type=Path, metavar="F", help="as in learn")
+    parser.add_argument(
+        "--alarms-per-hour", type=positive(float), default=1.0, metavar="N",
+        help="false ones that are to be expected (1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--warm-up", type=positive(float), default=300.0, metavar="S",
+        help="learn for so long what the place looks like, and report nothing (300)",
+    )  # fmt: skip
+    parser.add_argument("--seconds", type=positive(float), help="stop after watching this long")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="alarms.jsonl and cut-outs (watch/DATE-TIME)"
+    )
+    parser.add_argument(
+        "--exec", metavar="COMMAND", help="run this for each alarm, which it gets as JSON; without "
+        "a shell, for 10 s at most"
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for all it tells")
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from edge_rjepa import rig
+    from edge_rjepa.alarms import AlarmFolder, Command
+    from edge_rjepa.sources.camera import shown
+    from edge_rjepa.watch import Watch, encoder_of
+
+    config = _configuration(options)
+    encode, window_px = encoder_of(options.encoder)
+    folder = options.out or Path(time.strftime("watch/%Y%m%d-%H%M%S"))
+    with ExitStack() as opened:
+        command = None
+        if options.exec:
+            command = opened.enter_context(closing(Command(options.exec, say)))
+        source, head = opened.enter_context(rig.opened(config, once=True))
+        head = head or source.head
+        watch = Watch(encode, source.camera, window_px, options.alarms_per_hour, options.warm_up)
+        kept = AlarmFolder(folder)
+        received = opened.enter_context(stop_on_signals("stopping"))
+        say(f"watching {shown(config.source)}; alarms go to {folder}")
+        say(f"nothing is reported for {options.warm_up:.0f} s, while it learns what is usual here")
+        teller = _Teller(watch, options.json)
+        until_s = time.monotonic() + (options.seconds or math.inf)
+        for frame in _frames(source, head, config, lambda: received or time.monotonic() > until_s):
+            for alarm in watch.look(frame):
+                line = kept.keep(alarm)
+                teller.tell_alarm(line)
+                if command:
+                    command.run(line)
+            teller.tell_rest(frame.t_capture_s)
+        teller.tell_end()
+    return 0
+
+
+def _configuration(options: argparse.Namespace):
+    """Of a run, or the usual one, with what the command line says of source and head."""
+    from edge_rjepa import rig
+    from edge_rjepa.config import RunConfig
+    from edge_rjepa.run import kept_run
+    from edge_rjepa.sources import absolute
+
+    config = kept_run(options.encoder).config if options.encoder.is_dir() else RunConfig()
+    if options.source is None and not options.encoder.is_dir():
+        raise ConfigError("an ONNX file does not say what to watch: name it with --source")
+    source = absolute(options.source or config.source)
+    if source.startswith("scene:") or Path(source).is_dir():
+        raise ConfigError(
+            f"{source} shows another picture all the time, so that nothing is usual: watch a "
+            "camera, a video or a recording"
+        )
+    if options.source is not None:  # another camera than the run's: nothing else of it holds
+        config = replace(config, source=source, calibration="")
+        config = replace(config, head=replace(config.head, device=""))
+    config = rig.with_view(config, options.fov)
+    return rig.with_calibration(rig.with_head(config, options.head), options.calibration)
+
+
+def _frames(source, head, config, ended):
+    """Frames with something to see, each from where the head was; the head goes its round."""
+    from edge_rjepa.runtime import of_no_use
+    from edge_rjepa.sources import SourceEnded
+    from edge_rjepa.watch import Patrol
+
+    patrol = None
+    if head is not None:
+        most_rad = config.head.pan_limit_rad, config.head.tilt_limit_rad
+        limits_rad = [
+            (max(low, -most), min(high, most))
+            for (low, high), most in zip(head.limits_rad, most_rad, strict=True)
+        ]
+        patrol = Patrol(limits_rad, source.camera, STAY_S)
+    blind = None
+    while not ended():
+        try:
+            frame = source.read_next(WAIT_MS)
+        except SourceEnded:
+            return
+        for news in [*source.news(), *(head.news() if head else ())]:
+            say(news)
+        if frame is None:
+            continue
+        if head is not None:
+            state = head.at(frame.t_capture_s - config.head.image_delay_s)
+            if state.moving:
+                continue
+            frame = frame._replace(head=(state.pan_rad, state.tilt_rad))
+            aim = patrol.due(frame.t_capture_s)
+            if aim is not None:
+                head.move(*aim)
+        now_blind = of_no_use(frame)
+        if now_blind != blind:
+            say(f"pictures are of no use ({now_blind})" if now_blind else "pictures can be used")
+            blind = now_blind
+        if not blind:
+            yield frame
+
+
+class _Teller:
+    """Tells alarms, and now and then how it stands, in words or as lines of JSON."""
+
+    def __init__(self, watch, as_json: bool) -> None:
+        self._watch, self._as_json = watch, as_json
+        self._first_s = self._last_s = self._now_s = None
+        self._alarms = 0
+        self._warm = False
+
+    def tell_alarm(self, line: dict) -> None:
+        self._alarms += 1
+        times = line["surprise_nats"] / max(line["usual_nats"], 1e-9)
+        self._tell(
+            line,
+            f"something new at pixel ({line['pixel'][0]:.0f}, {line['pixel'][1]:.0f}), "
+            f"{line['azimuth_deg']:.1f} degrees to the right and {line['elevation_deg']:.1f} up, "
+            f"{times:.0f} times as surprising as usual there (by chance "
+            f"{line['expected_per_hour']:.2g} an hour): {line['picture']}",
+        )
+
+    def tell_rest(self, t_s: float) -> None:
+        """What is due, after each frame."""
+        for news in self._watch.news():
+            say(news)
+        if self._first_s is None:
+            self._first_s = self._last_s = t_s
+        self._now_s = t_s
+        if not self._warm and math.isfinite(self._watch.threshold):
+            self._warm = True
+            self._tell_estimate()
+        elif t_s - self._last_s >= ESTIMATE_EVERY_S:
+            self._tell_estimate()
+
+    def tell_end(self) -> None:
+        """How it stands at the end."""
+        if self._now_s is None:
+            say("nothing was seen")
+        elif not math.isfinite(self._watch.threshold):
+            say("it ended while what is usual was still learned: give it longer, or less --warm-up")
+        else:
+            self._tell_estimate()
+
+    def _tell_estimate(self) -> None:
+        self._last_s = self._now_s
+        watch = self._watch
+        watched_s = max(0.0, self._now_s - self._first_s - watch.warm_up_s)
+        expected = watch.expected_per_hour
+        known = math.isfinite(watch.threshold)
+        self._tell(
+            {
+                "kind": "estimate",
+                "t_s": round(self._now_s, 3),
+                "watched_s": round(watched_s, 1),
+                "alarms": self._alarms,
+                "threshold": round(watch.threshold, 2) if known else None,
+                "expected_false_per_hour": float(f"{expected:.2g}") if known else None,
+                "from_hours": round(watch.tail.hours, 3),
+            },
+            f"watched for {watched_s / 60:.1f} min: {self._alarms} alarms; "
+            f"{expected:.2g} false ones an hour are to be expected at the threshold of "
+            f"{watch.threshold:.1f}, from {60 * watch.tail.hours:.1f} min with nothing new"
+            if known
+            else f"still learning what is usual: {watch.warming_up_s:.0f} s to go",
+        )
+
+    def _tell(self, line: dict, words: str) -> None:
+        if self._as_json:
+            print(json.dumps(line), flush=True)
+        else:
+            print(words, flush=True)
