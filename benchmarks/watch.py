@@ -42,7 +42,7 @@ from edge_rjepa.retina import Retina
 from edge_rjepa.run import kept_run
 from edge_rjepa.sources import Frame
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
-from edge_rjepa.watch import Watch, encoder_of
+from edge_rjepa.watch import Watch, embedder, encoder_of
 
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 PICTURES_A_SECOND = 10
@@ -232,14 +232,7 @@ class Film:
 def contestants(run: Path, camera: Camera, warm_up_s: float) -> dict:
     """By name, what looks at a frame and returns what it found."""
     kept = kept_run(run)
-    retina, fresh = Retina(kept.config.retina), RJepa(kept.config.network, seed=1)
-    still = np.zeros((kept.config.network.max_block, kept.config.network.n_efference), np.float32)
-
-    def untrained(windows: np.ndarray) -> np.ndarray:
-        features = retina.features_of_windows(windows)
-        step = len(still)
-        parts = (features[i : i + step] for i in range(0, len(features), step))
-        return np.concatenate([fresh.embed(part, still[: len(part)])[0] for part in parts])
+    untrained = embedder(RJepa(kept.config.network, seed=1), Retina(kept.config.retina))
 
     def watching(encode):
         watch = Watch(encode, camera, kept.config.retina.window_px, 1.0, warm_up_s)

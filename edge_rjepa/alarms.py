@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -126,7 +125,7 @@ class Command:
             program = subprocess.Popen(
                 self._arguments,
                 stdin=subprocess.PIPE,
-                stdout=sys.stderr,
+                stdout=2,  # standard output is for lines of JSON
                 text=True,
                 start_new_session=True,  # to be killed with all it started, and not by Ctrl-C
             )

@@ -38,6 +38,7 @@ from scipy.special import stdtr, stdtrit
 from calibration.angles import rays_of_angles
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.frozen import FrozenEncoder
+from edge_rjepa.learner import RJepa
 from edge_rjepa.optics import Camera
 from edge_rjepa.retina import Retina
 from edge_rjepa.run import kept_run
@@ -51,6 +52,8 @@ LOOKS = 3  # on end that must be surprising
 NEAREST = 9  # directions, itself among them, whose looks are averaged
 STILL = 2.0  # a look must be this many times as surprising as it is unlike the look before
 WARM_UP_S = 300.0  # in which nothing new is taken to come
+LEAST_WARM_UP_S = 30.0
+SETTLING, COUNTING = 0.5, 1 / 3  # parts of it until S stays, and from which on blocks count
 VISITS = 150  # of a direction in the warm-up, at most: looks nearer in time say the same again
 WAYS = 4  # that a direction may usually look: a door open, a door closed
 ENOUGH_VISITS = 8  # of a direction before it is judged
@@ -63,7 +66,7 @@ VARIANCE_RATE, CAP = 0.03, 9.0  # CAP: what a look adds at most
 COMMON = 200  # looks whose median is taken away
 BLOCK_S = 2.0
 BLOCKS = 2000  # remembered, an hour
-FEWEST_BLOCKS = 10  # before there is a threshold
+FEWEST_BLOCKS = 8  # before there is a threshold
 LEAST_PER_HOUR = 1e-3
 LEAST_STD = 0.1  # of the blocks' scores
 LOWEST_THRESHOLD = 2.7  # standard deviations: what is less is not to be seen in a cut-out either
@@ -95,7 +98,7 @@ class Watch:
 
     encode: embeddings z (K, n_z) of windows (K, window_px, window_px, 3) uint8 BGR. camera: of the
     frames. alarms_per_hour: false ones to be expected. warm_up_s: for so long nothing is reported.
-    Raises ConfigError for numbers that are not above 0.
+    Raises ConfigError for alarms_per_hour not above 0, and warm_up_s below LEAST_WARM_UP_S.
     """
 
     def __init__(
@@ -106,9 +109,10 @@ class Watch:
         alarms_per_hour: float = 1.0,
         warm_up_s: float = WARM_UP_S,
     ) -> None:
-        for name, value in (("alarms_per_hour", alarms_per_hour), ("warm_up_s", warm_up_s)):
-            if not (math.isfinite(value) and value > 0.0):
-                raise ConfigError(f"{name} = {value}: must be a number above 0")
+        if not (math.isfinite(alarms_per_hour) and alarms_per_hour > 0.0):
+            raise ConfigError(f"alarms_per_hour = {alarms_per_hour}: must be a number above 0")
+        if not (math.isfinite(warm_up_s) and warm_up_s >= LEAST_WARM_UP_S):
+            raise ConfigError(f"warm_up_s = {warm_up_s}: must be {LEAST_WARM_UP_S:.0f} at least")
         self.alarms_per_hour, self.warm_up_s = alarms_per_hour, warm_up_s
         self._encode = encode
         self.directions = Directions(camera, window_px)
@@ -192,9 +196,9 @@ class Watch:
             if math.isinf(self._threshold):
                 self._threshold = max(LOWEST_THRESHOLD, self.tail.height(self.alarms_per_hour))
             self._note(frame, cells, stays, z, looks)
-        elif age > 0.4:
+        elif age > COUNTING:
             self._see_tail(stays, looks, t_s)
-        self.usual.learn(cells, z, looks, frame, age, (stays > UNCALM) & (age > 0.5))
+        self.usual.learn(cells, z, looks, frame, age, (stays > UNCALM) & (age > SETTLING))
         return self._alarms(t_s)
 
     def _stays(self, cells: np.ndarray) -> np.ndarray:
@@ -437,7 +441,7 @@ class Usual:
     def learn(self, cells, z, looks: Looks, frame: Frame, age: float, uncalm: np.ndarray) -> None:
         """Take looks as usual where they are visits; hardly, where they are `uncalm` (K,).
 
-        age: of the watch, in parts of the warm-up. S is learned in the first half of it.
+        age: of the watch, in parts of the warm-up. S is learned until SETTLING.
         """
         t_s = frame.t_capture_s
         fresh = (self._place[cells] != frame.head).any(axis=1)
@@ -449,7 +453,7 @@ class Usual:
         known = visits >= ENOUGH_VISITS
         # What passes is not usual: it weighs less, the more surprising it is (an M-estimate).
         weight = np.minimum(1.0, z.shape[1] / np.maximum(looks.surprise[fresh], 1e-9))
-        if age < 0.5 and known.any():
+        if age < SETTLING and known.any():
             self._learn_spread(error[known], z[known], weight[known])
         if age > 0.2:
             self._learn_levels(cells[known], _log(looks.surprise[fresh][known]), trust[known])
@@ -582,6 +586,22 @@ def _log(surprise: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(surprise, 1e-9))
 
 
+def embedder(learner: RJepa, retina: Retina) -> Encode:
+    """What embeds windows with a learner, whose weights stay."""
+    block = learner.config.max_block
+    efference = np.zeros((block, learner.config.n_efference), np.float32)
+
+    def embed(windows: np.ndarray) -> np.ndarray:
+        count, side = windows.shape[:2]
+        middles = np.column_stack([np.full(count, side / 2), side * (np.arange(count) + 0.5)])
+        # A column of windows is a picture, too, and the retina is fastest on pictures.
+        seen = retina(windows.reshape(-1, side, 3), middles)
+        parts = (seen[i : i + block] for i in range(0, count, block))
+        return np.concatenate([learner.embed(part, efference[: len(part)])[0] for part in parts])
+
+    return embed
+
+
 def encoder_of(path: Path) -> tuple[Encode, int]:
     """What embeds windows with the encoder of a run folder or of an ONNX file; their side in px.
 
@@ -590,16 +610,7 @@ def encoder_of(path: Path) -> tuple[Encode, int]:
     """
     if path.is_dir():
         kept = kept_run(path)
-        learner, retina = kept.learner, Retina(kept.config.retina)
-        config = kept.config.network
-
-        def embed(windows: np.ndarray) -> np.ndarray:
-            seen, block = retina.features_of_windows(windows), config.max_block
-            still = np.zeros((block, config.n_efference), np.float32)
-            parts = (seen[i : i + block] for i in range(0, len(seen), block))
-            return np.concatenate([learner.embed(part, still[: len(part)])[0] for part in parts])
-
-        return embed, kept.config.retina.window_px
+        return embedder(kept.learner, Retina(kept.config.retina)), kept.config.retina.window_px
     encoder = FrozenEncoder(path)
     if encoder.retina is None or encoder.fixations != 1:
         raise ConfigError(

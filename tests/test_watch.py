@@ -1,0 +1,460 @@
+"""Watch: what is new and stays is reported once, where it is; what passes or goes is not."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_rjepa import alarms, watch
+from edge_rjepa.alarms import AlarmFolder, Command
+from edge_rjepa.cli import main
+from edge_rjepa.errors import ConfigError
+from edge_rjepa.export import export
+from edge_rjepa.learner import RJepa
+from edge_rjepa.optics import Pinhole
+from edge_rjepa.retina import Retina
+from edge_rjepa.sources import Frame, SourceEnded, open_source
+from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
+from edge_rjepa.watch import Directions, Patrol, Tail, Watch, encoder_of, lattice
+
+PICTURES_A_SECOND = 10
+WARM_UP_S = 30.0
+REST = Pinhole(320, 240, math.radians(60.0))
+
+RETINA = Retina()
+WEIGHTS = np.random.default_rng(0).normal(0.0, 0.1, (32, RETINA.n_features))
+
+
+def encode(windows):
+    """Embeddings of an untrained network."""
+    middles = np.column_stack([np.full(len(windows), 32), 64 * np.arange(len(windows)) + 32])
+    return np.tanh(RETINA(windows.reshape(-1, 64, 3), middles) @ WEIGHTS.T)
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    return cv2.resize(cv2.imread(str(skimage_photographs()[0])), (320, 240))
+
+
+@pytest.fixture(scope="module")
+def thing():
+    rng = np.random.default_rng(1)
+    return cv2.resize(rng.integers(0, 256, (6, 7, 3), np.uint8), (50, 40))
+
+
+def stream(photograph, seconds, change=lambda t_s, image: image):
+    """Frames of a camera at rest, with pixel noise; `change` draws into them."""
+    rng = np.random.default_rng(2)
+    noise = rng.normal(0.0, 2.5, (300, 400, 3))
+    for k in range(round(seconds * PICTURES_A_SECOND)):
+        t_s = k / PICTURES_A_SECOND
+        x, y = rng.integers(0, 60, 2)
+        image = change(t_s, photograph.astype(np.float64)) + noise[y : y + 240, x : x + 320]
+        yield Frame(np.clip(image, 0, 255).astype(np.uint8), t_s, (0.0, 0.0), k)
+
+
+def put(image, thing, x, y):
+    image = image.copy()
+    image[y : y + thing.shape[0], x : x + thing.shape[1]] = thing
+    return image
+
+
+def watched(frames, camera=REST, warm_up_s=WARM_UP_S, **options):
+    """All alarms, and the watch."""
+    watching = Watch(encode, camera, warm_up_s=warm_up_s, **options)
+    return [alarm for frame in frames for alarm in watching.look(frame)], watching
+
+
+# ------------------------------------------------------------------------------------------------
+# What is reported
+
+
+def placed(thing, since_s=33.0, until_s=math.inf):
+    return lambda t_s, image: put(image, thing, 200, 100) if since_s <= t_s < until_s else image
+
+
+@pytest.fixture(scope="module")
+def seen(photograph, thing):
+    """Alarms and the watch of a thing that is placed, and stays."""
+    return watched(stream(photograph, 42.0, placed(thing)))
+
+
+def test_what_is_placed_is_reported_once_where_it_is(seen):
+    found, watching = seen
+    assert len(found) == 1
+    (alarm,) = found
+    assert 33.0 < alarm.t_s <= 36.0
+    assert math.dist(alarm.pixel, (225.0, 120.0)) < 20.0
+    assert alarm.angles_rad == pytest.approx(REST.angles_of_pixels(alarm.pixel))
+    x, y, width, height = alarm.box
+    assert x <= 200 and y <= 100 and x + width >= 250 and y + height >= 140
+    assert width < 160 and height < 160
+    assert alarm.surprise > 5.0 * alarm.usual > 0.0
+    assert alarm.score > watching.threshold
+    assert 0.0 < alarm.per_hour < 1.0
+
+
+def test_the_same_frames_give_the_same_alarms(photograph, thing, seen):
+    again, _ = watched(stream(photograph, 42.0, placed(thing)))
+    assert [a._replace(frame=None) for a in again] == [a._replace(frame=None) for a in seen[0]]
+
+
+def test_what_was_there_before_is_no_news_when_it_comes_back(photograph, thing):
+    def comes_and_goes(t_s, image):
+        return put(image, thing, 200, 100) if t_s > 33.0 and int(t_s / 8) % 2 else image
+
+    found, _ = watched(stream(photograph, 68.0, comes_and_goes))
+    assert len(found) == 1
+
+
+def test_what_passes_is_not_reported(photograph, thing):
+    def passing(t_s, image):
+        x = round(60.0 * (t_s % 8.0)) - 50  # px a second
+        return put(image, thing, x, 100) if t_s > 32.0 and 0 <= x <= 270 else image
+
+    found, _ = watched(stream(photograph, 50.0, passing))
+    assert not found
+
+
+def test_light_that_changes_is_not_reported(photograph):
+    def brighter(t_s, image):
+        return image * (1.0 + 0.15 * math.sin(math.tau * t_s / 15.0))
+
+    assert not watched(stream(photograph, 55.0, brighter))[0]
+
+
+def test_another_place_is_told_and_learned_anew(photograph, thing):
+    other = cv2.resize(cv2.imread(str(skimage_photographs()[3])), (320, 240)).astype(np.float64)
+
+    def moved(t_s, image):
+        if t_s < 35.0:
+            return image
+        return put(other, thing, 200, 100) if t_s >= 72.0 else other
+
+    found, watching = watched(stream(photograph, 78.0, moved))
+    (news,) = watching.news()
+    assert "all of the view has changed" in news and "30 s" in news
+    assert [alarm.t_s > 72.0 for alarm in found if alarm.t_s > 40.0] == [True]
+
+
+def test_nothing_is_reported_in_the_warm_up(photograph, thing):
+    found, watching = watched(stream(photograph, 29.0, placed(thing, 20.0)))
+    assert not found
+    assert watching.threshold == math.inf
+    assert 0.0 < watching.warming_up_s <= 1.5
+
+
+def test_a_moving_head_finds_it_at_its_angles(thing):
+    source = SceneSource(skimage_photographs(), seed=3, frames_a_scene=10**9)
+    rng = np.random.default_rng(4)
+    new_rad = np.array([0.1, 0.05])
+
+    def frames():
+        head = np.zeros(2)
+        for k in range(800):
+            if k % 20 == 0:
+                head = np.clip(head + rng.normal(0.0, 0.06, 2), -0.2, 0.2)
+                source.head.move(*head.tolist())
+            frame = source.read_next(0)._replace(t_capture_s=k / PICTURES_A_SECOND)
+            if k >= 740:
+                x, y = CAMERA.pixels_of_angles(new_rad, frame.head).round().astype(int) - (25, 20)
+                frame = frame._replace(image=put(frame.image, thing, x, y))
+            yield frame
+
+    found, _ = watched(frames(), CAMERA, warm_up_s=70.0)
+    assert [alarm.t_s >= 74.0 for alarm in found] == [True]
+    assert math.dist(found[0].angles_rad, new_rad) < math.radians(5.0)
+    assert math.dist(found[0].pixel, CAMERA.pixels_of_angles(new_rad, found[0].frame.head)) < 25.0
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_numbers_that_cannot_be_are_refused(value):
+    with pytest.raises(ConfigError, match="alarms_per_hour"):
+        Watch(encode, REST, alarms_per_hour=value)
+    with pytest.raises(ConfigError, match="warm_up_s"):
+        Watch(encode, REST, warm_up_s=value)
+
+
+# ------------------------------------------------------------------------------------------------
+# Its parts
+
+
+def test_the_threshold_is_passed_as_often_as_was_asked_for():
+    rng = np.random.default_rng(5)
+    tail = Tail()
+    assert tail.height(1.0) == math.inf and math.isnan(tail.per_hour(3.0))
+    heights = rng.normal(1.0, 0.4, 1000)
+    for k, height in enumerate(heights):
+        tail.see(height, k * watch.BLOCK_S)
+    assert tail.hours == pytest.approx(999 * watch.BLOCK_S / 3600.0)
+    for per_hour in (0.1, 1.0, 10.0):
+        assert tail.per_hour(tail.height(per_hour)) == pytest.approx(per_hour)
+    passed = (rng.normal(1.0, 0.4, 100_000) > tail.height(10.0)).sum()
+    assert passed == pytest.approx(10.0 * 100_000 * watch.BLOCK_S / 3600.0, rel=0.3)
+    assert tail.per_hour(1e3) == watch.LEAST_PER_HOUR
+
+
+def test_few_blocks_make_the_threshold_higher():
+    def height(count):
+        tail = Tail()
+        for k in range(count):
+            tail.see(1.0 + 0.4 * (k % 2), k * watch.BLOCK_S)
+        return tail.height(1.0)
+
+    assert height(watch.FEWEST_BLOCKS + 1) > height(100) + 0.2
+
+
+def test_directions_are_about_a_step_from_each_other():
+    rays = watch.rays_of_angles(lattice(0.1))
+    nearest = np.sort(np.arccos(np.clip(rays @ rays.T, -1.0, 1.0)), axis=1)[:, 1]
+    assert 0.04 < np.quantile(nearest, 0.02) and nearest.max() < 0.12
+
+
+def test_a_direction_shows_the_same_window_from_wherever_the_head_looks():
+    source = SceneSource(skimage_photographs(), seed=3, frames_a_scene=10**9)
+    directions = Directions(CAMERA, 64)
+    seen = []
+    for head in ((0.0, 0.0), (0.2, -0.1)):
+        source.head.move(*head)
+        for _ in range(3):
+            frame = source.read_next(0)
+        assert frame.head == head
+        cell = directions.in_view((0.1, 0.0))
+        cell = cell[np.abs(directions.angles_rad[cell] - (0.1, -0.05)).sum(axis=1).argmin()]
+        seen.append(directions.windows(frame, np.array([cell]))[0].astype(float))
+    assert np.abs(seen[0] - seen[1]).mean() < 4.0
+    assert np.abs(seen[0] - seen[0][::-1]).mean() > 15.0
+
+
+def test_large_pictures_are_looked_at_as_small_ones(photograph):
+    large = cv2.resize(photograph, (1280, 960), interpolation=cv2.INTER_CUBIC)
+    small_view, large_view = (
+        Directions(REST, 64),
+        Directions(Pinhole(1280, 960, REST.field_of_view_rad), 64),
+    )
+    cells = small_view.in_view((0.0, 0.0))
+    np.testing.assert_array_equal(cells, large_view.in_view((0.0, 0.0)))
+    near, far = (
+        view.windows(Frame(image, 0.0, (0.0, 0.0), 0), cells).astype(float)
+        for view, image in ((small_view, photograph), (large_view, large))
+    )
+    assert np.abs(near - far).mean() < 4.0
+
+
+def test_a_patrol_goes_there_and_back_within_the_limits():
+    limits = (-1.0, 1.0), (-0.3, 0.3)
+    patrol = Patrol(limits, REST, 4.0)
+    stops = np.array(patrol.stops)
+    for axis, (low, high) in enumerate(limits):
+        assert stops[:, axis].min() == low and stops[:, axis].max() == high
+    steps = np.abs(np.diff(np.vstack([stops, stops[:1]]), axis=0))
+    view = 320 / REST.focal_px, 240 / REST.focal_px
+    assert (steps <= 0.5 * np.array(view) + 1e-9).all()
+    aims = [patrol.due(0.1 * k) for k in range(100)]
+    assert [k for k, aim in enumerate(aims) if aim] == [0, 40, 80]
+    assert Patrol(((0.2, 0.2), (0.0, 0.0)), REST, 4.0).stops == [(0.2, 0.0)]
+
+
+# ------------------------------------------------------------------------------------------------
+# What is done with an alarm
+
+
+@pytest.fixture(scope="module")
+def alarm(seen):
+    return seen[0][0]
+
+
+def test_an_alarm_is_kept_as_a_line_and_a_cut_out(tmp_path, alarm, monkeypatch):
+    monkeypatch.setattr(alarms, "KEPT", 2)
+    folder = AlarmFolder(tmp_path / "out")
+    lines = [folder.keep(alarm) for _ in range(2)] + [AlarmFolder(tmp_path / "out").keep(alarm)]
+    kept = (tmp_path / "out" / "alarms.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in kept] == lines
+    assert [line["number"] for line in lines] == [1, 2, 3]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == [
+        "alarm-000002.jpg", "alarm-000003.jpg",
+    ]  # fmt: skip
+    picture = cv2.imread(lines[-1]["picture"])
+    x, y, width, height = alarm.box
+    assert picture.shape == (height, width, 3)
+    original = alarm.frame.image[y : y + height, x : x + width].astype(float)
+    assert np.abs(picture - original).mean() < 6.0
+    assert lines[0]["azimuth_deg"] == pytest.approx(math.degrees(alarm.angles_rad[0]), abs=0.01)
+
+
+def test_a_command_gets_the_alarm(tmp_path):
+    told = []
+    program = f"import sys; open({str(tmp_path / 'got')!r}, 'a').write(sys.stdin.read())"
+    command = Command(f'{sys.executable} -c "{program}"', told.append)
+    for number in (1, 2):
+        command.run({"number": number})
+    command.close()
+    got = (tmp_path / "got").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in got] == [1, 2]
+    assert told == []
+
+
+def test_a_command_that_takes_too_long_is_killed_with_what_it_started(tmp_path):
+    told = []
+    program = (
+        "import subprocess, time\n"
+        f"with open({str(tmp_path / 'pid')!r}, 'w') as file:\n"
+        "    file.write(str(subprocess.Popen(['sleep', '60']).pid))\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "slow.py").write_text(program)
+    command = Command(f"{sys.executable} {tmp_path / 'slow.py'}", told.append, limit_s=2.0)
+    begun_s = time.monotonic()
+    for number in range(1, 3 + alarms.WAITING):
+        command.run({"number": number})
+    assert time.monotonic() - begun_s < 1.0  # it never waits
+    assert any("not run" in line for line in told)
+    while not any("killed" in line for line in told):
+        assert time.monotonic() - begun_s < 20.0
+        time.sleep(0.05)
+    child = int((tmp_path / "pid").read_text())
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True)
+    assert state.stdout.strip()[:1] in ("", "Z")
+    while command._lines.qsize():  # the others need not be waited for
+        command._lines.get()
+    command.close()
+
+
+def test_a_command_that_fails_is_told():
+    told = []
+    command = Command("false", told.append)
+    command.run({"number": 7})
+    command.close()
+    assert told == ["alarm 7: false ended with 1"]
+
+
+@pytest.mark.parametrize("text", ["", "no_such_program x", 'unclosed "'])
+def test_a_command_that_cannot_be_is_refused(text):
+    with pytest.raises(ConfigError, match="--exec"):
+        Command(text, print)
+
+
+# ------------------------------------------------------------------------------------------------
+# The command line
+
+
+CONFIG = """
+[network]
+n_embedding = 16
+n_hidden = 24
+n_predictor = 16
+n_gain = 4
+[monitor]
+min_std = 0.0
+min_rank = 0.0
+patience = 1000000
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, photograph, thing):
+    """A folder with a run of a small network, its encoder, and a video with something new."""
+    folder = tmp_path_factory.mktemp("watch")
+    (folder / "small.toml").write_text(CONFIG)
+    learn = ["learn", "--config", str(folder / "small.toml"), "--fixations", "800"]
+    assert main([*learn, "--out", str(folder / "run")]) == 0
+    learner = RJepa.load(folder / "run" / "checkpoint.safetensors")
+    export(learner, Retina(), folder / "encoder.onnx")
+    export(learner, Retina(), folder / "sequence.onnx", form="sequence", fixations=4)
+    codec = cv2.VideoWriter_fourcc(*"MJPG")
+    video = cv2.VideoWriter(str(folder / "yard.avi"), codec, PICTURES_A_SECOND, (320, 240))
+    for frame in stream(photograph, 40.0, placed(thing)):
+        video.write(frame.image)
+    video.release()
+    return folder
+
+
+def run_watch(world, encoder, *options, capsys):
+    rc = main(["watch", str(world / encoder), *map(str, options)])
+    out, err = capsys.readouterr()
+    return rc, out, err
+
+
+@pytest.mark.parametrize("encoder", ["run", "encoder.onnx"])
+def test_the_command_reports_and_keeps_what_is_new(world, tmp_path, encoder, capsys):
+    told = tmp_path / "told"
+    rc, out, err = run_watch(
+        world, encoder, "--source", world / "yard.avi", "--warm-up", "30", "--json",
+        "--out", tmp_path / "out", "--exec", f"tee {told}", capsys=capsys,
+    )  # fmt: skip
+    assert rc == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["kind"] for line in lines] == ["estimate", "alarm", "estimate"]
+    assert 33.0 < lines[1]["t_s"] <= 36.0
+    assert math.dist(lines[1]["pixel"], (225.0, 120.0)) < 20.0
+    assert json.loads(told.read_text()) == lines[1]
+    assert json.loads((tmp_path / "out" / "alarms.jsonl").read_text()) == lines[1]
+    assert cv2.imread(lines[1]["picture"]) is not None
+    assert lines[-1]["alarms"] == 1
+    assert lines[-1]["watched_s"] == pytest.approx(9.9, abs=0.2)
+    assert 0.0 < lines[-1]["expected_false_per_hour"] <= 1800.0
+
+
+def test_the_command_tells_people_in_words(world, tmp_path, capsys):
+    rc, out, err = run_watch(
+        world, "run", "--source", world / "yard.avi", "--warm-up", "30", "--out", tmp_path / "out",
+        capsys=capsys,
+    )  # fmt: skip
+    assert rc == 0
+    assert "something new at pixel (2" in out and "alarm-000001.jpg" in out
+    assert "false ones an hour are to be expected" in out
+    assert "learns what is usual" in err
+
+
+def test_a_video_that_ends_too_early_is_told(world, tmp_path, capsys):
+    rc, out, err = run_watch(
+        world, "run", "--source", world / "yard.avi", "--out", tmp_path / "out", capsys=capsys
+    )
+    assert rc == 0 and out == ""
+    assert "give it longer, or less --warm-up" in err
+
+
+@pytest.mark.parametrize(
+    "encoder, options, told",
+    [
+        ("encoder.onnx", [], "name it with --source"),
+        ("run", [], "scene: shows another picture all the time"),
+        ("run", ["--source", "."], "shows another picture all the time"),
+        ("run", ["--source", "nothing.avi"], "no such video"),
+        ("sequence.onnx", ["--source", "yard.avi"], "4 fixations at a time"),
+        ("nothing.onnx", ["--source", "yard.avi"], "cannot read"),
+        ("run", ["--source", "yard.avi", "--exec", "no_such_program"], "no such program"),
+        ("run", ["--source", "yard.avi", "--head", "serial:"], "no head turns"),
+    ],
+)
+def test_what_cannot_be_watched_is_told_in_a_line(
+    world, encoder, options, told, capsys, monkeypatch
+):
+    monkeypatch.chdir(world)
+    rc, out, err = run_watch(world, encoder, *options, capsys=capsys)
+    assert rc == 1 and out == ""
+    assert told in err
+    assert len([line for line in err.splitlines() if line.startswith("edge-rjepa:")]) == 1
+    assert not (world / "watch").exists()
+
+
+def test_a_run_and_its_file_embed_alike(world, photograph):
+    windows = RETINA.windows(photograph, np.random.default_rng(6).uniform(0, 240, (150, 2)))
+    (of_run, side), (of_file, same) = (encoder_of(world / n) for n in ("run", "encoder.onnx"))
+    assert side == same == 64
+    np.testing.assert_allclose(of_run(windows), of_file(windows), atol=1e-4)
+
+
+def test_a_video_can_be_shown_once_to_its_last_frame(world):
+    with open_source(str(world / "yard.avi"), once=True) as source:
+        count = 0
+        with pytest.raises(SourceEnded):
+            while True:
+                source.read_next(0)
+                count += 1
+    assert count == 400
