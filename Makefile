@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze pictures soak clean
+.PHONY: demo test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -51,6 +51,9 @@ bench-learning: .venv/test.stamp
 
 bench-gaze: .venv/test.stamp
 	$(BIN)/python -m benchmarks.gaze
+
+bench-watch: .venv/test.stamp
+	$(BIN)/python -m benchmarks.watch --docs
 
 # The pictures of README and docs, by the commands they show.
 pictures: .venv/test.stamp

@@ -1,6 +1,6 @@
 """How well `watch` finds what is newly placed, and how often it is wrong, beside MOG2.
 
-    python -m benchmarks.watch [--placements N] [--quiet-hours H] [--processes N]
+    python -m benchmarks.watch [--placements N] [--quiet-hours H] [--processes N] [--docs]
 
 Streams at 10 pictures a second, 320 x 240:
 
@@ -34,7 +34,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from benchmarks.tables import Table
+from benchmarks.tables import Table, put
 from edge_rjepa.cli import main as command
 from edge_rjepa.learner import RJepa
 from edge_rjepa.optics import Camera, Pinhole
@@ -44,6 +44,7 @@ from edge_rjepa.sources import Frame
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
 from edge_rjepa.watch import Watch, embedder, encoder_of
 
+PAGE = Path(__file__).parent.parent / "docs" / "watch.md"
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 PICTURES_A_SECOND = 10
 LEARNING_FIXATIONS = 100_000
@@ -358,6 +359,7 @@ def main() -> None:
     parser.add_argument("--quiet-hours", type=float, default=2.0, help="of each stream (2)")
     parser.add_argument("--plays", type=int, default=4, help="that they are divided into (4)")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--docs", action="store_true", help="put the table into docs/watch.md")
     options = parser.parse_args()
     streams = ["camera at rest", "moving head"] + ["vtest.avi"] * VIDEO.exists()
     started_s = time.monotonic()
@@ -391,6 +393,8 @@ def main() -> None:
     heading = ("stream", "what", "within 3 s", "median", "false, quiet", "false, with objects")
     lines = [line for s in streams for line in rows(s, [p for p in plays if p[0].stream == s])]
     print(Table(heading, lines))
+    if options.docs:
+        put(PAGE, "watch", str(Table(heading, lines)))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from edge_rjepa.terminal import positive, say, stop_on_signals, view
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 LOOK_S = 0.2  # between two looks whether to stop
+HERE = "127.0.0.1:8000"  # where the page is unless told
 A_LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
 
 LEARN_EXAMPLES = """examples:
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument(
         "--dashboard",
         nargs="?",
-        const="127.0.0.1:8000",
+        const=HERE,
         metavar="HOST:PORT",
         help="a live page for the browser, here or on another address, which needs a token",
     )
@@ -169,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  edge-rjepa dashboard runs/mine\n",
     )  # fmt: skip
     page.add_argument("run", type=Path, metavar="RUN")
-    page.add_argument("--address", metavar="HOST:PORT", default="127.0.0.1:8000")
+    page.add_argument("--address", metavar="HOST:PORT", default=HERE)
     page.add_argument("--token", help="for another address than this machine's own")
 
     head_cli.add_parser(commands, _command)

@@ -9,7 +9,7 @@ A run folder holds
     metrics.jsonl              a line of measures every `metrics_every_frames`, and a line an event;
     metrics.1.jsonl            .. the older ones
     summary.json               held-out measures before and after, and the verdict in words
-    sample.npz                 one held-out frame with its fixations, for the report
+    sample.npz                 held-out frames with their fixations, for the report
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class Run:
             self._mark_good()
         elif time.monotonic() - self._saved_s >= self.config.checkpoint_every_s:
             if self.frames != self.frames_kept:  # else the versions before are worth more
-                self._keep()
+                self.keep()
 
     def _watch(self, on_progress) -> None:
         """Measure, write a line of metrics, and roll back what has collapsed."""
@@ -307,7 +307,7 @@ class Run:
             f"COLLAPSE: {collapse}. Rolled back to the last good state, "
             f"learning rate lowered to {rate:.2g}"
         )
-        self._keep()
+        self.keep()
 
     def _leave_device(self, error: DeviceError) -> None:
         """Go on on the CPU, with what was kept last; the stream goes on from where it is."""
@@ -340,10 +340,6 @@ class Run:
                 self.on_event(f"cannot write {self.folder / METRICS}: {error.strerror}; goes on")
             self._journal_fails = True
 
-    def keep(self) -> None:
-        """Write the checkpoint now; that it failed is an event."""
-        self._keep()
-
     def _mark_good(self) -> None:
         """Keep this state to roll back to, if nothing is wrong with it.
 
@@ -351,10 +347,13 @@ class Run:
         checkpoint, so that who goes on from there has the same state to roll back to.
         """
         good = self.monitor.is_good(health_of(self.learner))
-        self._keep(*[GOOD] if good else [])
+        self.keep(*[GOOD] if good else [])
 
-    def _keep(self, *more: str) -> None:
-        """Write the checkpoint, unless the learner is beyond doubt broken; failing is an event."""
+    def keep(self, *more: str) -> None:
+        """Write the checkpoint, and `more`, unless the learner is beyond doubt broken.
+
+        That it failed is an event.
+        """
         self._saved_s = time.monotonic()
         if self.monitor.broken(health_of(self.learner)):
             return

@@ -14,10 +14,10 @@ try:
     from edge_rjepa.dashboard.buttons import Buttons
     from edge_rjepa.dashboard.server import Dashboard
     from edge_rjepa.dashboard.shown import Shown, device_state
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name != "aiohttp":
+        raise
     raise ConfigError('the page needs aiohttp: pip install "edge-rjepa[dashboard]"') from error
-
-ADDRESS = "127.0.0.1:8000"
 
 
 class Page(NamedTuple):

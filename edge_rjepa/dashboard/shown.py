@@ -37,7 +37,6 @@ JPEG = [cv2.IMWRITE_JPEG_QUALITY, 70]
 class Look(NamedTuple):
     """One remembered fixation."""
 
-    number: int
     z: np.ndarray  # (n_z,)
     thumb: bytes  # JPEG
 
@@ -144,9 +143,8 @@ class Shown:
         newest = int(np.argmax(glance.surprise))
         z = np.tanh(weights[:, :-1] @ glance.features[newest] + weights[:, -1])
         thumb = cut_out(glance.frame.image, glance.pixels[newest])
-        number = self._looks[-1].number + 1 if self._looks else 1
         self._looks.append(
-            Look(number, z.astype(np.float32), cv2.imencode(".jpg", thumb, JPEG)[1].tobytes())
+            Look(z.astype(np.float32), cv2.imencode(".jpg", thumb, JPEG)[1].tobytes())
         )
 
     def neighbours(self) -> dict | None:
