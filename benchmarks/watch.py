@@ -243,7 +243,7 @@ def contestants(run: Path, camera: Camera, warm_up_s: float) -> dict:
 
         return look
 
-    trained, _ = encoder_of(run)
+    trained = encoder_of(run).embed
     return dict(
         zip(CONTESTANTS, (watching(trained), watching(untrained), Mog2(camera).look), strict=True)
     )

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edge_rjepa.config import RunConfig
+from edge_rjepa.config import HeadConfig, RunConfig
 from edge_rjepa.eye import Eye
 from edge_rjepa.head import Head, Limits
 from edge_rjepa.held_out import HeldOut
@@ -99,9 +99,9 @@ class Loop:
         self.frames = 0  # used: learned from or set aside
         self.torn = False  # whether a frame was begun with and not done with
         self.skipped: Counter[str] = Counter()  # frames, by the reason
-        self._blind: str | None = None  # why pictures are of no use just now
         self._slow = False
         self._news: list[str] = []
+        self._sight = Sight(self._news.append)
         self._reports: list[tuple[int, float, float]] = []
 
     def step(self) -> bool:
@@ -164,8 +164,11 @@ class Loop:
         self.source.restore(state["source"])
 
     def _use(self, frame: Frame) -> bool:
-        frame = self._at_capture(frame)
-        if frame is None or not self._usable(frame):
+        frame, moving = at_capture(frame, self.head, self.config.head)
+        reason = "head moving" if moving and self.config.head.while_moving == "skip" else None
+        reason = reason or self._sight.trouble(frame)
+        if reason:
+            self.skipped[reason] += 1
             return False
         gaze_rad = None if self._sets_aside(frame) else self._learn(frame)
         if gaze_rad is None:
@@ -177,29 +180,6 @@ class Loop:
     def _show(self, glance: Glance) -> None:
         for observer in self.observers:
             observer(glance)
-
-    def _at_capture(self, frame: Frame) -> Frame | None:
-        """The frame with the angle the head had at capture; None where it is suppressed."""
-        if self.head is None:
-            return frame
-        state = self.head.at(frame.t_capture_s - self.config.head.image_delay_s)
-        if state.moving and self.config.head.while_moving == "skip":
-            self.skipped["head moving"] += 1
-            return None
-        return frame._replace(head=(state.pan_rad, state.tilt_rad))
-
-    def _usable(self, frame: Frame) -> bool:
-        """Whether there is something to see, and from where; the news tell when that changes."""
-        reason = of_no_use(frame)
-        if reason:
-            self.skipped[reason] += 1
-        if reason != self._blind:
-            if reason:
-                self._news.append(f"pictures are of no use ({reason}): skipped until that is over")
-            else:
-                self._news.append(f"pictures can be used again (it was: {self._blind})")
-            self._blind = reason
-        return reason is None
 
     def _sets_aside(self, frame: Frame) -> bool:
         if frame.fixations is not None:
@@ -248,20 +228,48 @@ class Loop:
     def _turn_head(self) -> None:
         if self.head is None:
             return
-        aim = self.eye.gaze.aim(self._reach_rad(self.head))
+        aim = self.eye.gaze.aim(reach_rad(self.head, self.config.head))
         if aim is not None:
             self.head.move(*aim)
 
-    def _reach_rad(self, head: Head) -> Limits:
-        """(lowest, highest) pan and tilt that both the head and the configuration allow."""
-        most_rad = self.config.head.pan_limit_rad, self.config.head.tilt_limit_rad
-        return tuple(
-            (max(low, -most), min(high, most))
-            for (low, high), most in zip(head.limits_rad, most_rad, strict=True)
-        )
+
+class Sight:
+    """Tells frames with something to see from others, and, by `tell`, when that changes."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._blind: str | None = None  # why pictures are of no use just now
+
+    def trouble(self, frame: Frame) -> str | None:
+        """Why there is nothing to see in this frame, or not from where, in a word or two."""
+        reason = _of_no_use(frame)
+        if reason != self._blind:
+            if reason:
+                self._tell(f"pictures are of no use ({reason}): skipped until that is over")
+            else:
+                self._tell(f"pictures can be used again (it was: {self._blind})")
+            self._blind = reason
+        return reason
 
 
-def of_no_use(frame: Frame) -> str | None:
+def at_capture(frame: Frame, head: Head | None, config: HeadConfig) -> tuple[Frame, bool]:
+    """The frame with the angles the head had when it was taken, and whether it was moving."""
+    if head is None:
+        return frame, False
+    state = head.at(frame.t_capture_s - config.image_delay_s)
+    return frame._replace(head=(state.pan_rad, state.tilt_rad)), state.moving
+
+
+def reach_rad(head: Head, config: HeadConfig) -> Limits:
+    """(lowest, highest) pan and tilt that both the head and the configuration allow."""
+    most_rad = config.pan_limit_rad, config.tilt_limit_rad
+    return tuple(
+        (max(low, -most), min(high, most))
+        for (low, high), most in zip(head.limits_rad, most_rad, strict=True)
+    )
+
+
+def _of_no_use(frame: Frame) -> str | None:
     """Why there is nothing to learn from this frame, in a word or two, or None."""
     if not (np.isfinite(frame.head).all() and math.isfinite(frame.t_capture_s)):
         return "unknown head angle"

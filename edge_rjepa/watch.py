@@ -3,9 +3,10 @@
 The weights are frozen; what a place usually looks like is not. Gaze goes over a lattice of
 directions, all that are in view every ROUND_S seconds, and cuts each window as if its direction
 were in the middle of the picture, so that it is the same window from wherever the head looks. For
-every direction the usual embedding is kept (an average), and a look at it has the
+every direction the usual embeddings are kept (averages, of up to WAYS ways that it looks), and a
+look at it has the
 
-    surprise = 1/2 e' S^-1 e nats,    e = z - usual z there
+    surprise = 1/2 e' S^-1 e nats,    e = z - the nearest of them
 
 with S the covariance of e over all directions: the surprise of a Gaussian that foresees what was
 there before. Leaves move, walls do not, so a direction's score is how far the logarithm of its
@@ -33,9 +34,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy.spatial import cKDTree
 from scipy.special import stdtr, stdtrit
 
 from calibration.angles import rays_of_angles
+from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.learner import RJepa
@@ -69,7 +72,7 @@ BLOCKS = 2000  # remembered, an hour
 FEWEST_BLOCKS = 8  # before there is a threshold
 LEAST_PER_HOUR = 1e-3
 LEAST_STD = 0.1  # of the blocks' scores
-LOWEST_THRESHOLD = 2.7  # standard deviations: what is less is not to be seen in a cut-out either
+LOWEST_THRESHOLD = 2.7  # standard deviations: minutes show too little of what else there can be
 UNCALM = 1.5  # above it a direction is not taken as usual
 SAME_STEPS = 3.0  # directions this near, at about the same time, are of one thing
 SAME_S = 5.0
@@ -129,14 +132,9 @@ class Watch:
         self._common: deque[float] = deque(maxlen=COMMON)
         self._last_s = np.full(count, -np.inf)  # when each was looked at
         self._things: list[Thing] = []
-        self._threshold = math.inf
+        self.threshold = math.inf  # the score above which something is reported, once it is known
         self._begun_s: float | None = None
         self._now_s = -math.inf
-
-    @property
-    def threshold(self) -> float:
-        """The score above which something is reported; infinite before it is known."""
-        return self._threshold
 
     @property
     def expected_per_hour(self) -> float:
@@ -193,8 +191,8 @@ class Watch:
         self._scores[cells] = np.column_stack([self._scores[cells, 1:], score - common])
         stays = self._stays(cells)
         if age > 1.0:
-            if math.isinf(self._threshold):
-                self._threshold = max(LOWEST_THRESHOLD, self.tail.height(self.alarms_per_hour))
+            if math.isinf(self.threshold):
+                self.threshold = max(LOWEST_THRESHOLD, self.tail.height(self.alarms_per_hour))
             self._note(frame, cells, stays, z, looks)
         elif age > COUNTING:
             self._see_tail(stays, looks, t_s)
@@ -217,19 +215,18 @@ class Watch:
 
     def _note(self, frame: Frame, cells, stays, z, looks: Looks) -> None:
         """Take down which directions are above the threshold, and how high the rest went."""
-        threshold = self.threshold
-        for k in np.flatnonzero(stays > min(UNCALM, threshold)):
+        t_s = frame.t_capture_s
+        for k in np.flatnonzero(stays > UNCALM):
             near = (thing for thing in self._things if self._is_near(cells[k], thing))
             thing = next(near, None)
-            if thing is None and stays[k] > threshold:
-                thing = Thing(frame.t_capture_s)
+            if thing is None and stays[k] > self.threshold:
+                thing = Thing(t_s)
                 self._things.append(thing)
             if thing is not None:  # what is near it is of it, if only somewhat surprising
                 sign = Sign(frame, int(cells[k]), float(stays[k]), z[k], float(looks.surprise[k]))
                 thing.add(sign)
-        self._see_tail(stays, looks, frame.t_capture_s)
-        now_s = frame.t_capture_s
-        self._things = [t for t in self._things if not t.told or now_s - t.last_s < SAME_S]
+        self._see_tail(stays, looks, t_s)
+        self._things = [t for t in self._things if not t.told or t_s - t.last_s < SAME_S]
 
     def _alarms(self, t_s: float) -> list[Alarm]:
         """What was noticed a round ago: only now have all its directions been looked at."""
@@ -238,8 +235,8 @@ class Watch:
             if not thing.told and t_s - thing.first_s >= ROUND_S - 1e-6:
                 for other in self._beside(thing):  # began apart, and grew together
                     thing.told |= other.told
-                    thing.signs |= {} if other.told else other.signs
-                    other.told = True
+                    thing.signs |= other.signs
+                    other.told, other.signs = True, {}
                 if not thing.told:
                     alarms.append(self._alarm(thing, t_s))
                 thing.told = True
@@ -324,7 +321,7 @@ class Directions:
         self.step_rad = STEP_SHARE * camera.width_px / camera.focal_px
         self.angles_rad = lattice(self.step_rad)
         rays = rays_of_angles(self.angles_rad)
-        self.nearest = np.argsort(-(rays @ rays.T), axis=1, kind="stable")[:, :NEAREST]
+        self.nearest = cKDTree(rays).query(rays, NEAREST)[1]  # (n, NEAREST), itself first
         self._corners = _corners(self.angles_rad, 0.5 * window_px / (self._scale * camera.focal_px))
         side = float(window_px)
         self._square = np.float32([[0, 0], [side, 0], [side, side], [0, side]])
@@ -602,15 +599,24 @@ def embedder(learner: RJepa, retina: Retina) -> Encode:
     return embed
 
 
-def encoder_of(path: Path) -> tuple[Encode, int]:
-    """What embeds windows with the encoder of a run folder or of an ONNX file; their side in px.
+class Encoder(NamedTuple):
+    """What embeds windows."""
+
+    embed: Encode
+    window_px: int  # their side
+    config: RunConfig | None  # of the run it is from; an ONNX file tells none
+
+
+def encoder_of(path: Path) -> Encoder:
+    """The encoder of a run folder or of an ONNX file.
 
     Raises what `kept_run` and FrozenEncoder raise, and ConfigError for a file that takes features,
     or several fixations at a time.
     """
     if path.is_dir():
         kept = kept_run(path)
-        return embedder(kept.learner, Retina(kept.config.retina)), kept.config.retina.window_px
+        retina = Retina(kept.config.retina)
+        return Encoder(embedder(kept.learner, retina), retina.config.window_px, kept.config)
     encoder = FrozenEncoder(path)
     if encoder.retina is None or encoder.fixations != 1:
         raise ConfigError(
@@ -618,10 +624,11 @@ def encoder_of(path: Path) -> tuple[Encode, int]:
             "patches or step, with its retina"
         )
     width = encoder.metadata["config"]["n_efference"]
-    return (
-        lambda windows: encoder.embed(windows, np.zeros((len(windows), width), np.float32))[0],
-        encoder.retina.config.window_px,
-    )
+
+    def embed(windows: np.ndarray) -> np.ndarray:
+        return encoder.embed(windows, np.zeros((len(windows), width), np.float32))[0]
+
+    return Encoder(embed, encoder.retina.config.window_px, None)
 
 
 def lattice(step_rad: float) -> np.ndarray:

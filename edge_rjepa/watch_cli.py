@@ -62,8 +62,8 @@ def _watch(options: argparse.Namespace) -> int:
     from edge_rjepa.sources.camera import shown
     from edge_rjepa.watch import Watch, encoder_of
 
-    config = _configuration(options)
-    encode, window_px = encoder_of(options.encoder)
+    encoder = encoder_of(options.encoder)
+    config = _configuration(options, encoder.config)
     folder = options.out or Path(time.strftime("watch/%Y%m%d-%H%M%S"))
     with ExitStack() as opened:
         command = None
@@ -71,7 +71,10 @@ def _watch(options: argparse.Namespace) -> int:
             command = opened.enter_context(closing(Command(options.exec, say)))
         source, head = opened.enter_context(rig.opened(config, once=True))
         head = head or source.head
-        watch = Watch(encode, source.camera, window_px, options.alarms_per_hour, options.warm_up)
+        watch = Watch(
+            encoder.embed, source.camera, encoder.window_px,
+            options.alarms_per_hour, options.warm_up,
+        )  # fmt: skip
         kept = AlarmFolder(folder)
         received = opened.enter_context(stop_on_signals("stopping"))
         say(f"watching {shown(config.source)}; alarms go to {folder}")
@@ -89,16 +92,15 @@ def _watch(options: argparse.Namespace) -> int:
     return 0
 
 
-def _configuration(options: argparse.Namespace):
-    """Of a run, or the usual one, with what the command line says of source and head."""
+def _configuration(options: argparse.Namespace, of_run):
+    """Of the run, or the usual one, with what the command line says of source and head."""
     from edge_rjepa import rig
     from edge_rjepa.config import RunConfig
-    from edge_rjepa.run import kept_run
     from edge_rjepa.sources import absolute
 
-    config = kept_run(options.encoder).config if options.encoder.is_dir() else RunConfig()
-    if options.source is None and not options.encoder.is_dir():
+    if options.source is None and of_run is None:
         raise ConfigError("an ONNX file does not say what to watch: name it with --source")
+    config = of_run or RunConfig()
     source = absolute(options.source or config.source)
     if source.startswith("scene:") or Path(source).is_dir():
         raise ConfigError(
@@ -114,19 +116,12 @@ def _configuration(options: argparse.Namespace):
 
 def _frames(source, head, config, ended):
     """Frames with something to see, each from where the head was; the head goes its round."""
-    from edge_rjepa.runtime import of_no_use
+    from edge_rjepa.runtime import Sight, at_capture, reach_rad
     from edge_rjepa.sources import SourceEnded
     from edge_rjepa.watch import Patrol
 
-    patrol = None
-    if head is not None:
-        most_rad = config.head.pan_limit_rad, config.head.tilt_limit_rad
-        limits_rad = [
-            (max(low, -most), min(high, most))
-            for (low, high), most in zip(head.limits_rad, most_rad, strict=True)
-        ]
-        patrol = Patrol(limits_rad, source.camera, STAY_S)
-    blind = None
+    patrol = head and Patrol(reach_rad(head, config.head), source.camera, STAY_S)
+    sight = Sight(say)
     while not ended():
         try:
             frame = source.read_next(WAIT_MS)
@@ -136,19 +131,13 @@ def _frames(source, head, config, ended):
             say(news)
         if frame is None:
             continue
-        if head is not None:
-            state = head.at(frame.t_capture_s - config.head.image_delay_s)
-            if state.moving:
-                continue
-            frame = frame._replace(head=(state.pan_rad, state.tilt_rad))
-            aim = patrol.due(frame.t_capture_s)
-            if aim is not None:
-                head.move(*aim)
-        now_blind = of_no_use(frame)
-        if now_blind != blind:
-            say(f"pictures are of no use ({now_blind})" if now_blind else "pictures can be used")
-            blind = now_blind
-        if not blind:
+        frame, moving = at_capture(frame, head, config.head)
+        if moving:
+            continue
+        aim = patrol and patrol.due(frame.t_capture_s)
+        if aim is not None:
+            head.move(*aim)
+        if not sight.trouble(frame):
             yield frame
 
 

@@ -59,7 +59,7 @@ ALLOWED = {
     "runtime": "config eye gaze head held_out learner pace sources",
     "run": "checkpoint config eye head held_out journal learner monitor runtime sources",
     "rig": "calibrated config head sources terminal",
-    "watch": "frozen learner optics retina run sources",
+    "watch": "config frozen learner optics retina run sources",
     "alarms": "checkpoint journal watch",
     "watch_cli": "alarms config rig run runtime sources terminal watch",
     "cli": "calibrate_cli cells checkpoint config check dashboard doctor engines export frozen "

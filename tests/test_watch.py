@@ -445,8 +445,11 @@ def test_what_cannot_be_watched_is_told_in_a_line(
 
 def test_a_run_and_its_file_embed_alike(world, photograph):
     windows = RETINA.windows(photograph, np.random.default_rng(6).uniform(0, 240, (150, 2)))
-    (of_run, side), (of_file, same) = (encoder_of(world / n) for n in ("run", "encoder.onnx"))
+    (of_run, side, config), (of_file, same, none) = (
+        encoder_of(world / n) for n in ("run", "encoder.onnx")
+    )
     assert side == same == 64
+    assert config.network.n_embedding == 16 and none is None
     np.testing.assert_allclose(of_run(windows), of_file(windows), atol=1e-4)
 
 
