@@ -154,12 +154,12 @@ class Looker:
 
     def __init__(self, name: str, config: RunConfig) -> None:
         self.name, self.config = name, config
-        self.eye = Eye.of(config)
+        self.eye = Eye(Gaze(config.gaze, config.seed), Retina(config.retina))
         self.learner = RJepa(config.network, config.seed)
 
     def look(self, camera: Pinhole, frame: Frame) -> GazePlan:
         """Look at the frame and learn from it."""
-        plan, features = self.eye.look(camera, frame, K)
+        plan, features = self.eye.look(camera, frame.image, frame.head, K)
         report = self.learner.learn_block(features, plan.efference)
         self.eye.gaze.learned(report.surprise)
         return plan

@@ -6,10 +6,8 @@ from calibration.aim import CalibratedAim
 from calibration.head_model import HeadCamera
 from calibration.io import Calibration, load, warnings
 from edge_rjepa.optics import Lens
-from edge_rjepa.sources import Source
-from edge_rjepa.sources.camera import name_of
 
-__all__ = ["doubts", "head_options", "image_delay_s", "lens_of", "load"]
+__all__ = ["head_options", "image_delay_s", "lens_of", "load", "warnings_of"]
 
 
 def lens_of(found: Calibration, on_head: bool) -> Lens | None:
@@ -39,10 +37,11 @@ def image_delay_s(found: Calibration) -> float:
     return timing.delay_s + timing.lag_s if timing else 0.0
 
 
-def doubts(found: Calibration, spec: str, source: Source, head_name: str | None) -> list[str]:
-    """What speaks against using a calibration with this source and head, in words."""
-    size = source.camera.width_px, source.camera.height_px
-    doubts = warnings(found.camera, name_of(spec), size) if found.camera else []
+def warnings_of(
+    found: Calibration, camera_name: str, size_px: tuple[int, int], head_name: str | None
+) -> list[str]:
+    """What speaks against using a calibration with this camera and head, in words."""
+    lines = warnings(found.camera, camera_name, size_px) if found.camera else []
     if found.head and head_name is not None:
-        doubts += warnings(found.head, head_name)
-    return doubts
+        lines += warnings(found.head, head_name)
+    return lines

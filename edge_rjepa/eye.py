@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_rjepa.config import RunConfig
 from edge_rjepa.gaze import Gaze, GazePlan
 from edge_rjepa.optics import Camera, Pinhole
 from edge_rjepa.retina import Retina
-from edge_rjepa.sources import Frame
 
 
 class Eye:
@@ -18,15 +16,15 @@ class Eye:
         self.gaze = gaze
         self.retina = retina
 
-    @classmethod
-    def of(cls, config: RunConfig) -> Eye:
-        """The eye a run learns with."""
-        return cls(Gaze(config.gaze, config.seed), Retina(config.retina))
+    def look(
+        self, camera: Camera, image: np.ndarray, head_rad: tuple[float, float], fixations: int
+    ) -> tuple[GazePlan, np.ndarray]:
+        """The next fixations of a picture (H, W, 3) uint8 BGR, taken with the head at head_rad.
 
-    def look(self, camera: Camera, frame: Frame, fixations: int) -> tuple[GazePlan, np.ndarray]:
-        """The next fixations of a frame: their plan, and the features (K, f) float32 seen."""
-        plan = self.gaze.plan(camera, frame.image, frame.head, fixations)
-        return plan, self.retina(frame.image, plan.pixels)
+        Returns their plan, and the features (K, f) float32 seen. Raises InputError as Gaze.plan.
+        """
+        plan = self.gaze.plan(camera, image, head_rad, fixations)
+        return plan, self.retina(image, plan.pixels)
 
     def warm_up(self) -> None:
         """Compile what looking needs, now rather than at the first frame; nothing changes."""

@@ -54,7 +54,7 @@ class HeldOut:
     def add(self, camera: Camera, frames: Iterable[Frame]) -> None:
         """Look at these frames of a camera."""
         for frame in frames:
-            plan, features = self._eye.look(camera, frame, self._fixations)
+            plan, features = self._eye.look(camera, frame.image, frame.head, self._fixations)
             image = None if self._added % self._image_every else frame.image
             self._looks.append(Look(features, plan.efference, plan.pixels, image))
             self._added += 1

@@ -12,6 +12,7 @@ from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import ConfigError, SourceError
 from edge_rjepa.head import Head
 from edge_rjepa.sources import Source, open_source, reach_rad
+from edge_rjepa.sources.camera import name_of
 from edge_rjepa.terminal import say
 
 
@@ -44,9 +45,10 @@ def opened(
             open_source(config.source, config.seed, config.camera, head, lens, once)
         )
         if found:
+            size_px = source.camera.width_px, source.camera.height_px
             name = head and head.state().name
-            for doubt in calibrated.doubts(found, config.source, source, name):
-                say(f"warning: {doubt}")
+            for warning in calibrated.warnings_of(found, name_of(config.source), size_px, name):
+                say(f"warning: {warning}")
         elif source.live:
             degrees = math.degrees(source.camera.field_of_view_rad)
             say(f"no calibration: the camera is taken to be {degrees:.0f} degrees wide (--fov)")

@@ -31,11 +31,13 @@ from edge_rjepa.checkpoint import newest, write_atomic
 from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, DeviceError
 from edge_rjepa.eye import Eye
+from edge_rjepa.gaze import Gaze
 from edge_rjepa.head import Head
 from edge_rjepa.held_out import HeldOut
 from edge_rjepa.journal import Journal
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
+from edge_rjepa.retina import Retina
 from edge_rjepa.runtime import Loop, Recorder
 from edge_rjepa.sources import Source, SourceEnded
 
@@ -141,7 +143,7 @@ class Run:
         self.folder = folder
         self.config = config
         self.held_out = HeldOut(config)
-        eye = Eye.of(config)
+        eye = Eye(Gaze(config.gaze, config.seed), Retina(config.retina))
         self.loop = Loop(config, source, eye, learner, self.held_out, head, recorder)
         self.monitor = Monitor(config.monitor)
         self.rollbacks = 0

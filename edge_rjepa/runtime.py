@@ -191,7 +191,7 @@ class Loop:
         """Look at the frame, learn from it, turn the head; where gaze was, (K, 2) rad."""
         started_s = time.monotonic()
         fixations = self.pace.fixations if frame.fixations is None else frame.fixations
-        plan, features = self.eye.look(self.source.camera, frame, fixations)
+        plan, features = self.eye.look(self.source.camera, frame.image, frame.head, fixations)
         report = self.learner.learn_block(features, plan.efference)
         self._reports.append((fixations, report.loss, float(report.surprise.mean())))
         self.eye.gaze.learned(report.surprise)

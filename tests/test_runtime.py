@@ -8,10 +8,12 @@ import pytest
 
 from edge_rjepa.config import HeadConfig, RJepaConfig, RunConfig
 from edge_rjepa.eye import Eye
+from edge_rjepa.gaze import Gaze
 from edge_rjepa.head import HeadState
 from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner import RJepa
 from edge_rjepa.optics import Pinhole
+from edge_rjepa.retina import Retina
 from edge_rjepa.runtime import SET_ASIDE, SET_ASIDE_EVERY, Loop
 from edge_rjepa.sources import Frame, SourceEnded
 
@@ -89,7 +91,14 @@ def frame(sequence, image=PICTURE, t_s=None, head=(0.0, 0.0), fixations=None):
 
 def loop_of(source, config=CONFIG, **handed_in):
     learner = RJepa(config.network, config.seed)
-    return Loop(config, source, Eye.of(config), learner, HeldOut(config), **handed_in)
+    return Loop(
+        config,
+        source,
+        Eye(Gaze(config.gaze, config.seed), Retina(config.retina)),
+        learner,
+        HeldOut(config),
+        **handed_in,
+    )
 
 
 def run(loop):
