@@ -12,8 +12,8 @@ import numpy as np
 from scipy.linalg import get_lapack_funcs
 
 from edge_rjepa import RJepaConfig
+from edge_rjepa.base.jit import jit
 from edge_rjepa.cells import find
-from edge_rjepa.jit import jit
 from edge_rjepa.kernels import cpu as kernels
 from edge_rjepa.kernels.arrays import weight_shapes
 from edge_rjepa.objective import RENEW_AFTER

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.browser import browser
 from benchmarks.faulty_camera import view
-from edge_rjepa import journal
+from edge_rjepa.base import journal
 from edge_rjepa.dashboard.server import Dashboard
 from edge_rjepa.dashboard.shown import Shown
 from edge_rjepa.runtime import Glance

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from benchmarks.faulty_camera import FaultyCamera
-from edge_rjepa import journal
+from edge_rjepa.base import journal
 from edge_rjepa.config import CameraConfig
 from edge_rjepa.run import METRICS
 from edge_rjepa.sources import open_source

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import cv2
 
-from edge_rjepa.checkpoint import write_atomic
+from edge_rjepa.base.checkpoint import write_atomic
+from edge_rjepa.base.journal import Journal
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.journal import Journal
 from edge_rjepa.watch import Alarm
 
 LINES = "alarms.jsonl"

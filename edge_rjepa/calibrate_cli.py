@@ -236,7 +236,7 @@ class _Preview:
             return
         import cv2
 
-        from edge_rjepa.checkpoint import write_atomic
+        from edge_rjepa.base.checkpoint import write_atomic
 
         self._shown_s, image = now_s, image.copy()
         for x, y in advice.sighting.pixels.round().astype(int).tolist() if advice.sighting else ():
@@ -354,7 +354,7 @@ def _keep(options: argparse.Namespace, record) -> None:
 
 def _write_page(found, path: Path) -> Path:
     from calibration.report import page
-    from edge_rjepa.checkpoint import write_atomic
+    from edge_rjepa.base.checkpoint import write_atomic
 
     try:
         write_atomic(path, page(found).encode())

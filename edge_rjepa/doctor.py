@@ -310,7 +310,7 @@ def cuda() -> Iterator[Finding]:
 
 def kernel_cache() -> Iterator[Finding]:
     """Whether compiled kernels are kept: else every start compiles for a minute."""
-    from edge_rjepa.jit import KernelCache, jit
+    from edge_rjepa.base.jit import KernelCache, jit
 
     cure = "set NUMBA_CACHE_DIR to a folder that can be written"
     cache = jit(group_of)._cache  # any function of this package is kept where the others are

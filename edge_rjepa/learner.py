@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa import cells, checkpoint
+from edge_rjepa import cells
+from edge_rjepa.base import checkpoint
 from edge_rjepa.config import RJepaConfig
 from edge_rjepa.engines import Engine, Learned, Step, open_engine
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError

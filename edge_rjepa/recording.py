@@ -29,7 +29,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from edge_rjepa.checkpoint import write_atomic
+from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.errors import ConfigError, InputError, RJepaError, SourceError
 from edge_rjepa.optics import Camera, as_values, camera_of
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_rjepa import checkpoint, journal, overlay
+from edge_rjepa import overlay
+from edge_rjepa.base import checkpoint, journal
 from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, RJepaError
 from edge_rjepa.filters import preferred_patches, shares, usual_colour

@@ -43,9 +43,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_rjepa.base.jit import jit
 from edge_rjepa.config import RetinaConfig
 from edge_rjepa.errors import InputError
-from edge_rjepa.jit import jit
 
 GROUPS = ("fovea", "surround", "warm", "green")
 

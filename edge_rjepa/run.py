@@ -27,14 +27,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.checkpoint import newest, write_atomic
+from edge_rjepa.base.checkpoint import newest, write_atomic
+from edge_rjepa.base.journal import Journal
 from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, DeviceError
 from edge_rjepa.eye import Eye
 from edge_rjepa.gaze import Gaze
 from edge_rjepa.head import Head
 from edge_rjepa.held_out import HeldOut
-from edge_rjepa.journal import Journal
 from edge_rjepa.learner import RJepa
 from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
 from edge_rjepa.retina import Retina

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from edge_rjepa import checkpoint
+from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, RJepaError
 
 tensors_strategy = st.dictionaries(
@@ -443,7 +443,7 @@ def test_a_disk_that_fails_at_any_step_loses_nothing(path, monkeypatch, name, fa
 WRITER = """
 import itertools, sys
 import numpy as np
-from edge_rjepa import checkpoint
+from edge_rjepa.base import checkpoint
 for i in itertools.count():
     checkpoint.save(sys.argv[1], {"x": np.full(50_000, i, np.float32)}, {"i": i}, keep=3)
     print(i, flush=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.browser import browser as chromium
-from edge_rjepa import journal
+from edge_rjepa.base import journal
 from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.dashboard import page_of
 from edge_rjepa.dashboard import server as server_room

@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks.faulty_camera import FaultyCamera
 from calibration import io
-from edge_rjepa import doctor, jit
+from edge_rjepa import doctor
+from edge_rjepa.base import jit
 from edge_rjepa.doctor import FAIL, OK, WARN, Finding, examined, table
 from edge_rjepa.sources import devices
 from tests.calibrations import camera_record

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-import edge_rjepa.jit
-from edge_rjepa.jit import fingerprint, jit, specialise
+import edge_rjepa.base.jit
+from edge_rjepa.base.jit import fingerprint, jit, specialise
 
 MODULE = """
 from {package}.jit import jit, specialise
@@ -60,7 +60,7 @@ class Installation:
         self.package = folder / "package"
         if package is None:
             self.package.mkdir()
-            shutil.copy(edge_rjepa.jit.__file__, self.package / "jit.py")
+            shutil.copy(edge_rjepa.base.jit.__file__, self.package / "jit.py")
             (self.package / "__init__.py").write_text("")
             self.write_module()
         else:
@@ -168,7 +168,7 @@ DAMAGE = {
     "garbage": lambda content: np.random.default_rng(0).bytes(len(content)),
     "one bit": lambda content: content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
     "payload of another time": lambda content: (
-        content[:32] + edge_rjepa.jit.hashlib.sha256(b"no pickle").digest() + b"no pickle"
+        content[:32] + edge_rjepa.base.jit.hashlib.sha256(b"no pickle").digest() + b"no pickle"
     ),
 }
 
@@ -333,7 +333,7 @@ def test_named_tuples_with_swapped_fields_have_files_of_their_own(tmp_path, monk
     def make(fields):
         return NamedTuple("State", [(name, float) for name in fields])
 
-    monkeypatch.setattr(edge_rjepa.jit.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(edge_rjepa.base.jit.config, "CACHE_DIR", str(tmp_path))
 
     def difference(state):
         return state.a - state.b
@@ -349,5 +349,5 @@ def test_division_by_zero_follows_numpy():
 
 def test_temporary_folder_is_the_one_python_uses(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/somewhere")
-    locator = edge_rjepa.jit._PrivateTemporaryFolder(double, __file__)
+    locator = edge_rjepa.base.jit._PrivateTemporaryFolder(double, __file__)
     assert locator.get_cache_path().startswith(f"/somewhere/edge_rjepa-{os.getuid()}/")

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_rjepa import journal
-from edge_rjepa.journal import Journal
+from edge_rjepa.base import journal
+from edge_rjepa.base.journal import Journal
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_journal_that_is_not_there(path):
 def test_a_full_disk_leaves_no_half_line_and_is_told(path):
     """A limit on the size of files acts as a full disk: part of the line fits."""
     program = (
-        "import sys, signal; from edge_rjepa.journal import Journal\n"
+        "import sys, signal; from edge_rjepa.base.journal import Journal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "book = Journal(sys.argv[1])\n"
         "for i in range(99): book.append({'frames': i})"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from edge_rjepa import RJepa, RJepaConfig, checkpoint
+from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.base import checkpoint
 from edge_rjepa.cells import CELLS, find
 from edge_rjepa.engines.cpu import CpuEngine, Stream
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError

@@ -9,9 +9,9 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.runtime import _nrt_python, rtsys
 
 from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.base.jit import jit
 from edge_rjepa.cells import CELLS, find
 from edge_rjepa.engines.cpu import CpuEngine, Stream
-from edge_rjepa.jit import jit
 from edge_rjepa.kernels import cpu as kernels
 from edge_rjepa.kernels.arrays import GATHER, STEP
 

@@ -9,7 +9,8 @@ import matplotlib.image as matplotlib_image
 import numpy as np
 import pytest
 
-from edge_rjepa import checkpoint, report
+from edge_rjepa import report
+from edge_rjepa.base import checkpoint
 from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.learner import RJepa

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa import journal, report
+from edge_rjepa import report
+from edge_rjepa.base import journal
 from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
 from edge_rjepa.engines.cpu import CpuEngine
 from edge_rjepa.errors import (

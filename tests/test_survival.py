@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 
 from benchmarks.faulty_camera import FaultyCamera
-from edge_rjepa import cli, journal
-from edge_rjepa.checkpoint import newest
+from edge_rjepa import cli
+from edge_rjepa.base import journal
+from edge_rjepa.base.checkpoint import newest
+from edge_rjepa.base.journal import Journal
 from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import CheckpointError
-from edge_rjepa.journal import Journal
 from edge_rjepa.learner import RJepa
 from edge_rjepa.run import CHECKPOINT, CONFIG, METRICS, Run, kept_run
 from edge_rjepa.sources import open_source

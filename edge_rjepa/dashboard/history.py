@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_rjepa import journal
+from edge_rjepa.base import journal
 
 CURVES = (
     "information", "effective_rank", "embedding_std", "surprise", "fixations_per_s",

@@ -26,7 +26,7 @@ from numba import types
 from numba.extending import overload
 
 from edge_rjepa import cells
-from edge_rjepa.jit import jit, specialise
+from edge_rjepa.base.jit import jit, specialise
 from edge_rjepa.kernels.arrays import COLUMN, GATHER, STEP, STEP_GATHERED
 
 # ------------------------------------------------------------------------------------------------

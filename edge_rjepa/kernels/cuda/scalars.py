@@ -8,8 +8,8 @@ import math
 import numba
 from numba import cuda
 
+from edge_rjepa.base.jit import specialise
 from edge_rjepa.cells import Cell
-from edge_rjepa.jit import specialise
 from edge_rjepa.kernels.arrays import COLUMN
 from edge_rjepa.kernels.cpu import P0, P1, P2, P3, P4, Q0, Q1, Q2, Q3, Q4, TANH_LIMIT
 

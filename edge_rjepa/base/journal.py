@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from edge_rjepa.checkpoint import move_up, newest, numbered
+from edge_rjepa.base.checkpoint import move_up, newest, numbered
 
 
 class Journal:
