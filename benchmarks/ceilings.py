@@ -13,10 +13,10 @@ from scipy.linalg import get_lapack_funcs
 
 from edge_rjepa import RJepaConfig
 from edge_rjepa.base.jit import jit
-from edge_rjepa.cells import find
-from edge_rjepa.kernels import cpu as kernels
-from edge_rjepa.kernels.arrays import weight_shapes
-from edge_rjepa.objective import RENEW_AFTER
+from edge_rjepa.learner.cells import find
+from edge_rjepa.learner.kernels import cpu as kernels
+from edge_rjepa.learner.kernels.arrays import weight_shapes
+from edge_rjepa.learner.objective import RENEW_AFTER
 
 FORWARD, BACKWARD, GRADIENT = "x W'", "d W", "d' x"
 

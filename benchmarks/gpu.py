@@ -33,12 +33,12 @@ from numba import cuda
 
 from benchmarks.tables import Table
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.cells import find
-from edge_rjepa.engines import cuda as engines_cuda
-from edge_rjepa.engines import open_engine
-from edge_rjepa.engines.cuda import CudaEngine
 from edge_rjepa.errors import DeviceError
-from edge_rjepa.kernels import cuda as kernels
+from edge_rjepa.learner.cells import find
+from edge_rjepa.learner.engines import cuda as engines_cuda
+from edge_rjepa.learner.engines import open_engine
+from edge_rjepa.learner.engines.cuda import CudaEngine
+from edge_rjepa.learner.kernels import cuda as kernels
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 

@@ -30,8 +30,8 @@ import numpy as np
 
 from benchmarks.protocols import Glimpses, Recall
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.cells import CELLS, find
-from edge_rjepa.engines.cpu import CpuEngine, Stream
+from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 
 COLUMNS = ("accuracy", "recall", "late recall", "information", "rank", "std")  # nats, of n_z
 PROTOCOLS = {"glimpses": Glimpses, "recall": Recall}

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.cells import find
+from edge_rjepa.learner.cells import find
 
 BLOCK = 16
 

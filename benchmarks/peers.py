@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from edge_rjepa import RJepaConfig
-from edge_rjepa.objective import RENEW_AFTER
+from edge_rjepa.learner.objective import RENEW_AFTER
 
 try:
     import torch

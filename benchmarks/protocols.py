@@ -12,7 +12,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from edge_rjepa.objective import effective_rank, information
+from edge_rjepa.learner.objective import effective_rank, information
 
 N_TRAIN = 4000
 N_WHITE = 64  # whitened components of a patch or digit

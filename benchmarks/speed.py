@@ -36,8 +36,8 @@ from benchmarks import ceilings, memory, peers
 from benchmarks.tables import Table, microseconds, plain, put
 from benchmarks.timing import Contender, Spread, Turns, spread, take_turns
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.cells import find
-from edge_rjepa.engines import cpu
+from edge_rjepa.learner.cells import find
+from edge_rjepa.learner.engines import cpu
 
 SIZES = ((128, 256), (256, 512), (512, 1024), (1024, 2048))  # n_embedding, n_hidden = n_predictor
 BLOCKS = (1, 4, 16, 64)

@@ -36,7 +36,7 @@ import numpy as np
 
 from benchmarks.tables import Table, put
 from edge_rjepa.cli import main as command
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics import Camera, Pinhole
 from edge_rjepa.retina import Retina
 from edge_rjepa.run import kept_run

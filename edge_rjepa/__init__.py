@@ -14,11 +14,11 @@ _LEARNER = ("BlockReport", "Prediction", "RJepa")
 def __getattr__(name: str):
     # The learner brings Numba and SciPy: only those who use it wait for them.
     if name in _LEARNER:
-        from edge_rjepa import learner
+        from edge_rjepa.learner import rjepa as learner
 
         return getattr(learner, name)
     if name == "RJepaBatch":
-        from edge_rjepa.batch import RJepaBatch
+        from edge_rjepa.learner.batch import RJepaBatch
 
         return RJepaBatch
     raise AttributeError(f"module 'edge_rjepa' has no attribute '{name}'")

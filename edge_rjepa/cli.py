@@ -358,7 +358,7 @@ def _resumed(options: argparse.Namespace):
 
 def _device(name: str, config) -> str:
     """Where to learn; says what was chosen and why, if that is asked for."""
-    from edge_rjepa.engines import choose
+    from edge_rjepa.learner.engines import choose
 
     if name != "auto":
         return name
@@ -565,7 +565,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _check_gradients(options: argparse.Namespace) -> int:
-    from edge_rjepa.check import check_gradients, table
+    from edge_rjepa.learner.check_gradients import check_gradients, table
 
     def show(done: int, total: int, network: str) -> None:
         say(f"{done}/{total} {network}")

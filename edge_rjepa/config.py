@@ -17,8 +17,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from edge_rjepa import cells
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.learner import cells
 
 
 @dataclass(frozen=True)

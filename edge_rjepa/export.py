@@ -32,12 +32,12 @@ import onnx
 from onnx import TensorProto, helper
 
 import edge_rjepa
-from edge_rjepa import cells
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
 from edge_rjepa.config import GazeConfig
 from edge_rjepa.errors import ExportError
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner import cells
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.onnx_graph import (
     VOCABULARY,
     Graph,

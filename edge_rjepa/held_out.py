@@ -13,9 +13,9 @@ import numpy as np
 from edge_rjepa.config import RunConfig
 from edge_rjepa.eye import Eye
 from edge_rjepa.gaze import Gaze
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.objective import information
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.monitor import Health, health
-from edge_rjepa.objective import information
 from edge_rjepa.optics import Camera
 from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_rjepa.config import MonitorConfig
-from edge_rjepa.learner import RJepa
-from edge_rjepa.objective import effective_rank
+from edge_rjepa.learner.objective import effective_rank
+from edge_rjepa.learner.rjepa import RJepa
 
 NOTABLE_NATS = 0.3  # less can be chance
 HARMFUL_NATS = -1.0  # a predictor so much worse than the mean pulls the embedding together

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_rjepa.kernels import cpu as kernels
+from edge_rjepa.learner.kernels import cpu as kernels
 
 OPSET, IR_VERSION = 17, 8
 TANH_IS_ONE = 10.0  # from here on, in float32

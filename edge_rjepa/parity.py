@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 from edge_rjepa.errors import ExportError
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.patches import Patches
 from edge_rjepa.retina import Retina
 

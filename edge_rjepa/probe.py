@@ -22,7 +22,7 @@ from edge_rjepa.classify import nearest, ridge
 from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.frozen import FrozenEncoder
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.retina import Retina
 from edge_rjepa.run import kept_run
 from edge_rjepa.scan import FIXATIONS, Look, scan

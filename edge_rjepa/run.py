@@ -35,7 +35,7 @@ from edge_rjepa.eye import Eye
 from edge_rjepa.gaze import Gaze
 from edge_rjepa.head import Head
 from edge_rjepa.held_out import HeldOut
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
 from edge_rjepa.retina import Retina
 from edge_rjepa.runtime import Loop, Recorder

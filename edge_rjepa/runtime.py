@@ -24,7 +24,7 @@ from edge_rjepa.config import HeadConfig, RunConfig
 from edge_rjepa.eye import Eye
 from edge_rjepa.head import Head, Limits
 from edge_rjepa.held_out import HeldOut
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.pace import Latency, Pace
 from edge_rjepa.sources import Frame, Source
 

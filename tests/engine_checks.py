@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from edge_rjepa.config import RJepaConfig
-from edge_rjepa.engines import Engine, Learned, Step, require_gpu
 from edge_rjepa.errors import DeviceError
-from edge_rjepa.kernels.arrays import GATHER, STEP, STEP_GATHERED, Adam
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.engines import Engine, Learned, Step, require_gpu
+from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED, Adam
+from edge_rjepa.learner.rjepa import RJepa
 
 Make = Callable[[RJepaConfig, int], Engine]
 TINY = 1e-3  # what is smaller than that, say where terms cancel, is compared as if it was not

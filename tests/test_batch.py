@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_rjepa import RJepa, RJepaBatch
-from edge_rjepa.cells import CELLS
 from edge_rjepa.errors import ConfigError, InputError
+from edge_rjepa.learner.cells import CELLS
 from tests.engine_checks import (
     DEVICES,
     assert_same,

@@ -9,9 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_rjepa import RJepa, RJepaConfig, cells, check, reference
-from edge_rjepa.cells import CELLS, Cell, cos, find, like, one_minus, register, sigmoid, sin, tanh
+from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.learner import cells, reference
+from edge_rjepa.learner import check_gradients as check
+from edge_rjepa.learner.cells import (
+    CELLS,
+    Cell,
+    cos,
+    find,
+    like,
+    one_minus,
+    register,
+    sigmoid,
+    sin,
+    tanh,
+)
 
 DOC = Path(__file__).parents[1] / "docs" / "cells.md"
 

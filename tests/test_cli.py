@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.rjepa import RJepa
 
 CONFIG = """
 metrics_every_frames = 10

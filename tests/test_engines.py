@@ -6,11 +6,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from edge_rjepa import RJepa, engines
-from edge_rjepa.cells import CELLS, find
-from edge_rjepa.engines import open_engine
-from edge_rjepa.engines.cpu import CpuEngine
+from edge_rjepa import RJepa
 from edge_rjepa.errors import ConfigError, DeviceError
+from edge_rjepa.learner import engines
+from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.engines import open_engine
+from edge_rjepa.learner.engines.cpu import CpuEngine
 from tests import engine_checks
 
 every_cell = pytest.mark.parametrize("cell", list(CELLS))

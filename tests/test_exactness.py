@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from edge_rjepa import RJepa, RJepaConfig, check
-from edge_rjepa.cells import CELLS, find
-from edge_rjepa.engines.cpu import CpuEngine, Stream
+from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.reference import NaiveModel
+from edge_rjepa.learner import check_gradients as check
+from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
+from edge_rjepa.learner.reference import NaiveModel
 
 every_cell = pytest.mark.parametrize("cell", list(CELLS))
 every_input = pytest.mark.parametrize("memory_input", check.MEMORY_INPUTS)

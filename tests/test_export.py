@@ -12,10 +12,11 @@ import onnxruntime
 import pytest
 from numpy.testing import assert_allclose
 
-from edge_rjepa import RJepa, RJepaConfig, __version__, cells, export, onnx_graph, parity
-from edge_rjepa.cells import Cell, cos, like, one_minus, sigmoid, sin
+from edge_rjepa import RJepa, RJepaConfig, __version__, export, onnx_graph, parity
 from edge_rjepa.config import GazeConfig, RetinaConfig
 from edge_rjepa.errors import ExportError
+from edge_rjepa.learner import cells
+from edge_rjepa.learner.cells import Cell, cos, like, one_minus, sigmoid, sin
 from edge_rjepa.patches import Patches
 from edge_rjepa.retina import Retina
 

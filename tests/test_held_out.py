@@ -5,7 +5,7 @@ import pytest
 
 from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.held_out import SHOWN, HeldOut
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics import Pinhole
 from edge_rjepa.sources import Frame
 

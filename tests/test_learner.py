@@ -9,9 +9,9 @@ from safetensors.numpy import save_file
 
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.base import checkpoint
-from edge_rjepa.cells import CELLS, find
-from edge_rjepa.engines.cpu import CpuEngine, Stream
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
+from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 
 SMALL = RJepaConfig(
     n_features=5,

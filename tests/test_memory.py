@@ -10,10 +10,10 @@ from numba.core.runtime import _nrt_python, rtsys
 
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.base.jit import jit
-from edge_rjepa.cells import CELLS, find
-from edge_rjepa.engines.cpu import CpuEngine, Stream
-from edge_rjepa.kernels import cpu as kernels
-from edge_rjepa.kernels.arrays import GATHER, STEP
+from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
+from edge_rjepa.learner.kernels import cpu as kernels
+from edge_rjepa.learner.kernels.arrays import GATHER, STEP
 
 SMALL = {
     "n_features": 20,

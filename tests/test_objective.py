@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from edge_rjepa.objective import PredictiveInformation, effective_rank, information, precision
-from edge_rjepa.objective import surprise as surprise_of
+from edge_rjepa.learner.objective import (
+    PredictiveInformation,
+    effective_rank,
+    information,
+    precision,
+)
+from edge_rjepa.learner.objective import surprise as surprise_of
 
 N_Z, EPS = 4, 0.3
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_rjepa import reference
-from edge_rjepa.reference import CELLS, NaiveModel
+from edge_rjepa.learner import reference
+from edge_rjepa.learner.reference import CELLS, NaiveModel
 
 N_FEATURES, N_EFFERENCE, N_Z, N_H, N_P, N_G = 3, 2, 3, 2, 3, 2
 DRIVES_AND_LOCALS = {"gated": (2, 2), "leaky": (1, 1), "lstm": (2, 2), "rgc": (1, 4), "rtu": (2, 2)}

@@ -13,7 +13,7 @@ from edge_rjepa import report
 from edge_rjepa.base import checkpoint
 from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.errors import RJepaError
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.rjepa import RJepa
 
 
 def line(fixations, **changes):

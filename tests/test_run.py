@@ -10,7 +10,6 @@ import pytest
 from edge_rjepa import report
 from edge_rjepa.base import journal
 from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
-from edge_rjepa.engines.cpu import CpuEngine
 from edge_rjepa.errors import (
     CheckpointError,
     CollapseError,
@@ -18,7 +17,8 @@ from edge_rjepa.errors import (
     DeviceError,
     SourceError,
 )
-from edge_rjepa.learner import RJepa
+from edge_rjepa.learner.engines.cpu import CpuEngine
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.monitor import Health, Monitor, health_of
 from edge_rjepa.run import (
     CHECKPOINT,
@@ -373,7 +373,7 @@ def test_a_gpu_that_fails_as_a_run_ends_loses_what_was_not_kept_and_says_so(tmp_
 
 
 def test_a_run_says_at_once_that_its_device_cannot_be_had(tmp_path, config, monkeypatch):
-    monkeypatch.setattr("edge_rjepa.engines.find_spec", lambda name: None)
+    monkeypatch.setattr("edge_rjepa.learner.engines.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="pip install"):
         Run.start(tmp_path / "run", config, open_source(config.source, config.seed), "cuda")
     assert not (tmp_path / "run").exists()

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import ceilings, memory, tables, timing
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.cells import CELLS
-from edge_rjepa.kernels import cpu as kernels
+from edge_rjepa.learner.cells import CELLS
+from edge_rjepa.learner.kernels import cpu as kernels
 
 SIZES = {
     "n_features": 11,

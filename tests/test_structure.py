@@ -104,8 +104,10 @@ def test_every_permission_is_used(room):
 
 @pytest.mark.parametrize("path", sources("edge_rjepa"), ids=by_path)
 def test_only_the_cuda_engine_knows_the_cuda_kernels(path):
-    named = any(name.startswith("edge_rjepa.kernels.cuda") for name in imported(path.read_text()))
-    inside = {"edge_rjepa/engines/cuda.py", "edge_rjepa/kernels/cuda"}
+    named = any(
+        name.startswith("edge_rjepa.learner.kernels.cuda") for name in imported(path.read_text())
+    )
+    inside = {"edge_rjepa/learner/engines/cuda.py", "edge_rjepa/learner/kernels/cuda"}
     assert not named or any(by_path(path).startswith(place) for place in inside)
 
 
@@ -159,7 +161,7 @@ def test_the_learner_needs_neither_camera_nor_serial_nor_cuda():
     [
         ("import edge_rjepa.cli", {"cli"}),
         ("from edge_rjepa import learner, RJepa, __version__", {"learner", "__init__"}),
-        ("def f():\n    from edge_rjepa.learner.kernels.cpu import forward", {"learner"}),
+        ("def f():\n    from edge_rjepa.learner.rjepa.kernels.cpu import forward", {"learner"}),
         ("import numpy\nfrom edge_rjepa_other import x", set()),
     ],
 )

@@ -19,7 +19,7 @@ from unittest import mock
 import lane
 
 from edge_rjepa import RJepaConfig
-from edge_rjepa.cells import CELLS, find
+from edge_rjepa.learner.cells import CELLS, find
 
 DTYPES = "float32", "float64"
 TARGETS = {"sm_72": (7, 2), "sm_87": (8, 7)}  # Xavier, Orin
@@ -51,9 +51,9 @@ def signatures(config: RJepaConfig) -> tuple[types.SimpleNamespace, dict[str, tu
     import numba
     import numpy as np
 
-    from edge_rjepa.kernels import cuda as kernels
-    from edge_rjepa.kernels.cuda import arrays
-    from edge_rjepa.kernels.cuda.tiles import GPU
+    from edge_rjepa.learner.kernels import cuda as kernels
+    from edge_rjepa.learner.kernels.cuda import arrays
+    from edge_rjepa.learner.kernels.cuda.tiles import GPU
 
     cell, number, seen = find(config.cell), np.dtype(config.dtype).type, {}
 

@@ -8,15 +8,15 @@ import lane  # first: it says where the others are
 import engine_checks
 
 from edge_rjepa import RJepaConfig
-from edge_rjepa.cells import CELLS
-from edge_rjepa.engines import open_engine
+from edge_rjepa.learner.cells import CELLS
+from edge_rjepa.learner.engines import open_engine
 from edge_rjepa.errors import DeviceError
 
 LARGER = {"n_embedding": 70, "n_hidden": 130, "n_predictor": 150, "max_block": 33}
 
 
 def make(device, config, streams):
-    from edge_rjepa.cells import find
+    from edge_rjepa.learner.cells import find
 
     return open_engine(config, find(config.cell), streams, device)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from edge_rjepa import cells  # noqa: E402
-from edge_rjepa.cells import like, one_minus, tanh  # noqa: E402
+from edge_rjepa.learner import cells  # noqa: E402
+from edge_rjepa.learner.cells import like, one_minus, tanh  # noqa: E402
 
 
 def write(**what) -> None:

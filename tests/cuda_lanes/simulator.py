@@ -21,13 +21,14 @@ import turns
 from numba.cuda.cudadrv import driver
 
 from benchmarks import gpu
-from edge_rjepa import RJepa, RJepaConfig, reference
-from edge_rjepa.cells import CELLS, find
-from edge_rjepa.engines import Step, cpu, cuda
+from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.learner import reference
+from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.engines import Step, cpu, cuda
 from edge_rjepa.errors import DeviceError
-from edge_rjepa.kernels import cuda as kernels
-from edge_rjepa.kernels.arrays import GATHER, STEP, STEP_GATHERED, Adam
-from edge_rjepa.kernels.cuda import tiles
+from edge_rjepa.learner.kernels import cuda as kernels
+from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED, Adam
+from edge_rjepa.learner.kernels.cuda import tiles
 
 SMALL = {
     "n_features": 2, "n_efference": 1, "n_embedding": 4, "n_hidden": 3, "n_predictor": 3,

@@ -16,9 +16,9 @@ import math
 import numba
 from numba import cuda
 
-from edge_rjepa.kernels.cuda.arrays import KEEP, MEAN_WEIGHT, RATE, RENEW, WEIGHT
-from edge_rjepa.kernels.cuda.build import kernel
-from edge_rjepa.kernels.cuda.tiles import GPU
+from edge_rjepa.learner.kernels.cuda.arrays import KEEP, MEAN_WEIGHT, RATE, RENEW, WEIGHT
+from edge_rjepa.learner.kernels.cuda.build import kernel
+from edge_rjepa.learner.kernels.cuda.tiles import GPU
 
 # Constants that a build replaces.
 NUMBER = numba.float32

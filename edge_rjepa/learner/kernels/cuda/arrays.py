@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_rjepa.cells import Cell
 from edge_rjepa.config import RJepaConfig
-from edge_rjepa.kernels.arrays import weight_shapes
-from edge_rjepa.kernels.cuda.tiles import Tiles, count
+from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.kernels.arrays import weight_shapes
+from edge_rjepa.learner.kernels.cuda.tiles import Tiles, count
 
 Allocate = Callable[[tuple[int, ...], np.dtype], Any]  # zeros of a shape and dtype
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 import numba
 from numba import cuda
 
-from edge_rjepa.kernels.cuda.build import device, index, kernel
-from edge_rjepa.kernels.cuda.tiles import GPU
+from edge_rjepa.learner.kernels.cuda.build import device, index, kernel
+from edge_rjepa.learner.kernels.cuda.tiles import GPU
 
 # Constants that a build replaces.
 NUMBER = numba.float32

@@ -21,13 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa import cells
 from edge_rjepa.base import checkpoint
 from edge_rjepa.config import RJepaConfig
-from edge_rjepa.engines import Engine, Learned, Step, open_engine
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
-from edge_rjepa.kernels import arrays
-from edge_rjepa.objective import precision, surprise
+from edge_rjepa.learner import cells
+from edge_rjepa.learner.engines import Engine, Learned, Step, open_engine
+from edge_rjepa.learner.kernels import arrays
+from edge_rjepa.learner.objective import precision, surprise
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam (Kingma & Ba, 2015)
 ENCODER_GAIN = 0.3

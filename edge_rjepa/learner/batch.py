@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from edge_rjepa import cells
 from edge_rjepa.config import RJepaConfig
-from edge_rjepa.engines import open_engine
 from edge_rjepa.errors import ConfigError, InputError
-from edge_rjepa.learner import BlockReport, RJepa
+from edge_rjepa.learner import cells
+from edge_rjepa.learner.engines import open_engine
+from edge_rjepa.learner.rjepa import BlockReport, RJepa
 
 
 class RJepaBatch:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numba
 from numba import cuda
 
-from edge_rjepa.kernels.arrays import GATHER, STEP, STEP_GATHERED
-from edge_rjepa.kernels.cuda.arrays import ADAM, LAST, MODE, NUMBERS
-from edge_rjepa.kernels.cuda.build import kernel
-from edge_rjepa.kernels.cuda.descent import adam
-from edge_rjepa.kernels.cuda.tiles import GPU
+from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED
+from edge_rjepa.learner.kernels.cuda.arrays import ADAM, LAST, MODE, NUMBERS
+from edge_rjepa.learner.kernels.cuda.build import kernel
+from edge_rjepa.learner.kernels.cuda.descent import adam
+from edge_rjepa.learner.kernels.cuda.tiles import GPU
 
 # Constants that a build replaces.
 NUMBER = numba.float32

@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edge_rjepa import cells
-from edge_rjepa.cells import Cell
 from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import ConfigError, DeviceError
-from edge_rjepa.kernels.arrays import STEP, Adam, weight_shapes
+from edge_rjepa.learner import cells
+from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.kernels.arrays import STEP, Adam, weight_shapes
 
 DEVICES = ("cpu", "cuda", "auto")
 LEAST_DRIVER = (12, 0)  # the oldest CUDA that numba-cuda supports
@@ -127,12 +127,12 @@ def open_engine(config: RJepaConfig, cell: Cell, streams: int = 1, device: str =
     if device == "auto":
         device = choose(config, config.max_block, streams).device
     if device == "cpu":
-        from edge_rjepa.engines.cpu import CpuEngine, Stream
+        from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 
         return CpuEngine([Stream(config, cell) for _ in range(streams)])
     if device == "cuda":
         require_gpu()
-        from edge_rjepa.engines.cuda import CudaEngine
+        from edge_rjepa.learner.engines.cuda import CudaEngine
 
         return CudaEngine(config, cell, streams)
     raise ConfigError(f"device '{device}' is unknown: choose one of {', '.join(DEVICES)}")

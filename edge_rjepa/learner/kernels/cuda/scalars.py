@@ -1,4 +1,4 @@
-"""The cells' vocabulary (edge_rjepa/cells.py) on the GPU: functions of single numbers."""
+"""The cells' vocabulary (edge_rjepa/learner/cells.py) on the GPU: functions of single numbers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numba
 from numba import cuda
 
 from edge_rjepa.base.jit import specialise
-from edge_rjepa.cells import Cell
-from edge_rjepa.kernels.arrays import COLUMN
-from edge_rjepa.kernels.cpu import P0, P1, P2, P3, P4, Q0, Q1, Q2, Q3, Q4, TANH_LIMIT
+from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.kernels.arrays import COLUMN
+from edge_rjepa.learner.kernels.cpu import P0, P1, P2, P3, P4, Q0, Q1, Q2, Q3, Q4, TANH_LIMIT
 
 NUMBER = numba.float32  # the dtype of all arrays: what a build replaces
 

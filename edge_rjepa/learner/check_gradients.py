@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.cells import CELLS, find
 from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.learner import RJepa
-from edge_rjepa.reference import CELLS as REFERENCE_CELLS
-from edge_rjepa.reference import NaiveModel
+from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.reference import CELLS as REFERENCE_CELLS
+from edge_rjepa.learner.reference import NaiveModel
+from edge_rjepa.learner.rjepa import RJepa
 
 PARAMETERS = ("W_z", "W", "lam", "G_a", "G_b", "V_1", "V_2", "V_3")
 MEMORY_INPUTS = ("embedding", "features")

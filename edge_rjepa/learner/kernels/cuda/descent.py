@@ -13,10 +13,10 @@ import math
 import numba
 from numba import cuda
 
-from edge_rjepa.kernels.arrays import GATHER, STEP, STEP_GATHERED
-from edge_rjepa.kernels.cuda.arrays import ADAM, MODE
-from edge_rjepa.kernels.cuda.build import device, index, kernel
-from edge_rjepa.kernels.cuda.tiles import GPU
+from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED
+from edge_rjepa.learner.kernels.cuda.arrays import ADAM, MODE
+from edge_rjepa.learner.kernels.cuda.build import device, index, kernel
+from edge_rjepa.learner.kernels.cuda.tiles import GPU
 
 # Constants that a build replaces.
 NUMBER = numba.float32

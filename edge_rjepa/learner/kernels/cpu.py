@@ -25,12 +25,12 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from edge_rjepa import cells
 from edge_rjepa.base.jit import jit, specialise
-from edge_rjepa.kernels.arrays import COLUMN, GATHER, STEP, STEP_GATHERED
+from edge_rjepa.learner import cells
+from edge_rjepa.learner.kernels.arrays import COLUMN, GATHER, STEP, STEP_GATHERED
 
 # ------------------------------------------------------------------------------------------------
-# The cells' vocabulary (edge_rjepa/cells.py) as compiled functions of one scalar.
+# The cells' vocabulary (edge_rjepa/learner/cells.py) as compiled functions of one scalar.
 
 # tanh(x) = x P(x^2) / Q(x^2) on [-8, 8]: a least-squares fit, iteratively re-weighted towards the
 # smallest largest error. In float32 it errs by at most 3.3e-7 and never leaves [-1, 1].

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from edge_rjepa.cells import Cell
 from edge_rjepa.config import RJepaConfig
-from edge_rjepa.engines import Learned, Seen, Step
 from edge_rjepa.errors import DeviceError
-from edge_rjepa.kernels import cuda as kernels
-from edge_rjepa.kernels.arrays import Adam, weight_shapes
-from edge_rjepa.kernels.cuda import arrays
-from edge_rjepa.kernels.cuda.tiles import TILES
-from edge_rjepa.objective import RENEW_AFTER, blend_rate
+from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.engines import Learned, Seen, Step
+from edge_rjepa.learner.kernels import cuda as kernels
+from edge_rjepa.learner.kernels.arrays import Adam, weight_shapes
+from edge_rjepa.learner.kernels.cuda import arrays
+from edge_rjepa.learner.kernels.cuda.tiles import TILES
+from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate
 
 STILL = Adam(*(np.float32(0.0),) * 5)
 

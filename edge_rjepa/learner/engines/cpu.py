@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import threadpoolctl
 
-from edge_rjepa.cells import Cell
 from edge_rjepa.config import RJepaConfig
-from edge_rjepa.engines import Learned, Seen, Step
-from edge_rjepa.kernels import arrays
-from edge_rjepa.kernels import cpu as kernels
-from edge_rjepa.objective import PredictiveInformation
+from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.engines import Learned, Seen, Step
+from edge_rjepa.learner.kernels import arrays
+from edge_rjepa.learner.kernels import cpu as kernels
+from edge_rjepa.learner.objective import PredictiveInformation
 
 
 class CpuEngine:

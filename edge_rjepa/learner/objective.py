@@ -17,7 +17,7 @@ import math
 import numpy as np
 from scipy.linalg import cho_solve, get_lapack_funcs, solve_triangular
 
-from edge_rjepa.kernels import cpu as kernels
+from edge_rjepa.learner.kernels import cpu as kernels
 
 # P follows the statistics once they have moved by this share: factoring them every time would be
 # a tenth of all the work, and they hardly change from block to block.

@@ -1,0 +1,1 @@
+"""The network and its learning rule: Recurrent-Forward Propagation."""
