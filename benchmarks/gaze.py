@@ -29,7 +29,7 @@ from edge_rjepa.eye import Eye
 from edge_rjepa.gaze import Gaze, GazePlan
 from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame, SceneSource, Source, SourceEnded, open_source, scene
 

@@ -5,7 +5,7 @@ geometry of a lens with distortion that turns. The scene is a sphere of photogra
 that where the axes pass the lens by makes no difference.
 
 `draw_truth(seed)` draws a head, `Rig(truth)` is one to turn: `move`, `home`, `next_frame`, on a
-clock of its own. Angles, axes and pixels as in edge_rjepa/optics.py.
+clock of its own. Angles, axes and pixels as in edge_rjepa/optics/camera.py.
 """
 
 from __future__ import annotations

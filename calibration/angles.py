@@ -1,4 +1,4 @@
-"""Angles, rays and their derivatives, in the frames of edge_rjepa/optics.py.
+"""Angles, rays and their derivatives, in the frames of edge_rjepa/optics/camera.py.
 
 The camera looks along z with x to the right and y down; the base frame is the camera's at head
 angles (0, 0). Angles are (azimuth_rad, elevation_rad), to the right and up positive. All functions

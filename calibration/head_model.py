@@ -4,8 +4,8 @@
 
 Base frame. Its y axis is the pan axis, pointing down as the camera's does, and the camera looks at
 azimuth 0 when both servos stand at their home pulses. On a level desk elevation 0 is the horizon.
-Axes and angles else are those of edge_rjepa/optics.py: z forward, x right, y down, azimuth to the
-right and elevation up positive.
+Axes and angles else are those of edge_rjepa/optics/camera.py: z forward, x right, y down, azimuth
+to the right and elevation up positive.
 
 Mount. An ideal one turns the camera by R_y(pan) R_x(tilt). A real one has a tilt axis that is not
 square to the pan axis (lean), not square to where the camera looks (yaw), and a camera that looks
@@ -251,7 +251,7 @@ class HeadModel:
 
 @dataclass(frozen=True)
 class HeadCamera:
-    """A calibrated camera on a calibrated head; stands in for edge_rjepa.optics.Pinhole.
+    """A calibrated camera on a calibrated head; stands in for edge_rjepa.optics.camera.Pinhole.
 
     `head` is a pointing (azimuth_rad, elevation_rad), seen at `centre_px`. Unlike an ideal head's,
     the picture is turned about it as the mount and the shafts have it.

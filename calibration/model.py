@@ -9,9 +9,9 @@ Both lenses are OpenCV's, so parameters can be exchanged with it:
               distortion (k1, k2, k3, k4)
     pixel     (focal_x_px x_d + centre_x_px, focal_y_px y_d + centre_y_px)
 
-Frames, angles and pixels are those of edge_rjepa/optics.py: z forward, x right, y down, pixel
-centres at whole numbers. Far off the axis either polynomial may turn back, and one pixel would
-stand for two rays: a ray beyond that has no pixel.
+Frames, angles and pixels are those of edge_rjepa/optics/camera.py: z forward, x right, y down,
+pixel centres at whole numbers. Far off the axis either polynomial may turn back, and one pixel
+would stand for two rays: a ray beyond that has no pixel.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _fisheye(distortion, angle):
 
 @dataclass(frozen=True)
 class CameraModel:
-    """A calibrated camera: has all that edge_rjepa.optics.Pinhole has, and derivatives.
+    """A calibrated camera: has all that edge_rjepa.optics.camera.Pinhole has, and derivatives.
 
     lens: "pinhole" or "fisheye"; distortion: see the top of this file. Raises CalibrationError when
     a value is no number or out of range.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge_rjepa.gaze import Gaze, GazePlan
-from edge_rjepa.optics import Camera, Pinhole
+from edge_rjepa.optics.camera import Camera, Pinhole
 from edge_rjepa.retina import Retina
 
 

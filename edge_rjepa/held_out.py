@@ -16,7 +16,7 @@ from edge_rjepa.gaze import Gaze
 from edge_rjepa.learner.objective import information
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.monitor import Health, health
-from edge_rjepa.optics import Camera
+from edge_rjepa.optics.camera import Camera
 from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.errors import ConfigError, InputError, RJepaError, SourceError
-from edge_rjepa.optics import Camera, as_values, camera_of
+from edge_rjepa.optics.camera import Camera, as_values, camera_of
 
 FORMAT, VERSION = "edge_rjepa recording", 1
 ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"

@@ -98,6 +98,6 @@ def _calibration(config: RunConfig) -> tuple:
     """
     if not config.calibration:
         return None, None
-    from edge_rjepa import calibrated
+    from edge_rjepa.optics import calibrated
 
     return calibrated, calibrated.load(config.calibration)

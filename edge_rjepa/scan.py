@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_rjepa.config import GazeConfig
 from edge_rjepa.errors import InputError
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 
 FIXATIONS = 12
 PICTURE_PX = 192

@@ -12,7 +12,7 @@ from calibration.angles import head_rotation
 from calibration.errors import CalibrationError
 from calibration.head_model import HeadCamera, HeadModel, Mount, Servo, chained
 from calibration.model import CameraModel
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 
 PAN = Servo(1000.0, 2000.0, 1520.0, (-0.8, 0.03, 0.02, -0.01, 0.004), math.radians(1.5))
 TILT = Servo(1200.0, 1800.0, 1480.0, (0.5, -0.02, 0.01, 0.0, 0.0), math.radians(0.7))

@@ -10,7 +10,7 @@ import pytest
 from calibration import angles
 from calibration.errors import CalibrationError
 from calibration.model import CameraModel, parameter_names, project
-from edge_rjepa import optics
+from edge_rjepa.optics import camera as optics
 
 PLAIN = CameraModel("pinhole", 640, 480, 500.0, 500.0, 319.5, 239.5, (0.0,) * 5)
 WEBCAM = CameraModel(

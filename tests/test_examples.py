@@ -16,7 +16,7 @@ from edge_rjepa import RJepa, RJepaConfig, parity
 from edge_rjepa.config import GazeConfig
 from edge_rjepa.export import export
 from edge_rjepa.frozen import FrozenEncoder
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.retina import Retina
 
 ROOT = Path(__file__).parent.parent

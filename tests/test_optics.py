@@ -7,7 +7,7 @@ import pytest
 
 from calibration.angles import angles_of_rays, head_rotation, rays_of_angles
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 
 CAMERAS = [
     Pinhole(320, 240, math.radians(60.0)),

@@ -13,7 +13,7 @@ from edge_rjepa.classify import PENALTIES, nearest, ridge
 from edge_rjepa.config import GazeConfig, RunConfig
 from edge_rjepa.errors import InputError
 from edge_rjepa.export import export
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.probe import (
     ProbeError,
     _principal,

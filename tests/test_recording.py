@@ -24,7 +24,7 @@ from benchmarks.faulty_camera import FaultyCamera
 from edge_rjepa import recording, runtime
 from edge_rjepa.config import CameraConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import InputError, SourceError
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.pace import Pace
 from edge_rjepa.recording import FRAMES, Recorder, RecordingError
 from edge_rjepa.run import Run
@@ -254,7 +254,7 @@ RECORD_FOR_EVER = f"""
 import sys
 from pathlib import Path
 import numpy as np
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.recording import Recorder
 from edge_rjepa.sources.frame import Frame
 

@@ -12,7 +12,7 @@ from edge_rjepa.gaze import Gaze
 from edge_rjepa.head import HeadState
 from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.optics import Pinhole
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.retina import Retina
 from edge_rjepa.runtime import SET_ASIDE, SET_ASIDE_EVERY, Loop
 from edge_rjepa.sources import Frame, SourceEnded

@@ -9,7 +9,7 @@ import pytest
 
 from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
-from edge_rjepa.optics import pinhole
+from edge_rjepa.optics.camera import pinhole
 from edge_rjepa.sources import VideoSource, open_source, video
 
 

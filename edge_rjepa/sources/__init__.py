@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
-from edge_rjepa.optics import Lens, pinhole
+from edge_rjepa.optics.camera import Lens, pinhole
 from edge_rjepa.sources.camera import CameraSource
 from edge_rjepa.sources.frame import Frame, Source, SourceEnded
 from edge_rjepa.sources.pictures import PictureSource

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from edge_rjepa.errors import SourceError
-from edge_rjepa.optics import Lens
+from edge_rjepa.optics.camera import Lens
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.images import fitted, size_within
 

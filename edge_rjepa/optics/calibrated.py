@@ -5,7 +5,7 @@ from __future__ import annotations
 from calibration.aim import CalibratedAim
 from calibration.head_model import HeadCamera
 from calibration.io import Calibration, load, warnings
-from edge_rjepa.optics import Lens
+from edge_rjepa.optics.camera import Lens
 
 __all__ = ["head_options", "image_delay_s", "lens_of", "load", "warnings_of"]
 

@@ -1,0 +1,1 @@
+"""Pixels to angles and back: cameras, and what a calibration file says about them."""
