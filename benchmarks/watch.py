@@ -36,9 +36,9 @@ import numpy as np
 
 from benchmarks.tables import Table, put
 from edge_rjepa.cli import main as command
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera, Pinhole
-from edge_rjepa.retina import Retina
 from edge_rjepa.run import kept_run
 from edge_rjepa.sources import Frame
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs

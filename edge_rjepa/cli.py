@@ -478,9 +478,9 @@ def _in_words(progress) -> str:
 
 def _export(options: argparse.Namespace) -> int:
     from edge_rjepa.export import export
+    from edge_rjepa.eye.retina import Retina
     from edge_rjepa.int8 import quantise
     from edge_rjepa.patches import recorded_patches
-    from edge_rjepa.retina import Retina
     from edge_rjepa.run import kept_run
     from edge_rjepa.sources import absolute
 

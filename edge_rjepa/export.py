@@ -36,6 +36,7 @@ from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
 from edge_rjepa.config import GazeConfig
 from edge_rjepa.errors import ExportError
+from edge_rjepa.eye.retina import Bank, Retina
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.onnx_graph import (
@@ -54,7 +55,6 @@ from edge_rjepa.onnx_graph import (
 )
 from edge_rjepa.parity import TOLERANCE, ParityReport, check_parity, one_line
 from edge_rjepa.patches import Patches
-from edge_rjepa.retina import Bank, Retina
 
 FORMAT, VERSION = "edge_rjepa", 2
 FORMS = ("step", "sequence", "patches")

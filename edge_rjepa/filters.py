@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.retina import GROUPS, Bank, Retina
+from edge_rjepa.eye.retina import GROUPS, Bank, Retina
 
 CHANNEL = {"fovea": 0, "surround": 0, "warm": 1, "green": 2}  # as the rows of retina.COLOUR
 LEVELS = slice(-2 * len(GROUPS), -len(GROUPS))  # of the features; patterns before, contrasts after

@@ -21,7 +21,7 @@ import onnxruntime
 
 from edge_rjepa.config import RetinaConfig
 from edge_rjepa.errors import InputError, RJepaError
-from edge_rjepa.retina import Retina
+from edge_rjepa.eye.retina import Retina
 
 FORMAT, VERSION = "edge_rjepa", 2  # of the files that are read; export.py writes them
 

@@ -21,11 +21,11 @@ import numpy as np
 from edge_rjepa.classify import nearest, ridge
 from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import RJepaError
+from edge_rjepa.eye.retina import Retina
+from edge_rjepa.eye.scan import FIXATIONS, Look, scan
 from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.retina import Retina
 from edge_rjepa.run import kept_run
-from edge_rjepa.scan import FIXATIONS, Look, scan
 from edge_rjepa.sources.scene import SUFFIXES
 
 FEWEST_PICTURES = 6  # of a class

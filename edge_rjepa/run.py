@@ -31,13 +31,13 @@ from edge_rjepa.base.checkpoint import newest, write_atomic
 from edge_rjepa.base.journal import Journal
 from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, DeviceError
-from edge_rjepa.eye import Eye
-from edge_rjepa.gaze import Gaze
-from edge_rjepa.head import Head
+from edge_rjepa.eye.eye import Eye
+from edge_rjepa.eye.gaze import Gaze
+from edge_rjepa.eye.head import Head
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
-from edge_rjepa.retina import Retina
 from edge_rjepa.runtime import Loop, Recorder
 from edge_rjepa.sources import Source, SourceEnded
 

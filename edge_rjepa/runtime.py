@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from edge_rjepa.config import HeadConfig, RunConfig
-from edge_rjepa.eye import Eye
-from edge_rjepa.head import Head, Limits
+from edge_rjepa.eye.eye import Eye
+from edge_rjepa.eye.head import Head, Limits
 from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.pace import Latency, Pace

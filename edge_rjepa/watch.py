@@ -40,10 +40,10 @@ from scipy.special import stdtr, stdtrit
 from calibration.angles import rays_of_angles
 from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera
-from edge_rjepa.retina import Retina
 from edge_rjepa.run import kept_run
 from edge_rjepa.sources import Frame
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_rjepa.config import HeadConfig, RJepaConfig, RunConfig
-from edge_rjepa.head import HeadState
+from edge_rjepa.eye.head import HeadState
 from edge_rjepa.run import Run
 from edge_rjepa.sources import open_source, reach_rad
 from firmware_bridge import open_head

@@ -15,9 +15,9 @@ import pytest
 from edge_rjepa import RJepa, RJepaConfig, parity
 from edge_rjepa.config import GazeConfig
 from edge_rjepa.export import export
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.optics.camera import Pinhole
-from edge_rjepa.retina import Retina
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

@@ -15,10 +15,10 @@ from numpy.testing import assert_allclose
 from edge_rjepa import RJepa, RJepaConfig, __version__, export, onnx_graph, parity
 from edge_rjepa.config import GazeConfig, RetinaConfig
 from edge_rjepa.errors import ExportError
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.cells import Cell, cos, like, one_minus, sigmoid, sin
 from edge_rjepa.patches import Patches
-from edge_rjepa.retina import Retina
 
 BUILT_IN = ("gated", "leaky", "lstm", "rgc", "rtu")
 FORMS = ("step", "sequence", "patches")

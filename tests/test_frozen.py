@@ -11,8 +11,8 @@ from edge_rjepa import RJepa, RJepaConfig, parity
 from edge_rjepa.config import RetinaConfig
 from edge_rjepa.errors import InputError, RJepaError
 from edge_rjepa.export import export
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.frozen import EncoderError, FrozenEncoder, Past
-from edge_rjepa.retina import Retina
 
 RETINA = Retina(
     RetinaConfig(

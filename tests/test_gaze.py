@@ -10,7 +10,7 @@ import pytest
 from calibration.angles import head_rotation
 from edge_rjepa.config import GazeConfig, GazePolicy
 from edge_rjepa.errors import ConfigError, InputError
-from edge_rjepa.gaze import Gaze
+from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.optics.camera import Pinhole
 
 CAMERA = Pinhole(320, 240, math.radians(60.0))

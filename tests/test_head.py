@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from edge_rjepa.head import SimulatedHead, wandered
+from edge_rjepa.eye.head import SimulatedHead, wandered
 
 LIMITS = (-0.5, 0.6), (-0.2, 0.3)
 

@@ -9,10 +9,10 @@ import pytest
 from edge_rjepa import RJepa, RJepaConfig, parity
 from edge_rjepa.errors import ExportError
 from edge_rjepa.export import export
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.frozen import EncoderError, FrozenEncoder
 from edge_rjepa.int8 import Int8Report, quantise
 from edge_rjepa.patches import Patches
-from edge_rjepa.retina import Retina
 
 FORMS = ("step", "sequence", "patches")
 RETINA = Retina()

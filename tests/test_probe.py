@@ -13,6 +13,8 @@ from edge_rjepa.classify import PENALTIES, nearest, ridge
 from edge_rjepa.config import GazeConfig, RunConfig
 from edge_rjepa.errors import InputError
 from edge_rjepa.export import export
+from edge_rjepa.eye.retina import Retina
+from edge_rjepa.eye.scan import FOCAL_PX, PICTURE_PX, scan
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.probe import (
     ProbeError,
@@ -23,8 +25,6 @@ from edge_rjepa.probe import (
     probe,
     wilson,
 )
-from edge_rjepa.retina import Retina
-from edge_rjepa.scan import FOCAL_PX, PICTURE_PX, scan
 
 PER_CLASS = 18
 NETWORK = RJepaConfig(n_embedding=24, n_hidden=16, n_predictor=16)

@@ -8,7 +8,7 @@ from scipy.fft import dctn
 
 from edge_rjepa.config import RetinaConfig
 from edge_rjepa.errors import ConfigError, InputError
-from edge_rjepa.retina import (
+from edge_rjepa.eye.retina import (
     CONTRAST,
     CONTRAST_CENTRE,
     CONTRAST_SPREAD,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from edge_rjepa.config import HeadConfig, RJepaConfig, RunConfig
-from edge_rjepa.eye import Eye
-from edge_rjepa.gaze import Gaze
-from edge_rjepa.head import HeadState
+from edge_rjepa.eye.eye import Eye
+from edge_rjepa.eye.gaze import Gaze
+from edge_rjepa.eye.head import HeadState
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
-from edge_rjepa.retina import Retina
 from edge_rjepa.runtime import SET_ASIDE, SET_ASIDE_EVERY, Loop
 from edge_rjepa.sources import Frame, SourceEnded
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa.head import HeadState
+from edge_rjepa.eye.head import HeadState
 from edge_rjepa.sources import open_source, scene
 from edge_rjepa.sources.steered import SteeredScene
 

@@ -15,9 +15,9 @@ from edge_rjepa.alarms import AlarmFolder, Command
 from edge_rjepa.cli import main
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.export import export
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
-from edge_rjepa.retina import Retina
 from edge_rjepa.sources import Frame, SourceEnded, open_source
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
 from edge_rjepa.watch import Directions, Patrol, Tail, Watch, encoder_of, lattice

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from edge_rjepa import overlay
-from edge_rjepa.head import Head
+from edge_rjepa.eye.head import Head
 from edge_rjepa.run import Progress
 from edge_rjepa.runtime import Glance
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edge_rjepa.head import Head
+from edge_rjepa.eye.head import Head
 from edge_rjepa.optics.camera import Camera
 
 

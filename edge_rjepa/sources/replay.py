@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_rjepa import recording
 from edge_rjepa.errors import SourceError
-from edge_rjepa.head import HeadState, within
+from edge_rjepa.eye.head import HeadState, within
 from edge_rjepa.sources.frame import Frame, SourceEnded
 
 

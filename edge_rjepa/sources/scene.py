@@ -29,7 +29,7 @@ import numpy as np
 
 from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
-from edge_rjepa.head import SimulatedHead, wandered
+from edge_rjepa.eye.head import SimulatedHead, wandered
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.sources.frame import Frame
 

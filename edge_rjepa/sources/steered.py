@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from edge_rjepa.head import HeadState, within
+from edge_rjepa.eye.head import HeadState, within
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.scene import FRAMES_A_SECOND, LIMITS_RAD, SceneSource
 

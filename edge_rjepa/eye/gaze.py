@@ -46,7 +46,7 @@ from calibration.angles import rays_of_angles
 from edge_rjepa.base.jit import jit
 from edge_rjepa.config import GazeConfig, GazePolicy
 from edge_rjepa.errors import InputError
-from edge_rjepa.head import Limits, wandered
+from edge_rjepa.eye.head import Limits, wandered
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
 
 TRIES = 16  # candidates before a random saccade goes just anywhere in the picture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_rjepa.gaze import Gaze, GazePlan
+from edge_rjepa.eye.gaze import Gaze, GazePlan
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.optics.camera import Camera, Pinhole
-from edge_rjepa.retina import Retina
 
 
 class Eye:

@@ -1,0 +1,1 @@
+"""Where to look and what is seen there: gaze, retina, and the head they sit on."""
