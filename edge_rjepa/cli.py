@@ -371,8 +371,8 @@ def _configuration(options: argparse.Namespace):
     """What the command line asks for: a file or a recording's or the defaults, and flags on top."""
     from edge_rjepa import rig
     from edge_rjepa.config import RunConfig
-    from edge_rjepa.recording import about
     from edge_rjepa.sources import absolute
+    from edge_rjepa.sources.recording import about
 
     source = options.source or ""
     if options.config:
@@ -401,8 +401,8 @@ def _recorder(options: argparse.Namespace, config, source, head):
         return
     from dataclasses import asdict
 
-    from edge_rjepa.recording import Recorder
     from edge_rjepa.sources.camera import shown
+    from edge_rjepa.sources.recording import Recorder
 
     with Recorder(
         options.record,

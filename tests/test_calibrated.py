@@ -10,7 +10,7 @@ from calibration.model import CameraModel
 from edge_rjepa.config import GazeConfig
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.optics.camera import Pinhole, as_values, camera_of
-from edge_rjepa.recording import Recorder, about
+from edge_rjepa.sources.recording import Recorder, about
 from tests.test_gaze import assert_same_plan, picture
 
 BENT = CameraModel("pinhole", 320, 240, 290.0, 288.0, 170.0, 111.0, (-0.25, 0.08, 1e-3, -1e-3, 0.0))

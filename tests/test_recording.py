@@ -21,15 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.faulty_camera import FaultyCamera
-from edge_rjepa import recording, runtime
+from edge_rjepa import runtime
 from edge_rjepa.config import CameraConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import InputError, SourceError
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.pace import Pace
-from edge_rjepa.recording import FRAMES, Recorder, RecordingError
 from edge_rjepa.run import Run
-from edge_rjepa.sources import open_source
+from edge_rjepa.sources import open_source, recording
 from edge_rjepa.sources.frame import Frame, SourceEnded
+from edge_rjepa.sources.recording import FRAMES, Recorder, RecordingError
 from edge_rjepa.sources.replay import ReplaySource
 from edge_rjepa.sources.scene import skimage_photographs
 
@@ -255,7 +255,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from edge_rjepa.optics.camera import Pinhole
-from edge_rjepa.recording import Recorder
+from edge_rjepa.sources.recording import Recorder
 from edge_rjepa.sources.frame import Frame
 
 {inspect.getsource(noise)}

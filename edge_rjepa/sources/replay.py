@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_rjepa import recording
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import HeadState, within
+from edge_rjepa.sources import recording
 from edge_rjepa.sources.frame import Frame, SourceEnded
 
 
