@@ -22,7 +22,7 @@ from benchmarks.faulty_camera import view
 from edge_rjepa.base import journal
 from edge_rjepa.dashboard.server import Dashboard
 from edge_rjepa.dashboard.shown import Shown
-from edge_rjepa.runtime import Glance
+from edge_rjepa.run.loop import Glance
 from edge_rjepa.sources import Frame
 
 FRAMES_A_SECOND, FIXATIONS, FEATURES, EMBEDDING = 30.0, 16, 124, 128

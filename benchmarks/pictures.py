@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import gaze
 from edge_rjepa import overlay
-from edge_rjepa.run import Run, kept_run
+from edge_rjepa.run.run import Run, kept_run
 from edge_rjepa.sources import open_source
 
 EDGE_RJEPA = sys.executable, "-m", "edge_rjepa.cli"

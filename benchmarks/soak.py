@@ -28,8 +28,8 @@ import numpy as np
 from benchmarks.faulty_camera import FAULTS, FaultyCamera
 from benchmarks.memory import resident_bytes
 from edge_rjepa.config import RunConfig
-from edge_rjepa.monitor import NOTABLE_NATS
-from edge_rjepa.run import Run
+from edge_rjepa.run.monitor import NOTABLE_NATS
+from edge_rjepa.run.run import Run
 from edge_rjepa.sources import Frame, open_source
 
 SIZE = 640, 480

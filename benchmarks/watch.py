@@ -39,7 +39,7 @@ from edge_rjepa.cli import main as command
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera, Pinhole
-from edge_rjepa.run import kept_run
+from edge_rjepa.run.run import kept_run
 from edge_rjepa.sources import Frame
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
 from edge_rjepa.watch import Watch, embedder, encoder_of

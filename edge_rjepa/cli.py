@@ -321,7 +321,7 @@ def _open_run(options: argparse.Namespace):
 @contextmanager
 def _started(options: argparse.Namespace):
     from edge_rjepa import rig
-    from edge_rjepa.run import Run, alone_in
+    from edge_rjepa.run.run import Run, alone_in
     from edge_rjepa.sources.camera import shown
 
     config = _configuration(options)
@@ -339,7 +339,7 @@ def _started(options: argparse.Namespace):
 @contextmanager
 def _resumed(options: argparse.Namespace):
     from edge_rjepa import rig
-    from edge_rjepa.run import Run, alone_in, kept_run
+    from edge_rjepa.run.run import Run, alone_in, kept_run
     from edge_rjepa.sources.camera import shown
 
     folder = options.resume
@@ -480,8 +480,8 @@ def _export(options: argparse.Namespace) -> int:
     from edge_rjepa.export import export
     from edge_rjepa.eye.retina import Retina
     from edge_rjepa.int8 import quantise
-    from edge_rjepa.patches import recorded_patches
-    from edge_rjepa.run import kept_run
+    from edge_rjepa.run.patches import recorded_patches
+    from edge_rjepa.run.run import kept_run
     from edge_rjepa.sources import absolute
 
     learner, config, _, problems = kept_run(options.run)

@@ -54,7 +54,7 @@ from edge_rjepa.onnx_graph import (
     tensor,
 )
 from edge_rjepa.parity import TOLERANCE, ParityReport, check_parity, one_line
-from edge_rjepa.patches import Patches
+from edge_rjepa.run.patches import Patches
 
 FORMAT, VERSION = "edge_rjepa", 2
 FORMS = ("step", "sequence", "patches")

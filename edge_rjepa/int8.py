@@ -28,7 +28,7 @@ from edge_rjepa.export import write_model
 from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.onnx_graph import IR_VERSION
 from edge_rjepa.parity import one_line
-from edge_rjepa.patches import Patches
+from edge_rjepa.run.patches import Patches
 
 LEAST_WEIGHTS = 2048  # of a product, for it to be worth 8 bits
 WORST_SHARE = 0.01

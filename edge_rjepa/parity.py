@@ -18,7 +18,7 @@ import onnxruntime
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.patches import Patches
+from edge_rjepa.run.patches import Patches
 
 PARITY_STEPS = 1000
 TOLERANCE = 1e-5

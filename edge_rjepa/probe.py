@@ -25,7 +25,7 @@ from edge_rjepa.eye.retina import Retina
 from edge_rjepa.eye.scan import FIXATIONS, Look, scan
 from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.run import kept_run
+from edge_rjepa.run.run import kept_run
 from edge_rjepa.sources.scene import SUFFIXES
 
 FEWEST_PICTURES = 6  # of a class

@@ -11,7 +11,7 @@ import cv2
 
 from edge_rjepa import overlay
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.runtime import Glance
+from edge_rjepa.run.loop import Glance
 
 TITLE = "edge_rjepa"
 PICTURES_A_SECOND = 15.0

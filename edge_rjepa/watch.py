@@ -44,7 +44,7 @@ from edge_rjepa.eye.retina import Retina
 from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera
-from edge_rjepa.run import kept_run
+from edge_rjepa.run.run import kept_run
 from edge_rjepa.sources import Frame
 
 WIDTH_PX = 320  # that pictures are reduced to: windows of 64 px then span a fifth of any camera's

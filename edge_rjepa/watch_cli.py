@@ -116,7 +116,7 @@ def _configuration(options: argparse.Namespace, of_run):
 
 def _frames(source, head, config, ended):
     """Frames with something to see, each from where the head was; the head goes its round."""
-    from edge_rjepa.runtime import Sight, at_capture, reach_rad
+    from edge_rjepa.run.loop import Sight, at_capture, reach_rad
     from edge_rjepa.sources import SourceEnded
     from edge_rjepa.watch import Patrol
 

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.faulty_camera import FaultyCamera, view
 from calibration import io
-from edge_rjepa.run import kept_run
+from edge_rjepa.run.run import kept_run
 from tests.core_board import CoreBoard
 
 PICTURES = Path("/usr/share/doc/opencv-doc/examples/data")

@@ -24,7 +24,7 @@ from calibration import io
 from calibration.aim import CalibratedAim
 from calibration.io import HeadRecord
 from edge_rjepa.config import RunConfig
-from edge_rjepa.run import kept_run
+from edge_rjepa.run.run import kept_run
 from firmware_bridge import open_head
 from tests import emulated
 from tests.calibrations import camera_record

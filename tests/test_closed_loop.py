@@ -15,7 +15,7 @@ import pytest
 
 from edge_rjepa.config import HeadConfig, RJepaConfig, RunConfig
 from edge_rjepa.eye.head import HeadState
-from edge_rjepa.run import Run
+from edge_rjepa.run.run import Run
 from edge_rjepa.sources import open_source, reach_rad
 from firmware_bridge import open_head
 from firmware_bridge.aim import PULSES

@@ -25,8 +25,8 @@ from edge_rjepa.dashboard.history import history
 from edge_rjepa.dashboard.server import MOST_VIEWERS, Dashboard, is_loopback, parsed
 from edge_rjepa.dashboard.shown import Shown, cells_of
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.run import Run
-from edge_rjepa.runtime import Glance
+from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.run import Run
 from edge_rjepa.sources import Frame, open_source
 from firmware_bridge import open_head
 from tests import browser

@@ -18,7 +18,7 @@ from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.cells import Cell, cos, like, one_minus, sigmoid, sin
-from edge_rjepa.patches import Patches
+from edge_rjepa.run.patches import Patches
 
 BUILT_IN = ("gated", "leaky", "lstm", "rgc", "rtu")
 FORMS = ("step", "sequence", "patches")

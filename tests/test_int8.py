@@ -12,7 +12,7 @@ from edge_rjepa.export import export
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.frozen import EncoderError, FrozenEncoder
 from edge_rjepa.int8 import Int8Report, quantise
-from edge_rjepa.patches import Patches
+from edge_rjepa.run.patches import Patches
 
 FORMS = ("step", "sequence", "patches")
 RETINA = Retina()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edge_rjepa.pace import LATENCIES, Latency, Pace
+from edge_rjepa.run.pace import LATENCIES, Latency, Pace
 from edge_rjepa.sources import Frame
 
 IMAGE = np.zeros((1, 1, 3), np.uint8)

@@ -19,8 +19,8 @@ from edge_rjepa.errors import (
 )
 from edge_rjepa.learner.engines.cpu import CpuEngine
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.monitor import Health, Monitor, health_of
-from edge_rjepa.run import (
+from edge_rjepa.run.monitor import Health, Monitor, health_of
+from edge_rjepa.run.run import (
     CHECKPOINT,
     CONFIG,
     GOOD,

@@ -11,10 +11,10 @@ from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.head import HeadState
 from edge_rjepa.eye.retina import Retina
-from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
-from edge_rjepa.runtime import SET_ASIDE, SET_ASIDE_EVERY, Loop
+from edge_rjepa.run.held_out import HeldOut
+from edge_rjepa.run.loop import SET_ASIDE, SET_ASIDE_EVERY, Loop
 from edge_rjepa.sources import Frame, SourceEnded
 
 CONFIG = RunConfig(
@@ -200,7 +200,7 @@ def test_learning_that_falls_behind_uses_fewer_fixations_and_says_so(monkeypatch
     film = Film([frame(i, t_s=i / 1000.0) for i in range(200)], live=True)
     loop = loop_of(film, config)
     spent_s = iter(np.repeat(np.arange(10_000) * 2e-3, 1))  # each look at the clock, 2 ms later
-    monkeypatch.setattr("edge_rjepa.runtime.time.monotonic", lambda: next(spent_s))
+    monkeypatch.setattr("edge_rjepa.run.loop.time.monotonic", lambda: next(spent_s))
     run(loop)
     assert loop.pace.fixations == 1
     news = loop.news()

@@ -54,7 +54,7 @@ def test_it_shows_a_window_and_learns(display, tmp_path):
 SHOWN = """
 import subprocess, sys, time
 import numpy as np
-from edge_rjepa.runtime import Glance
+from edge_rjepa.run.loop import Glance
 from edge_rjepa.show import Window
 from edge_rjepa.sources import Frame
 
@@ -111,7 +111,7 @@ x11.XFlush(display)
 CLOSED = """
 import subprocess, sys
 import numpy as np
-from edge_rjepa.runtime import Glance
+from edge_rjepa.run.loop import Glance
 from edge_rjepa.show import Window
 from edge_rjepa.sources import Frame
 

@@ -28,7 +28,7 @@ from edge_rjepa.base.journal import Journal
 from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import CheckpointError
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.run import CHECKPOINT, CONFIG, METRICS, Run, kept_run
+from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, kept_run
 from edge_rjepa.sources import open_source
 
 LIVES, KILLS_A_LIFE = 25, 8

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.run import Run
+from edge_rjepa.run.run import Run
 
 try:
     from edge_rjepa.dashboard.buttons import Buttons

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from edge_rjepa.errors import RJepaError
-from edge_rjepa.run import Run
+from edge_rjepa.run.run import Run
 
 JOG_RAD = math.radians(3.0)
 JOGS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}

@@ -18,8 +18,8 @@ import numpy as np
 
 from edge_rjepa import overlay
 from edge_rjepa.eye.head import Head
-from edge_rjepa.run import Progress
-from edge_rjepa.runtime import Glance
+from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.run import Progress
 
 CELL_RAD = math.radians(3.0)  # of the map of surprise
 COLUMNS, ROWS = 120, 60  # of it: all around, and from straight down to straight up

@@ -16,8 +16,8 @@ from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.objective import information
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.monitor import Health, health
 from edge_rjepa.optics.camera import Camera
+from edge_rjepa.run.monitor import Health, health
 from edge_rjepa.sources import Frame
 
 # Fewer fixations than this many times n_embedding say nothing about a covariance of that size.

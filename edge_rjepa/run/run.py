@@ -35,10 +35,10 @@ from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.head import Head
 from edge_rjepa.eye.retina import Retina
-from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.monitor import NOTABLE_NATS, Health, Monitor, health_of
-from edge_rjepa.runtime import Loop, Recorder
+from edge_rjepa.run.held_out import HeldOut
+from edge_rjepa.run.loop import Loop, Recorder
+from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor, health_of
 from edge_rjepa.sources import Source, SourceEnded
 
 CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"

@@ -23,9 +23,9 @@ import numpy as np
 from edge_rjepa.config import HeadConfig, RunConfig
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.head import Head, Limits
-from edge_rjepa.held_out import HeldOut
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.pace import Latency, Pace
+from edge_rjepa.run.held_out import HeldOut
+from edge_rjepa.run.pace import Latency, Pace
 from edge_rjepa.sources import Frame, Source
 
 WAIT_MS = 200.0  # for a frame: also how soon a signal is noticed while the camera is away

@@ -1,0 +1,1 @@
+"""A run: the loop that learns from what it looks at, and the folder it keeps."""
