@@ -477,9 +477,9 @@ def _in_words(progress) -> str:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from edge_rjepa.export import export
+    from edge_rjepa.encoder.export import export
+    from edge_rjepa.encoder.int8 import quantise
     from edge_rjepa.eye.retina import Retina
-    from edge_rjepa.int8 import quantise
     from edge_rjepa.run.patches import recorded_patches
     from edge_rjepa.run.run import kept_run
     from edge_rjepa.sources import absolute
@@ -521,7 +521,7 @@ def _export(options: argparse.Namespace) -> int:
 def _probe(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from edge_rjepa.probe import probe
+    from edge_rjepa.encoder.probe import probe
 
     with tqdm(unit=" pictures", disable=not sys.stderr.isatty()) as bar:
 

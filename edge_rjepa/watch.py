@@ -39,9 +39,9 @@ from scipy.special import stdtr, stdtrit
 
 from calibration.angles import rays_of_angles
 from edge_rjepa.config import RunConfig
+from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
-from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera
 from edge_rjepa.run.run import kept_run

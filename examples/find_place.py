@@ -14,8 +14,8 @@ import sys
 import cv2
 import numpy as np
 
+from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.eye.scan import scan
-from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.sources.scene import Scene, load_texture, render, skimage_photographs
 
 PANS_RAD = np.radians([-12, -6, 0, 6, 12])

@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.eye.scan import scan
-from edge_rjepa.frozen import FrozenEncoder
 
 EXAMPLES, ASKED = 10, 30  # of each digit
 

@@ -12,11 +12,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edge_rjepa import RJepa, RJepaConfig, parity
+from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.config import GazeConfig
-from edge_rjepa.export import export
+from edge_rjepa.encoder import parity
+from edge_rjepa.encoder.export import export
+from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.eye.retina import Retina
-from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.optics.camera import Pinhole
 
 ROOT = Path(__file__).parent.parent

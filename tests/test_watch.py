@@ -13,8 +13,8 @@ import pytest
 from edge_rjepa import alarms, watch
 from edge_rjepa.alarms import AlarmFolder, Command
 from edge_rjepa.cli import main
+from edge_rjepa.encoder.export import export
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.export import export
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole

@@ -48,7 +48,7 @@ def page_of(run: Run, address: str, token: str | None) -> Iterator[Page]:
 
 def _export(run: Run):
     def export(learner, path: Path) -> None:
-        from edge_rjepa.export import export
+        from edge_rjepa.encoder.export import export
         from edge_rjepa.eye.retina import Retina
 
         export(learner, Retina(run.config.retina), path, gaze=run.config.gaze)

@@ -18,12 +18,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge_rjepa.classify import nearest, ridge
 from edge_rjepa.config import RJepaConfig
+from edge_rjepa.encoder.classify import nearest, ridge
+from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.eye.scan import FIXATIONS, Look, scan
-from edge_rjepa.frozen import FrozenEncoder
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.run import kept_run
 from edge_rjepa.sources.scene import SUFFIXES

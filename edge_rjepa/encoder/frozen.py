@@ -47,7 +47,7 @@ class Past(NamedTuple):
 
 
 class FrozenEncoder:
-    """The encoder in an ONNX file that `edge_rjepa.export` wrote, with the state of one stream.
+    """The encoder in an ONNX file that `edge_rjepa.encoder.export` wrote, with the state of one stream.
 
     path: of the file. threads: of onnxruntime; more than one makes so small a network slower.
 

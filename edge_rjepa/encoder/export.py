@@ -35,11 +35,7 @@ import edge_rjepa
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
 from edge_rjepa.config import GazeConfig
-from edge_rjepa.errors import ExportError
-from edge_rjepa.eye.retina import Bank, Retina
-from edge_rjepa.learner import cells
-from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.onnx_graph import (
+from edge_rjepa.encoder.onnx_graph import (
     VOCABULARY,
     Graph,
     Tensor,
@@ -53,7 +49,11 @@ from edge_rjepa.onnx_graph import (
     tanh,
     tensor,
 )
-from edge_rjepa.parity import TOLERANCE, ParityReport, check_parity, one_line
+from edge_rjepa.encoder.parity import TOLERANCE, ParityReport, check_parity, one_line
+from edge_rjepa.errors import ExportError
+from edge_rjepa.eye.retina import Bank, Retina
+from edge_rjepa.learner import cells
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.patches import Patches
 
 FORMAT, VERSION = "edge_rjepa", 2

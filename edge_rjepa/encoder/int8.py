@@ -22,12 +22,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edge_rjepa.classify import ridge
+from edge_rjepa.encoder.classify import ridge
+from edge_rjepa.encoder.export import write_model
+from edge_rjepa.encoder.frozen import FrozenEncoder
+from edge_rjepa.encoder.onnx_graph import IR_VERSION
+from edge_rjepa.encoder.parity import one_line
 from edge_rjepa.errors import ExportError
-from edge_rjepa.export import write_model
-from edge_rjepa.frozen import FrozenEncoder
-from edge_rjepa.onnx_graph import IR_VERSION
-from edge_rjepa.parity import one_line
 from edge_rjepa.run.patches import Patches
 
 LEAST_WEIGHTS = 2048  # of a product, for it to be worth 8 bits

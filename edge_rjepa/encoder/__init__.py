@@ -1,0 +1,1 @@
+"""The frozen encoder: written as ONNX, used, and probed."""
