@@ -42,7 +42,7 @@ from edge_rjepa.optics.camera import Camera, Pinhole
 from edge_rjepa.run.run import kept_run
 from edge_rjepa.sources import Frame
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
-from edge_rjepa.watch import Watch, embedder, encoder_of
+from edge_rjepa.watch.watch import Watch, embedder, encoder_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "watch.md"
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")

@@ -58,9 +58,9 @@ def add_parser(commands, command) -> None:
 
 def _watch(options: argparse.Namespace) -> int:
     from edge_rjepa import rig
-    from edge_rjepa.alarms import AlarmFolder, Command
     from edge_rjepa.sources.camera import shown
-    from edge_rjepa.watch import Watch, encoder_of
+    from edge_rjepa.watch.alarms import AlarmFolder, Command
+    from edge_rjepa.watch.watch import Watch, encoder_of
 
     encoder = encoder_of(options.encoder)
     config = _configuration(options, encoder.config)
@@ -118,7 +118,7 @@ def _frames(source, head, config, ended):
     """Frames with something to see, each from where the head was; the head goes its round."""
     from edge_rjepa.run.loop import Sight, at_capture, reach_rad
     from edge_rjepa.sources import SourceEnded
-    from edge_rjepa.watch import Patrol
+    from edge_rjepa.watch.watch import Patrol
 
     patrol = head and Patrol(reach_rad(head, config.head), source.camera, STAY_S)
     sight = Sight(say)

@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa import alarms, watch
-from edge_rjepa.alarms import AlarmFolder, Command
 from edge_rjepa.cli import main
 from edge_rjepa.encoder.export import export
 from edge_rjepa.errors import ConfigError
@@ -20,7 +18,9 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.sources import Frame, SourceEnded, open_source
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
-from edge_rjepa.watch import Directions, Patrol, Tail, Watch, encoder_of, lattice
+from edge_rjepa.watch import alarms, watch
+from edge_rjepa.watch.alarms import AlarmFolder, Command
+from edge_rjepa.watch.watch import Directions, Patrol, Tail, Watch, encoder_of, lattice
 
 PICTURES_A_SECOND = 10
 WARM_UP_S = 30.0

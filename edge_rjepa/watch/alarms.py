@@ -20,7 +20,7 @@ import cv2
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.journal import Journal
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.watch import Alarm
+from edge_rjepa.watch.watch import Alarm
 
 LINES = "alarms.jsonl"
 KEPT = 1000  # cut-outs

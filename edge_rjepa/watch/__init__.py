@@ -1,0 +1,1 @@
+"""Novelty: what is new in a place, and stays."""
