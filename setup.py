@@ -65,7 +65,7 @@ setup(
     ),
     install_requires=CORE,
     package_data={
-        "edge_rjepa.dashboard": ["page.html"],
+        "edge_rjepa.views.dashboard": ["page.html"],
         "firmware_bridge": ["PROTOCOL.md", "vectors.json", "firmware/edge_head.hex"],
     },
     extras_require={

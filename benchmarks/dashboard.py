@@ -20,10 +20,10 @@ import numpy as np
 from benchmarks.browser import browser
 from benchmarks.faulty_camera import view
 from edge_rjepa.base import journal
-from edge_rjepa.dashboard.server import Dashboard
-from edge_rjepa.dashboard.shown import Shown
 from edge_rjepa.run.loop import Glance
 from edge_rjepa.sources import Frame
+from edge_rjepa.views.dashboard.server import Dashboard
+from edge_rjepa.views.dashboard.shown import Shown
 
 FRAMES_A_SECOND, FIXATIONS, FEATURES, EMBEDDING = 30.0, 16, 124, 128
 DAY = 86_400

@@ -26,9 +26,9 @@ import cv2
 import numpy as np
 
 from benchmarks import gaze
-from edge_rjepa import overlay
 from edge_rjepa.run.run import Run, kept_run
 from edge_rjepa.sources import open_source
+from edge_rjepa.views import overlay
 
 EDGE_RJEPA = sys.executable, "-m", "edge_rjepa.cli"
 FIXATIONS = 320_000  # learned in about a minute

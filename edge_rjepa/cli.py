@@ -252,14 +252,14 @@ def _viewed(run, watchers: _Watchers, options: argparse.Namespace):
     """The watchers, and a window or a page beside them if it is asked for."""
     with ExitStack() as opened:
         if options.show:
-            from edge_rjepa.show import Window
+            from edge_rjepa.views.window import Window
 
             window = opened.enter_context(Window(watchers.event))
             run.loop.observers.append(window.show)
         if options.dashboard is None:
             yield watchers
             return
-        from edge_rjepa.dashboard import page_of
+        from edge_rjepa.views.dashboard import page_of
 
         page = opened.enter_context(page_of(run, options.dashboard, options.token))
         say(f"page: {page.server.url}")
@@ -296,7 +296,7 @@ def _close_recording(run, options: argparse.Namespace) -> None:
 
 
 def _draw(folder: Path) -> None:
-    from edge_rjepa.report import ReportError, draw_report
+    from edge_rjepa.views.report import ReportError, draw_report
 
     try:
         say(f"report: {draw_report(folder)}")
@@ -535,14 +535,14 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from edge_rjepa.report import draw_report
+    from edge_rjepa.views.report import draw_report
 
     print(draw_report(options.run))
     return 0
 
 
 def _dashboard(options: argparse.Namespace) -> int:
-    from edge_rjepa.dashboard import Dashboard
+    from edge_rjepa.views.dashboard import Dashboard
 
     if not (options.run / "metrics.jsonl").exists():
         raise ConfigError(f"{options.run} is no folder of a run: name one that `learn` made")

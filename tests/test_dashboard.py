@@ -19,15 +19,15 @@ import pytest
 from benchmarks.browser import browser as chromium
 from edge_rjepa.base import journal
 from edge_rjepa.config import RJepaConfig, RunConfig
-from edge_rjepa.dashboard import page_of
-from edge_rjepa.dashboard import server as server_room
-from edge_rjepa.dashboard.history import history
-from edge_rjepa.dashboard.server import MOST_VIEWERS, Dashboard, is_loopback, parsed
-from edge_rjepa.dashboard.shown import Shown, cells_of
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.run.loop import Glance
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import Frame, open_source
+from edge_rjepa.views.dashboard import page_of
+from edge_rjepa.views.dashboard import server as server_room
+from edge_rjepa.views.dashboard.history import history
+from edge_rjepa.views.dashboard.server import MOST_VIEWERS, Dashboard, is_loopback, parsed
+from edge_rjepa.views.dashboard.shown import Shown, cells_of
 from firmware_bridge import open_head
 from tests import browser
 from tests.core_board import CoreBoard

@@ -5,7 +5,7 @@ import pytest
 
 from edge_rjepa.config import RetinaConfig
 from edge_rjepa.eye.retina import GROUPS, Retina
-from edge_rjepa.filters import LEVELS, preferred_patches, shares, usual_colour
+from edge_rjepa.views.filters import LEVELS, preferred_patches, shares, usual_colour
 
 SMALL = RetinaConfig(
     window_px=32, fovea_px=8, surround_cells=8, colour_cells=4,

@@ -9,11 +9,11 @@ import matplotlib.image as matplotlib_image
 import numpy as np
 import pytest
 
-from edge_rjepa import report
 from edge_rjepa.base import checkpoint
 from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.views import report
 
 
 def line(fixations, **changes):
@@ -249,7 +249,7 @@ def test_missing_matplotlib_names_the_command(run_dir, monkeypatch):
 
 
 def test_matplotlib_is_imported_only_to_draw():
-    program = "import sys, edge_rjepa.report; sys.exit('matplotlib' in sys.modules)"
+    program = "import sys, edge_rjepa.views.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa import report
 from edge_rjepa.base import journal
 from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import (
@@ -32,6 +31,7 @@ from edge_rjepa.run.run import (
     verdict,
 )
 from edge_rjepa.sources import open_source
+from edge_rjepa.views import report
 
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
 

@@ -55,7 +55,7 @@ SHOWN = """
 import subprocess, sys, time
 import numpy as np
 from edge_rjepa.run.loop import Glance
-from edge_rjepa.show import Window
+from edge_rjepa.views.window import Window
 from edge_rjepa.sources import Frame
 
 told = []
@@ -112,7 +112,7 @@ CLOSED = """
 import subprocess, sys
 import numpy as np
 from edge_rjepa.run.loop import Glance
-from edge_rjepa.show import Window
+from edge_rjepa.views.window import Window
 from edge_rjepa.sources import Frame
 
 told = []

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import cv2
 
-from edge_rjepa import overlay
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.run.loop import Glance
+from edge_rjepa.views import overlay
 
 TITLE = "edge_rjepa"
 PICTURES_A_SECOND = 15.0

@@ -11,9 +11,9 @@ from edge_rjepa.errors import ConfigError
 from edge_rjepa.run.run import Run
 
 try:
-    from edge_rjepa.dashboard.buttons import Buttons
-    from edge_rjepa.dashboard.server import Dashboard
-    from edge_rjepa.dashboard.shown import Shown, device_state
+    from edge_rjepa.views.dashboard.buttons import Buttons
+    from edge_rjepa.views.dashboard.server import Dashboard
+    from edge_rjepa.views.dashboard.shown import Shown, device_state
 except ModuleNotFoundError as error:
     if error.name != "aiohttp":
         raise

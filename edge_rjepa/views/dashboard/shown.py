@@ -16,10 +16,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge_rjepa import overlay
 from edge_rjepa.eye.head import Head
 from edge_rjepa.run.loop import Glance
 from edge_rjepa.run.run import Progress
+from edge_rjepa.views import overlay
 
 CELL_RAD = math.radians(3.0)  # of the map of surprise
 COLUMNS, ROWS = 120, 60  # of it: all around, and from straight down to straight up

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
-from edge_rjepa.dashboard.buttons import Buttons, Refused
-from edge_rjepa.dashboard.history import history
-from edge_rjepa.dashboard.shown import Shown, finite
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.views.dashboard.buttons import Buttons, Refused
+from edge_rjepa.views.dashboard.history import history
+from edge_rjepa.views.dashboard.shown import Shown, finite
 
 MOST_VIEWERS = 8
 PICTURE_S, STATE_S, MAP_S = 0.1, 0.5, 2.0  # between two sendings

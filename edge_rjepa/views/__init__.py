@@ -1,0 +1,1 @@
+"""What people look at: the report, a window, the live page."""
