@@ -46,7 +46,7 @@ TEST = [
 
 def version() -> str:
     """`__version__` of the package, without importing it."""
-    text = (HERE / "edge_rjepa" / "__init__.py").read_text(encoding="utf-8")
+    text = (HERE / "edge_rjepa" / "_version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
 
 

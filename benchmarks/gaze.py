@@ -24,12 +24,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge_rjepa.config import GazePolicy, RunConfig
+from edge_rjepa.eye.config import GazePolicy
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze, GazePlan
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.sources import Frame, SceneSource, Source, SourceEnded, open_source, scene
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from benchmarks.faulty_camera import FaultyCamera
 from edge_rjepa.base import journal
-from edge_rjepa.config import CameraConfig
 from edge_rjepa.run.run import METRICS
 from edge_rjepa.sources import open_source
+from edge_rjepa.sources.config import CameraConfig
 
 SETTLE_S = 5.0  # after the first line of metrics
 

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from benchmarks import gaze
-from edge_rjepa.run.run import Run, kept_run
+from edge_rjepa.run.run import Run, load_run
 from edge_rjepa.sources import open_source
 from edge_rjepa.views import overlay
 
@@ -92,7 +92,7 @@ def report(workshop: Workshop, path: Path) -> None:
 def session(workshop: Workshop, path: Path) -> None:
     """Some seconds of the run as it goes on: what it looks at, and what surprises it."""
     glances = []
-    kept = kept_run(workshop.run)
+    kept = load_run(workshop.run)
     with open_source(kept.config.source, kept.config.seed, kept.config.camera) as source:
         run = Run.resume(workshop.run, source, kept)
         run.loop.observers.append(glances.append)

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.faulty_camera import FAULTS, FaultyCamera
 from benchmarks.memory import resident_bytes
-from edge_rjepa.config import RunConfig
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.monitor import NOTABLE_NATS
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import Frame, open_source

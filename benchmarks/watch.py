@@ -39,7 +39,7 @@ from edge_rjepa.cli import main as command
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera, Pinhole
-from edge_rjepa.run.run import kept_run
+from edge_rjepa.run.run import load_run
 from edge_rjepa.sources import Frame
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
 from edge_rjepa.watch.watch import Watch, embedder, encoder_of
@@ -232,7 +232,7 @@ class Film:
 
 def contestants(run: Path, camera: Camera, warm_up_s: float) -> dict:
     """By name, what looks at a frame and returns what it found."""
-    kept = kept_run(run)
+    kept = load_run(run)
     untrained = embedder(RJepa(kept.config.network, seed=1), Retina(kept.config.retina))
 
     def watching(encode):

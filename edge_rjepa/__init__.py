@@ -1,24 +1,67 @@
-"""edge_rjepa: an embedded runtime that learns to see from its own camera, without labels."""
+"""edge_rjepa: learn to see from a live camera, continually, without labels, in fixed memory.
 
-from edge_rjepa.config import RJepaConfig, RunConfig
+The names below are the public ones; each is imported from its room when it is first used, so that
+importing the package loads neither Numba nor OpenCV.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from edge_rjepa._version import __version__
 from edge_rjepa.errors import RJepaError
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from edge_rjepa.encoder.export import export
+    from edge_rjepa.encoder.frozen import FrozenEncoder
+    from edge_rjepa.eye.config import GazeConfig, HeadConfig, RetinaConfig
+    from edge_rjepa.eye.gaze import Gaze
+    from edge_rjepa.eye.retina import Retina
+    from edge_rjepa.learner import cells
+    from edge_rjepa.learner.batch import RJepaBatch
+    from edge_rjepa.learner.config import RJepaConfig
+    from edge_rjepa.learner.rjepa import BlockReport, Prediction, RJepa
+    from edge_rjepa.optics.camera import Pinhole
+    from edge_rjepa.run.config import MonitorConfig, RunConfig
+    from edge_rjepa.run.run import load_run
+    from edge_rjepa.sources import Frame, open_source
+    from edge_rjepa.sources.config import CameraConfig
+    from edge_rjepa.watch.watch import Alarm, Watch
+
 __all__ = [
-    "BlockReport", "Prediction", "RJepa", "RJepaBatch", "RJepaConfig", "RJepaError", "RunConfig",
+    "Alarm", "BlockReport", "CameraConfig", "Frame", "FrozenEncoder", "Gaze", "GazeConfig",
+    "HeadConfig", "MonitorConfig", "Pinhole", "Prediction", "RJepa", "RJepaBatch", "RJepaConfig",
+    "RJepaError", "Retina", "RetinaConfig", "RunConfig", "Watch", "__version__", "cells", "export",
+    "load_run", "open_source",
 ]  # fmt: skip
 
-_LEARNER = ("BlockReport", "Prediction", "RJepa")
+_MODULES = {
+    "Alarm": "watch.watch",
+    "BlockReport": "learner.rjepa",
+    "CameraConfig": "sources.config",
+    "Frame": "sources.frame",
+    "FrozenEncoder": "encoder.frozen",
+    "Gaze": "eye.gaze",
+    "GazeConfig": "eye.config",
+    "HeadConfig": "eye.config",
+    "MonitorConfig": "run.config",
+    "Pinhole": "optics.camera",
+    "Prediction": "learner.rjepa",
+    "RJepa": "learner.rjepa",
+    "RJepaBatch": "learner.batch",
+    "RJepaConfig": "learner.config",
+    "Retina": "eye.retina",
+    "RetinaConfig": "eye.config",
+    "RunConfig": "run.config",
+    "Watch": "watch.watch",
+    "export": "encoder.export",
+    "load_run": "run.run",
+    "open_source": "sources",
+}
 
 
 def __getattr__(name: str):
-    # The learner brings Numba and SciPy: only those who use it wait for them.
-    if name in _LEARNER:
-        from edge_rjepa.learner import rjepa as learner
-
-        return getattr(learner, name)
-    if name == "RJepaBatch":
-        from edge_rjepa.learner.batch import RJepaBatch
-
-        return RJepaBatch
+    if name == "cells":
+        return import_module("edge_rjepa.learner.cells")
+    if name in _MODULES:
+        return getattr(import_module(f"edge_rjepa.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'edge_rjepa' has no attribute '{name}'")

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from calibration.errors import CalibrationError
-from edge_rjepa import __version__
+from edge_rjepa._version import __version__
 from edge_rjepa.terminal import positive, say, view
 
 OUTPUT = Path("calibration.json")
@@ -258,8 +258,8 @@ def _head(options: argparse.Namespace) -> int:
     from calibration import io
     from calibration.head import CAMERA_STD, LEAST_VIEWS
     from calibration.plan import calibrate_head
-    from edge_rjepa.config import CameraConfig
     from edge_rjepa.sources import open_source, reach_rad
+    from edge_rjepa.sources.config import CameraConfig
     from firmware_bridge import HeadError, open_head
 
     _check_output(options.output)

@@ -339,12 +339,12 @@ def _started(options: argparse.Namespace):
 @contextmanager
 def _resumed(options: argparse.Namespace):
     from edge_rjepa import rig
-    from edge_rjepa.run.run import Run, alone_in, kept_run
+    from edge_rjepa.run.run import Run, alone_in, load_run
     from edge_rjepa.sources.camera import shown
 
     folder = options.resume
     with alone_in(folder, new=False):
-        kept = kept_run(folder)
+        kept = load_run(folder)
         for problem in kept.problems:
             say(f"warning: {problem}")
         device = _device(options.device, kept.config)
@@ -370,7 +370,7 @@ def _device(name: str, config) -> str:
 def _configuration(options: argparse.Namespace):
     """What the command line asks for: a file or a recording's or the defaults, and flags on top."""
     from edge_rjepa import rig
-    from edge_rjepa.config import RunConfig
+    from edge_rjepa.run.config import RunConfig
     from edge_rjepa.sources import absolute
     from edge_rjepa.sources.recording import about
 
@@ -481,10 +481,10 @@ def _export(options: argparse.Namespace) -> int:
     from edge_rjepa.encoder.int8 import quantise
     from edge_rjepa.eye.retina import Retina
     from edge_rjepa.run.patches import recorded_patches
-    from edge_rjepa.run.run import kept_run
+    from edge_rjepa.run.run import load_run
     from edge_rjepa.sources import absolute
 
-    learner, config, _, problems = kept_run(options.run)
+    learner, config, _, problems = load_run(options.run)
     for problem in problems:
         say(f"warning: {problem}")
     source = absolute(options.patches) if options.patches else config.source

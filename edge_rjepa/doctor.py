@@ -168,8 +168,8 @@ def cameras() -> Iterator[Finding]:
 
 def looked_at(spec: str, where: str) -> Finding:
     """Whether the camera gives pictures, of what size and how many a second."""
-    from edge_rjepa.config import CameraConfig
     from edge_rjepa.sources.camera import CameraSource
+    from edge_rjepa.sources.config import CameraConfig
 
     try:
         with CameraSource(spec, CameraConfig()) as camera:
@@ -220,8 +220,8 @@ def calibrations(path: Path) -> Iterator[Finding]:
 
 def size_of(path: str) -> tuple[int, int] | None:
     """Width and height of the pictures that `learn` gets of this camera; None if it gives none."""
-    from edge_rjepa.config import CameraConfig
     from edge_rjepa.sources.camera import CameraSource
+    from edge_rjepa.sources.config import CameraConfig
 
     try:
         with CameraSource(path, CameraConfig()) as source:

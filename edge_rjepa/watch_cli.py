@@ -95,7 +95,7 @@ def _watch(options: argparse.Namespace) -> int:
 def _configuration(options: argparse.Namespace, of_run):
     """Of the run, or the usual one, with what the command line says of source and head."""
     from edge_rjepa import rig
-    from edge_rjepa.config import RunConfig
+    from edge_rjepa.run.config import RunConfig
     from edge_rjepa.sources import absolute
 
     if options.source is None and of_run is None:

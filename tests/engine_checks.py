@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import DeviceError
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Engine, Learned, Step, require_gpu
 from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED, Adam
 from edge_rjepa.learner.rjepa import RJepa

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.faulty_camera import FaultyCamera, view
 from calibration import io
-from edge_rjepa.run.run import kept_run
+from edge_rjepa.run.run import load_run
 from tests.core_board import CoreBoard
 
 PICTURES = Path("/usr/share/doc/opencv-doc/examples/data")
@@ -265,7 +265,7 @@ def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "use that resolution" in done.stderr  # half of what it was calibrated at
     assert "pictures in" in done.stderr  # another device, as far as it can tell
-    camera = kept_run(tmp_path / "run").notes["loop"]["gaze"]["planned"]
+    camera = load_run(tmp_path / "run").notes["loop"]["gaze"]["planned"]
     assert camera["camera"]["kind"] == "calibrated"
     half = io.load(folder / "c.json").camera.result.model.resized(320, 240)
     assert camera["camera"]["focal_x_px"] == half.focal_x_px

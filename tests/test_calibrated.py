@@ -7,7 +7,7 @@ import pytest
 
 from calibration.head_model import HeadCamera, HeadModel, Mount, Servo
 from calibration.model import CameraModel
-from edge_rjepa.config import GazeConfig
+from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.optics.camera import Pinhole, as_values, camera_of
 from edge_rjepa.sources.recording import Recorder, about

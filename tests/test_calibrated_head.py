@@ -23,8 +23,8 @@ from benchmarks.simulated_rig import Truth, View, camera_of, draw_truth
 from calibration import io
 from calibration.aim import CalibratedAim
 from calibration.io import HeadRecord
-from edge_rjepa.config import RunConfig
-from edge_rjepa.run.run import kept_run
+from edge_rjepa.run.config import RunConfig
+from edge_rjepa.run.run import load_run
 from firmware_bridge import open_head
 from tests import emulated
 from tests.calibrations import camera_record
@@ -197,6 +197,6 @@ def test_learning_takes_the_calibration(rig, calibration, tmp_path):
     config = RunConfig.from_toml(tmp_path / "run" / "config.toml")
     delay_s = calibration.timing.delay_s + calibration.timing.lag_s
     assert config.head.image_delay_s == pytest.approx(delay_s)
-    camera = kept_run(tmp_path / "run").notes["loop"]["gaze"]["planned"]["camera"]
+    camera = load_run(tmp_path / "run").notes["loop"]["gaze"]["planned"]["camera"]
     assert camera["kind"] == "calibrated, on a head"
     assert camera["model"]["pan"]["backlash_rad"] == calibration.model.pan.backlash_rad

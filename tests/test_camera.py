@@ -14,10 +14,10 @@ import pytest
 
 from benchmarks import faulty_camera
 from benchmarks.faulty_camera import FaultyCamera
-from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import SourceEnded, camera, grabber, open_source
 from edge_rjepa.sources.camera import CameraSource, OpenCapture
+from edge_rjepa.sources.config import CameraConfig
 
 CONFIG = CameraConfig()
 FRESH_S = 0.25  # of a picture at 30 a second, with room for a machine that does other things

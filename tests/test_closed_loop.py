@@ -13,8 +13,10 @@ from collections import deque
 import numpy as np
 import pytest
 
-from edge_rjepa.config import HeadConfig, RJepaConfig, RunConfig
+from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.eye.head import HeadState
+from edge_rjepa.learner.config import RJepaConfig
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import open_source, reach_rad
 from firmware_bridge import open_head

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from edge_rjepa import RJepaConfig, RJepaError, RunConfig
-from edge_rjepa.config import GazeConfig, MonitorConfig, RetinaConfig
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.eye.config import GazeConfig, RetinaConfig
+from edge_rjepa.run.config import MonitorConfig
 
 SECTIONS = {
     "": RunConfig,

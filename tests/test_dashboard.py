@@ -18,8 +18,9 @@ import pytest
 
 from benchmarks.browser import browser as chromium
 from edge_rjepa.base import journal
-from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.learner.config import RJepaConfig
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.loop import Glance
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import Frame, open_source

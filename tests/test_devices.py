@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources.camera import VideoDevice
+from edge_rjepa.sources.config import CameraConfig
 from edge_rjepa.sources.devices import device_at, devices, found_again, holders
 
 

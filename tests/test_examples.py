@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.config import GazeConfig
 from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.frozen import FrozenEncoder
+from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.optics.camera import Pinhole
 

@@ -13,9 +13,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from edge_rjepa import RJepa, RJepaConfig, __version__
-from edge_rjepa.config import GazeConfig, RetinaConfig
 from edge_rjepa.encoder import export, onnx_graph, parity
 from edge_rjepa.errors import ExportError
+from edge_rjepa.eye.config import GazeConfig, RetinaConfig
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.cells import Cell, cos, like, one_minus, sigmoid, sin

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edge_rjepa.config import RetinaConfig
+from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import GROUPS, Retina
 from edge_rjepa.views.filters import LEVELS, preferred_patches, shares, usual_colour
 

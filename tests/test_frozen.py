@@ -8,11 +8,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.config import RetinaConfig
 from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.frozen import EncoderError, FrozenEncoder, Past
 from edge_rjepa.errors import InputError, RJepaError
+from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import Retina
 
 RETINA = Retina(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from calibration.angles import head_rotation
-from edge_rjepa.config import GazeConfig, GazePolicy
 from edge_rjepa.errors import ConfigError, InputError
+from edge_rjepa.eye.config import GazeConfig, GazePolicy
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.optics.camera import Pinhole
 

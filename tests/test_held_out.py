@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from edge_rjepa.config import RJepaConfig, RunConfig
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import SHOWN, HeldOut
 from edge_rjepa.sources import Frame
 

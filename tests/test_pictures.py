@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import open_source, pictures
+from edge_rjepa.sources.config import CameraConfig
 from edge_rjepa.sources.images import as_bgr, fitted
 from edge_rjepa.sources.pictures import FRAMES_A_PICTURE
 

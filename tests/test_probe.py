@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.config import GazeConfig, RunConfig
 from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.classify import PENALTIES, nearest, ridge
 from edge_rjepa.encoder.export import export
@@ -23,9 +22,11 @@ from edge_rjepa.encoder.probe import (
     wilson,
 )
 from edge_rjepa.errors import InputError
+from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.eye.scan import FOCAL_PX, PICTURE_PX, scan
 from edge_rjepa.optics.camera import Pinhole
+from edge_rjepa.run.config import RunConfig
 
 PER_CLASS = 18
 NETWORK = RJepaConfig(n_embedding=24, n_hidden=16, n_predictor=16)

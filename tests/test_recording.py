@@ -21,13 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.faulty_camera import FaultyCamera
-from edge_rjepa.config import CameraConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import InputError, SourceError
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run import loop as runtime
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.pace import Pace
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import open_source, recording
+from edge_rjepa.sources.config import CameraConfig
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.recording import FRAMES, Recorder, RecordingError
 from edge_rjepa.sources.replay import ReplaySource

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from edge_rjepa.base import checkpoint
-from edge_rjepa.config import RJepaConfig, RunConfig
 from edge_rjepa.errors import RJepaError
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.views import report
 
 

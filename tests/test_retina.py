@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.fft import dctn
 
-from edge_rjepa.config import RetinaConfig
 from edge_rjepa.errors import ConfigError, InputError
+from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import (
     CONTRAST,
     CONTRAST_CENTRE,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from edge_rjepa.base import journal
-from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import (
     CheckpointError,
     CollapseError,
@@ -16,8 +15,10 @@ from edge_rjepa.errors import (
     DeviceError,
     SourceError,
 )
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines.cpu import CpuEngine
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.run.config import MonitorConfig, RunConfig
 from edge_rjepa.run.monitor import Health, Monitor, health_of
 from edge_rjepa.run.run import (
     CHECKPOINT,
@@ -27,7 +28,7 @@ from edge_rjepa.run.run import (
     SUMMARY,
     Run,
     alone_in,
-    kept_run,
+    load_run,
     verdict,
 )
 from edge_rjepa.sources import open_source
@@ -267,7 +268,7 @@ def test_when_all_checkpoints_are_lost_the_last_good_state_is_gone_on_from(tmp_p
     with pytest.raises(ConfigError, match="good.safetensors"):
         begin(tmp_path, config)
     assert resume(tmp_path, config).frames == 40
-    assert "older" in kept_run(tmp_path).problems[-1]
+    assert "older" in load_run(tmp_path).problems[-1]
 
 
 def test_how_often_to_save_may_change_in_a_run(tmp_path, config):
@@ -348,7 +349,7 @@ def test_a_run_goes_on_on_the_cpu_from_what_was_kept_when_its_gpu_fails(
     assert "fallen off the bus" in event and "kept at frame 20" in event and "the 7 frames" in event
     assert told == events(tmp_path)
     assert run.learner.device == "cpu" and run.frames == 35
-    assert run.learner.fixations == (20 + 35 - 27) * 16 == kept_run(run.folder).learner.fixations
+    assert run.learner.fixations == (20 + 35 - 27) * 16 == load_run(run.folder).learner.fixations
     assert run.finish()["fixations"] == run.learner.fixations
 
     expected = RJepa.load(tmp_path / GOOD)  # of frame 20, as the checkpoint was
@@ -388,7 +389,7 @@ def test_a_run_says_at_once_that_its_device_cannot_be_had(tmp_path, config, monk
 
 def test_a_run_is_read_once_to_go_on_with_it(tmp_path, config, monkeypatch):
     begin(tmp_path, config).learn(frames(5), ignore)
-    kept = kept_run(tmp_path)
+    kept = load_run(tmp_path)
     monkeypatch.setattr(RJepa, "load_newest", None)
     run = Run.resume(tmp_path, open_source(config.source, config.seed), kept)
     assert run.learner is kept.learner and run.frames == 5

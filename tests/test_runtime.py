@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_rjepa.config import HeadConfig, RJepaConfig, RunConfig
+from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.head import HeadState
 from edge_rjepa.eye.retina import Retina
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import SET_ASIDE, SET_ASIDE_EVERY, Loop
 from edge_rjepa.sources import Frame, SourceEnded

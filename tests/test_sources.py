@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import CameraSource, PictureSource, absolute, open_source, reach_rad
+from edge_rjepa.sources.config import CameraConfig
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ ALLOWED = {
 }
 # Where modules go that have not moved yet.
 WHERE = {
-    "config": None,
     **dict.fromkeys("jit checkpoint journal".split(), "base"),
     **dict.fromkeys(
         "batch cells objective reference check engines kernels learner".split(), "learner"

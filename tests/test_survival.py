@@ -25,10 +25,11 @@ from edge_rjepa import cli
 from edge_rjepa.base import journal
 from edge_rjepa.base.checkpoint import newest
 from edge_rjepa.base.journal import Journal
-from edge_rjepa.config import MonitorConfig, RJepaConfig, RunConfig
 from edge_rjepa.errors import CheckpointError
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, kept_run
+from edge_rjepa.run.config import MonitorConfig, RunConfig
+from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, load_run
 from edge_rjepa.sources import open_source
 
 LIVES, KILLS_A_LIFE = 25, 8
@@ -188,7 +189,7 @@ def start_or_resume(folder: Path, config: RunConfig) -> Run:
 
 def check(folder: Path, config: RunConfig, truth: dict[int, str], saved: int) -> int:
     """Look over what a killed process left; the frames it can go on from."""
-    kept = kept_run(folder)
+    kept = load_run(folder)
     frames = kept.notes["loop"]["frames"]
     assert kept.problems == []
     assert frames >= saved, f"{saved} frames were saved, {frames} are left"
@@ -263,12 +264,12 @@ def fill_and_lock_the_disk(folder: Path) -> None:
 
     ballast.unlink()
     assert any("saved again" in event for event in learn_on("free"))
-    assert kept_run(run_folder).notes["loop"]["frames"] == run.frames
+    assert load_run(run_folder).notes["loop"]["frames"] == run.frames
     saved = run.frames
 
     mount("-o", "remount,ro", folder / "disk")
     assert any("Read-only" in event for event in learn_on("read-only"))
-    assert kept_run(run_folder).notes["loop"]["frames"] == saved
+    assert load_run(run_folder).notes["loop"]["frames"] == saved
     try:
         run.learn(until(0), ignore, told.append)  # ends at once, and has to save
     except CheckpointError as error:
@@ -339,9 +340,9 @@ def test_resume_goes_on_from_the_one_before_a_damaged_checkpoint(
     assert says in said and str(run / CHECKPOINT) in said and str(damage_too) in said
     lost = 20 - before.fixations // 16
     assert 1 <= lost <= 2 and re.search(rf"\b{lost} frames?\b.*lost", said), said
-    assert kept_run(run).learner.fixations == 480
+    assert load_run(run).learner.fixations == 480
     whole = uninterrupted(tmp_path / "whole", RunConfig.from_toml(small), frames=30)
-    assert kept_run(run).learner.digest == whole[30]
+    assert load_run(run).learner.digest == whole[30]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -409,7 +410,7 @@ def test_sigterm_saves_and_ends_soon_at_any_instant(tmp_path, learning):
         process.until(" fixations: ")
         time.sleep(instants.uniform(0.0, 0.3))  # waits for nothing: the instant is what is tried
         assert process.terminate() < ENDS_WITHIN_S
-        kept = kept_run(run)
+        kept = load_run(run)
         assert kept.problems == [] and kept.learner.fixations > fixations
         fixations = kept.learner.fixations
         process = learning("--resume", run)
@@ -429,7 +430,7 @@ def test_sigterm_ends_a_run_soon_whose_camera_is_away(world, tmp_path, learning,
         camera.fault(fault)
         process.until("reopening")
         assert process.terminate() < ENDS_WITHIN_S
-        kept = kept_run(run)
+        kept = load_run(run)
         assert kept.problems == [] and kept.learner.fixations > 0
 
 

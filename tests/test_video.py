@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import pinhole
 from edge_rjepa.sources import VideoSource, open_source, video
+from edge_rjepa.sources.config import CameraConfig
 
 
 def smooth_picture(seed, height=300, width=400):

@@ -31,10 +31,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-import edge_rjepa
+from edge_rjepa._version import __version__
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
-from edge_rjepa.config import GazeConfig
 from edge_rjepa.encoder.onnx_graph import (
     VOCABULARY,
     Graph,
@@ -51,6 +50,7 @@ from edge_rjepa.encoder.onnx_graph import (
 )
 from edge_rjepa.encoder.parity import TOLERANCE, ParityReport, check_parity, one_line
 from edge_rjepa.errors import ExportError
+from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.retina import Bank, Retina
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.rjepa import RJepa
@@ -170,7 +170,7 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
     z = tanh(_affine("W_z", weights["W_z"], (features, config.n_features)))
     graph.output("embedding", _by_sequence(z, batch, n_z), [*batch, n_z], "of what is seen, -1..1")
     if form == "patches":
-        return graph.model(FORMAT, edge_rjepa.__version__)
+        return graph.model(FORMAT, __version__)
 
     efference = graph.input("efference", [*batch, A], "how gaze came there; see 'efference'")
     state = graph.input("state", ["N", cell.n_state, n_h], "next_state before; 0 at the start")
@@ -192,7 +192,7 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
     graph.output("next_state", after, ["N", cell.n_state, n_h], "to be handed in next as state")
     graph.output("prediction", z_hat, [*batch, n_z], "of embedding, before window was seen")
     graph.output("surprise", reshape(surprise, -1, *batch[1:]), batch, "nats, 0 and more")
-    return graph.model(FORMAT, edge_rjepa.__version__)
+    return graph.model(FORMAT, __version__)
 
 
 def _view(graph: Graph, retina: Retina | None, n_features: int, batch: list) -> Tensor:
@@ -339,7 +339,7 @@ def _properties(learner, retina, gaze, form, fixations, ranges, report, model) -
     return {
         "format": FORMAT,
         "version": VERSION,
-        "package_version": edge_rjepa.__version__,
+        "package_version": __version__,
         "form": form,
         "fixations": fixations,
         "config": dataclasses.asdict(learner.config),

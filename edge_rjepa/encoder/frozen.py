@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 
-from edge_rjepa.config import RetinaConfig
 from edge_rjepa.errors import InputError, RJepaError
+from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import Retina
 
 FORMAT, VERSION = "edge_rjepa", 2  # of the files that are read; export.py writes them
@@ -47,7 +47,7 @@ class Past(NamedTuple):
 
 
 class FrozenEncoder:
-    """The encoder in an ONNX file that `edge_rjepa.encoder.export` wrote, with the state of one stream.
+    """The encoder in an ONNX file that `edge_rjepa.export` wrote, with the state of one stream.
 
     path: of the file. threads: of onnxruntime; more than one makes so small a network slower.
 

@@ -18,14 +18,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.encoder.classify import nearest, ridge
 from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.eye.scan import FIXATIONS, Look, scan
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.run.run import kept_run
+from edge_rjepa.run.run import load_run
 from edge_rjepa.sources.scene import SUFFIXES
 
 FEWEST_PICTURES = 6  # of a class
@@ -110,7 +110,7 @@ def probe(
     """Probe a run folder or an exported encoder on pictures in `data`, a folder a class.
 
     seed: of the split, of the scan, and of the untrained network. progress: called with how many
-    scans were made, of how many. Raises ProbeError for data that do not do, and what kept_run and
+    scans were made, of how many. Raises ProbeError for data that do not do, and what load_run and
     FrozenEncoder raise.
     """
     subject = _subject(Path(subject))
@@ -133,7 +133,7 @@ def probe(
 
 def _subject(path: Path) -> Subject:
     if path.is_dir():
-        kept = kept_run(path)
+        kept = load_run(path)
         retina, gaze = Retina(kept.config.retina), kept.config.gaze
         fixations = min(FIXATIONS, kept.config.network.max_block)
         scales_rad = gaze.saccade_scale_rad, gaze.gaze_scale_rad

@@ -14,7 +14,7 @@ picture. The other policies draw from the cells of a map that lie in the picture
 
     P(cell) ~ exp(priority / temperature) * p(saccade that long) * (1 - P(refused)) * area
 
-    priority = sum of weight * term over the terms that count (config.GazePolicy)
+    priority = sum of weight * term over the terms that count (config.py, GazePolicy)
 
     salience   colour and texture unlike the surroundings
     change     other than remembered of that place, beyond what the whole view and the place usually
@@ -44,8 +44,8 @@ import numpy as np
 
 from calibration.angles import rays_of_angles
 from edge_rjepa.base.jit import jit
-from edge_rjepa.config import GazeConfig, GazePolicy
 from edge_rjepa.errors import InputError
+from edge_rjepa.eye.config import GazeConfig, GazePolicy
 from edge_rjepa.eye.head import Limits, wandered
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
 

@@ -44,8 +44,8 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_rjepa.base.jit import jit
-from edge_rjepa.config import RetinaConfig
 from edge_rjepa.errors import InputError
+from edge_rjepa.eye.config import RetinaConfig
 
 GROUPS = ("fovea", "surround", "warm", "green")
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge_rjepa.config import GazeConfig
 from edge_rjepa.errors import InputError
+from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.optics.camera import Pinhole
 
 FIXATIONS = 12

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import ConfigError, InputError
 from edge_rjepa.learner import cells
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import open_engine
 from edge_rjepa.learner.rjepa import BlockReport, RJepa
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.reference import CELLS as REFERENCE_CELLS
 from edge_rjepa.learner.reference import NaiveModel
 from edge_rjepa.learner.rjepa import RJepa

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_rjepa.base import checkpoint
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
 from edge_rjepa.learner import cells
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Engine, Learned, Step, open_engine
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.objective import precision, surprise

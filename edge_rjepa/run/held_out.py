@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.config import RunConfig
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.objective import information
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.monitor import Health, health
 from edge_rjepa.sources import Frame
 

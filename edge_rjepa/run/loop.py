@@ -20,10 +20,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edge_rjepa.config import HeadConfig, RunConfig
+from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.head import Head, Limits
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.pace import Latency, Pace
 from edge_rjepa.sources import Frame, Source

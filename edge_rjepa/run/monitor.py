@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.config import MonitorConfig
 from edge_rjepa.learner.objective import effective_rank
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.run.config import MonitorConfig
 
 NOTABLE_NATS = 0.3  # less can be chance
 HARMFUL_NATS = -1.0  # a predictor so much worse than the mean pulls the embedding together

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.retina import Retina
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.sources import Frame, Source, SourceEnded, open_source
 from edge_rjepa.sources.camera import shown
 

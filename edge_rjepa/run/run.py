@@ -29,13 +29,13 @@ import numpy as np
 
 from edge_rjepa.base.checkpoint import newest, write_atomic
 from edge_rjepa.base.journal import Journal
-from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, DeviceError
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.head import Head
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import Loop, Recorder
 from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor, health_of
@@ -66,7 +66,7 @@ class Progress(NamedTuple):
     rollbacks: int
 
 
-class KeptRun(NamedTuple):
+class LoadedRun(NamedTuple):
     """What a run folder holds."""
 
     learner: RJepa
@@ -75,7 +75,7 @@ class KeptRun(NamedTuple):
     problems: list[str]  # why an older checkpoint than the latest had to do, in words
 
 
-def kept_run(folder: Path) -> KeptRun:
+def load_run(folder: Path) -> LoadedRun:
     """The newest checkpoint in a run folder that is not damaged; the last good state if all are.
 
     config.toml may be changed in what does not bear on learning (NO_MATTER). Raises CheckpointError
@@ -104,7 +104,7 @@ def kept_run(folder: Path) -> KeptRun:
                 f"with --config {folder / CONFIG}"
             )
         config = now
-    return KeptRun(learner, config, notes, problems)
+    return LoadedRun(learner, config, notes, problems)
 
 
 @contextmanager
@@ -189,16 +189,16 @@ class Run:
         cls,
         folder: Path,
         source: Source,
-        kept: KeptRun | None = None,
+        kept: LoadedRun | None = None,
         device: str = "cpu",
         **handed_in,
     ) -> Run:
         """The run that the folder holds, from its last checkpoint on: bit for bit on its device.
 
-        kept: what `kept_run` found while this process was `alone_in` the folder; looked for now if
-        None. Raises what `kept_run` raises, and DeviceError.
+        kept: what `load_run` found while this process was `alone_in` the folder; looked for now if
+        None. Raises what `load_run` raises, and DeviceError.
         """
-        kept = kept or kept_run(folder)
+        kept = kept or load_run(folder)
         run = cls(folder, kept.config, source, kept.learner.to(device), **handed_in)
         run.loop.restore(kept.notes["loop"])
         run.monitor.restore(kept.notes["monitor"])
@@ -313,7 +313,7 @@ class Run:
 
     def _leave_device(self, error: DeviceError) -> None:
         """Go on on the CPU, with what was kept last; the stream goes on from where it is."""
-        kept = kept_run(self.folder)
+        kept = load_run(self.folder)
         self.loop.learner = kept.learner
         self.learner.reset()
         self.loop.torn = False
@@ -394,7 +394,7 @@ class Run:
 
     def finish(self) -> dict:
         """Judge what the run has kept on held-out fixations; writes and returns the summary."""
-        learner = kept_run(self.folder).learner
+        learner = load_run(self.folder).learner
         if not self.held_out.enough:
             source = self.loop.source
             self.held_out.add(source.camera, source.held_out(self.config.held_out_frames))

@@ -7,10 +7,10 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens, pinhole
 from edge_rjepa.sources.camera import CameraSource
+from edge_rjepa.sources.config import CameraConfig
 from edge_rjepa.sources.frame import Frame, Source, SourceEnded
 from edge_rjepa.sources.pictures import PictureSource
 from edge_rjepa.sources.replay import ReplaySource

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from edge_rjepa.config import CameraConfig
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens, pinhole
+from edge_rjepa.sources.config import CameraConfig
 from edge_rjepa.sources.devices import ROOT, Device, device_at, devices, found_again, holders
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.grabber import Capture, Grabber, Picture

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_rjepa.base import checkpoint, journal
-from edge_rjepa.config import RunConfig
 from edge_rjepa.errors import CheckpointError, RJepaError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.run.config import RunConfig
 from edge_rjepa.views import overlay
 from edge_rjepa.views.filters import preferred_patches, shares, usual_colour
 

@@ -38,13 +38,13 @@ from scipy.spatial import cKDTree
 from scipy.special import stdtr, stdtrit
 
 from calibration.angles import rays_of_angles
-from edge_rjepa.config import RunConfig
 from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera
-from edge_rjepa.run.run import kept_run
+from edge_rjepa.run.config import RunConfig
+from edge_rjepa.run.run import load_run
 from edge_rjepa.sources import Frame
 
 WIDTH_PX = 320  # that pictures are reduced to: windows of 64 px then span a fifth of any camera's
@@ -610,11 +610,11 @@ class Encoder(NamedTuple):
 def encoder_of(path: Path) -> Encoder:
     """The encoder of a run folder or of an ONNX file.
 
-    Raises what `kept_run` and FrozenEncoder raise, and ConfigError for a file that takes features,
+    Raises what `load_run` and FrozenEncoder raise, and ConfigError for a file that takes features,
     or several fixations at a time.
     """
     if path.is_dir():
-        kept = kept_run(path)
+        kept = load_run(path)
         retina = Retina(kept.config.retina)
         return Encoder(embedder(kept.learner, retina), retina.config.window_px, kept.config)
     encoder = FrozenEncoder(path)

@@ -16,10 +16,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import ConfigError, DeviceError
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.kernels.arrays import STEP, Adam, weight_shapes
 
 DEVICES = ("cpu", "cuda", "auto")

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import threadpoolctl
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Learned, Seen, Step
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.kernels import cpu as kernels

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.errors import DeviceError
 from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Learned, Seen, Step
 from edge_rjepa.learner.kernels import cuda as kernels
 from edge_rjepa.learner.kernels.arrays import Adam, weight_shapes

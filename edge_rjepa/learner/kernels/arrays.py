@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.config import RJepaConfig
 
 PAGE, CACHE_LINE = 4096, 64  # bytes
 

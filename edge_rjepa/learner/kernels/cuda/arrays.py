@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_rjepa.config import RJepaConfig
 from edge_rjepa.learner.cells import Cell
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.kernels.arrays import weight_shapes
 from edge_rjepa.learner.kernels.cuda.tiles import Tiles, count
 
