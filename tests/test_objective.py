@@ -3,12 +3,8 @@
 import numpy as np
 import pytest
 
-from edge_rjepa.learner.objective import (
-    PredictiveInformation,
-    effective_rank,
-    information,
-    precision,
-)
+from edge_rjepa.learner.engines.statistics import PredictiveInformation
+from edge_rjepa.learner.objective import effective_rank, information, precision
 from edge_rjepa.learner.objective import surprise as surprise_of
 
 N_Z, EPS = 4, 0.3

@@ -12,9 +12,9 @@ import threadpoolctl
 from edge_rjepa.learner.cells import Cell
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Learned, Seen, Step
+from edge_rjepa.learner.engines.statistics import PredictiveInformation
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.kernels import cpu as kernels
-from edge_rjepa.learner.objective import PredictiveInformation
 
 
 class CpuEngine:
