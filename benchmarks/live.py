@@ -63,7 +63,7 @@ def capture_alone(url: str, seconds: float) -> float:
 
 def learning(url: str, seconds: float, folder: Path) -> tuple[float, list[dict]]:
     """Share of a core of `edge-rjepa learn`, and its lines of metrics."""
-    command = [sys.executable, "-m", "edge_rjepa.cli", "learn", "--source", url, "--out", folder]
+    command = [sys.executable, "-m", "edge_rjepa", "learn", "--source", url, "--out", folder]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while not lines_of(folder):
             if process.poll() is not None:

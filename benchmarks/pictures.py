@@ -30,7 +30,7 @@ from edge_rjepa.run.run import Run, load_run
 from edge_rjepa.sources import open_source
 from edge_rjepa.views import overlay
 
-EDGE_RJEPA = sys.executable, "-m", "edge_rjepa.cli"
+EDGE_RJEPA = sys.executable, "-m", "edge_rjepa"
 FIXATIONS = 320_000  # learned in about a minute
 CHESSBOARDS = Path("/usr/share/doc/opencv-doc/examples/data")
 PATIENCE_S = 90.0

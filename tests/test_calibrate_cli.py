@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not LEFT, reason="needs OpenCV's pictures: apt i
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "edge_rjepa.cli", "calibrate", *map(str, arguments)]
+    return [sys.executable, "-m", "edge_rjepa", "calibrate", *map(str, arguments)]
 
 
 def calibrate(*arguments, cwd=None):
@@ -152,7 +152,7 @@ def test_a_damaged_file_is_refused_by_all_who_read_it(text, says, tmp_path):
     refused(calibrate("camera", "--images", tmp_path, "-o", path), says)
     refused(calibrate("head", "--head=serial:nowhere", "--source", "0", "-o", path), says)
     learn = ["learn", "--source", "waved.avi", "--calibration", path, "--out", tmp_path / "run"]
-    command = [sys.executable, "-m", "edge_rjepa.cli", *map(str, learn)]
+    command = [sys.executable, "-m", "edge_rjepa", *map(str, learn)]
     refused(subprocess.run(command, capture_output=True, text=True, timeout=60), says)
     assert path.read_text() == text
 
@@ -257,7 +257,7 @@ def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
     for _ in range(40):
         video.write(cv2.resize(rng.integers(0, 255, (24, 32, 3), np.uint8), (320, 240)))
     video.release()
-    learn = [sys.executable, "-m", "edge_rjepa.cli", "learn", "--source", "walk.avi", "--fixations"]
+    learn = [sys.executable, "-m", "edge_rjepa", "learn", "--source", "walk.avi", "--fixations"]
     learn += ["640", "--calibration", str(folder / "c.json")]
     done = subprocess.run(
         [*learn, "--out", "run"], capture_output=True, text=True, timeout=100, cwd=tmp_path

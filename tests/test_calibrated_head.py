@@ -112,7 +112,7 @@ def rig():
 
 def calibrate(rig, *arguments):
     command = ["calibrate", "head", f"--head=serial:{rig.board.path}", f"--source={rig.url}"]
-    return [sys.executable, "-m", "edge_rjepa.cli", *command, *map(str, arguments)]
+    return [sys.executable, "-m", "edge_rjepa", *command, *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_learning_takes_the_calibration(rig, calibration, tmp_path):
     io.save(path, HeadRecord("another head", io.now(), "0", calibration))
     learn = ["learn", "--seconds", "4", "--out", tmp_path / "run", "--calibration", path]
     done = subprocess.run(
-        [sys.executable, "-m", "edge_rjepa.cli", *map(str, learn), "--source", rig.url]
+        [sys.executable, "-m", "edge_rjepa", *map(str, learn), "--source", rig.url]
         + [f"--head=serial:{rig.board.path}"],
         capture_output=True,
         text=True,

@@ -51,7 +51,7 @@ LEARN = ("learn", "--source", "scene:pictures", "--config", "small.toml")
 
 def start(folder, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "edge_rjepa.cli", *arguments],
+        [sys.executable, "-m", "edge_rjepa", *arguments],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,

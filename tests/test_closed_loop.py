@@ -151,7 +151,7 @@ def test_learning_goes_on_when_the_head_is_unplugged(world):
 
 def test_from_the_command_line(tmp_path):
     def edge_rjepa(*arguments):
-        command = [sys.executable, "-m", "edge_rjepa.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "edge_rjepa", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     with emulated.Board(boot_s=0.5) as board:

@@ -388,7 +388,7 @@ def test_a_picture_is_drawn_over_what_was_seen():
 
 def test_the_command_serves_a_run_that_has_ended_until_it_is_stopped(tmp_path):
     journal.Journal(tmp_path / "metrics.jsonl").append({"frames": 30, "fixations": 480})
-    command = [sys.executable, "-m", "edge_rjepa.cli", "dashboard", str(tmp_path)]
+    command = [sys.executable, "-m", "edge_rjepa", "dashboard", str(tmp_path)]
     with subprocess.Popen(
         [*command, "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
     ) as served:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_rjepa.head_cli import FIRMWARE, keys_in
+from edge_rjepa.cli.head import FIRMWARE, keys_in
 from firmware_bridge.aim import PULSES
 from tests.core_board import CoreBoard
 
@@ -30,7 +30,7 @@ def board(tmp_path):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "edge_rjepa.cli", "head", *arguments]
+    return [sys.executable, "-m", "edge_rjepa", "head", *arguments]
 
 
 def run(*arguments, **options):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tools import need
 
-LEARN = [sys.executable, "-m", "edge_rjepa.cli", "learn", "--seconds", "3", "--show"]
+LEARN = [sys.executable, "-m", "edge_rjepa", "learn", "--seconds", "3", "--show"]
 
 
 def learn(tmp_path, **environment):

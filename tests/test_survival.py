@@ -355,7 +355,7 @@ class Learning:
     def __init__(self, *arguments):
         self.said = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "edge_rjepa.cli", "learn", *map(str, arguments)],
+            [sys.executable, "-m", "edge_rjepa", "learn", *map(str, arguments)],
             stderr=subprocess.PIPE,
         )
         os.set_blocking(self.process.stderr.fileno(), False)

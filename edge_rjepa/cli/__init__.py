@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calibration.errors import CalibrationError
-from edge_rjepa import __version__, calibrate_cli, head_cli, watch_cli
+from edge_rjepa._version import __version__
+from edge_rjepa.cli import calibrate as calibrate_cli
+from edge_rjepa.cli import head as head_cli
+from edge_rjepa.cli import watch as watch_cli
+from edge_rjepa.cli.terminal import positive, say, stop_on_signals, view
 from edge_rjepa.errors import ConfigError, RJepaError, SourceError
-from edge_rjepa.terminal import positive, say, stop_on_signals, view
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 LOOK_S = 0.2  # between two looks whether to stop
@@ -320,7 +323,7 @@ def _open_run(options: argparse.Namespace):
 
 @contextmanager
 def _started(options: argparse.Namespace):
-    from edge_rjepa import rig
+    from edge_rjepa.cli import rig
     from edge_rjepa.run.run import Run, alone_in
     from edge_rjepa.sources.camera import shown
 
@@ -338,7 +341,7 @@ def _started(options: argparse.Namespace):
 
 @contextmanager
 def _resumed(options: argparse.Namespace):
-    from edge_rjepa import rig
+    from edge_rjepa.cli import rig
     from edge_rjepa.run.run import Run, alone_in, load_run
     from edge_rjepa.sources.camera import shown
 
@@ -369,7 +372,7 @@ def _device(name: str, config) -> str:
 
 def _configuration(options: argparse.Namespace):
     """What the command line asks for: a file or a recording's or the defaults, and flags on top."""
-    from edge_rjepa import rig
+    from edge_rjepa.cli import rig
     from edge_rjepa.run.config import RunConfig
     from edge_rjepa.sources import absolute
     from edge_rjepa.sources.recording import about
@@ -578,7 +581,3 @@ def _check_gradients(options: argparse.Namespace) -> int:
 def _usage(message: str) -> int:
     say(f"edge-rjepa: {message}")
     return USAGE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

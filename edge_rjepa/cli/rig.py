@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from edge_rjepa.cli.terminal import say
 from edge_rjepa.errors import ConfigError, SourceError
 from edge_rjepa.eye.head import Head
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.sources import Source, open_source, reach_rad
 from edge_rjepa.sources.camera import name_of
-from edge_rjepa.terminal import say
 
 
 @contextmanager

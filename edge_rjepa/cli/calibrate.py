@@ -13,7 +13,7 @@ from pathlib import Path
 
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
-from edge_rjepa.terminal import positive, say, view
+from edge_rjepa.cli.terminal import positive, say, view
 
 OUTPUT = Path("calibration.json")
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}

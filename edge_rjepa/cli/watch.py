@@ -10,8 +10,8 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
+from edge_rjepa.cli.terminal import positive, say, stop_on_signals, view
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.terminal import positive, say, stop_on_signals, view
 
 WAIT_MS = 200.0  # for a frame, until it is looked whether to stop
 ESTIMATE_EVERY_S = 60.0
@@ -57,7 +57,7 @@ def add_parser(commands, command) -> None:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from edge_rjepa import rig
+    from edge_rjepa.cli import rig
     from edge_rjepa.sources.camera import shown
     from edge_rjepa.watch.alarms import AlarmFolder, Command
     from edge_rjepa.watch.watch import Watch, encoder_of
@@ -94,7 +94,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _configuration(options: argparse.Namespace, of_run):
     """Of the run, or the usual one, with what the command line says of source and head."""
-    from edge_rjepa import rig
+    from edge_rjepa.cli import rig
     from edge_rjepa.run.config import RunConfig
     from edge_rjepa.sources import absolute
 

@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import firmware_bridge
-from edge_rjepa.terminal import number, say
+from edge_rjepa.cli.terminal import number, say
 from firmware_bridge import HeadError, HeadStatus, LinkError, PanTiltHead, open_head
 
 FAILED = 1
