@@ -3,7 +3,7 @@
     python -m benchmarks.camera_calibration [--cameras N] [--processes N]
 
 Nothing of the solver is used to draw them: lenses are worked out here on their own. What is seen
-is simulated as corners with noise; tests/test_calibration_camera.py renders pictures, too.
+is simulated as corners with noise; tests/calibration/test_camera.py renders pictures, too.
 """
 
 from __future__ import annotations

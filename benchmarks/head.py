@@ -3,9 +3,9 @@
     python -m benchmarks.head [--port PORT] [--requests 2000]
 
 Without a port the shipping firmware runs on an emulated ATmega328P in real time, behind a
-pseudo-terminal: tests/emulator, which needs gcc, make, gcc-avr, avr-libc and libsimavr-dev. The
-driver is the shipping one over pyserial. Then the calls that a vision loop makes, which never wait,
-are timed while the head moves.
+pseudo-terminal: tests/firmware_bridge/emulator, which needs gcc, make, gcc-avr, avr-libc and
+libsimavr-dev. The driver is the shipping one over pyserial. Then the calls that a vision loop
+makes, which never wait, are timed while the head moves.
 """
 
 from __future__ import annotations

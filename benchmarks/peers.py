@@ -4,8 +4,8 @@
     RtrlPeer    NumPy: real-time recurrent learning, the circuits taken for a dense network
 
 Weights, objective, running statistics, Adam and the falling rate are those of RJepa with the
-`gated` cell and memory_input = "embedding"; tests/test_peers.py compares them. The statistics are
-the same NumPy code in both, so that what differs is the network and how it learns.
+`gated` cell and memory_input = "embedding"; tests/benchmarks/test_peers.py compares them. The
+statistics are the same NumPy code in both, so that what differs is the network and how it learns.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ SMALLEST_PART = 0.45  # of a photograph's width and height
 FRAMES_A_SECOND = 30.0
 
 # Half the plane's size must reach this far for a view at the limits to stay on it: tan(47.5 deg),
-# and the steepest corner of the picture at the limits (tests/test_scene.py works it out).
+# and the steepest corner of the picture at the limits (tests/sources/test_scene.py works it out).
 HALF_WIDTH, HALF_HEIGHT = math.tan(math.radians(47.5)), 0.75
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"}

@@ -1,0 +1,283 @@
+"""`edge-rjepa calibrate ..` as a user types it, with OpenCV's sample pictures.
+
+That `calibrate head` finds what is so is in test_calibrated_head.py, with the emulated firmware;
+here is how it ends when it cannot.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.faulty_camera import FaultyCamera, view
+from calibration import io
+from edge_rjepa.run.run import load_run
+from tests.firmware_bridge.core_board import CoreBoard
+
+PICTURES = Path("/usr/share/doc/opencv-doc/examples/data")
+LEFT = sorted(PICTURES.glob("left[01]*.jpg"))
+BOARD = "--board", "chessboard", "--corners", "9x6"
+pytestmark = pytest.mark.skipif(not LEFT, reason="needs OpenCV's pictures: apt install opencv-doc")
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "edge_rjepa", "calibrate", *map(str, arguments)]
+
+
+def calibrate(*arguments, cwd=None):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, cwd=cwd)
+
+
+def folder_of(path, pictures):
+    path.mkdir()
+    for number, picture in enumerate(pictures):
+        cv2.imwrite(str(path / f"{number:02d}.png"), picture)
+    return path
+
+
+def read(path):
+    return cv2.imread(str(path))
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A folder with the calibration of the left camera, and what was said when it was made."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    shots = folder_of(folder / "shots", map(read, LEFT))
+    done = calibrate("camera", "--images", shots, *BOARD, "-o", folder / "c.json", "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_pictures_become_a_camera_and_a_page(calibrated):
+    folder, done = calibrated
+    figures = json.loads(done.stdout)
+    assert figures["rms_px"] < 0.25 and figures["views"] == [13, 13]
+    assert figures["focal_px"] == pytest.approx([535.92, 535.92], rel=0.005)  # OpenCV's own
+    found = io.load(folder / "c.json").camera
+    assert found.device == f"pictures in {folder / 'shots'}"
+    assert found.result.model.focal_x_px == figures["focal_px"][0]
+    page = (folder / "c.html").read_text()
+    assert page.count("<svg") == 2 and "12.png" in page
+    assert "http" not in page  # nothing is fetched from elsewhere
+
+
+def test_the_page_again(calibrated, tmp_path):
+    folder, _ = calibrated
+    done = calibrate("report", folder / "c.json", "-o", tmp_path / "page.html")
+    assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == (folder / "c.html").read_text()
+
+
+def test_a_video_is_guided_through_and_says_what_is_missing(tmp_path):
+    """Each picture for a third of a second: to be kept, the board must be seen still."""
+    size = read(LEFT[0]).shape[1::-1]
+    video = cv2.VideoWriter(
+        str(tmp_path / "waved.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, size
+    )
+    for path in LEFT:
+        for _ in range(9):
+            video.write(read(path))
+    video.release()
+    done = calibrate(
+        "camera", "--source", "waved.avi", *BOARD, "-o", "c.json", "--json",
+        "--preview", "now.jpg", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "views" in done.stderr and "still missing" in done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["focal_px"][0] == pytest.approx(535.9, rel=0.02) and figures["views"][0] >= 8
+    assert read(tmp_path / "now.jpg").shape[1::-1] == size
+
+
+@pytest.mark.parametrize("name", ["board.pdf", "board.png"])
+def test_the_board_is_written_at_true_size(name, tmp_path):
+    done = calibrate("board", "-o", tmp_path / name, "--square-mm", "20")
+    assert done.returncode == 0 and "measure a square" in done.stderr
+    data = (tmp_path / name).read_bytes()
+    if name.endswith(".png"):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert image.shape[1] == round((10 + 2) * 0.020 * 300 / 0.0254)  # a white square around it
+    else:
+        assert data.startswith(b"%PDF") and b"/PrintScaling /None" in data
+
+
+def mixed():
+    return [read(path) for path in LEFT[:6]] + [cv2.resize(read(LEFT[6]), (320, 240))]
+
+
+GARBAGE = {
+    "black frames": (lambda: [np.zeros((480, 640, 3), np.uint8)] * 8, BOARD, "no chessboard of"),
+    "another board": (
+        lambda: [read(path) for path in LEFT],
+        ("--board", "chessboard", "--corners", "7x4"),
+        "is the board flat, still, and chessboard of 7 x 4",
+    ),
+    "another kind": (lambda: [read(path) for path in LEFT], (), "no charuco of"),
+    "mixed resolutions": (mixed, BOARD, "take pictures of one resolution"),
+    "too few": (lambda: [read(path) for path in LEFT[:4]], BOARD, "at least 6"),
+    "one view": (lambda: [read(LEFT[0])] * 8, BOARD, "board was held the same way"),
+    "no picture": (lambda: [], BOARD, "holds no picture"),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_is_one_clear_line_and_the_old_calibration_stays(what, calibrated, tmp_path):
+    pictures, board, says = GARBAGE[what]
+    old = (calibrated[0] / "c.json").read_bytes()
+    (tmp_path / "c.json").write_bytes(old)
+    shots = folder_of(tmp_path / "shots", pictures())
+    refused(calibrate("camera", "--images", shots, *board, "-o", tmp_path / "c.json"), says)
+    assert (tmp_path / "c.json").read_bytes() == old
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is no calibration"),
+        ('{"format": "edge_rjepa calibration", "version": 9}', "version 9"),
+        ('{"format": "edge_rjepa calibration", "version": 1, "camera": NaN}', "NaN is no number"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_all_who_read_it(text, says, tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    refused(calibrate("report", path), says)
+    refused(calibrate("camera", "--images", tmp_path, "-o", path), says)
+    refused(calibrate("head", "--head=serial:nowhere", "--source", "0", "-o", path), says)
+    learn = ["learn", "--source", "waved.avi", "--calibration", path, "--out", tmp_path / "run"]
+    command = [sys.executable, "-m", "edge_rjepa", *map(str, learn)]
+    refused(subprocess.run(command, capture_output=True, text=True, timeout=60), says)
+    assert path.read_text() == text
+
+
+def refused(done, says):
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("edge-rjepa: ")
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["camera"], 2, "--source"),
+        (["camera", "--images", "nowhere"], 1, "nowhere is no folder"),
+        (["camera", "--images", ".", "-o", "no/such/c.json"], 1, "no/such is no folder"),
+        (["camera", "--images", ".", "--corners", "9by6"], 2, "--corners"),
+        (["camera", "--images", ".", "--corners", "2x2"], 1, "use 3 to 40"),
+        (["camera", "--source", "0", "--preview", "now.gif"], 1, "end it in .jpg or .png"),
+        (["camera", "--source", "0", "--preview", "no/such/now.jpg"], 1, "no/such is no folder"),
+        (["board", "-o", "board.doc"], 1, ".pdf or .png"),
+        (["board", "--square-mm", "60"], 1, "does not fit"),
+        (["head", "--source", "0", "--fov", "180"], 2, "below 180"),
+        (["head", "--source", "0", "--views", "3"], 1, "at least 16"),
+        (["head", "--source", "walk.mp4"], 1, "live camera"),
+        (["report", "nowhere.json"], 1, "cannot read"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(arguments, code, says, tmp_path):
+    done = calibrate(*arguments, cwd=tmp_path)
+    assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr
+
+
+class StillCamera(FaultyCamera):
+    """A network camera that shows one picture for good."""
+
+    def __init__(self, picture):
+        self._picture = cv2.imencode(".jpg", picture)[1].tobytes()
+        super().__init__(frames_per_s=15.0)
+
+    def _encoded(self, number):
+        return self._picture
+
+
+def interrupted(arguments, at):
+    """The exit code, and what was said, of a calibration that gets Ctrl-C at the line with `at`."""
+    started = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+    try:
+        assert any(at in line for line in started.stderr)
+        started.send_signal(signal.SIGINT)
+        said = started.communicate(timeout=60)[1]
+    finally:
+        started.kill()
+        started.wait()
+    return started.returncode, said
+
+
+def test_a_camera_interrupted_too_soon_says_what_is_missing(calibrated, tmp_path):
+    old = (calibrated[0] / "c.json").read_bytes()
+    (tmp_path / "c.json").write_bytes(old)
+    with StillCamera(read(LEFT[0])) as camera:
+        arguments = "camera", "--source", camera.url, *BOARD, "-o", tmp_path / "c.json"
+        code, said = interrupted(arguments, at="1 views")
+    assert code == 1 and "still missing: move the board" in said and "at least 6" in said
+    assert (tmp_path / "c.json").read_bytes() == old
+
+
+@pytest.fixture
+def head(calibrated, tmp_path):
+    """A head whose camera sees the same wherever it turns; its calibrate, and its old file."""
+    (tmp_path / "c.json").write_bytes((calibrated[0] / "c.json").read_bytes())
+    (tmp_path / "board").mkdir()
+    with (
+        CoreBoard(tmp_path / "board") as board,
+        StillCamera(view((640, 480), 0)) as camera,
+    ):
+        yield board, [
+            "head", f"--head=serial:{board.path}", f"--source={camera.url}",
+            f"--output={tmp_path / 'c.json'}",
+        ]  # fmt: skip
+        old = (calibrated[0] / "c.json").read_bytes()
+        assert (tmp_path / "c.json").read_bytes() == old
+        turned = {pulse[1:] for pulse in board.core.pulses}
+        assert len(turned) > 10 and board.pulses_us() in (None, (1500.0, 1500.0))
+
+
+def test_a_head_whose_picture_does_not_turn_is_refused_and_sent_home(head):
+    refused(calibrate(*head[1]), "the pan servo does not move")
+
+
+def test_a_head_interrupted_goes_home_first(head):
+    code, said = interrupted(head[1], at="timing the tilt servo")
+    assert code == 130 and said.endswith("edge-rjepa: interrupted\n")
+
+
+def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
+    folder, _ = calibrated
+    video = cv2.VideoWriter(
+        str(tmp_path / "walk.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, (320, 240)
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        video.write(cv2.resize(rng.integers(0, 255, (24, 32, 3), np.uint8), (320, 240)))
+    video.release()
+    learn = [sys.executable, "-m", "edge_rjepa", "learn", "--source", "walk.avi", "--fixations"]
+    learn += ["640", "--calibration", str(folder / "c.json")]
+    done = subprocess.run(
+        [*learn, "--out", "run"], capture_output=True, text=True, timeout=100, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "use that resolution" in done.stderr  # half of what it was calibrated at
+    assert "pictures in" in done.stderr  # another device, as far as it can tell
+    camera = load_run(tmp_path / "run").notes["loop"]["gaze"]["planned"]
+    assert camera["camera"]["kind"] == "calibrated"
+    half = io.load(folder / "c.json").camera.result.model.resized(320, 240)
+    assert camera["camera"]["focal_x_px"] == half.focal_x_px
+    # A picture of another shape has no scale.
+    video = cv2.VideoWriter(
+        str(tmp_path / "wide.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, (320, 180)
+    )
+    for _ in range(40):
+        video.write(np.full((180, 320, 3), 90, np.uint8))
+    video.release()
+    learn[5] = "wide.avi"
+    done = subprocess.run(
+        [*learn, "--out", "other"], capture_output=True, text=True, timeout=100, cwd=tmp_path
+    )
+    refused(done, "has not the shape of")

@@ -1,0 +1,403 @@
+"""The live page, in a real browser: what it shows, what its buttons do, who may look."""
+
+import asyncio
+import http.client
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import aiohttp
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.browser import browser as chromium
+from edge_rjepa.base import journal
+from edge_rjepa.errors import ConfigError
+from edge_rjepa.learner.config import RJepaConfig
+from edge_rjepa.run.config import RunConfig
+from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.run import Run
+from edge_rjepa.sources import Frame, open_source
+from edge_rjepa.views.dashboard import page_of
+from edge_rjepa.views.dashboard import server as server_room
+from edge_rjepa.views.dashboard.history import history
+from edge_rjepa.views.dashboard.server import MOST_VIEWERS, Dashboard, is_loopback, parsed
+from edge_rjepa.views.dashboard.shown import Shown, cells_of
+from firmware_bridge import open_head
+from tests import browser
+from tests.firmware_bridge.core_board import CoreBoard
+
+browser.require()
+
+NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=24, n_gain=8)
+CONFIG = RunConfig(network=NETWORK, metrics_every_frames=10)
+PATIENCE_S = 20.0
+
+
+def wait_for(true, what):
+    end_s = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end_s, f"not within {PATIENCE_S} s: {what}"
+        time.sleep(0.05)
+
+
+class Learning:
+    """A run that learns in a thread, with its page; the head turns the camera of a scene."""
+
+    def __init__(self, folder, board, address):
+        self._head = open_head(f"serial:{board.path}")
+        self._head.home()
+        self._source = open_source("scene:", mount=self._head)
+        self.run = Run.start(folder, CONFIG, self._source, head=self._head)
+        self.run.loop._turn_head = lambda: None  # only the buttons turn it
+        self.head = self._head
+        self._page = page_of(self.run, address, None)
+        self.page = self._page.__enter__()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._learn)
+        self._thread.start()
+
+    def _learn(self):
+        def go_on(run):
+            self.page.buttons.obey(run)
+            return not self._ended.is_set()
+
+        self.run.learn(go_on, self.page.shown.progress, self.page.shown.event)
+
+    def close(self):
+        self._ended.set()
+        self._thread.join()
+        self._page.__exit__(None, None, None)
+        self._source.close()
+        self._head.close()
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    with CoreBoard(tmp_path_factory.mktemp("board")) as board:
+        board.send_home()
+        yield board
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, board):
+    learning = Learning(tmp_path_factory.mktemp("runs") / "desk", board, "127.0.0.1:0")
+    try:
+        with chromium() as driver:
+            driver.get(learning.page.server.url)
+            wait_for(lambda: text(driver, "line") == "live", "the page is live")
+            yield learning, driver
+    finally:
+        learning.close()
+
+
+def text(driver, name):
+    return driver.find_element("id", name).text
+
+
+def measured(folder):
+    return [line for line in journal.read(folder / "metrics.jsonl") if "fixations" in line]
+
+
+def press(driver, name):
+    driver.find_element("css selector", f"[data-press='{name}']").click()
+    wait_for(lambda: text(driver, "said") not in ("", "…"), f"{name} is answered")
+    said = text(driver, "said")
+    driver.execute_script("document.getElementById('said').textContent = ''")
+    return said
+
+
+def test_it_shows_what_is_and_says_nothing_wrong(world):
+    learning, driver = world
+    eye = driver.find_element("id", "eye")
+    before = int(eye.get_attribute("data-count") or 0)
+    wait_for(lambda: int(eye.get_attribute("data-count") or 0) > before + 10, "the picture moves")
+    assert driver.execute_script("return arguments[0].naturalWidth", eye) == 640
+
+    # Values are those of a line of metrics.jsonl, all of one line.
+    def shown():
+        values = driver.execute_script(
+            "return [...document.querySelectorAll('[data-value]')]"
+            ".map(b => [b.dataset.value, b.dataset.exact])"
+            ".concat([['fixations', document.getElementById('count').dataset.fixations]])"
+        )
+        return {name: None if exact == "" else float(exact) for name, exact in values}
+
+    wait_for(lambda: shown()["fixations"], "measures are shown")
+    values = shown()
+    wait_for(
+        lambda: any(
+            all(line[name] == value for name, value in values.items())
+            for line in measured(learning.run.folder)
+        ),
+        "the line shown is in the journal",
+    )
+    wait_for(lambda: driver.find_element("id", "map").get_attribute("src"), "the map of surprise")
+    wait_for(lambda: "still" in text(driver, "devices"), "the head is shown")
+    assert browser.complaints(driver) == []
+
+
+def test_nothing_is_fetched_from_elsewhere(world):
+    learning, driver = world
+    here = learning.page.server.url.removeprefix("http://").rstrip("/")
+    for url in browser.requests(driver):
+        assert url.startswith((f"http://{here}", f"ws://{here}", "data:", "blob:")), url
+
+
+def test_pause_and_resume(world):
+    learning, driver = world
+    assert press(driver, "pause") == "learning is paused"
+    fixations = learning.run.learner.fixations
+    eye = driver.find_element("id", "eye")
+    before = int(eye.get_attribute("data-count"))
+    wait_for(lambda: int(eye.get_attribute("data-count")) > before + 5, "it looks on")
+    assert learning.run.learner.fixations == fixations
+    wait_for(lambda: text(driver, "line") == "paused", "it says so")
+    assert press(driver, "resume") == "learning goes on"
+    wait_for(lambda: learning.run.learner.fixations > fixations, "it learns again")
+
+
+def test_checkpoint(world):
+    learning, driver = world
+    kept = learning.run.frames_kept
+    assert press(driver, "checkpoint").startswith("kept at frame")
+    assert learning.run.frames_kept > kept
+
+
+def test_export_can_be_downloaded(world):
+    learning, driver = world
+    assert press(driver, "export").startswith("writing ")
+    wait_for(lambda: driver.find_element("id", "download").is_displayed(), "it is written")
+    status, data = ask(learning.page.server, "GET", "/encoder.onnx")
+    assert status == 200 and data == (learning.run.folder / "encoder.onnx").read_bytes()
+
+
+def test_the_head_is_turned_by_its_buttons_and_by_the_arrow_keys(world):
+    learning, driver = world
+    for way, axis, sign in [("left", 0, -1), ("right", 0, 1), ("up", 1, 1), ("down", 1, -1)]:
+        before = learning.head.wait()[axis]
+        assert press(driver, f"jog {way}") == f"the head goes {way}"
+        assert (learning.head.wait()[axis] - before) * sign > math.radians(2.0), way
+    before = learning.head.wait().pan_rad
+    driver.find_element("css selector", "[data-press='home']").send_keys("\ue014")  # arrow right
+    wait_for(lambda: learning.head.state().pan_rad > before + math.radians(2.0), "the arrow key")
+    assert press(driver, "home") == "the head goes home"
+    wait_for(lambda: abs(learning.head.wait().pan_rad) < 0.01, "it is home")
+
+
+def test_it_recovers_when_the_run_starts_again(world, board, tmp_path):
+    learning, driver = world
+    address = f"127.0.0.1:{learning.page.server._port}"
+    learning.close()
+    wait_for(lambda: "does not answer" in text(driver, "line"), "it says that the run is gone")
+    again = Learning(tmp_path / "again", board, address)
+    try:
+        wait_for(lambda: text(driver, "line") == "live", "it is back")
+        assert text(driver, "name") == "again"
+        wait_for(lambda: press(driver, "checkpoint").startswith("kept"), "its buttons work")
+    finally:
+        again.close()
+
+
+# -- who may look --------------------------------------------------------------------------------
+
+
+def ask(server, method, path, body=None, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server._port, timeout=10.0)
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    return answer.status, data
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    return tmp_path
+
+
+def test_elsewhere_the_token_is_needed(folder):
+    with Dashboard("0.0.0.0:0", folder) as server:
+        assert len(server.token) > 15 and server.token in server.url
+        for path in ("/", "/history", "/live", "/encoder.onnx", "/?token=wrong", "/nowhere"):
+            assert ask(server, "GET", path) == (401, b"401: the token is wrong or missing")
+        status, data = ask(server, "POST", "/press", '{"button": "pause"}', Cookie="x=y")
+        assert (status, data) == (401, b"401: the token is wrong or missing")
+        assert ask(server, "GET", f"/?token={server.token}")[0] == 302
+        cookie = f"edge_rjepa_token={server.token}"
+        assert ask(server, "GET", "/history", Cookie=cookie)[0] == 200
+        assert ask(server, "GET", "/history", Cookie=cookie + "x")[0] == 401
+
+
+def test_a_browser_with_the_token_is_let_in(folder):
+    with (
+        Dashboard("127.0.0.1:0", folder, token="as you like") as server,
+        chromium() as driver,
+    ):
+        driver.get(server.url.replace("as you like", "as%20you%20like"))
+        wait_for(lambda: "not learning" in text(driver, "line"), "the page answers")
+        assert "token" not in driver.current_url
+        driver.delete_all_cookies()
+        driver.get(server.url.split("?")[0])
+        assert driver.find_element("tag name", "body").text == "401: the token is wrong or missing"
+
+
+def test_other_sites_press_no_buttons(folder):
+    button = '{"button": "pause"}'
+    with Dashboard("127.0.0.1:0", folder) as server:
+        host = f"127.0.0.1:{server._port}"
+        assert ask(server, "POST", "/press", button, Origin=f"http://{host}")[0] == 200
+        assert ask(server, "POST", "/press", button)[0] == 200  # no browser
+        for headers in (
+            {"Origin": "http://evil.example"},
+            {"Origin": "null"},
+            {"Sec_Fetch_Site": "cross-site"},
+            {"Host": "evil.example"},  # a name that was rebound to this machine
+        ):
+            assert ask(server, "POST", "/press", button, **headers)[0] == 403, headers
+            assert ask(server, "GET", "/live", **headers)[0] == 403, headers
+        assert ask(server, "POST", "/press", "{")[0] == 400
+        assert ask(server, "GET", "/../setup.py")[0] == 404
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:x", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(ConfigError, match="use HOST:PORT"):
+        parsed(address)
+
+
+def test_a_port_that_is_taken_is_refused_in_one_line(folder):
+    with Dashboard("127.0.0.1:0", folder) as server:
+        with pytest.raises(ConfigError, match="name another port"):
+            Dashboard(f"127.0.0.1:{server._port}", folder)
+
+
+def test_loopback():
+    assert all(map(is_loopback, ["127.0.0.1", "127.9.9.9", "::1", "localhost"]))
+    assert not any(map(is_loopback, ["0.0.0.0", "10.0.0.1", "::", "robot.local", ""]))
+
+
+# -- viewers -------------------------------------------------------------------------------------
+
+
+def glance(number, rng, size=(640, 480), fixations=4):
+    image = rng.integers(0, 255, (size[1], size[0], 3), np.uint8)
+    frame = Frame(image, 0.0, (0.0, 0.0), number)
+    pixels = rng.uniform(70, 400, (fixations, 2))
+    features = rng.normal(size=(fixations, 8)).astype(np.float32)
+    return Glance(frame, pixels, pixels / 1000.0 - 0.2, features, rng.random(fixations))
+
+
+def shown_of(seed=0):
+    return Shown(lambda: np.random.default_rng(seed).normal(size=(5, 9)).astype(np.float32))
+
+
+def test_a_few_viewers_are_served_and_a_slow_one_is_dropped(folder, monkeypatch):
+    monkeypatch.setattr(server_room, "SLOW_S", 0.5)
+    shown, rng = shown_of(), np.random.default_rng(0)
+    noise = [glance(k, rng, (1600, 1200)) for k in range(2)]  # pictures of a megabyte
+
+    async def look(server):
+        async with aiohttp.ClientSession() as session:
+            url = f"ws://127.0.0.1:{server._port}/live"
+            sockets = [await session.ws_connect(url) for _ in range(MOST_VIEWERS)]
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await session.ws_connect(url)
+            assert refused.value.status == 503
+            for socket in sockets[1:]:
+                await socket.close()
+            # The one that is left reads nothing: it is dropped, and others are let in.
+            end_s = time.monotonic() + PATIENCE_S
+            while server._viewers:
+                shown.observe(noise[int(time.monotonic() * 10) % 2])
+                assert time.monotonic() < end_s
+                await asyncio.sleep(0.02)
+
+    with Dashboard("127.0.0.1:0", folder, shown) as server:
+        asyncio.run(look(server))
+
+
+def test_surprise_is_kept_by_direction():
+    shown = shown_of()
+    assert shown.surprise_map() is None
+    gaze_rad = np.radians([[-20.0, 10.0], [25.0, -7.0]])
+    frame = Frame(np.zeros((480, 640, 3), np.uint8), 0.0, (0.0, 0.0), 0)
+    features, pixels = np.zeros((2, 8), np.float32), np.full((2, 2), 100.0)
+    for _ in range(3):
+        shown.observe(Glance(frame, pixels, gaze_rad, features, np.array([1.0, 5.0])))
+    rows, columns = cells_of(gaze_rad)
+    np.testing.assert_allclose(shown._surprise[rows, columns], [1.0, 5.0])
+    found = shown.surprise_map()
+    assert found["azimuth_deg"] == pytest.approx([-21.0, 27.0])
+    assert found["elevation_deg"] == pytest.approx([-9.0, 12.0])
+    assert found["nats"] == pytest.approx([1.0, 5.0], abs=0.3)
+
+
+def test_looks_alike_are_neighbours_and_the_map_stays_as_it_was():
+    shown, rng = shown_of(), np.random.default_rng(1)
+    assert shown.neighbours() is None and shown.embedding_map() is None
+    kinds = rng.normal(size=(3, 8)).astype(np.float32)
+    for k in range(120):
+        look = glance(k, rng, fixations=1)
+        features = kinds[k % 3][None] + 0.05 * rng.normal(size=(1, 8)).astype(np.float32)
+        shown.observe(look._replace(features=features))
+        shown.remember()
+    near = shown.neighbours()
+    assert len(near["past"]) == 6 and all(past["alike"] > 0.95 for past in near["past"])
+    assert near["now"].startswith("data:image/jpeg;base64,")
+    one, two = (np.array(shown.embedding_map()["points"]) for _ in range(2))
+    np.testing.assert_allclose(one, two, atol=2e-3)
+    shown.observe(glance(0, rng, fixations=1))
+    shown.remember()
+    three = np.array(shown.embedding_map()["points"])[:120]
+    assert np.corrcoef(one.ravel(), three.ravel())[0, 1] > 0.95
+
+
+def test_history_shows_a_spike_however_long_it_is(tmp_path):
+    kept = journal.Journal(tmp_path / "metrics.jsonl")
+    for k in range(2000):
+        spike = 99.0 if k == 1234 else math.nan if k == 77 else 1.0
+        kept.append({"frames": k, "fixations": 16 * k, "time_unix_s": 1e9 + k, "surprise": spike})
+    kept.append({"frames": 5, "time_unix_s": 1.0, "event": "something"})
+    found = history(tmp_path / "metrics.jsonl", points=50)
+    json.dumps(found["curves"], allow_nan=False)
+    surprise = found["curves"]["surprise"]
+    assert len(surprise["mean"]) == 50 and max(surprise["high"]) == 99.0
+    assert min(surprise["low"]) == 1.0 and found["last"]["fixations"] == 16 * 1999
+    assert found["events"] == [[1.0, "something"]]
+    assert found["curves"]["information"]["mean"] == [None] * 50
+    assert history(tmp_path / "nowhere.jsonl")["last"] is None
+
+
+def test_a_picture_is_drawn_over_what_was_seen():
+    shown = shown_of()
+    assert shown.picture() is None
+    look = glance(0, np.random.default_rng(0))
+    shown.observe(look)
+    drawn = cv2.imdecode(np.frombuffer(shown.picture(), np.uint8), cv2.IMREAD_COLOR)
+    assert drawn.shape == look.frame.image.shape
+
+
+def test_the_command_serves_a_run_that_has_ended_until_it_is_stopped(tmp_path):
+    journal.Journal(tmp_path / "metrics.jsonl").append({"frames": 30, "fixations": 480})
+    command = [sys.executable, "-m", "edge_rjepa", "dashboard", str(tmp_path)]
+    with subprocess.Popen(
+        [*command, "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
+    ) as served:
+        address = re.search(r"http://([\d.:]+)/", served.stderr.readline())[1]
+        connection = http.client.HTTPConnection(address, timeout=10.0)
+        connection.request("GET", "/history")
+        assert json.loads(connection.getresponse().read())["last"]["fixations"] == 480
+        connection.close()
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(10.0) == 0
+    done = subprocess.run([*command[:-1], "nowhere"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "nowhere is no folder of a run" in done.stderr
