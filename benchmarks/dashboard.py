@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.browser import browser
 from benchmarks.faulty_camera import view
 from edge_rjepa.base import journal
-from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.sources import Frame
 from edge_rjepa.views.dashboard.server import Dashboard
 from edge_rjepa.views.dashboard.shown import Shown
@@ -37,7 +37,9 @@ def fed(shown: Shown, pictures, seconds: float) -> float:
         frame = Frame(pictures[k % len(pictures)], time.monotonic(), (0.0, 0.0), k)
         pixels = rng.uniform(40, 440, (FIXATIONS, 2))
         features = rng.normal(size=(FIXATIONS, FEATURES)).astype(np.float32)
-        shown.observe(Glance(frame, pixels, pixels / 1000.0, features, rng.random(FIXATIONS)))
+        shown.observe(
+            FixationBatch(frame, pixels, pixels / 1000.0, features, rng.random(FIXATIONS))
+        )
         time.sleep(max(0.0, started_s + (k + 1) / FRAMES_A_SECOND - time.monotonic()))
     return (time.process_time() - cpu_s) / (time.monotonic() - started_s)
 

@@ -129,7 +129,7 @@ class CameraCalibration:
     def views_used(self) -> int:
         return sum(view.used > 0 for view in self.views)
 
-    def news(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """What was found, dropped and chosen, in words."""
         used = self.corners_used
         low, high = self.intervals[0]

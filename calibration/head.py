@@ -125,7 +125,7 @@ class HeadCalibration:
         by_all = self._pointing_by_unknowns(np.asarray(pulses, dtype=np.float64))
         return np.sqrt(np.einsum("...ij,jk,...ik->...i", by_all, self.covariance, by_all))
 
-    def news(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """What was found, in words."""
         lines = [line for axis in AXES for line in self._news_of(axis)]
         tilts = np.degrees(self.model.mount).round(1)

@@ -175,7 +175,7 @@ def _head(result: HeadCalibration) -> list[str]:
             ("where it stopped, less where it should, degrees", _servo_off),
         )
     ]
-    words = "".join(f"<p>{escape(line)}</p>" for line in result.news())
+    words = "".join(f"<p>{escape(line)}</p>" for line in result.summary_lines())
     return [
         _figures(*figures),
         '<div class="charts">',

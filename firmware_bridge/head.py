@@ -71,7 +71,7 @@ class PanTiltHead:
     Connects, and raises HeadError when nothing fit answers within connect_timeout_s. From then on
     no call but move_and_wait waits for the head: a thread of its own sends the newest command and
     asks the head 10 times a second how it is, 50 times while it moves. A line that is lost is
-    opened again for as long as it takes; `news` tells.
+    opened again for as long as it takes; `drain_events` tells.
 
     driver: as driver.py has it; nobody else may use it until close().
     aim: from a calibration; None for what servos of its kind usually do. Positive pan turns right,
@@ -104,7 +104,7 @@ class PanTiltHead:
         self._sent: Task | None = None  # and not answered yet
         self._obeyed: Task | None = None  # the last the head answered
         self._refused: tuple[int, HeadError] | None = None
-        self._news: deque[str] = deque(maxlen=NEWS_KEPT)
+        self._events: deque[str] = deque(maxlen=NEWS_KEPT)
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="pan-tilt head")
         self._thread.start()
@@ -209,12 +209,12 @@ class PanTiltHead:
         with self._changed:
             return self._state(time.monotonic())
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
         with self._changed:
-            news = list(self._news)
-            self._news.clear()
-        return news
+            events = list(self._events)
+            self._events.clear()
+        return events
 
     def close(self) -> None:
         """Let go of the head, which then helps itself as its firmware has it. Does not raise."""
@@ -371,7 +371,7 @@ class PanTiltHead:
     def _refuse(self, task: Task, error: HeadError) -> None:
         with self._changed:
             self._refused = task.number, error
-            self._news.append(f"head: {error}")
+            self._events.append(f"head: {error}")
             self._answered()
             self._changed.notify_all()
 
@@ -386,11 +386,13 @@ class PanTiltHead:
         self._track.add(self._sample(task, report))
         self._answered()
         self._connected = True
-        self._news.extend(f"head: {event}" for event in report.events)
+        self._events.extend(f"head: {event}" for event in report.events)
         if report.clipped and not (before and before.clipped):
-            self._news.append("head: its own limits are narrower than it told: it keeps to them")
+            self._events.append("head: its own limits are narrower than it told: it keeps to them")
         if report.host_lost and before and not before.host_lost:
-            self._news.append("head: it heard nothing from here for a while and held, or went home")
+            self._events.append(
+                "head: it heard nothing from here for a while and held, or went home"
+            )
         self._changed.notify_all()
 
     def _sample(self, task: Task, report: Report) -> Sample:
@@ -416,7 +418,7 @@ class PanTiltHead:
             self._trouble = self._lost_s = None
             away_s = report.t_s - before.t_s if before else 0.0
             if before:
-                self._news.append(
+                self._events.append(
                     f"head: found again after {away_s:.1f} s: {identity.name} at {identity.port}"
                 )
             self._hear(Task(0, Status(), report.t_s), report)
@@ -434,7 +436,7 @@ class PanTiltHead:
             if now_s - waiting.told_s <= KEEP_S or isinstance(waiting.command, Home | Relax):
                 self._waiting = waiting._replace(command=_what_is_left(waiting, now_s))
                 return
-            self._news.append("head: what it was told while it was lost is too old: forgotten")
+            self._events.append("head: what it was told while it was lost is too old: forgotten")
         before = self._obeyed
         if before is None:
             return
@@ -459,7 +461,7 @@ class PanTiltHead:
                 self._lost_s = now_s
                 if self._connected:
                     self._times_lost += 1
-                    self._news.append(f"head: lost, and tried again until it is back: {error}")
+                    self._events.append(f"head: lost, and tried again until it is back: {error}")
             self._connected, self._trouble = False, error
             self._waiting, self._sent = self._waiting or self._sent, None
             self._changed.notify_all()
@@ -476,7 +478,7 @@ class PanTiltHead:
     def _take_limits(self) -> None:
         limits_rad = self._aim_in_use.limits_rad(self._identity.limits)
         if self._report is not None and limits_rad != self._limits_rad:
-            self._news.append("head: it came back with other limits than it had")
+            self._events.append("head: it came back with other limits than it had")
         self._limits_rad = limits_rad
 
     def _safe_pose(self) -> SafePose | None:

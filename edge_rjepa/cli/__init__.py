@@ -325,17 +325,17 @@ def _open_run(options: argparse.Namespace):
 def _started(options: argparse.Namespace):
     from edge_rjepa.cli import rig
     from edge_rjepa.run.run import Run, alone_in
-    from edge_rjepa.sources.camera import shown
+    from edge_rjepa.sources.camera import redacted
 
     config = _configuration(options)
     folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
     device = _device(options.device, config)
     with (
-        rig.opened(config) as (source, head),
+        rig.open_rig(config) as (source, head),
         alone_in(folder),
         _recorder(options, config, source, head) as recorder,
     ):
-        say(f"run: {folder}   source: {shown(config.source)}")
+        say(f"run: {folder}   source: {redacted(config.source)}")
         yield Run.start(folder, config, source, device, head=head, recorder=recorder)
 
 
@@ -343,7 +343,7 @@ def _started(options: argparse.Namespace):
 def _resumed(options: argparse.Namespace):
     from edge_rjepa.cli import rig
     from edge_rjepa.run.run import Run, alone_in, load_run
-    from edge_rjepa.sources.camera import shown
+    from edge_rjepa.sources.camera import redacted
 
     folder = options.resume
     with alone_in(folder, new=False):
@@ -351,8 +351,8 @@ def _resumed(options: argparse.Namespace):
         for problem in kept.problems:
             say(f"warning: {problem}")
         device = _device(options.device, kept.config)
-        with rig.opened(kept.config, options.head) as (source, head):
-            say(f"run: {folder}   source: {shown(kept.config.source)}")
+        with rig.open_rig(kept.config, options.head) as (source, head):
+            say(f"run: {folder}   source: {redacted(kept.config.source)}")
             run = Run.resume(folder, source, kept, device, head=head)
             if run.frames_lost:
                 say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
@@ -404,13 +404,13 @@ def _recorder(options: argparse.Namespace, config, source, head):
         return
     from dataclasses import asdict
 
-    from edge_rjepa.sources.camera import shown
+    from edge_rjepa.sources.camera import redacted
     from edge_rjepa.sources.recording import Recorder
 
     with Recorder(
         options.record,
         source.camera,
-        asdict(replace(config, source=shown(config.source))),  # recordings are given to others
+        asdict(replace(config, source=redacted(config.source))),  # recordings are given to others
         getattr(head or source.head, "limits_rad", None),
         source.held_out(config.held_out_frames),
         lossless=options.record_format == "lossless",

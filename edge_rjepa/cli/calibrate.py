@@ -345,7 +345,7 @@ def _keep(options: argparse.Namespace, record) -> None:
     from calibration import io
 
     io.save(options.output, record)
-    for line in record.result.news():
+    for line in record.result.summary_lines():
         say(line)
     page = _write_page(io.load(options.output), options.output.with_suffix(".html"))
     say(f"kept in {options.output}; look at {page}")

@@ -161,16 +161,16 @@ def _stay(head: PanTiltHead, options: argparse.Namespace) -> None:
         try:
             while True:
                 time.sleep(LOOK_S)
-                for news in head.news():
-                    say(news)
+                for event in head.drain_events():
+                    say(event)
         except KeyboardInterrupt:
             pass
 
 
 def _show(head: PanTiltHead, state: HeadStatus, options: argparse.Namespace) -> None:
     print(json.dumps(_as_json(head, state)) if options.json else _in_words(head, state))
-    for news in head.news():
-        say(news)
+    for event in head.drain_events():
+        say(event)
 
 
 def _as_json(head: PanTiltHead, state: HeadStatus) -> dict:
@@ -276,8 +276,8 @@ class Jog:
 
     def _show(self) -> None:
         line = f"{_angles(self._head.state())}; steps of {self._step_deg:g}"
-        for news in self._head.news():
-            print(f"\r{news:{self._wide}}")
+        for event in self._head.drain_events():
+            print(f"\r{event:{self._wide}}")
         self._wide = max(self._wide, len(line))
         print(f"\r{line:{self._wide}}", end="", flush=True)
 

@@ -17,7 +17,7 @@ from edge_rjepa.sources.camera import name_of
 
 
 @contextmanager
-def opened(
+def open_rig(
     config: RunConfig, head_device: str | None = None, once: bool = False
 ) -> Iterator[tuple[Source, Head | None]]:
     """The source, and the head if there is one of its own; both are closed at the end.

@@ -58,7 +58,7 @@ def add_parser(commands, command) -> None:
 
 def _watch(options: argparse.Namespace) -> int:
     from edge_rjepa.cli import rig
-    from edge_rjepa.sources.camera import shown
+    from edge_rjepa.sources.camera import redacted
     from edge_rjepa.watch.alarms import AlarmFolder, Command
     from edge_rjepa.watch.watch import Watch, encoder_of
 
@@ -69,7 +69,7 @@ def _watch(options: argparse.Namespace) -> int:
         command = None
         if options.exec:
             command = opened.enter_context(closing(Command(options.exec, say)))
-        source, head = opened.enter_context(rig.opened(config, once=True))
+        source, head = opened.enter_context(rig.open_rig(config, once=True))
         head = head or source.head
         watch = Watch(
             encoder.embed, source.camera, encoder.window_px,
@@ -77,7 +77,7 @@ def _watch(options: argparse.Namespace) -> int:
         )  # fmt: skip
         kept = AlarmFolder(folder)
         received = opened.enter_context(stop_on_signals("stopping"))
-        say(f"watching {shown(config.source)}; alarms go to {folder}")
+        say(f"watching {redacted(config.source)}; alarms go to {folder}")
         say(f"nothing is reported for {options.warm_up:.0f} s, while it learns what is usual here")
         teller = _Teller(watch, options.json)
         until_s = time.monotonic() + (options.seconds or math.inf)
@@ -127,8 +127,8 @@ def _frames(source, head, config, ended):
             frame = source.read_next(WAIT_MS)
         except SourceEnded:
             return
-        for news in [*source.news(), *(head.news() if head else ())]:
-            say(news)
+        for event in [*source.drain_events(), *(head.drain_events() if head else ())]:
+            say(event)
         if frame is None:
             continue
         frame, moving = at_capture(frame, head, config.head)
@@ -163,8 +163,8 @@ class _Teller:
 
     def tell_rest(self, t_s: float) -> None:
         """What is due, after each frame."""
-        for news in self._watch.news():
-            say(news)
+        for event in self._watch.drain_events():
+            say(event)
         if self._first_s is None:
             self._first_s = self._last_s = t_s
         self._now_s = t_s

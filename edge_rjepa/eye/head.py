@@ -33,7 +33,7 @@ class Head(Protocol):
     def at(self, t_s: float) -> HeadState:
         """Where the head was at time t_s, not in the future."""
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
 
 
@@ -90,7 +90,7 @@ class SimulatedHead:
             pan_rad, tilt_rad, reach_rad > 0.0 and (pan_rad, tilt_rad) != move.goal_rad
         )
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """Nothing ever happens to it."""
         return []
 

@@ -59,7 +59,7 @@ class Measures(NamedTuple):
     surprise: float  # nats
 
 
-class Glance(NamedTuple):
+class FixationBatch(NamedTuple):
     """A frame and its K fixations, none while learning is paused. Nothing in it is used again."""
 
     frame: Frame
@@ -93,7 +93,7 @@ class Loop:
         self.held_out = held_out
         self.head = head or source.head
         self.recorder = recorder
-        self.observers: list[Callable[[Glance], None]] = []
+        self.observers: list[Callable[[FixationBatch], None]] = []
         self.pace = Pace(config.fixations_per_frame, config.camera.frames_per_s)
         self.latency = Latency()
         self.paused = False  # it looks on, and neither learns nor turns the head
@@ -101,8 +101,8 @@ class Loop:
         self.torn = False  # whether a frame was begun with and not done with
         self.skipped: Counter[str] = Counter()  # frames, by the reason
         self._slow = False
-        self._news: list[str] = []
-        self._sight = Sight(self._news.append)
+        self._events: list[str] = []
+        self._sight = Sight(self._events.append)
         self._reports: list[tuple[int, float, float]] = []
 
     def step(self) -> bool:
@@ -119,7 +119,7 @@ class Loop:
         if self.paused:
             none = np.empty((0, 2))
             features = np.empty((0, self.config.retina.n_features), np.float32)
-            self._show(Glance(frame, none, none, features, np.empty(0)))
+            self._show(FixationBatch(frame, none, none, features, np.empty(0)))
             return False
         self.torn = True  # what happens in between, a second Ctrl-C say, leaves half a step
         used = self._use(frame)
@@ -142,11 +142,15 @@ class Loop:
         self._reports.clear()
         return Measures(frames, count, loss, surprise)
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
-        news = [*self._news, *self.source.news(), *(self.head.news() if self.head else ())]
-        self._news.clear()
-        return news
+        events = [
+            *self._events,
+            *self.source.drain_events(),
+            *(self.head.drain_events() if self.head else ()),
+        ]
+        self._events.clear()
+        return events
 
     def state(self) -> dict:
         """Where the loop stands, but for the learner, as plain JSON values."""
@@ -178,9 +182,9 @@ class Loop:
         self.frames += 1
         return True
 
-    def _show(self, glance: Glance) -> None:
+    def _show(self, batch: FixationBatch) -> None:
         for observer in self.observers:
-            observer(glance)
+            observer(batch)
 
     def _sets_aside(self, frame: Frame) -> bool:
         if frame.fixations is not None:
@@ -196,7 +200,7 @@ class Loop:
         report = self.learner.learn_block(features, plan.efference)
         self._reports.append((fixations, report.loss, float(report.surprise.mean())))
         self.eye.gaze.learned(report.surprise)
-        self._show(Glance(frame, plan.pixels, plan.gaze_rad, features, report.surprise))
+        self._show(FixationBatch(frame, plan.pixels, plan.gaze_rad, features, report.surprise))
         if self.source.live:
             done_s = time.monotonic()
             self.latency.add(done_s - frame.t_capture_s)
@@ -211,20 +215,20 @@ class Loop:
             self.recorder.add(frame, gaze_rad, 0 if gaze_rad is None else len(gaze_rad))
         except OSError as error:
             self.recorder = None
-            self._news.append(f"recording has ended, learning goes on: {error}")
+            self._events.append(f"recording has ended, learning goes on: {error}")
 
     def _keep_pace(self, frame: Frame, busy_s: float) -> None:
         pace = self.pace
         pace.learned(frame, busy_s)
         if not self._slow and 4 * pace.fixations <= 3 * pace.most:
             self._slow = True
-            self._news.append(
+            self._events.append(
                 f"learning cannot keep up with {pace.frames_per_s:.0f} frames a second: "
                 f"{pace.fixations} fixations a frame instead of {pace.most}"
             )
         elif self._slow and pace.fixations == pace.most:
             self._slow = False
-            self._news.append(f"learning keeps up again: {pace.most} fixations a frame")
+            self._events.append(f"learning keeps up again: {pace.most} fixations a frame")
 
     def _turn_head(self) -> None:
         if self.head is None:

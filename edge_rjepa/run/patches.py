@@ -12,7 +12,7 @@ from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.sources import Frame, Source, SourceEnded, open_source
-from edge_rjepa.sources.camera import shown
+from edge_rjepa.sources.camera import redacted
 
 FRAMES, FIXATIONS = 16, 64  # as many fixations of as many frames
 FRAMES_APART = 20  # a simulated head then stands before another picture
@@ -38,7 +38,7 @@ def recorded_patches(config: RunConfig, frames: int = FRAMES) -> Patches:
         camera = source.camera
         held_out = source.held_out(frames * FRAMES_APART) or _next(source, frames * FRAMES_APART)
     if not held_out:
-        raise SourceError(f"{shown(config.source)} shows no frame to take patches from")
+        raise SourceError(f"{redacted(config.source)} shows no frame to take patches from")
     held_out = held_out[:: max(1, len(held_out) // frames)][:frames]
     retina = Retina(config.retina)
     gaze = Gaze(replace(config.gaze, policy="random"), config.seed + 2)

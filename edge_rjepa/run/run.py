@@ -324,7 +324,7 @@ class Run:
         )
 
     def _tell_news(self) -> None:
-        for event in self.loop.news():
+        for event in self.loop.drain_events():
             self._tell(event)
 
     def _tell(self, event: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens, pinhole
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.devices import ROOT, Device, device_at, devices, found_again, holders
+from edge_rjepa.sources.devices import ROOT, Device, device_at, devices, holders, relocate
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.grabber import Capture, Grabber, Picture
 
@@ -45,9 +45,9 @@ class CameraSource:
     the way from the camera is not in it, nor, of network streams, that OpenCV decodes in grab().
 
     A camera that stalls, dies, repeats one picture or changes its size is opened again, for ever;
-    news() tells, `faults` counts. A video device is found again under another number. Of network
-    streams other than Motion JPEG OpenCV itself scales pictures whose size changes without the
-    stream breaking off.
+    drain_events() tells, `faults` counts. A video device is found again under another number. Of
+    network streams other than Motion JPEG OpenCV itself scales pictures whose size changes without
+    the stream breaking off.
 
     Raises SourceError when it cannot be opened or gives no picture.
     """
@@ -62,7 +62,7 @@ class CameraSource:
             slowest_s = SLOWEST_FRAMES / config.frames_per_s
             self._grabber = Grabber("camera", opener.open, slowest_s)
         except SourceError as error:
-            raise SourceError(f"camera {shown(spec)}: {error}; {opener.cure()}") from error
+            raise SourceError(f"camera {redacted(spec)}: {error}; {opener.cure()}") from error
         height, width = self._grabber.newest().image.shape[:2]
         try:
             self.camera = (lens or pinhole(config.field_of_view_rad))(width, height)
@@ -108,9 +108,9 @@ class CameraSource:
         """None: what a camera shows is gone when it was seen."""
         return []
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
-        return self._grabber.news()
+        return self._grabber.drain_events()
 
     def state(self) -> dict:
         """Nothing: a live stream cannot be gone back to."""
@@ -134,7 +134,7 @@ class CameraSource:
         return Frame(picture.image, picture.t_capture_s, (0.0, 0.0), picture.sequence)
 
 
-def shown(spec: str) -> str:
+def redacted(spec: str) -> str:
     """The spec without the password that a URL may hold."""
     return re.sub(r"//[^/@]*@", "//***@", spec)
 
@@ -142,7 +142,7 @@ def shown(spec: str) -> str:
 def name_of(spec: str) -> str:
     """What the camera is called wherever it is plugged in, as far as it tells; no password."""
     if "://" in spec or spec.startswith("gst:"):
-        return shown(spec)
+        return redacted(spec)
     device = device_at(f"/dev/video{spec}" if spec.isdigit() else spec)
     return min(device.links, default=device.name) if device else spec
 
@@ -252,7 +252,7 @@ class VideoDevice:
     def _where(self) -> str:
         if self._device is None:
             return os.path.realpath(self._path)
-        device = found_again(self._device, self._before, self._root)
+        device = relocate(self._device, self._before, self._root)
         if device is None:
             raise SourceError("it is not plugged in")
         return device.path
@@ -281,7 +281,7 @@ class Stream:
             raise SourceError("cannot be opened")
         is_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) == MOTION_JPEG
         undecoded = is_jpeg and capture.set(cv2.CAP_PROP_FORMAT, -1)
-        return (JpegCapture if undecoded else OpenCapture)(capture, shown(self._url))
+        return (JpegCapture if undecoded else OpenCapture)(capture, redacted(self._url))
 
     def cure(self) -> str:
         """Why it may not open, and what to do."""
@@ -327,7 +327,7 @@ def has_gstreamer() -> bool:
 
 @functools.cache
 def _hush_opencv() -> None:
-    """What goes wrong is told by news(); whoever sets these variables wants to hear it all."""
+    """drain_events() reports what goes wrong; whoever sets these variables wants to hear it all."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if "OPENCV_LOG_LEVEL" not in os.environ:
         of_opencv_5 = getattr(cv2.utils, "logging", None)

@@ -42,7 +42,7 @@ def device_at(path: str, root: Path = ROOT) -> Device | None:
     return next((device for device in devices(root) if device.path == target), None)
 
 
-def found_again(lost: Device, before: list[Device], root: Path = ROOT) -> Device | None:
+def relocate(lost: Device, before: list[Device], root: Path = ROOT) -> Device | None:
     """The device that was `lost`, whatever its number is now; None while it is not there.
 
     before: all devices there were when it was last seen. It is the one at the same place; or else

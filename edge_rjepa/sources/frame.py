@@ -50,7 +50,7 @@ class Source(Protocol):
         SourceError when they cannot be read.
         """
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
 
     def state(self) -> dict:

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from edge_rjepa.errors import SourceError
-from edge_rjepa.sources.images import as_bgr, fitted, same
+from edge_rjepa.sources.images import as_bgr, crop_resize, same
 
 OPEN_S = 10.0  # from opening to the first picture: more counts as a stall
 STALL_S = 1.6  # without a picture: noticed within 2 s, whatever the scheduler adds
@@ -98,7 +98,7 @@ class Grabber:
         self._stillness = Stillness()
         self._attempts = 0  # to open it since it failed; 0 when all is well
         self._lost_s = 0.0  # when it failed
-        self._news: deque[str] = deque(maxlen=100)
+        self._events: deque[str] = deque(maxlen=100)
         self._hanging: list[_Reader] = []
         self._reader = self._new_reader()
         self._supervisor = threading.Thread(target=self._supervise, name=f"{name}: supervisor")
@@ -127,12 +127,12 @@ class Grabber:
         """What is being done about a fault that lasts, in words; empty when all is well."""
         return f"reopening it, attempt {self._attempts}" if self._attempts else ""
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
         with self._changed:
-            news = list(self._news)
-            self._news.clear()
-        return news
+            events = list(self._events)
+            self._events.clear()
+        return events
 
     def close(self) -> None:
         """Let go of the camera, within half a second; whoever waits for a picture is woken.
@@ -233,7 +233,7 @@ class Grabber:
 
     def _publish(self, image: np.ndarray, t_capture_s: float, where: str) -> None:
         self._size = self._size or self._given
-        self._newest = Picture(fitted(image, self._size), t_capture_s, self._captured)
+        self._newest = Picture(crop_resize(image, self._size), t_capture_s, self._captured)
         self._captured += 1
         if self._attempts:
             self.faults["reopened"] += 1
@@ -254,7 +254,7 @@ class Grabber:
         return self._closed or reader.fault is not None
 
     def _tell(self, words: str) -> None:
-        self._news.append(f"{self._name}: {words}")
+        self._events.append(f"{self._name}: {words}")
 
 
 class _Reader(threading.Thread):

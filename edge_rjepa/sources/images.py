@@ -33,7 +33,7 @@ def as_bgr(image: object) -> np.ndarray | None:
     return image if channels == 3 else None
 
 
-def fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def crop_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The picture's middle in the shape of `size` = (width, height), scaled to it.
 
     Pixels stay square, so a pinhole camera of that size remains one.

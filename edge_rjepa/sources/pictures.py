@@ -11,7 +11,7 @@ import numpy as np
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
 from edge_rjepa.sources.frame import Frame
-from edge_rjepa.sources.images import fitted, size_within
+from edge_rjepa.sources.images import crop_resize, size_within
 
 FRAMES_A_PICTURE = 4
 FRAMES_A_SECOND = 30.0
@@ -66,7 +66,7 @@ class PictureSource:
         pictures = [i // FRAMES_A_PICTURE % len(self._held_out) for i in range(count)]
         return [self._framed(self._held_out[p], i) for i, p in enumerate(pictures)]
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """Nothing: a picture that cannot be read ends the stream."""
         return []
 
@@ -99,7 +99,7 @@ class PictureSource:
 
 @lru_cache(maxsize=32)  # reading takes longer than all else; a small folder stays in memory
 def _fitting(path: Path, size: tuple[int, int]) -> np.ndarray:
-    return fitted(_read(path, size), size)
+    return crop_resize(_read(path, size), size)
 
 
 def _read(path: Path, enough: tuple[int, int] | None = None) -> np.ndarray:

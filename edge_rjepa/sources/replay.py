@@ -26,7 +26,7 @@ class RecordedHead:
         recorded, or with the angle that counted."""
         return HeadState(*self.angles_rad, moving=False)
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """Nothing."""
         return []
 
@@ -50,7 +50,7 @@ class ReplaySource:
         self.digest = about.digest
         self.head = RecordedHead(about.head_limits_rad) if about.head_limits_rad else None
         self._reader = recording.FrameReader(folder, about.pictures)
-        self._news = _losses(folder, about, self._reader)
+        self._events = _losses(folder, about, self._reader)
 
     def read_next(self, timeout_ms: float) -> Frame:
         """The next frame, at once. Raises SourceEnded after the last, SourceError for damage."""
@@ -68,10 +68,10 @@ class ReplaySource:
             kept = [reader.read() for _ in range(min(count, reader.frames))]
         return [Frame(*recorded[:4]) for recorded in kept]
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """What is missing at the recording's end, once."""
-        news, self._news = self._news, []
-        return news
+        events, self._events = self._events, []
+        return events
 
     def state(self) -> dict:
         """Where the stream stands, as plain JSON values."""

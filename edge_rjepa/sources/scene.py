@@ -117,7 +117,7 @@ class SceneSource:
             frames.append(stream.view(head))
         return frames
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """Nothing ever happens to photographs."""
         return []
 

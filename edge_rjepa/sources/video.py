@@ -80,7 +80,7 @@ class VideoSource:
             raise SourceError(f"{self._path}: breaks off before its last tenth; repair the file")
         return frames
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """Nothing: a file that fails ends the stream."""
         return []
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import cv2
 
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.views import overlay
 
 TITLE = "edge_rjepa"
@@ -33,13 +33,13 @@ class Window:
         self._open, self._due_s = True, 0.0
         cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)
 
-    def show(self, glance: Glance) -> None:
+    def show(self, batch: FixationBatch) -> None:
         """Show the frame, if it is time for one."""
         now_s = time.monotonic()
         if not self._open or now_s < self._due_s:
             return
         self._due_s = now_s + 1.0 / PICTURES_A_SECOND
-        cv2.imshow(TITLE, overlay.draw(glance.frame.image, glance.pixels, glance.surprise))
+        cv2.imshow(TITLE, overlay.draw(batch.frame.image, batch.pixels, batch.surprise))
         if cv2.waitKey(1) & 0xFF == ord("q") or not _is_there():
             self.close()
             self._tell("the window is closed, learning goes on; Ctrl-C ends it")

@@ -120,7 +120,7 @@ class Watch:
         self._encode = encode
         self.directions = Directions(camera, window_px)
         self._camera = camera
-        self._news: list[str] = []
+        self._events: list[str] = []
         self.tail = Tail()
         self._begin()
 
@@ -148,10 +148,10 @@ class Watch:
             return self.warm_up_s
         return max(0.0, self._begun_s + self.warm_up_s - self._now_s)
 
-    def news(self) -> list[str]:
+    def drain_events(self) -> list[str]:
         """What happened to the watch itself since the last call, in words, oldest first."""
-        news, self._news = self._news, []
-        return news
+        events, self._events = self._events, []
+        return events
 
     def look(self, frame: Frame) -> list[Alarm]:
         """Look at a frame; what is new in it."""
@@ -182,7 +182,7 @@ class Watch:
         self._common.extend(score[np.isfinite(score)].tolist())
         common = float(np.median(self._common)) if self._common else 0.0
         if common > CHANGED and len(self._common) == COMMON and age > 1.0:
-            self._news.append(
+            self._events.append(
                 "all of the view has changed, the light or the place: what is usual is learned "
                 f"anew for {self.warm_up_s:.0f} s, in which nothing is reported"
             )

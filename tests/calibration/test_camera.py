@@ -103,7 +103,7 @@ def test_bad_corners_are_found_dropped_and_told():
     assert 13 * 54 - calibration.corners_used <= 20
     assert calibration.rms_px < 0.15
     assert calibration.model.focal_x_px == pytest.approx(PUBLISHED_PX, rel=0.005)
-    assert any(line.startswith("left02.jpg: ") for line in calibration.news())
+    assert any(line.startswith("left02.jpg: ") for line in calibration.summary_lines())
 
 
 @real

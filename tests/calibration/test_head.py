@@ -70,7 +70,7 @@ def test_which_way_a_servo_turns_is_found_and_said(heads):
             sign = np.sign(result.gain(axis).value)
             assert sign == np.sign(servo.gain)
             signs.add(sign)
-            (line,) = [line for line in result.news() if line.startswith(f"{axis}: ")]
+            (line,) = [line for line in result.summary_lines() if line.startswith(f"{axis}: ")]
             assert (f"longer pulses turn it {longer}" in line) == (sign > 0)
     assert signs == {-1.0, 1.0}
 
@@ -92,7 +92,9 @@ def test_what_comes_to_rest_anywhere_is_found_to_be_loose():
     )
     pan_rad, tilt_rad = result.scatter_rad
     assert tilt_rad < LOOSE_RAD < pan_rad == pytest.approx(math.radians(1.5), rel=0.35)
-    assert [line for line in result.news() if "tighten its horn" in line and "pan axis" in line]
+    assert [
+        line for line in result.summary_lines() if "tighten its horn" in line and "pan axis" in line
+    ]
 
 
 @pytest.mark.parametrize("seed", range(4))

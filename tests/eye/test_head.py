@@ -19,7 +19,7 @@ def head_at(t_s, speed_rad_per_s=2.0):
 def test_it_rests_in_the_middle_until_told():
     head = head_at(5.0)
     assert head.at(0.0) == head.at(5.0) == (0.0, 0.0, False)
-    assert head.news() == []
+    assert head.drain_events() == []
 
 
 def test_it_rests_at_the_nearest_limit_where_the_middle_is_out_of_reach():

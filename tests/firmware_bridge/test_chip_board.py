@@ -90,7 +90,7 @@ def test_fifty_times_unplugged_and_back(board, head):
         board.replug()
         board.wait_for(lambda angles=angles_rad: is_at(board, head, angles))
     assert head.state().faults["lost"] >= CYCLES  # more where this machine is too busy
-    news = " ".join(head.news())
+    news = " ".join(head.drain_events())
     assert "lost" in news and "found again" in news
 
 
@@ -105,7 +105,7 @@ def test_fifty_times_reset_at_any_moment(board, head):
         board.wait_for(lambda angles=angles_rad: is_at(board, head, angles))
     assert board.resets.count(Cause.EXTERNAL) == CYCLES - CYCLES // 5
     assert board.resets.count(Cause.WATCHDOG) == CYCLES // 5
-    assert any("reset" in line for line in head.news())
+    assert any("reset" in line for line in head.drain_events())
 
 
 def test_stopped_for_a_while_it_is_found_again_and_no_old_answer_believed(board, head):

@@ -62,7 +62,7 @@ def comes_about(condition):
 
 def news_with(head, text):
     told = []
-    assert comes_about(lambda: told.extend(head.news()) or text in " ".join(told)), told
+    assert comes_about(lambda: told.extend(head.drain_events()) or text in " ".join(told)), told
     return told
 
 
@@ -179,7 +179,7 @@ def test_nothing_waits_for_a_head_that_does_not_answer_and_the_newest_move_wins(
         try:
             last = [head.move(0.001 * i, 0.0) for i in range(300)][-1]
             assert head.at(time.monotonic()).moving  # it may have begun, for all that is known
-            head.state(), head.news(), head.limits_rad
+            head.state(), head.drain_events(), head.limits_rad
         finally:
             driver.free.set()
         assert head.wait().pan_rad == pytest.approx(last[0])
@@ -208,7 +208,7 @@ def test_many_threads_may_use_it_at_once(head, board):
                 pose = head.at(time.monotonic() - rng.uniform(0.0, 0.5))
                 assert len(pose) == 3
                 state = head.state()
-                assert state.connected and isinstance(head.news(), list)
+                assert state.connected and isinstance(head.drain_events(), list)
         except Exception as error:
             errors.append(error)
 
@@ -286,7 +286,7 @@ def test_it_comes_back_from_being_unplugged_under_another_name(head, board):
             os.close(end)
         state = head.wait()
         assert (state.pan_rad, state.tilt_rad) == pytest.approx((0.4, 0.1), abs=1e-3)
-    told = " ".join(head.news())
+    told = " ".join(head.drain_events())
     assert told.count("lost") == told.count("found again") == 5
     assert head.state().faults["lost"] == 5
 
@@ -306,7 +306,7 @@ def test_a_move_told_meanwhile_is_made_when_it_is_back(head, board):
 
 def test_after_long_it_is_believed_to_be_home_and_is(head, board):
     head.move_and_wait(0.2, -0.2)
-    head.news()
+    head.drain_events()
     board.unplug()
     assert comes_about(lambda: not head.state().connected)
     head.move(0.7, 0.7)  # too old by the time it could be made
@@ -338,7 +338,7 @@ def test_a_relaxed_head_stays_limp_through_all_that(head, board):
 
 def test_a_board_that_was_reset_is_told_again(head, board):
     head.move_and_wait(0.4, 0.1)
-    head.news()
+    head.drain_events()
     board.reset(WATCHDOG)
     told = news_with(head, "reset")
     assert "its program hung" in " ".join(told)
@@ -374,7 +374,7 @@ def test_a_program_that_stood_still_makes_its_move_when_it_goes_on(board):
         time.sleep(0.7)
         driver.free.set()
         assert head.wait().pan_rad == pytest.approx(0.7, abs=1e-3)
-        assert "held" in " ".join(head.news())
+        assert "held" in " ".join(head.drain_events())
 
 
 # ------------------------------------------------------------------------------------------------

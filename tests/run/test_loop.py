@@ -46,7 +46,7 @@ class Film:
         except StopIteration:
             raise SourceEnded from None
 
-    def news(self):
+    def drain_events(self):
         told, self.told = self.told, []
         return told
 
@@ -72,7 +72,7 @@ class Turntable:
         self.sent.append((pan_rad, tilt_rad))
         return pan_rad, tilt_rad
 
-    def news(self):
+    def drain_events(self):
         return []
 
 
@@ -121,10 +121,10 @@ def test_black_blank_and_unplaced_frames_are_counted_and_skipped():
     assert run(loop) == [True, False, False, True, False, False, False, True, False]
     assert loop.skipped == {"black": 2, "blank": 1, "unknown head angle": 2}
     assert loop.frames == 3 and loop.learner.fixations == 3 * 4
-    assert [("of no use" in event, "again" in event) for event in loop.news()] == [
+    assert [("of no use" in event, "again" in event) for event in loop.drain_events()] == [
         (True, False), (False, True), (True, False), (True, False), (False, True),
     ]  # fmt: skip
-    assert loop.news() == []
+    assert loop.drain_events() == []
 
 
 def test_a_dark_room_is_not_black():
@@ -205,7 +205,7 @@ def test_learning_that_falls_behind_uses_fewer_fixations_and_says_so(monkeypatch
     monkeypatch.setattr("edge_rjepa.run.loop.time.monotonic", lambda: next(spent_s))
     run(loop)
     assert loop.pace.fixations == 1
-    news = loop.news()
+    news = loop.drain_events()
     assert len(news) == 1 and "cannot keep up with" in news[0]
 
 
@@ -246,4 +246,4 @@ def test_news_of_source_and_head_come_along():
     film = Film([frame(0)])
     loop = loop_of(film)
     film.told = ["camera: reopened"]
-    assert loop.news() == ["camera: reopened"]
+    assert loop.drain_events() == ["camera: reopened"]

@@ -124,7 +124,7 @@ def test_read_latest_counts_as_handed_out(source):
 def test_it_keeps_nothing_back_and_has_nothing_to_keep(source):
     assert source.held_out(10) == []
     source.restore(json.loads(json.dumps(source.state())))
-    assert source.news() == []
+    assert source.drain_events() == []
 
 
 # --- faults --------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_a_fault_is_noticed_within_two_seconds_and_got_over(source, server, faul
     until(lambda: fresh(source, server), 10.0)
     assert source.read_next(1000).sequence > last.sequence
     until(lambda: source.faults["reopened"], 5.0)
-    told = source.news()
+    told = source.drain_events()
     assert told[0].endswith("; reopening") and "back after" in told[-1], told
 
 
@@ -167,7 +167,7 @@ def test_another_resolution_is_noticed_and_fitted_to_the_first(source, server):
     assert until(lambda: source.faults["resized"], 5.0) < NOTICED_S
     until(lambda: fresh(source, server), 5.0)  # the number along its edge is where it was
     assert source.read_latest(1000).image.shape == (240, 320, 3)
-    assert any("pictures are 160x120 px now" in line for line in source.news())
+    assert any("pictures are 160x120 px now" in line for line in source.drain_events())
 
 
 def test_it_outlives_a_camera_that_stays_away(source, server):
@@ -339,7 +339,7 @@ def test_a_device_is_found_again_under_another_number(monkeypatch, tmp_path):
         until(lambda: source.faults["died"], 5.0)
         plug_in(4)
         until(lambda: source.faults["reopened"], 5.0)
-        assert "back as /dev/video4" in "".join(source.news())
+        assert "back as /dev/video4" in "".join(source.drain_events())
 
 
 # --- the camera the others are tried on ----------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources.camera import VideoDevice
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.devices import device_at, devices, found_again, holders
+from edge_rjepa.sources.devices import device_at, devices, holders, relocate
 
 
 class Machine:
@@ -69,10 +69,10 @@ def test_a_camera_is_found_at_its_place_under_another_number(machine):
     lost = before[0]
     machine.plug_out(0)
     machine.plug_out(1)
-    assert found_again(lost, before, machine.root) is None
+    assert relocate(lost, before, machine.root) is None
     machine.plug_in(3, port="1-2", part=1)
     machine.plug_in(2, port="1-2", part=0)
-    assert found_again(lost, before, machine.root).path == "/dev/video2"
+    assert relocate(lost, before, machine.root).path == "/dev/video2"
 
 
 def test_another_camera_that_took_its_number_is_not_taken_for_it(machine):
@@ -80,7 +80,7 @@ def test_another_camera_that_took_its_number_is_not_taken_for_it(machine):
     before = devices(machine.root)
     machine.plug_out(0)
     machine.plug_in(0, "Microscope", port="1-3")
-    assert found_again(before[0], before, machine.root) is None
+    assert relocate(before[0], before, machine.root) is None
 
 
 def test_a_twin_that_was_there_is_not_taken_for_it(machine):
@@ -88,9 +88,9 @@ def test_a_twin_that_was_there_is_not_taken_for_it(machine):
     machine.plug_in(1, port="1-3", serial="A1")  # makers do give all of them one number
     before = devices(machine.root)
     machine.plug_out(0)
-    assert found_again(before[0], before, machine.root) is None
+    assert relocate(before[0], before, machine.root) is None
     machine.plug_in(2, port="1-4")
-    assert found_again(before[0], before, machine.root).path == "/dev/video2"
+    assert relocate(before[0], before, machine.root).path == "/dev/video2"
 
 
 def test_among_new_twins_the_serial_number_decides(machine):
@@ -99,10 +99,10 @@ def test_among_new_twins_the_serial_number_decides(machine):
     machine.plug_out(0)
     machine.plug_in(1, port="1-3", serial="B2")
     machine.plug_in(2, port="1-4", serial="A1")
-    assert found_again(before[0], before, machine.root).path == "/dev/video2"
+    assert relocate(before[0], before, machine.root).path == "/dev/video2"
     machine.plug_out(2)
     machine.plug_in(2, port="1-4", serial="C3")
-    assert found_again(before[0], before, machine.root) is None
+    assert relocate(before[0], before, machine.root) is None
 
 
 class Opened:

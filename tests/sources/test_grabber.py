@@ -146,10 +146,10 @@ def test_a_stall_is_answered_by_another_connection(grab):
     held = grab(camera)
     assert held.newer_than(0, 5.0).sequence == 1
     assert held.faults == {"stalled": 1, "died": 0, "frozen": 0, "resized": 0, "reopened": 1}
-    stalled, back = held.news()
+    stalled, back = held.drain_events()
     assert stalled == "camera: no picture for 0.2 s; reopening"
     assert back.startswith("camera: back after 0.") and back.endswith("(attempt 1)")
-    assert held.news() == []
+    assert held.drain_events() == []
 
 
 def test_what_a_hanging_read_brings_too_late_does_not_count(grab):
@@ -180,7 +180,7 @@ def test_a_death_is_noticed_at_once_and_pictures_are_counted_on(grab, end):
     held = grab(camera, slowest_s=60.0)
     assert held.newer_than(1, 5.0).sequence == 2
     assert held.faults["died"] == held.faults["reopened"] == 1
-    assert all("\n" not in line for line in held.news())
+    assert all("\n" not in line for line in held.drain_events())
     assert camera.connections[0].released.wait(5.0)
 
 
@@ -191,7 +191,7 @@ def test_pictures_that_cannot_be_decoded_are_skipped_and_at_last_a_death(grab):
     camera.give(*[None] * 5)
     assert held.newer_than(1, 5.0).sequence == 2
     assert held.faults["died"] == 1 and held.faults["stalled"] == 0
-    assert held.news()[0] == "camera: 5 pictures on end cannot be decoded; reopening"
+    assert held.drain_events()[0] == "camera: 5 pictures on end cannot be decoded; reopening"
 
 
 def test_grey_pictures_are_handed_out_in_colour(grab):
@@ -240,7 +240,7 @@ def test_another_size_is_reopened_and_then_fitted(grab):
     until(lambda: held.newest().sequence == 2)
     np.testing.assert_array_equal(held.newest().image, large)
     assert held.faults["resized"] == 2 and held.faults["reopened"] == 2
-    assert held.news()[0] == "camera: pictures are 32x24 px now; reopening"
+    assert held.drain_events()[0] == "camera: pictures are 32x24 px now; reopening"
 
 
 def test_another_size_after_reopening_is_fitted_and_told(grab):
@@ -248,7 +248,7 @@ def test_another_size_after_reopening_is_fitted_and_told(grab):
     held = grab(camera, slowest_s=60.0)
     assert held.newer_than(1, 5.0).image.shape == (48, 64, 3)
     assert held.faults["resized"] == 1 and len(camera.connections) == 2
-    assert "camera: pictures are 32x24 px now; cut and scaled to 64x48" in held.news()
+    assert "camera: pictures are 32x24 px now; cut and scaled to 64x48" in held.drain_events()
 
 
 def test_pauses_between_attempts_double_up_to_the_longest(grab):
@@ -262,7 +262,7 @@ def test_pauses_between_attempts_double_up_to_the_longest(grab):
     assert held.newer_than(0, 5.0).sequence == 1
     pauses_s = np.diff(camera.opened_s)[1:6]
     assert np.all(pauses_s >= [0.02, 0.04, 0.05, 0.05, 0.05])
-    assert len(held.news()) == 2  # attempts that fail are not told one by one
+    assert len(held.drain_events()) == 2  # attempts that fail are not told one by one
     assert held.trouble() == ""
 
 
@@ -271,7 +271,7 @@ def test_being_found_elsewhere_is_told(grab):
     held = grab(camera)
     camera.where = "/dev/video2"
     held.newer_than(0, 5.0)
-    assert "back as /dev/video2 after" in held.news()[-1]
+    assert "back as /dev/video2 after" in held.drain_events()[-1]
 
 
 def test_a_camera_that_never_gives_a_picture_is_refused():

@@ -10,7 +10,7 @@ import pytest
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import open_source, pictures
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.images import as_bgr, fitted
+from edge_rjepa.sources.images import as_bgr, crop_resize
 from edge_rjepa.sources.pictures import FRAMES_A_PICTURE
 
 
@@ -64,7 +64,7 @@ def test_it_has_a_clock_and_no_head(folder):
     assert [frame.sequence for frame in frames] == list(range(31))
     assert frames[30].t_capture_s == pytest.approx(1.0)
     assert frames[0].head == (0.0, 0.0) and source.head is None and not source.live
-    assert source.news() == []
+    assert source.drain_events() == []
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7, 33, 70])
@@ -134,7 +134,7 @@ def test_folders_without_enough_pictures_are_refused(tmp_path):
 def test_fitting_cuts_the_middle_and_keeps_pixels_square(size):
     # A circle in the middle stays one, in the middle.
     image = cv2.circle(np.zeros((480, 640, 3), np.uint8), (320, 240), 100, (255, 255, 255), -1)
-    made = fitted(image, size)
+    made = crop_resize(image, size)
     assert made.shape == (size[1], size[0], 3)
     if min(size) < 100:
         return
@@ -147,7 +147,7 @@ def test_fitting_cuts_the_middle_and_keeps_pixels_square(size):
 
 
 def test_even_a_pixel_can_be_fitted():
-    assert fitted(np.full((1, 1, 3), 7, np.uint8), (1000, 1)).shape == (1, 1000, 3)
+    assert crop_resize(np.full((1, 1, 3), 7, np.uint8), (1000, 1)).shape == (1, 1000, 3)
 
 
 def test_whatever_a_driver_gives_becomes_bgr_or_nothing():

@@ -94,9 +94,9 @@ def assert_replays(folder, count, news=""):
     """The first `count` noise frames come back, and the news tell so much."""
     with ReplaySource(folder) as source:
         assert_same(replayed(source), [noise_frame(i) for i in range(count)])
-        said = source.news()
+        said = source.drain_events()
         assert (news in said[0] and len(said) == 1) if news else said == []
-        assert source.news() == []
+        assert source.drain_events() == []
 
 
 # --- what goes in comes out ----------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_frames_of_any_size_come_back_exactly(drawn):
                 recorder.add(frame, np.array(gaze).reshape(-1, 2) if gaze else None, len(gaze))
         with ReplaySource(Path(folder)) as source:
             assert_same(replayed(source), [frame for frame, _ in taken])
-            assert source.news() == []
+            assert source.drain_events() == []
         with recording.FrameReader(Path(folder), ".png") as reader:
             for _, gaze in taken:
                 again = reader.read().gaze_rad
@@ -156,7 +156,7 @@ def test_the_head_was_where_it_was(tmp_path):
             source.read_next(0.0)
             assert source.head.move(0.39, -2.0) == (0.39, -0.1)
             assert source.head.at(0.0) == (*noise_frame(i).head, False)
-        assert source.head.news() == []
+        assert source.head.drain_events() == []
 
 
 def test_a_recording_of_nothing_ends_at_once(tmp_path):
@@ -284,7 +284,7 @@ def test_killed_while_recording_what_was_added_replays(tmp_path, seed):
         added = [int(line), *map(int, run.stdout.read().split())][-1] + 1
     with ReplaySource(tmp_path) as source:
         frames = replayed(source)
-        assert "was not closed" in source.news()[0]
+        assert "was not closed" in source.drain_events()[0]
     assert added <= len(frames) <= added + 1
     assert_same(frames, [noise_frame(i) for i in range(len(frames))])
 

@@ -114,7 +114,7 @@ def test_a_head_that_turns_right_and_up_sees_more_of_the_right_and_the_top():
 def test_frames_are_views_with_a_head_and_a_clock():
     with open_source("scene:", seed=3) as source:
         frames = wander(source, 50, np.random.default_rng(0))
-        assert not source.live and source.news() == []
+        assert not source.live and source.drain_events() == []
     assert [frame.sequence for frame in frames] == list(range(50))
     assert frames[30].t_capture_s == pytest.approx(1.0)
     for frame in frames:

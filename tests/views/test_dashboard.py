@@ -21,7 +21,7 @@ from edge_rjepa.base import journal
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import Frame, open_source
 from edge_rjepa.views.dashboard import page_of
@@ -288,12 +288,12 @@ def test_loopback():
 # -- viewers -------------------------------------------------------------------------------------
 
 
-def glance(number, rng, size=(640, 480), fixations=4):
+def batch(number, rng, size=(640, 480), fixations=4):
     image = rng.integers(0, 255, (size[1], size[0], 3), np.uint8)
     frame = Frame(image, 0.0, (0.0, 0.0), number)
     pixels = rng.uniform(70, 400, (fixations, 2))
     features = rng.normal(size=(fixations, 8)).astype(np.float32)
-    return Glance(frame, pixels, pixels / 1000.0 - 0.2, features, rng.random(fixations))
+    return FixationBatch(frame, pixels, pixels / 1000.0 - 0.2, features, rng.random(fixations))
 
 
 def shown_of(seed=0):
@@ -303,7 +303,7 @@ def shown_of(seed=0):
 def test_a_few_viewers_are_served_and_a_slow_one_is_dropped(folder, monkeypatch):
     monkeypatch.setattr(server_room, "SLOW_S", 0.5)
     shown, rng = shown_of(), np.random.default_rng(0)
-    noise = [glance(k, rng, (1600, 1200)) for k in range(2)]  # pictures of a megabyte
+    noise = [batch(k, rng, (1600, 1200)) for k in range(2)]  # pictures of a megabyte
 
     async def look(server):
         async with aiohttp.ClientSession() as session:
@@ -332,7 +332,7 @@ def test_surprise_is_kept_by_direction():
     frame = Frame(np.zeros((480, 640, 3), np.uint8), 0.0, (0.0, 0.0), 0)
     features, pixels = np.zeros((2, 8), np.float32), np.full((2, 2), 100.0)
     for _ in range(3):
-        shown.observe(Glance(frame, pixels, gaze_rad, features, np.array([1.0, 5.0])))
+        shown.observe(FixationBatch(frame, pixels, gaze_rad, features, np.array([1.0, 5.0])))
     rows, columns = cells_of(gaze_rad)
     np.testing.assert_allclose(shown._surprise[rows, columns], [1.0, 5.0])
     found = shown.surprise_map()
@@ -346,7 +346,7 @@ def test_looks_alike_are_neighbours_and_the_map_stays_as_it_was():
     assert shown.neighbours() is None and shown.embedding_map() is None
     kinds = rng.normal(size=(3, 8)).astype(np.float32)
     for k in range(120):
-        look = glance(k, rng, fixations=1)
+        look = batch(k, rng, fixations=1)
         features = kinds[k % 3][None] + 0.05 * rng.normal(size=(1, 8)).astype(np.float32)
         shown.observe(look._replace(features=features))
         shown.remember()
@@ -355,7 +355,7 @@ def test_looks_alike_are_neighbours_and_the_map_stays_as_it_was():
     assert near["now"].startswith("data:image/jpeg;base64,")
     one, two = (np.array(shown.embedding_map()["points"]) for _ in range(2))
     np.testing.assert_allclose(one, two, atol=2e-3)
-    shown.observe(glance(0, rng, fixations=1))
+    shown.observe(batch(0, rng, fixations=1))
     shown.remember()
     three = np.array(shown.embedding_map()["points"])[:120]
     assert np.corrcoef(one.ravel(), three.ravel())[0, 1] > 0.95
@@ -380,7 +380,7 @@ def test_history_shows_a_spike_however_long_it_is(tmp_path):
 def test_a_picture_is_drawn_over_what_was_seen():
     shown = shown_of()
     assert shown.picture() is None
-    look = glance(0, np.random.default_rng(0))
+    look = batch(0, np.random.default_rng(0))
     shown.observe(look)
     drawn = cv2.imdecode(np.frombuffer(shown.picture(), np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape == look.frame.image.shape

@@ -54,17 +54,17 @@ def test_it_shows_a_window_and_learns(display, tmp_path):
 SHOWN = """
 import subprocess, sys, time
 import numpy as np
-from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.views.window import Window
 from edge_rjepa.sources import Frame
 
 told = []
 image = np.full((480, 640, 3), (0, 0, 255), np.uint8)
-glance = Glance(Frame(image, 0.0, (0, 0), 0), np.full((2, 2), 99.0), np.zeros((2, 2)),
+batch = FixationBatch(Frame(image, 0.0, (0, 0), 0), np.full((2, 2), 99.0), np.zeros((2, 2)),
                 np.zeros((2, 3), np.float32), np.arange(2.0))
 with Window(told.append) as window:
     for _ in range(20):
-        window.show(glance)
+        window.show(batch)
         time.sleep(0.05)
     subprocess.run(["xwd", "-root", "-silent", "-out", sys.argv[1]])
     assert window._open and not told
@@ -111,21 +111,22 @@ x11.XFlush(display)
 CLOSED = """
 import subprocess, sys
 import numpy as np
-from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.views.window import Window
 from edge_rjepa.sources import Frame
 
 told = []
 none = np.empty((0, 2))
-glance = Glance(Frame(np.zeros((480, 640, 3), np.uint8), 0.0, (0, 0), 0), none, none, none, none)
+frame = Frame(np.zeros((480, 640, 3), np.uint8), 0.0, (0, 0), 0)
+batch = FixationBatch(frame, none, none, none, none)
 with Window(told.append) as window:
     while not told:
         closing = subprocess.Popen(sys.argv[1:])  # at first there may be no window
         while closing.poll() is None and not told:
-            window.show(glance)
+            window.show(batch)
     closing.kill()
     closing.wait()
-    window.show(glance)
+    window.show(batch)
 assert len(told) == 1 and "learning goes on" in told[0], told
 """
 

@@ -137,7 +137,7 @@ def test_another_place_is_told_and_learned_anew(photograph, thing):
         return put(other, thing, 200, 100) if t_s >= 72.0 else other
 
     found, watching = watched(stream(photograph, 78.0, moved))
-    (news,) = watching.news()
+    (news,) = watching.drain_events()
     assert "all of the view has changed" in news and "30 s" in news
     assert [alarm.t_s > 72.0 for alarm in found if alarm.t_s > 40.0] == [True]
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from edge_rjepa.eye.head import Head
-from edge_rjepa.run.loop import Glance
+from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.run.run import Progress
 from edge_rjepa.views import overlay
 
@@ -50,7 +50,7 @@ class Shown:
     def __init__(self, encoder_weights: Callable[[], np.ndarray]) -> None:
         self._encoder_weights = encoder_weights
         self._lock = threading.Lock()  # guards what several threads change in more than one step
-        self.glance: Glance | None = None
+        self.batch: FixationBatch | None = None
         self.seen = 0  # glances so far
         self._weights: np.ndarray | None = None
         self._surprise = np.full((ROWS, COLUMNS), np.nan, np.float32)
@@ -62,18 +62,18 @@ class Shown:
 
     # -- the learning thread ----------------------------------------------------------------------
 
-    def observe(self, glance: Glance) -> None:
+    def observe(self, batch: FixationBatch) -> None:
         """The newest frame with what was made of it."""
         if self._weights is None:
             self._weights = self._encoder_weights()
-        self.glance = glance
+        self.batch = batch
         self.seen += 1
-        if len(glance.surprise):
-            rows, columns = cells_of(glance.gaze_rad)
+        if len(batch.surprise):
+            rows, columns = cells_of(batch.gaze_rad)
             old = self._surprise[rows, columns]
             part = np.where(np.isnan(old), 1.0, FADING)
             self._surprise[rows, columns] = (
-                np.nan_to_num(old) * (1.0 - part) + part * glance.surprise
+                np.nan_to_num(old) * (1.0 - part) + part * batch.surprise
             )
 
     def progress(self, progress: Progress) -> None:
@@ -91,10 +91,10 @@ class Shown:
 
     def picture(self) -> bytes | None:
         """The newest frame with its fixations, as JPEG."""
-        glance = self.glance
-        if glance is None:
+        batch = self.batch
+        if batch is None:
             return None
-        drawn = overlay.draw(glance.frame.image, glance.pixels, glance.surprise)
+        drawn = overlay.draw(batch.frame.image, batch.pixels, batch.surprise)
         return cv2.imencode(".jpg", drawn, JPEG)[1].tobytes()
 
     def measures(self) -> dict | None:
@@ -137,12 +137,12 @@ class Shown:
 
     def remember(self) -> None:
         """Keep a look of the newest frame, to compare later ones with."""
-        glance, weights = self.glance, self._weights
-        if glance is None or weights is None or not len(glance.surprise):
+        batch, weights = self.batch, self._weights
+        if batch is None or weights is None or not len(batch.surprise):
             return
-        newest = int(np.argmax(glance.surprise))
-        z = np.tanh(weights[:, :-1] @ glance.features[newest] + weights[:, -1])
-        thumb = cut_out(glance.frame.image, glance.pixels[newest])
+        newest = int(np.argmax(batch.surprise))
+        z = np.tanh(weights[:, :-1] @ batch.features[newest] + weights[:, -1])
+        thumb = cut_out(batch.frame.image, batch.pixels[newest])
         self._looks.append(
             Look(z.astype(np.float32), cv2.imencode(".jpg", thumb, JPEG)[1].tobytes())
         )
