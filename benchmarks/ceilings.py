@@ -15,7 +15,7 @@ from edge_rjepa import RJepaConfig
 from edge_rjepa.base.jit import jit
 from edge_rjepa.learner.cells import find
 from edge_rjepa.learner.kernels import cpu as kernels
-from edge_rjepa.learner.kernels.arrays import weight_shapes
+from edge_rjepa.learner.network import LAYERS, WITHOUT_PAST, count_weights, weight_shapes
 from edge_rjepa.learner.objective import RENEW_AFTER
 
 FORWARD, BACKWARD, GRADIENT = "x W'", "d W", "d' x"
@@ -51,23 +51,20 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
     shapes = weight_shapes(config, find(config.cell))
     G, n_hidden, n_u = shapes.pop("W")
     shapes |= {"W": (G * n_hidden, n_u), "S": (config.n_embedding,) * 2}
-    table = [
-        *(("perceive", name, FORWARD) for name in ("W_z", "W")),
-        *(("predict", name, FORWARD) for name in ("G_a", "G_b", "V_1", "V_2", "V_3")),
-        ("backward", "V_3", BACKWARD), ("backward", "V_3", GRADIENT),
-        ("backward", "V_2", BACKWARD), ("backward", "V_2", GRADIENT),
-        ("backward", "V_1", BACKWARD), ("backward", "V_1", GRADIENT),
-        ("backward", "G_b", BACKWARD), ("backward", "G_b", GRADIENT),
-        ("backward", "G_a", GRADIENT), ("backward", "W_z", GRADIENT),
-        ("update", "W", GRADIENT),  # of the loss
-        ("update", "W", GRADIENT),  # of the state: the traces
-        ("statistics", "S", GRADIENT), ("statistics", "S", GRADIENT),
-    ]  # fmt: skip
-    of_context = {("W_z", GRADIENT): K + 1}  # the fixation before the block has a part in it
-    return [
-        Product(part, name, kind, of_context.get((name, kind), K), *shapes[name])
-        for part, name, kind in table
-    ]
+
+    def product(part: str, name: str, kind: str, rows: int = K) -> Product:
+        return Product(part, name, kind, rows, *shapes[name])
+
+    listed = [product(layer.part, layer.matrix, FORWARD) for layer in LAYERS]
+    for layer in reversed(WITHOUT_PAST):
+        if layer.passes_back:
+            listed.append(product("backward", layer.matrix, BACKWARD))
+        listed.append(product("backward", layer.matrix, GRADIENT, K + layer.encoder))
+    for _ in ("of the loss", "of the state: the traces"):
+        listed.append(product("update", "W", GRADIENT))
+    for _ in ("of z", "of e"):
+        listed.append(product("statistics", "S", GRADIENT))
+    return listed
 
 
 class Operands:
@@ -209,8 +206,7 @@ def learning_bytes(config: RJepaConfig, K: int) -> float:
 
 
 def weights(config: RJepaConfig) -> int:
-    shapes = weight_shapes(config, find(config.cell)).values()
-    return sum(int(np.prod(shape)) for shape in shapes)
+    return count_weights(config, find(config.cell))
 
 
 def traces(config: RJepaConfig) -> int:

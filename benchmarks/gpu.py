@@ -39,6 +39,7 @@ from edge_rjepa.learner.engines import cuda as engines_cuda
 from edge_rjepa.learner.engines import open_engine
 from edge_rjepa.learner.engines.cuda import CudaEngine
 from edge_rjepa.learner.kernels import cuda as kernels
+from edge_rjepa.learner.network import WITHOUT_PAST
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 
@@ -338,7 +339,7 @@ def bandwidth(effort: Effort) -> Iterator[Figure]:
     yield Figure("copy from device to device", copied / 1e9, "GB/s", note="read and written")
     number = m.dtype.itemsize
     W, E = m.weights.W.size, m.traces.E.size
-    rest = sum(getattr(m.weights, name).size for name in ("V_1", "V_2", "V_3", "W_z", "G_a", "G_b"))
+    rest = sum(getattr(m.weights, layer.matrix).size for layer in WITHOUT_PAST)
     for name, moved in (("recur", 2 * number * (3 * W + E)), ("descend", 2 * number * 3 * rest)):
         seconds = in_a_row_s(calls[name], effort.launches)
         share = moved / seconds / copied

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import math
 import multiprocessing
 import os
 import sys
@@ -17,32 +18,27 @@ import numpy as np
 from tqdm import tqdm
 
 from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.learner import network
 from edge_rjepa.learner.cells import find
+from edge_rjepa.learner.kernels.arrays import Workspace
 
 BLOCK = 16
 
 
 def held(config: RJepaConfig) -> int:
-    """Bytes of all arrays of a learner: the formula of docs/performance.md, in its symbols."""
+    """Bytes of all arrays of a learner, added up in the table of network.py.
+
+    docs/performance.md has it as a formula; tests/benchmarks/test_speed.py works that out as it
+    stands there.
+    """
     cell = find(config.cell)
-    m, G, L, n_r = cell.n_state, cell.n_drives, cell.n_parameters, len(cell.reads) * config.n_hidden
-    f, A, n_z, n_h = config.n_features, config.n_efference, config.n_embedding, config.n_hidden
-    n_p, n_g, K = config.n_predictor, config.n_gain, config.max_block
-    n_u, n_c = config.n_memory_input + 1, n_r + n_z + A + 1
-    matrices = (
-        G * n_h * n_u, n_z * (f + 1), L * n_h, n_g * (A + 1), n_p * (n_g + 1), n_p * n_c,
-        n_p * (n_p + 1), n_z * (n_p + 1),
-    )  # fmt: skip
+    matrices, traces, workspace = (
+        [math.prod(shape) for shape in network.shapes(group, network.sizes(config, cell)).values()]
+        for group in (network.Weights, network.Traces, Workspace)
+    )
     weights = 4 * sum(matrices) + max(matrices)  # and total, Adam's moments; one gradient
-    traces = 2 * m * (matrices[0] + L * n_h)  # and the room in which they move on
-    statistics = 5 * n_z**2 + 2 * n_z
-    fixation = (
-        f + A + 6 * n_z + n_u + 2 * n_c + 8 * n_p + 3 * n_g + 8
-        + (2 * G + 2 * m + m**2 + 2 * m * G + m * L) * n_h
-    )  # fmt: skip
-    before = f + 1 + 2 * n_z + m * n_h  # of the fixation before the block
-    products = 2 * (m + m**2) * n_h
-    numbers = weights + traces + statistics + K * fixation + before + products
+    statistics = 5 * config.n_embedding**2 + 2 * config.n_embedding
+    numbers = weights + sum(traces) + sum(workspace) + statistics
     return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2)
 
 

@@ -16,11 +16,11 @@ import numpy as np
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.config import RJepaConfig
+from edge_rjepa.learner.network import WEIGHTS
 from edge_rjepa.learner.reference import CELLS as REFERENCE_CELLS
 from edge_rjepa.learner.reference import NaiveModel
 from edge_rjepa.learner.rjepa import RJepa
 
-PARAMETERS = ("W_z", "W", "lam", "G_a", "G_b", "V_1", "V_2", "V_3")
 MEMORY_INPUTS = ("embedding", "features")
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 CUTS = ((1,) * 64, (7,) * 10, (16,) * 5, (3, 16, 1, 9, 2, 11, 7, 1, 13, 4, 5))  # block lengths
@@ -102,7 +102,7 @@ def _check_network(cell, memory_input, dtypes, seed, learner) -> list[Row]:
     for config in configs:
         found = [_gradients(_with(weights, learner(config)), blocks) for blocks in streams]
         tolerance = TOLERANCES[config.dtype]
-        for name in PARAMETERS:
+        for name in WEIGHTS:
             error = np.max([_error(*pair, name) for pair in zip(found, true, strict=True)])
             ok = bool(error <= tolerance)  # False for NaN
             rows.append(Row(cell, memory_input, config.dtype, name, float(error), tolerance, ok))
@@ -178,7 +178,7 @@ def _part(rows: list[Row]) -> str:
     missed = sum(not row.ok for row in rows)
     lines = [
         f"{worst.dtype}: relative error of the gradient",
-        f"{'cell':<8}{'memory input':<13}" + "".join(f"{name:>9} " for name in PARAMETERS),
+        f"{'cell':<8}{'memory input':<13}" + "".join(f"{name:>9} " for name in WEIGHTS),
     ]
     networks = dict.fromkeys((row.cell, row.memory_input) for row in rows)
     for cell, memory_input in networks:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +22,13 @@ import numpy as np
 
 from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
-from edge_rjepa.learner import cells
+from edge_rjepa.learner import cells, network
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Engine, Learned, Step, open_engine
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.objective import precision, surprise
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam (Kingma & Ba, 2015)
-ENCODER_GAIN = 0.3
 CHECKPOINT_KIND = "learner"
 
 
@@ -77,8 +75,8 @@ class RJepa:
         self._largest = float(np.finfo(self.config.dtype).max)
         self._counts = np.zeros(3, np.int64)  # fixations, Adam steps, blocks since the last step
         self._learning_rate = self.config.learning_rate
-        weights = initial_weights(self.config, self.cell, np.random.default_rng(seed))
-        self.engine.set({"weights": weights.flat})
+        rng = np.random.default_rng(seed)
+        self.engine.set({"weights": network.initial_weights(self.config, self.cell, rng)})
 
     # -- learning ---------------------------------------------------------------------------------
 
@@ -251,8 +249,7 @@ class RJepa:
     def set_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Replace learned arrays by name; those not named stay. Raises InputError."""
         flat = self._array("weights").copy()
-        own = arrays.weights_in(flat, self.config, self.cell)._asdict()
-        del own["flat"]
+        own = network.weights_in(flat, self.config, self.cell)
         for name, array in parameters.items():
             if name not in own or np.shape(array) != own[name].shape:
                 fit = ", ".join(f"{name} {array.shape}" for name, array in own.items())
@@ -277,8 +274,8 @@ class RJepa:
 
     def _by_name(self, name: str) -> dict[str, np.ndarray]:
         """Copies of the parts of an array that holds a number for every weight."""
-        found = arrays.weights_in(self._array(name), self.config, self.cell)._asdict()
-        return {part: array.copy() for part, array in found.items() if part != "flat"}
+        found = network.weights_in(self._array(name), self.config, self.cell)
+        return {part: array.copy() for part, array in found.items()}
 
     # -- keeping ----------------------------------------------------------------------------------
 
@@ -365,30 +362,6 @@ class RJepa:
                 raise CheckpointError(f"{origin} lacks a fitting tensor '{name}': use another copy")
         self._counts[...] = tensors["counts"]
         self.engine.set({name: tensors[name] for name in own if name != "counts"})
-
-
-def initial_weights(
-    config: RJepaConfig, cell: cells.Cell, rng: np.random.Generator
-) -> arrays.Weights:
-    """Unit-variance pre-activations, less in the encoder, a wide gain field, and V_3 = 0.
-
-    With V_3 = 0 the first predictor is about the mean, never worse: information starts near 0.
-    An encoder that starts small grows along what can be foreseen; one that starts at unit
-    variance is half full of what can not (docs/learning.md).
-    """
-    p = arrays.zero_weights(config, cell, 0)
-    for matrix in (p.W, p.W_z, p.V_1, p.V_2):
-        fan_in = matrix.shape[-1] - 1
-        matrix[..., :-1] = rng.normal(size=(*matrix.shape[:-1], fan_in)) / math.sqrt(fan_in)
-    place = slice(-1 - config.n_efference, -1)
-    p.W[..., place] = rng.normal(size=p.W[..., place].shape)
-    p.W[..., place] *= np.reshape(cell.initial_place_std, (-1, 1, 1))
-    p.W_z[:] *= ENCODER_GAIN
-    p.W[..., -1] = cell.initial_drive_bias(rng, config.n_hidden)
-    p.lam[:] = cell.initial_parameters(rng, config.n_hidden)
-    p.G_a[:] = rng.normal(size=p.G_a.shape)
-    p.G_b[:] = 2.0 * rng.normal(size=p.G_b.shape) / math.sqrt(p.G_b.shape[1])
-    return p
 
 
 def _checked(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> np.ndarray:

@@ -1,16 +1,20 @@
 """The yardsticks of benchmarks/speed.py: turns, counts, the memory formula, places in a page."""
 
+import re
 from collections import Counter
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import ceilings, memory, tables, timing
 from edge_rjepa import RJepa, RJepaConfig
-from edge_rjepa.learner.cells import CELLS
+from edge_rjepa.learner import network
+from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.kernels import cpu as kernels
 
+ROOT = Path(__file__).parents[2]
 SIZES = {
     "n_features": 11,
     "n_efference": 3,
@@ -21,19 +25,38 @@ SIZES = {
 }
 
 
+def by_the_documented_formula(config: RJepaConfig) -> int:
+    """Bytes a learner holds, worked out from the lines of docs/performance.md."""
+    text = (ROOT / "docs" / "performance.md").read_text().partition("\n## Memory\n")[2]
+    lines = [re.sub(r"  +.*", "", line.strip()) for line in text.split("\n") if line[:4] == " " * 4]
+    total = " ".join(lines[: next(i for i, line in enumerate(lines) if line[:3] == "N =")])
+    terms = dict(line.split(" = ") for line in lines if line[:4] in ("N = ", "F = "))
+    cell = find(config.cell)
+    symbols = network.sizes(config, cell)._asdict()
+
+    def value(formula: str) -> int:
+        formula = formula.replace("²", "**2")
+        return eval(re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", formula), {}, symbols)
+
+    matrices = network.weight_shapes(config, cell).values()  # M is said in words
+    symbols |= {name: value(term) for name, term in terms.items()}
+    symbols["M"] = max(int(np.prod(shape)) for shape in matrices)
+    return np.dtype(config.dtype).itemsize * value(total) + 8 * (len(cell.reads) + 2)
+
+
 @pytest.mark.parametrize("cell", list(CELLS))
 @pytest.mark.parametrize("memory_input", ["embedding", "features"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_formula_counts_every_byte(cell, memory_input, dtype):
     config = RJepaConfig(**SIZES, cell=cell, memory_input=memory_input, dtype=dtype, max_block=19)
-    assert memory.held(config) == RJepa(config).nbytes
+    assert memory.held(config) == by_the_documented_formula(config) == RJepa(config).nbytes
 
 
 @pytest.mark.parametrize("larger", ["n_features", "n_embedding", "n_hidden", "n_predictor"])
 def test_the_formula_counts_every_byte_whatever_is_large(larger):
     """The gradient has room for the largest matrix, and which one that is depends on the sizes."""
     config = RJepaConfig(**{**SIZES, larger: 300}, max_block=2)
-    assert memory.held(config) == RJepa(config).nbytes
+    assert memory.held(config) == by_the_documented_formula(config) == RJepa(config).nbytes
 
 
 def shape_of(a, b):

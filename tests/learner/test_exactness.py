@@ -8,6 +8,7 @@ from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner import check_gradients as check
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
+from edge_rjepa.learner.network import WEIGHTS
 from edge_rjepa.learner.reference import NaiveModel
 
 every_cell = pytest.mark.parametrize("cell", list(CELLS))
@@ -172,16 +173,16 @@ def test_progress_is_told():
 def rows_with(errors, dtype="float64", tolerance=1e-10):
     return [
         check.Row("gated", "embedding", dtype, name, error, tolerance, error <= tolerance)
-        for name, error in zip(check.PARAMETERS, errors, strict=True)
+        for name, error in zip(WEIGHTS, errors, strict=True)
     ]
 
 
 def test_table_marks_the_largest_error():
     text = check.table(rows_with([1e-16, 3e-15] + [1e-15] * 6))
     title, header, line, verdict = text.split("\n")
-    assert title.startswith("float64") and header.split()[3:] == list(check.PARAMETERS)
+    assert title.startswith("float64") and header.split()[3:] == list(WEIGHTS)
     assert line.split() == ["gated", "embedding", "1.0e-16", "3.0e-15*"] + ["1.0e-15"] * 6
-    assert verdict == "largest 3.0e-15 (gated, embedding, W): all 8 arrays within 1e-10"
+    assert verdict == "largest 3.0e-15 (gated, embedding, W_z): all 8 arrays within 1e-10"
 
 
 @pytest.mark.parametrize("miss, shown", [(1e-3, "1.0e-03!"), (float("nan"), "nan!")])

@@ -20,7 +20,8 @@ from edge_rjepa.errors import ConfigError, DeviceError
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.cells import Cell
 from edge_rjepa.learner.config import RJepaConfig
-from edge_rjepa.learner.kernels.arrays import STEP, Adam, weight_shapes
+from edge_rjepa.learner.kernels.arrays import STEP, Adam
+from edge_rjepa.learner.network import count_weights
 
 DEVICES = ("cpu", "cuda", "auto")
 LEAST_DRIVER = (12, 0)  # the oldest CUDA that numba-cuda supports
@@ -180,8 +181,7 @@ def _block_s(engine: Engine, config: RJepaConfig, cell: Cell, fixations: int) ->
     def normal(*shape):
         return rng.normal(size=shape).astype(config.dtype)
 
-    shapes = weight_shapes(config, cell).values()
-    weights = normal(sum(math.prod(shape) for shape in shapes)) / math.sqrt(config.n_hidden)
+    weights = normal(count_weights(config, cell)) / math.sqrt(config.n_hidden)
     still = Adam(*map(number, (0.0, 0.1, 1e-3, 1.0, 1e-8)))
     block = normal(fixations, config.n_features), normal(fixations, config.n_efference)
     steps = [Step(*block, still, still, STEP)] * engine.streams

@@ -137,7 +137,7 @@ class Stream:
         """Copy a block into the workspace; the views of its rows."""
         K = len(features)
         if K not in self._rows:
-            self._rows[K] = arrays.rows(self.workspace, K)
+            self._rows[K] = arrays.rows(self.workspace, self.config, self.cell, K)
         ws = self._rows[K]
         ws.x[1:, :-1] = features
         ws.a[:, :-1] = efference
@@ -195,7 +195,7 @@ class Stream:
         groups = (
             [w.flat for w in (self.weights, self.gradient, self.total, self.m1, self.m2)],
             self.traces,
-            self.workspace,
+            vars(self.workspace).values(),
             self.statistics.buffers(),
         )
         return sum(array.nbytes for group in groups for array in group)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,9 +21,10 @@ from edge_rjepa.learner.cells import Cell
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Learned, Seen, Step
 from edge_rjepa.learner.kernels import cuda as kernels
-from edge_rjepa.learner.kernels.arrays import Adam, weight_shapes
+from edge_rjepa.learner.kernels.arrays import Adam
 from edge_rjepa.learner.kernels.cuda import arrays
 from edge_rjepa.learner.kernels.cuda.tiles import TILES
+from edge_rjepa.learner.network import WEIGHTS, count_weights, weight_shapes
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate
 
 STILL = Adam(*(np.float32(0.0),) * 5)
@@ -370,8 +370,7 @@ class CudaEngine:
         """Where on the GPU the arrays of the i-th stream are, part by part, and their shapes."""
         m, b, last = self._memory, self._first + i, self._pasts[i].last
         ws, known = m.workspace, m.statistics
-        shapes = weight_shapes(m.config, m.cell)
-        n_weights = sum(math.prod(shape) for shape in shapes.values())
+        n_weights, of_W = count_weights(m.config, m.cell), weight_shapes(m.config, m.cell)["W"]
         groups = {
             "weights": m.weights, "adam.m1": m.m1, "adam.m2": m.m2, "gradient": m.total,
         }  # fmt: skip
@@ -384,11 +383,11 @@ class CudaEngine:
         }  # fmt: skip
         return {
             **{
-                name: ([getattr(group, each)[b] for each in shapes], (n_weights,))
+                name: ([getattr(group, each)[b] for each in WEIGHTS], (n_weights,))
                 for name, group in groups.items()
             },
             **{name: ([array], array.shape) for name, array in one.items()},
-            "traces.E": ([m.traces.E[b]], (m.cell.n_state, *shapes["W"])),
+            "traces.E": ([m.traces.E[b]], (m.cell.n_state, *of_W)),
         }
 
     def _down(self, parts: list, shape: tuple[int, ...]) -> np.ndarray:

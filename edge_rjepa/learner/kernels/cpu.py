@@ -13,7 +13,7 @@ compile.
 
 Row 0 of `x`, `z` and `y` holds the fixation before the block; rows 1..K hold the block. Every
 affine map keeps its bias in its last column, so every input ends with a constant 1.
-The arrays are described in `kernels/arrays.py`. float32 and float64 run through the same source.
+network.py has the table of the arrays. float32 and float64 run through the same source.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numba.extending import overload
 from edge_rjepa.base.jit import jit, specialise
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.kernels.arrays import COLUMN, GATHER, STEP, STEP_GATHERED
+from edge_rjepa.learner.network import ENCODER
 
 # ------------------------------------------------------------------------------------------------
 # The cells' vocabulary (edge_rjepa/learner/cells.py) as compiled functions of one scalar.
@@ -273,7 +274,7 @@ def predictor_backward(p, ws, descent):
     """
 
     def learn(name, d_out, x):
-        rate = descent.adam_encoder if name == "W_z" else descent.adam
+        rate = descent.adam_encoder if name in ENCODER else descent.adam
         learn_matrix(d_out, x, *(getattr(group, name) for group in descent[:5]), rate, descent.mode)
 
     product(ws.d_zhat, p.V_3, ws.d_p)

@@ -29,9 +29,10 @@ import numpy as np
 
 from edge_rjepa.learner.cells import Cell
 from edge_rjepa.learner.kernels.cuda import circuits, descent, products, scalars, statistics
-from edge_rjepa.learner.kernels.cuda.arrays import Statistics, Traces, Weights, Workspace
+from edge_rjepa.learner.kernels.cuda.arrays import Statistics, Workspace
 from edge_rjepa.learner.kernels.cuda.build import build
 from edge_rjepa.learner.kernels.cuda.tiles import Tiles, count
+from edge_rjepa.learner.network import Traces, Weights
 
 # Small networks have small grids; there is nothing to be done about it.
 warnings.filterwarnings("ignore", message="Grid size .* will likely result in GPU under-util")

@@ -1,21 +1,23 @@
-"""The arrays of the GPU: those of kernels/arrays.py with a leading axis for the stream.
+"""The arrays of the GPU: the table of network.py with a leading axis for the stream, and scratch.
 
 Each group is one stretch of memory, `flat`, in which the arrays lie one after another, every one
-(streams, ...) in C order. The sizes are as in kernels/arrays.py; M is max_block.
+(streams, ...) in C order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from edge_rjepa.learner import network
 from edge_rjepa.learner.cells import Cell
 from edge_rjepa.learner.config import RJepaConfig
-from edge_rjepa.learner.kernels.arrays import weight_shapes
 from edge_rjepa.learner.kernels.cuda.tiles import Tiles, count
+from edge_rjepa.learner.network import Activations, Shape, Traces, Weights
 
 Allocate = Callable[[tuple[int, ...], np.dtype], Any]  # zeros of a shape and dtype
 
@@ -30,60 +32,18 @@ NUMBERS = 17
 ALIGNED = 64  # numbers
 
 
-class Weights(NamedTuple):
-    """One number for every learned weight; a matrix has one row an output."""
-
-    flat: Any  # all of them, as the kernels that go over several matrices see them
-    W: Any  # (B, G n_h, n_u)
-    W_z: Any  # (B, n_z, f+1)
-    lam: Any  # (B, L, n_h)
-    G_a: Any  # (B, n_g, A+1)
-    G_b: Any  # (B, n_p, n_g+1)
-    V_1: Any  # (B, n_p, n_c)
-    V_2: Any  # (B, n_p, n_p+1)
-    V_3: Any  # (B, n_z, n_p+1)
-
-
-class Traces(NamedTuple):
-    """Sensitivities of the carried state to the weights that made it."""
-
-    E: Any  # (B, m, G n_h, n_u)
-    e_lam: Any  # (B, L, m, n_h)
-
-
-class Workspace(NamedTuple):
-    """Everything a block needs. Rows 1..K of x, z, y, d_z are the block's, row 0 the one before."""
+@dataclass(frozen=True)
+class Workspace(Activations):
+    """Everything a block needs."""
 
     flat: Any
-    x: Any  # (B, M+1, f+1)         features, 1
-    a: Any  # (B, M, A+1)           efference copy, 1
-    z: Any  # (B, M+1, n_z)
-    u: Any  # (B, M, n_u)
-    s: Any  # (B, M, G, n_h)
-    y: Any  # (B, M+1, m, n_h)
-    J: Any  # (B, M, m, m, n_h)
-    B: Any  # (B, M, m, G, n_h)
-    D: Any  # (B, M, m, L, n_h)
-    c: Any  # (B, M, n_c)
-    gain: Any  # (B, M, n_g+1)
-    g: Any  # (B, M, n_p)
-    q: Any  # (B, M, n_p)
-    p1: Any  # (B, M, n_p+1)
-    p2: Any  # (B, M, n_p+1)
-    zhat: Any  # (B, M, n_z)
-    e: Any  # (B, M, n_z)
-    centred: Any  # (B, M, n_z)
-    d_zhat: Any  # (B, M, n_z)
-    d_z: Any  # (B, M+1, n_z)       dl/dz, then dl/d(W_z [x; 1])
-    d_2: Any  # (B, M, n_p)         dl/d(V_2 p1)
-    d_1: Any  # (B, M, n_p)         dl/d(V_1 c)
-    d_g: Any  # (B, M, n_p)         dl/d(G_b gain)
-    d_gain: Any  # (B, M, n_g)      dl/d(G_a a)
-    delta: Any  # (B, M, m, n_h)
-    beta: Any  # (B, M, G n_h)
-    gamma: Any  # (B, M, m, G n_h)
-    alpha: Any  # (B, m, n_h)
-    T: Any  # (B, m, m, n_h)
+    d_2: Annotated[Any, "K n_p"]  # dl/d(V_2 p1)
+    d_1: Annotated[Any, "K n_p"]  # dl/d(V_1 c)
+    d_gain: Annotated[Any, "K n_g"]  # dl/d(G_a a)
+    beta: Annotated[Any, "K G*n_h"]
+    gamma: Annotated[Any, "K m G*n_h"]
+    alpha: Annotated[Any, "m n_h"]
+    T: Annotated[Any, "m m n_h"]
     numbers: Any  # (B, NUMBERS)
 
 
@@ -94,52 +54,44 @@ class Statistics(NamedTuple):
     S: Any  # (B, 2, n_z, n_z)
     factor: Any  # (B, 2, n_z, n_z)   lower Cholesky factor of S + eps 1 as last renewed
     P: Any  # (B, 2, n_z, n_z)        its inverse
-    report: Any  # (B, 2 M + 2) float64: surprise and share of z in the loss of each fixation, a
+    report: (
+        Any  # (B, 2 max_block + 2) float64: surprise and share of z in the loss of each fixation, a
+    )
     #              pair each; before them 1/2 logdet of S_z + eps 1 and of S_e + eps 1
 
 
 def weights(config: RJepaConfig, cell: Cell, streams: int, allocate: Allocate) -> Weights:
-    shapes = {
-        name: (shape[0] * shape[1], shape[2]) if name == "W" else shape
-        for name, shape in weight_shapes(config, cell).items()
-    }
-    return Weights(*_laid_out(shapes, streams, np.dtype(config.dtype), allocate))
+    """W as a matrix, (B, G n_h, n_u)."""
+    shapes = network.weight_shapes(config, cell)
+    shapes["W"] = _as_matrix(shapes["W"])
+    return Weights(**_laid_out(shapes, streams, np.dtype(config.dtype), allocate))
 
 
 def traces(config: RJepaConfig, cell: Cell, streams: int, allocate: Allocate) -> Traces:
-    G, n_h, n_u = weight_shapes(config, cell)["W"]
-    m, L = cell.n_state, cell.n_parameters
+    """E as m matrices, (B, m, G n_h, n_u)."""
+    shapes = network.shapes(Traces, network.sizes(config, cell))
+    m, *of_W = shapes["E"]
+    shapes["E"] = m, *_as_matrix(of_W)
     dtype = np.dtype(config.dtype)
-    return Traces(
-        allocate((streams, m, G * n_h, n_u), dtype), allocate((streams, L, m, n_h), dtype)
-    )
+    return Traces(**{name: allocate((streams, *shape), dtype) for name, shape in shapes.items()})
+
+
+def _as_matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """(G, n_h, n_u) as G n_h rows."""
+    G, n_h, n_u = shape
+    return G * n_h, n_u
 
 
 def workspace(config: RJepaConfig, cell: Cell, streams: int, allocate: Allocate) -> Workspace:
     """Room for blocks of up to max_block fixations, all zero: `constant_ones` go in once."""
-    n_z, n_h, n_p, n_g = (
-        config.n_embedding, config.n_hidden, config.n_predictor, config.n_gain,
-    )  # fmt: skip
-    f, A, M = config.n_features, config.n_efference, config.max_block
-    m, G, L = cell.n_state, cell.n_drives, cell.n_parameters
-    n_u, n_c = config.n_memory_input + 1, len(cell.reads) * n_h + n_z + A + 1
-    shapes = {
-        "x": (M + 1, f + 1), "a": (M, A + 1), "z": (M + 1, n_z), "u": (M, n_u),
-        "s": (M, G, n_h), "y": (M + 1, m, n_h), "J": (M, m, m, n_h), "B": (M, m, G, n_h),
-        "D": (M, m, L, n_h), "c": (M, n_c), "gain": (M, n_g + 1), "g": (M, n_p), "q": (M, n_p),
-        "p1": (M, n_p + 1), "p2": (M, n_p + 1), "zhat": (M, n_z), "e": (M, n_z),
-        "centred": (M, n_z), "d_zhat": (M, n_z), "d_z": (M + 1, n_z), "d_2": (M, n_p),
-        "d_1": (M, n_p), "d_g": (M, n_p), "d_gain": (M, n_g), "delta": (M, m, n_h),
-        "beta": (M, G * n_h), "gamma": (M, m, G * n_h), "alpha": (m, n_h), "T": (m, m, n_h),
-        "numbers": (NUMBERS,),
-    }  # fmt: skip
-    return Workspace(*_laid_out(shapes, streams, np.dtype(config.dtype), allocate))
+    shapes = network.shapes(Workspace, network.sizes(config, cell)) | {"numbers": (NUMBERS,)}
+    return Workspace(**_laid_out(shapes, streams, np.dtype(config.dtype), allocate))
 
 
 def constant_ones(ws: Workspace) -> dict[str, np.ndarray]:
     """What the arrays that end with a constant 1 hold at the start; row 0 of x: no fixation."""
     start = {}
-    for name in ("x", "a", "u", "c", "gain", "p1", "p2"):
+    for name in network.END_WITH_1:
         array = getattr(ws, name)
         start[name] = np.zeros(array.shape, array.dtype)
         start[name][:, int(name == "x") :, -1] = 1
@@ -161,19 +113,20 @@ def descent_table(p: Weights, ws: Workspace, tiles: Tiles) -> np.ndarray:
 
     First block, rows, columns, where it starts in Weights.flat; where d_out starts in
     Workspace.flat, and its rows a stream; the same of x; rows of a block beyond K; which of Adam's
-    numbers. A last row ends the first column.
+    numbers. A last row ends the first column. The largest matrix is first: its blocks take longest.
     """
     rows = []
     first_block = 0
-    for name, d_name, x_name in MATRICES:
-        matrix, d, x = getattr(p, name), getattr(ws, d_name), getattr(ws, x_name)
+    for layer in sorted(
+        network.WITHOUT_PAST, key=lambda layer: getattr(p, layer.matrix).size, reverse=True
+    ):
+        matrix, d, x = getattr(p, layer.matrix), getattr(ws, layer.d_out), getattr(ws, layer.reads)
         _, n_rows, n_columns = matrix.shape
-        encoder = name == "W_z"
         rows.append(
             (
-                first_block, n_rows, n_columns, _start(p, name),
-                _start(ws, d_name), d.shape[1], _start(ws, x_name), x.shape[1],
-                int(encoder), ADAM_ENCODER if encoder else ADAM,
+                first_block, n_rows, n_columns, _start(p, layer.matrix),
+                _start(ws, layer.d_out), d.shape[1], _start(ws, layer.reads), x.shape[1],
+                int(layer.encoder), ADAM_ENCODER if layer.encoder else ADAM,
             )
         )  # fmt: skip
         first_block += count(n_rows, tiles.update_rows) * count(n_columns, tiles.update_columns)
@@ -181,28 +134,23 @@ def descent_table(p: Weights, ws: Workspace, tiles: Tiles) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-# name of the matrix, of the gradient of what it makes, and of what it reads
-MATRICES = (
-    ("V_1", "d_1", "c"), ("V_2", "d_2", "p1"), ("V_3", "d_zhat", "p2"),
-    ("W_z", "d_z", "x"), ("G_b", "d_g", "gain"), ("G_a", "d_gain", "a"),
-)  # fmt: skip
-
-
-def _laid_out(shapes, streams, dtype, allocate):
-    """The stretch of memory, and the array of each shape in it."""
-    sizes = [streams * math.prod(shape) for shape in shapes.values()]
-    flat = allocate((sum(_padded(size) for size in sizes),), dtype)
-    arrays, at = [flat], 0
-    for size, shape in zip(sizes, shapes.values(), strict=True):
-        arrays.append(flat[at : at + size].reshape(streams, *shape))
+def _laid_out(
+    shapes: Mapping[str, Shape], streams: int, dtype: np.dtype, allocate: Allocate
+) -> dict[str, Any]:
+    """The stretch of memory, `flat`, and the array of each shape in it."""
+    sizes = {name: streams * math.prod(shape) for name, shape in shapes.items()}
+    flat = allocate((sum(map(_padded, sizes.values())),), dtype)
+    arrays, at = {"flat": flat}, 0
+    for name, size in sizes.items():
+        arrays[name] = flat[at : at + size].reshape(streams, *shapes[name])
         at += _padded(size)
     return arrays
 
 
 def _start(group: Weights | Workspace, name: str) -> int:
     """Where in the group's memory an array starts."""
-    before = group[1 : group._fields.index(name)]
-    return sum(_padded(array.size) for array in before)
+    names = list(network.declared(type(group)))
+    return sum(_padded(getattr(group, each).size) for each in names[: names.index(name)])
 
 
 def _padded(size: int) -> int:

@@ -1,0 +1,175 @@
+"""The table of the network's arrays: its notation, and that nobody has other names or shapes."""
+
+import dataclasses
+import inspect
+import re
+from typing import Annotated
+
+import numpy as np
+import pytest
+
+from benchmarks import peers
+from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.learner import network, reference
+from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.kernels import arrays
+from edge_rjepa.learner.kernels.cuda import arrays as cuda_arrays
+from edge_rjepa.learner.kernels.cuda.tiles import GPU
+
+SIZES = {
+    "n_features": 11,
+    "n_efference": 3,
+    "n_embedding": 7,
+    "n_hidden": 13,
+    "n_predictor": 17,
+    "n_gain": 5,
+    "max_block": 4,
+}
+every_cell = pytest.mark.parametrize("cell", list(CELLS))
+every_input = pytest.mark.parametrize("memory_input", ["embedding", "features"])
+
+
+def network_of(cell="rtu", memory_input="embedding"):
+    config = RJepaConfig(**SIZES, cell=cell, memory_input=memory_input)
+    return config, find(cell)
+
+
+def workspaces(config, cell):
+    """One of each device, both in this computer's memory; the GPU's for one stream."""
+    return (
+        arrays.zero_workspace(config, cell),
+        cuda_arrays.workspace(config, cell, 1, np.zeros),
+    )
+
+
+def test_a_declared_shape_is_sums_and_products_of_symbols():
+    class Group:
+        matrix: Annotated[network.Array, "K+1 G*n_h 1"]
+        number: Annotated[network.Array, "K"]
+        other: int
+
+    n = network.sizes(*network_of())
+    assert network.shapes(Group, n) == {"matrix": (5, 2 * 13, 1), "number": (4,)}
+
+
+def test_what_a_symbol_is_that_no_network_has_is_an_error():
+    class Group:
+        array: Annotated[network.Array, "n_q"]
+
+    with pytest.raises(ValueError, match="n_q"):
+        network.shapes(Group, network.sizes(*network_of()))
+
+
+@every_cell
+@every_input
+def test_both_devices_have_the_arrays_of_the_table(cell, memory_input):
+    config, cell = network_of(cell, memory_input)
+    shapes = network.shapes(network.Activations, network.sizes(config, cell))
+    ours, gpus = workspaces(config, cell)
+    for name, shape in shapes.items():
+        assert getattr(ours, name).shape == shape, name
+        assert getattr(gpus, name).shape == (1, *shape), name
+    weights, gpu_weights = (
+        arrays.zero_weights(config, cell, 0),
+        cuda_arrays.weights(config, cell, 1, np.zeros),
+    )
+    for name, shape in network.weight_shapes(config, cell).items():
+        assert getattr(weights, name).shape == shape, name
+        assert getattr(gpu_weights, name).size == np.prod(shape), name
+
+
+@every_cell
+def test_the_first_rows_of_a_workspace_are_views_of_it(cell):
+    config, cell = network_of(cell)
+    workspace = arrays.zero_workspace(config, cell)
+    two = arrays.rows(workspace, config, cell, 2)
+    for name in (field.name for field in dataclasses.fields(workspace)):
+        whole, part = getattr(workspace, name), getattr(two, name)
+        assert np.shares_memory(whole, part), name
+        assert part.shape[1:] == whole.shape[1:], name
+        axis = network.declared(arrays.Workspace).get(name, "").partition(" ")[0]
+        assert len(part) == {"K": 2, "K+1": 3}.get(axis, len(whole)), name
+
+
+def test_weights_lie_in_the_order_of_the_table():
+    config, cell = network_of()
+    flat = np.arange(network.count_weights(config, cell))
+    parts = network.weights_in(flat, config, cell)
+    assert tuple(parts) == network.WEIGHTS == arrays.Weights._fields[1:]
+    assert np.concatenate([part.ravel() for part in parts.values()]).tolist() == flat.tolist()
+    assert all(np.shares_memory(part, flat) for part in parts.values())
+
+
+@every_input
+def test_every_layer_fits_what_it_reads_and_what_it_makes(memory_input):
+    config, cell = network_of(memory_input=memory_input)
+    n = network.sizes(config, cell)
+    weights = network.weight_shapes(config, cell)
+    activations = network.shapes(cuda_arrays.Workspace, n)
+    assert {layer.matrix for layer in network.LAYERS} == set(network.WEIGHTS) - {"lam"}
+    for layer in network.LAYERS:
+        *_, columns = weights[layer.matrix]
+        assert activations[layer.reads][1] == columns, layer
+        assert layer.reads in network.END_WITH_1, layer
+    for layer in network.WITHOUT_PAST:
+        assert activations[layer.d_out] == (
+            config.max_block + layer.encoder,
+            weights[layer.matrix][0],
+        ), layer
+
+
+def test_the_gpu_takes_its_steps_from_where_the_arrays_are():
+    config, cell = network_of()
+    weights = cuda_arrays.weights(config, cell, 2, np.zeros)
+    workspace = cuda_arrays.workspace(config, cell, 2, np.zeros)
+    table = cuda_arrays.descent_table(weights, workspace, GPU)
+    assert len(table) == len(network.WITHOUT_PAST) + 1
+
+    def place(group, array):
+        return (array.ctypes.data - group.flat.ctypes.data) // array.itemsize
+
+    rows = {tuple(row[3:7]) for row in table[:-1].tolist()}
+    assert rows == {
+        (
+            place(weights, getattr(weights, layer.matrix)),
+            place(workspace, getattr(workspace, layer.d_out)),
+            getattr(workspace, layer.d_out).shape[1],
+            place(workspace, getattr(workspace, layer.reads)),
+        )
+        for layer in network.WITHOUT_PAST
+    }
+    sizes = [row[1] * row[2] for row in table.tolist()]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+# ------------------------------------------------------------------------------------------------
+# Those that are written apart: they share no code, but names and shapes
+
+
+@every_cell
+@every_input
+def test_the_reference_has_the_arrays_of_the_table(cell, memory_input):
+    """Its documented shapes; and it runs with weights of those shapes."""
+    config, registered = network_of(cell, memory_input)
+    _, components, reads = reference.CELLS[cell]
+    assert (components, reads) == (registered.n_state, registered.reads)
+    symbols = network.sizes(config, registered)._asdict()
+    text = inspect.getdoc(reference.NaiveModel).partition("parameters:")[2].partition("cell:")[0]
+    found = {
+        name: tuple(eval(length, {}, symbols) for length in shape.split(", "))
+        for name, shape in re.findall(r"(\w+) \(([^)]+)\)", text)
+    }
+    assert found == network.weight_shapes(config, registered)
+    model = reference.NaiveModel(RJepa(config).parameters(), cell, memory_input, 1.0, 40.0)
+    (result,) = model.run([(np.ones((2, 11)), np.ones((2, 3)), False)])
+    assert result.h.shape == (2, symbols["n_r"]) and result.z.shape == (2, 7)
+
+
+def test_the_peers_have_the_arrays_of_the_table():
+    config = RJepaConfig(**SIZES)
+    assert {*peers.LAYERS, "lam"} == set(network.WEIGHTS)
+    rtrl = peers.RtrlPeer(config, RJepa(config).parameters())
+    rtrl.learn_block(np.ones((1, 11)), np.ones((1, 3)))
+    shapes = network.weight_shapes(config, find(config.cell))
+    for arrays_of in (rtrl.parameters(), rtrl.last_gradients()):
+        assert {name: array.shape for name, array in arrays_of.items()} == shapes
