@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from statistics import median
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -197,4 +197,4 @@ def _block_s(engine: Engine, config: RJepaConfig, cell: Cell, fixations: int) ->
             now = time.perf_counter()
             taken_s.append(now - before)
             before = now
-    return statistics.median(taken_s)
+    return median(taken_s)

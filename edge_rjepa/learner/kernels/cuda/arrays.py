@@ -54,10 +54,8 @@ class Statistics(NamedTuple):
     S: Any  # (B, 2, n_z, n_z)
     factor: Any  # (B, 2, n_z, n_z)   lower Cholesky factor of S + eps 1 as last renewed
     P: Any  # (B, 2, n_z, n_z)        its inverse
-    report: (
-        Any  # (B, 2 max_block + 2) float64: surprise and share of z in the loss of each fixation, a
-    )
-    #              pair each; before them 1/2 logdet of S_z + eps 1 and of S_e + eps 1
+    report: Any  # (B, 2 + 2 max_block) float64: 1/2 logdet of S_z + eps 1 and of S_e + eps 1,
+    #              then of each fixation a pair, its surprise and the share of z in its loss
 
 
 def weights(config: RJepaConfig, cell: Cell, streams: int, allocate: Allocate) -> Weights:
