@@ -171,7 +171,7 @@ def gradients(effort: Effort) -> Iterator[Figure]:
     gpu, world = on_gpu(effort.config), World(effort.config)
     for _ in range(effort.same_blocks):
         single.learn_block(*world.block())
-    gpu.take_over(single)
+    gpu._take_over(single)
     double.engine.set(single.engine.arrays())
     block = world.block()
     found, on_cpu, true = (each.gradients(*block) for each in (gpu, single, double))
@@ -290,11 +290,11 @@ def _nothing(array):
 
 def _floor_s(engine: CudaEngine, launches: int, effort: Effort) -> float:
     m = engine._memory
-    way = next(iter(m.ways.values()))
+    buffer = next(iter(m.buffers.values()))
     configured = _nothing[(1, 1, 1), 32, m.queue]
 
     def call():
-        way.inbox.copy_to_device(way.outgoing, stream=m.queue)
+        buffer.inbox.copy_to_device(buffer.outgoing, stream=m.queue)
         for _ in range(launches):
             configured(m.inbox)
         engine._ask_for_report()
@@ -311,7 +311,7 @@ def streams(effort: Effort) -> Iterator[Figure]:
         engine = CudaEngine(effort.config, find(effort.config.cell), B)
         learners = [RJepa(effort.config, i, engine=engine.slot(i)) for i in range(B)]
         steps = [
-            learner.next_step(*learner.checked(*World(effort.config, i).block()))
+            learner._next_step(*learner._check_block(*World(effort.config, i).block()))
             for i, learner in enumerate(learners)
         ]
         for _ in range(3):
@@ -329,7 +329,7 @@ def bandwidth(effort: Effort) -> Iterator[Figure]:
     config = effort.large
     engine = CudaEngine(config, find(config.cell))
     learner = RJepa(config, engine=engine)
-    step = learner.next_step(*learner.checked(*World(config).block()))
+    step = learner._next_step(*learner._check_block(*World(config).block()))
     engine.learn([step])
     cuda.synchronize()
     m, at = engine._memory, engine._block(config.max_block)
@@ -350,7 +350,7 @@ def bandwidth(effort: Effort) -> Iterator[Figure]:
         )  # fmt: skip
     block_s = median_s(lambda: (engine.learn([step]), cuda.synchronize()), effort.launches)
     yield Figure("a block of that network", 1e6 * block_s, "us", note="to the end of its update")
-    for name in ("drive", "gate", "back_to_past"):
+    for name in ("project", "gate", "back_to_past"):
         yield _product(name, engine, at, effort, copied)
     engine.close()
 
@@ -360,12 +360,12 @@ def _product(name: str, engine: CudaEngine, at, effort: Effort, copied: float) -
     m = engine._memory
 
     def products():
-        kernels.perceive(m.weights, m.workspace, m.inbox, False, at)
+        kernels.forward(m.weights, m.workspace, m.inbox, False, at)
         kernels.predict(m.weights, m.workspace, m.statistics.mu, at)
         kernels.predictor_backward(m.weights, m.workspace, at)
 
     calls = captured(products)
-    weights = m.weights.W.size if name == "drive" else m.weights.V_1.size + m.weights.G_b.size
+    weights = m.weights.W.size if name == "project" else m.weights.V_1.size + m.weights.G_b.size
     seconds = in_a_row_s(calls[name], effort.launches)
     rate = m.dtype.itemsize * weights / seconds
     return Figure(

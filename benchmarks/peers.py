@@ -1,7 +1,7 @@
 """The default network learning by other rules: what benchmarks/speed.py compares edge_rjepa with.
 
     TorchPeer   PyTorch: backpropagation through time, over the block or over a window
-    RtrlPeer    NumPy: real-time recurrent learning, the circuits taken for a dense network
+    RtrlPeer    NumPy: real-time recurrent learning, the recurrent layer taken for a dense one
 
 Weights, objective, running statistics, Adam and the falling rate are those of RJepa with the
 `gated` cell and memory_input = "embedding"; tests/benchmarks/test_peers.py compares them. The
@@ -82,7 +82,7 @@ class TorchPeer:
 
     weights: as `RJepa.parameters()` gives them. stepwise: go through a block one fixation at a
     time, as recurrent code is mostly written. Else every product is done for the whole block at
-    once, and only the circuits, which cannot otherwise, go step by step. compiled: by
+    once, and only the recurrent layer, which cannot otherwise, goes step by step. compiled: by
     torch.compile, which takes most of a minute at the first block and asks for a C++ compiler.
 
     Raises ImportError where PyTorch is not installed.
@@ -155,9 +155,9 @@ class TorchPeer:
         if whole_window:
             z, z_hat, y = self._forward(x, a)
         else:
-            z, y = self._perceive_all(x, a, self._y)
+            z, y = self._encode_all(x, a, self._y)
             z_before, y_before = torch.cat([self._z, z])[-2:-1], torch.cat([self._y, y])[-2:-1]
-            z_hat = self._foresee(y_before, z_before, a[-1:])
+            z_hat = self._predict(y_before, z_before, a[-1:])
         self._after_first = z[:1].detach(), y[:1].detach()
         self._learn(z[-len(z_hat) :], z_hat, new=1)
 
@@ -166,40 +166,40 @@ class TorchPeer:
     def _forward(self, x, a):
         """z, z_hat, y (K, ..) of fixations x (K, f), a (K, A) after the state that is kept."""
         if not self.stepwise:
-            z, y = self._perceive(x, a, self._y)
+            z, y = self._encode(x, a, self._y)
             h, z_before = torch.cat([self._y, y[:-1]]), torch.cat([self._z, z[:-1]])
-            return z, self._foresee(h, z_before, a), y
+            return z, self._predict(h, z_before, a), y
         rows, y, z = [], self._y, self._z
         for k in range(len(x)):
-            z_hat = self._foresee(y, z, a[k : k + 1])
-            z, y = self._perceive(x[k : k + 1], a[k : k + 1], y)
+            z_hat = self._predict(y, z, a[k : k + 1])
+            z, y = self._encode(x[k : k + 1], a[k : k + 1], y)
             rows.append((z, z_hat, y))
         return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
 
-    def _perceive_all(self, x, a, y):
+    def _encode_all(self, x, a, y):
         """Embeddings and states (K, ..), by `stepwise` one by one or all products at once."""
         if not self.stepwise:
-            return self._perceive(x, a, y)
+            return self._encode(x, a, y)
         rows = []
         for k in range(len(x)):
-            z, y = self._perceive(x[k : k + 1], a[k : k + 1], y)
+            z, y = self._encode(x[k : k + 1], a[k : k + 1], y)
             rows.append((z, y))
         return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
 
-    def _perceive(self, x, a, y):
-        """Embeddings z (K, n_z) and states (K, n_h) of the circuits, from the state y (1, n_h)."""
+    def _encode(self, x, a, y):
+        """Embeddings z (K, n_z) and recurrent states (K, n_h), from the state y (1, n_h)."""
         z = torch.tanh(self._layers["W_z"](x))
-        drives = self._layers["W"](torch.cat([z.detach(), a], dim=1))
+        projections = self._layers["W"](torch.cat([z.detach(), a], dim=1))
         l1, l2 = self._lam
         states = []
-        for s1, s2 in zip(*(part.split(1) for part in drives.chunk(2, dim=1)), strict=True):
+        for s1, s2 in zip(*(part.split(1) for part in projections.chunk(2, dim=1)), strict=True):
             c = torch.tanh(torch.addcmul(s1, l1, y))
             k = torch.sigmoid(torch.addcmul(s2, l2, y))
             y = torch.lerp(y, c, k)
             states.append(y)
         return z, torch.cat(states)
 
-    def _foresee(self, h, z, a):
+    def _predict(self, h, z, a):
         """Predictions (K, n_z) from the fixations before and the saccades to come."""
         layers = self._layers
         q = torch.tanh(layers["V_1"](torch.cat([h, z, a], dim=1)))
@@ -215,8 +215,8 @@ class TorchPeer:
         d_z, d_z_hat = self._statistics.gradients(*seen)
         torch.autograd.backward((z, z_hat), (torch.from_numpy(d_z), torch.from_numpy(d_z_hat)))
         rate = annealed_rate(self.config, self._statistics.fixations)
-        circuits_and_predictor, encoder = self._adam.param_groups
-        circuits_and_predictor["lr"], encoder["lr"] = rate, rate * self.config.encoder_rate
+        all_but_encoder, encoder = self._adam.param_groups
+        all_but_encoder["lr"], encoder["lr"] = rate, rate * self.config.encoder_rate
         self._adam.step()
         self._statistics.observe(*(rows[-new:] for rows in seen))
 
@@ -248,10 +248,10 @@ def _linear(matrix: np.ndarray):
 
 
 class RtrlPeer:
-    """The network in NumPy, its circuits learning by RTRL as a dense recurrent network must.
+    """The network in NumPy, its recurrent layer learning by RTRL as a dense recurrent network must.
 
     weights: as `RJepa.parameters()` gives them. The sensitivity of all n_h states to all N weights
-    of the circuits is kept, n_h N numbers, and moved by a full n_h x n_h Jacobian: n_h^2 N
+    of the recurrent layer is kept, n_h N numbers, and moved by a full n_h x n_h Jacobian: n_h^2 N
     multiply-adds a fixation. RFP is what is left where that Jacobian is known to be diagonal.
     """
 
@@ -312,11 +312,11 @@ class RtrlPeer:
         d_hidden = (d_gain @ p["G_b"])[:-1] * (1 - gain_hidden[:-1] ** 2)
         d_context = d_q @ p["V_1"]
         d_z_before = d_context[n_h : n_h + len(z)] * (1 - self._z**2)
-        d_circuits = d_context[:n_h] @ self._sensitivity
+        d_recurrent = d_context[:n_h] @ self._sensitivity
         gradients = {
             "W_z": np.outer(d_z * (1 - z**2), x) + np.outer(d_z_before, self._x),
-            "W": d_circuits[: p["W"].size].reshape(p["W"].shape),
-            "lam": d_circuits[p["W"].size :].reshape(p["lam"].shape),
+            "W": d_recurrent[: p["W"].size].reshape(p["W"].shape),
+            "lam": d_recurrent[p["W"].size :].reshape(p["lam"].shape),
             "G_a": np.outer(d_hidden, a),
             "G_b": np.outer(d_gain, gain_hidden),
             "V_1": np.outer(d_q, context),
@@ -328,18 +328,18 @@ class RtrlPeer:
         return gradients, z, z_hat
 
     def _remember(self, u) -> None:
-        """The circuits' next state for the input u (n_u,), and its sensitivity to their weights."""
+        """The next recurrent state for the input u (n_u,), and its sensitivity to the weights."""
         W, (l1, l2), y, n_h = self._p["W"], self._p["lam"], self._y, self.config.n_hidden
         s1, s2 = W @ u
         c, k = np.tanh(s1 + l1 * y), sigmoid(s2 + l2 * y)
-        by_drive = np.stack([k * (1 - c**2), k * (1 - k) * (c - y)])  # dy/ds (2, n_h)
-        jacobian = np.diag(1 - k + by_drive[0] * l1 + by_drive[1] * l2)
+        by_projection = np.stack([k * (1 - c**2), k * (1 - k) * (c - y)])  # dy/ds (2, n_h)
+        jacobian = np.diag(1 - k + by_projection[0] * l1 + by_projection[1] * l2)
         np.dot(jacobian, self._sensitivity, out=self._moved)
         to_W = self._moved[:, : W.size].reshape(n_h, *W.shape)
         to_lam = self._moved[:, W.size :].reshape(n_h, 2, n_h)
         unit = np.arange(n_h)
-        to_W[unit, :, unit] += by_drive.T[:, :, None] * u
-        to_lam[unit, :, unit] += by_drive.T * y[:, None]
+        to_W[unit, :, unit] += by_projection.T[:, :, None] * u
+        to_lam[unit, :, unit] += by_projection.T * y[:, None]
         self._sensitivity, self._moved = self._moved, self._sensitivity
         self._y = y + k * (c - y)
 

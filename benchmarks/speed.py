@@ -245,7 +245,7 @@ def measure_profile(effort: Effort) -> Profile:
 
         return timed_call
 
-    stream.perceive = timed("perceive", stream.perceive)
+    stream.forward = timed("forward", stream.forward)
     stream.objective = timed("objective", stream.objective)
     stream.update = timed("update", stream.update)
     stream.statistics.observe = timed("statistics", stream.statistics.observe)

@@ -49,7 +49,7 @@ class RJepaBatch:
             raise ConfigError("learners of different configurations: a batch has one")
         batch = cls(learners[0].config if learners else None, [0] * len(learners), device)
         for slot, learner in zip(batch, learners, strict=True):
-            slot.take_over(learner)
+            slot._take_over(learner)
         return batch
 
     def __len__(self) -> int:
@@ -85,17 +85,20 @@ class RJepaBatch:
                 f"this batch has {B}"
             )
         blocks = [
-            learner.checked(*block)
+            learner._check_block(*block)
             for learner, *block in zip(self._learners, features, efference, strict=True)
         ]
         lengths = {len(features) for features, _ in blocks}
         if len(lengths) > 1:
             raise InputError(f"blocks of {sorted(lengths)} fixations: give every learner as many")
         steps = [
-            learner.next_step(*block) for learner, block in zip(self._learners, blocks, strict=True)
+            learner._next_step(*block)
+            for learner, block in zip(self._learners, blocks, strict=True)
         ]
         learned = self.engine.learn(steps)
-        return [learner.note(each) for learner, each in zip(self._learners, learned, strict=True)]
+        return [
+            learner._report(each) for learner, each in zip(self._learners, learned, strict=True)
+        ]
 
     def reset(self) -> None:
         """All forget the past; their weights stay."""

@@ -4,12 +4,13 @@ A cell moves each unit j by itself,
 
     y_t,j = F(y_{t-1,j}; s^1_t,j .. s^G_t,j; lambda_j),        s^i_t = W^i u_t,
 
-with m state values, G drives and L local parameters a unit. A cell is one function of three tuples
-(state, drives, parameters) that returns F and its local derivatives, also as tuples:
+with m state values, G input projections and L local parameters a unit. A cell is one function of
+three tuples (state, projections, parameters) that returns F and its local derivatives, also as
+tuples:
 
     y   (m,)        the new state
     J   (m, m)      dy/d(old state)
-    B   (m, G)      dy/d(drives)
+    B   (m, G)      dy/d(projections)
     D   (m, L)      dy/d(parameters)
 
 and a registration (`register`). The same function is compiled for the CPU, traced into ONNX and
@@ -57,23 +58,24 @@ class Cell:
     """A registered cell.
 
     step: the function described at the top of this module.
-    n_state, n_drives, n_parameters: m, G and L.
+    n_state, n_projections, n_parameters: m, G and L.
     reads: the state components the predictor sees; h has `len(reads) * n_hidden` values.
     initial_parameters: rng, n_hidden -> lambda (L, n_hidden), the local parameters at the start.
-    initial_drive_bias: rng, n_hidden -> (G, n_hidden), the biases of the drives at the start.
-    initial_place_std: (G,) std of the drives' first weights on the efference copy. A gate wants it
-        wide: each unit then writes at some places and not at others, from the start, and the memory
-        of one place survives looking at another (docs/learning.md has the difference it makes).
+    initial_projection_bias: rng, n_hidden -> (G, n_hidden), the projections' biases at the start.
+    initial_place_std: (G,) std of the projections' first weights on the efference copy. A gate
+        wants it wide: each unit then writes at some places and not at others, from the start, and
+        the memory of one place survives looking at another (docs/learning.md has the difference it
+        makes).
     """
 
     name: str
     step: Callable
     n_state: int
-    n_drives: int
+    n_projections: int
     n_parameters: int
     reads: tuple[int, ...]
     initial_parameters: Callable
-    initial_drive_bias: Callable
+    initial_projection_bias: Callable
     initial_place_std: tuple[float, ...]
 
 
@@ -110,17 +112,17 @@ def find(name: str) -> Cell:
 
 def _check(cell: Cell, step_size: float = 1e-30, tolerance: float = 1e-12) -> None:
     """Compare the local derivatives of a cell with complex-step ones at a few random points."""
-    m, G, L = cell.n_state, cell.n_drives, cell.n_parameters
+    m, G, L = cell.n_state, cell.n_projections, cell.n_parameters
     if not all(1 <= count <= MAX_SIZE for count in (m, G, L)):
         raise ConfigError(f"cell '{cell.name}': m, G, L = {m}, {G}, {L} must be 1 to {MAX_SIZE}")
     if len(cell.initial_place_std) != G:
-        raise ConfigError(f"cell '{cell.name}': initial_place_std must name {G} drives")
+        raise ConfigError(f"cell '{cell.name}': initial_place_std must name {G} projections")
     if not cell.reads or not all(0 <= c < m for c in cell.reads):
         raise ConfigError(f"cell '{cell.name}': reads {cell.reads} must name state values < {m}")
     rng = np.random.default_rng(0)
     for what, rows, made in (
         ("initial_parameters", L, cell.initial_parameters(rng, 3)),
-        ("initial_drive_bias", G, cell.initial_drive_bias(rng, 3)),
+        ("initial_projection_bias", G, cell.initial_projection_bias(rng, 3)),
     ):
         if np.shape(made) != (rows, 3):
             raise ConfigError(
@@ -136,7 +138,7 @@ def _check(cell: Cell, step_size: float = 1e-30, tolerance: float = 1e-12) -> No
         if stated.shape != (m, m + G + L):
             raise ConfigError(
                 f"cell '{cell.name}': derivatives have {stated.shape[1]} columns in all, "
-                f"state + drives + parameters say {m + G + L}"
+                f"state + projections + parameters say {m + G + L}"
             )
         for column in range(m + G + L):
             shifted = point.astype(complex)
@@ -154,7 +156,7 @@ def _split(point, m, G):
 
 
 # ------------------------------------------------------------------------------------------------
-# The cells. y, s, l: state, drives, local parameters.
+# The cells. y, s, l: state, input projections, local parameters.
 
 
 def gated(y, s, l):  # noqa: E741
@@ -250,7 +252,7 @@ register(
     Cell(
         "gated", gated, 1, 2, 2, (0,),
         initial_parameters=_zeros(2),
-        initial_drive_bias=lambda rng, n: np.stack([np.zeros(n), np.full(n, -2.0)]),
+        initial_projection_bias=lambda rng, n: np.stack([np.zeros(n), np.full(n, -2.0)]),
         initial_place_std=(0.1, 1.0),
     )
 )  # fmt: skip
@@ -258,7 +260,7 @@ register(
     Cell(
         "leaky", leaky, 1, 1, 1, (0,),
         initial_parameters=lambda rng, n: _spread_keep(rng, n)[None],
-        initial_drive_bias=_zeros(1),
+        initial_projection_bias=_zeros(1),
         initial_place_std=(0.1,),
     )
 )  # fmt: skip
@@ -266,7 +268,7 @@ register(
     Cell(
         "lstm", lstm, 1, 2, 2, (0,),
         initial_parameters=_zeros(2),
-        initial_drive_bias=lambda rng, n: np.stack([np.full(n, 2.0), np.zeros(n)]),
+        initial_projection_bias=lambda rng, n: np.stack([np.full(n, 2.0), np.zeros(n)]),
         initial_place_std=(1.0, 0.1),
     )
 )  # fmt: skip
@@ -274,7 +276,7 @@ register(
     Cell(
         "rgc", rgc, 2, 1, 4, (0,),
         initial_parameters=lambda rng, n: rng.normal(size=(4, n)),
-        initial_drive_bias=_zeros(1),
+        initial_projection_bias=_zeros(1),
         initial_place_std=(0.1,),
     )
 )  # fmt: skip
@@ -284,7 +286,7 @@ register(
         initial_parameters=lambda rng, n: np.stack(
             [_spread_keep(rng, n), rng.uniform(0.0, 0.5 * np.pi, n)]
         ),
-        initial_drive_bias=_zeros(2),
+        initial_projection_bias=_zeros(2),
         initial_place_std=(0.1, 0.1),
     )
 )  # fmt: skip

@@ -145,7 +145,7 @@ def _gradients(learner, blocks) -> tuple[list[dict], dict]:
             learner.reset()
         by_block.append(learner.gradients(features, efference))
         learner.learn_block(features, efference)
-    return by_block, learner.gathered()
+    return by_block, learner.gradient_sums()
 
 
 def _error(found, true, name) -> float:

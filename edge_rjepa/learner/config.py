@@ -16,7 +16,7 @@ class RJepaConfig:
     n_features: int = 124  # f: what the retina gives
     n_efference: int = 4  # A: saccade and gaze
     cell: str = "gated"
-    memory_input: str = "embedding"  # the circuits read the embedding, or the features
+    memory_input: str = "embedding"  # the recurrent layer reads the embedding, or the features
     n_embedding: int = 128  # n_z
     n_hidden: int = 256  # n_h
     n_predictor: int = 256  # n_p
@@ -50,6 +50,6 @@ class RJepaConfig:
 
     @property
     def n_memory_input(self) -> int:
-        """Length of the circuits' input without its constant 1."""
+        """Length of the recurrent layer's input without its constant 1."""
         memory = self.n_embedding if self.memory_input == "embedding" else self.n_features
         return memory + self.n_efference

@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
     n_p: int  # predictor
     n_g: int  # gain field
     m: int  # state values of a unit
-    G: int  # drives of a unit
+    G: int  # input projections of a unit
     L: int  # local parameters of a unit
     n_r: int  # state values that the predictor reads
     n_u: int  # input of the recurrent layer, 1
@@ -54,7 +54,7 @@ def sizes(config: RJepaConfig, cell: Cell) -> Sizes:
         n_p=config.n_predictor,
         n_g=config.n_gain,
         m=cell.n_state,
-        G=cell.n_drives,
+        G=cell.n_projections,
         L=cell.n_parameters,
         n_r=n_r,
         n_u=config.n_memory_input + 1,
@@ -74,7 +74,7 @@ class Weights(NamedTuple):
     """
 
     flat: Array
-    W: Annotated[Array, "G n_h n_u"]  # drives of the recurrent circuits
+    W: Annotated[Array, "G n_h n_u"]  # input projections of the recurrent layer
     W_z: Annotated[Array, "n_z f+1"]  # encoder
     lam: Annotated[Array, "L n_h"]  # local parameters of the cell
     G_a: Annotated[Array, "n_g A+1"]  # gain field, first layer
@@ -101,8 +101,8 @@ class Activations:
     x: Annotated[Array, "K+1 f+1"]  # features, 1
     a: Annotated[Array, "K A+1"]  # efference copy, 1
     z: Annotated[Array, "K+1 n_z"]  # embedding
-    u: Annotated[Array, "K n_u"]  # input of the circuits, 1
-    s: Annotated[Array, "K G n_h"]  # drives
+    u: Annotated[Array, "K n_u"]  # input of the recurrent layer, 1
+    s: Annotated[Array, "K G n_h"]  # its projections, W u
     y: Annotated[Array, "K+1 m n_h"]  # states
     J: Annotated[Array, "K m m n_h"]  # dy/d(old y)
     B: Annotated[Array, "K m G n_h"]  # dy/ds
@@ -155,13 +155,13 @@ ENCODER = frozenset(layer.matrix for layer in LAYERS if layer.encoder)
 
 
 @functools.cache
-def declared(group: type) -> dict[str, str]:
+def declarations(group: type) -> dict[str, str]:
     """Name -> shape, as declared, of each of the group's arrays that has one, in their order."""
     hints = get_type_hints(group, include_extras=True).items()
     return {name: hint.__metadata__[0] for name, hint in hints if hasattr(hint, "__metadata__")}
 
 
-WEIGHTS = tuple(declared(Weights))
+WEIGHTS = tuple(declarations(Weights))
 
 
 def shapes(group: type, n: Sizes) -> dict[str, Shape]:
@@ -174,7 +174,7 @@ def shapes(group: type, n: Sizes) -> dict[str, Shape]:
     def length(axis: str) -> int:
         return sum(math.prod(map(value, term.split("*"))) for term in axis.split("+"))
 
-    return {name: tuple(map(length, axes.split())) for name, axes in declared(group).items()}
+    return {name: tuple(map(length, axes.split())) for name, axes in declarations(group).items()}
 
 
 def weight_shapes(config: RJepaConfig, cell: Cell) -> dict[str, Shape]:
@@ -214,7 +214,7 @@ def initial_weights(config: RJepaConfig, cell: Cell, rng: np.random.Generator) -
     p.W[..., place] = rng.normal(size=p.W[..., place].shape)
     p.W[..., place] *= np.reshape(cell.initial_place_std, (-1, 1, 1))
     p.W_z[:] *= ENCODER_GAIN
-    p.W[..., -1] = cell.initial_drive_bias(rng, config.n_hidden)
+    p.W[..., -1] = cell.initial_projection_bias(rng, config.n_hidden)
     p.lam[:] = cell.initial_parameters(rng, config.n_hidden)
     p.G_a[:] = rng.normal(size=p.G_a.shape)
     p.G_b[:] = 2.0 * rng.normal(size=p.G_b.shape) / math.sqrt(p.G_b.shape[1])

@@ -7,7 +7,7 @@ of the loss divided by the step is the derivative, exact to rounding. Many such 
 network run side by side along a leading axis.
 
 Sizes: f features, A efference, n_z embedding, n_h units, n_r = n_h values read of each state,
-n_p predictor, n_g gain, m state components, G drives, L local parameters a unit.
+n_p predictor, n_g gain, m state components, G input projections, L local parameters a unit.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class NaiveModel:
     parameters: real arrays W_z (n_z, f+1), W (G, n_h, n_u), lam (L, n_h), G_a (n_g, A+1),
         G_b (n_p, n_g+1), V_1 (n_p, n_r+n_z+A+1), V_2 (n_p, n_p+1), V_3 (n_z, n_p+1).
     cell: "gated", "leaky", "lstm", "rgc" or "rtu".
-    memory_input: "embedding" (no gradient flows from the circuits into z) or "features".
+    memory_input: "embedding" (no gradient flows from the recurrent layer into z) or "features".
     noise_floor: eps of the objective.
     statistics_fixations: time constant tau of the running statistics, in fixations.
 
@@ -146,10 +146,10 @@ class NaiveModel:
         """y_t (copies, m, n_h) from y_{t-1}; the real part of z carries no derivative."""
         seen = z.real if self.memory_input == "embedding" else x
         W = parameters["W"]
-        drives = [affine(W[..., i, :, :], seen, a) for i in range(W.shape[-3])]
+        projections = [affine(W[..., i, :, :], seen, a) for i in range(W.shape[-3])]
         state = [y[:, i] for i in range(self.state_components)]
         local = [parameters["lam"][..., i, :] for i in range(parameters["lam"].shape[-2])]
-        return np.stack(self.cell(state, drives, local), axis=1)
+        return np.stack(self.cell(state, projections, local), axis=1)
 
     def _read(self, y):
         """h (copies, n_r): the components the predictor may see, one after another."""
@@ -178,36 +178,36 @@ def log_det(S):
     return np.linalg.slogdet(S)[1]
 
 
-# Cells: lists of state components, drives and local parameters to the list of new components.
+# Cells: lists of state components, projections and local parameters to the list of new components.
 
 
-def gated(state, drives, local):
-    (y,), (s1, s2), (l1, l2) = state, drives, local
+def gated(state, projections, local):
+    (y,), (s1, s2), (l1, l2) = state, projections, local
     c, k = np.tanh(s1 + l1 * y), sigmoid(s2 + l2 * y)
     return [(1 - k) * y + k * c]
 
 
-def leaky(state, drives, local):
-    (y,), (s1,), (l1,) = state, drives, local
+def leaky(state, projections, local):
+    (y,), (s1,), (l1,) = state, projections, local
     a = sigmoid(l1)
     return [a * y + (1 - a) * np.tanh(s1)]
 
 
-def lstm(state, drives, local):
-    (y,), (s1, s2), (l1, l2) = state, drives, local
+def lstm(state, projections, local):
+    (y,), (s1, s2), (l1, l2) = state, projections, local
     f, c = sigmoid(s1 + l1 * y), np.tanh(s2 + l2 * y)
     return [f * y + (1 - f) * c]
 
 
-def rgc(state, drives, local):
-    (h, c), (s,), (l1, l2, l3, l4) = state, drives, local
+def rgc(state, projections, local):
+    (h, c), (s,), (l1, l2, l3, l4) = state, projections, local
     h_new = np.tanh((1 - sigmoid(l1 * c)) * s + (1 - sigmoid(l2 * h)) * h)
     c_new = np.tanh((1 - sigmoid(l3 * h)) * s + (1 - sigmoid(l4 * c)) * c)
     return [h_new, c_new]
 
 
-def rtu(state, drives, local):
-    (y1, y2), (s1, s2), (l1, theta) = state, drives, local
+def rtu(state, projections, local):
+    (y1, y2), (s1, s2), (l1, theta) = state, projections, local
     r, cos, sin = sigmoid(l1), np.cos(theta), np.sin(theta)
     return [r * (cos * y1 - sin * y2) + s1, r * (sin * y1 + cos * y2) + s2]
 

@@ -2,7 +2,7 @@
 
     z_t    = tanh(W_z [x_t; 1])                        embedding of fixation t
     u_t    = [z_t; a_t; 1]                             (or [x_t; a_t; 1], `memory_input`)
-    y_t    = F(y_{t-1}; W u_t; lambda)                 recurrent circuits, unit by unit (cells.py)
+    y_t    = F(y_{t-1}; W u_t; lambda)                 recurrent layer, unit by unit (cells.py)
     zhat_t = P([h_{t-1}; z_{t-1}], a_t)                prediction from the past and the saccade
     loss   = predictive information (objective.py), exact gradients by RFP (kernels), Adam
 
@@ -82,9 +82,9 @@ class RJepa:
 
     def learn_block(self, features: np.ndarray, efference: np.ndarray) -> BlockReport:
         """Learn from K fixations: features (K, f), efference (K, A). Raises InputError."""
-        step = self.next_step(*self.checked(features, efference))
+        step = self._next_step(*self._check_block(features, efference))
         (learned,) = self.engine.learn([step])
-        return self.note(learned)
+        return self._report(learned)
 
     def learn_one(self, features: np.ndarray, efference: np.ndarray) -> BlockReport:
         """Learn from one fixation: features (f,), efference (A,). Raises InputError."""
@@ -95,28 +95,30 @@ class RJepa:
 
         Name -> array, as in `parameters()`. The statistics of the objective count as constants.
         """
-        block = self.checked(features, efference)
+        block = self._check_block(features, efference)
         with self._twin() as twin:
             twin.engine.set({"gradient": np.zeros_like(twin._array("gradient"))})
             twin.engine.learn([Step(*block, *twin._adam(0.0), arrays.GATHER)])
-            return twin.gathered()
+            return twin.gradient_sums()
 
-    def gathered(self) -> dict[str, np.ndarray]:
+    def gradient_sums(self) -> dict[str, np.ndarray]:
         """Gradients of the blocks since the last step, summed, by name (copies)."""
         return self._by_name("gradient")
 
-    def checked(self, features: np.ndarray, efference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A block as `next_step` takes it. Raises InputError."""
-        features = _checked("features", features, self.config.n_features, self.config)
-        efference = _checked("efference", efference, self.config.n_efference, self.config)
+    def _check_block(
+        self, features: np.ndarray, efference: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A block as `_next_step` takes it. Raises InputError."""
+        features = _check_rows("features", features, self.config.n_features, self.config)
+        efference = _check_rows("efference", efference, self.config.n_efference, self.config)
         if len(efference) != len(features):
             raise InputError(
                 f"features has {len(features)} fixations, efference {len(efference)}: give one each"
             )
         return features, efference
 
-    def next_step(self, features: np.ndarray, efference: np.ndarray) -> Step:
-        """What the engine is to do with a block that was `checked`: counted as done."""
+    def _next_step(self, features: np.ndarray, efference: np.ndarray) -> Step:
+        """What the engine is to do with a block that `_check_block` gave: counted as done."""
         self._counts[2] += 1
         step = self._counts[2] >= self.config.update_every
         if step:
@@ -128,7 +130,7 @@ class RJepa:
             mode = arrays.STEP_GATHERED if step else arrays.GATHER
         return Step(features, efference, *self._adam(self._annealed_rate()), mode)
 
-    def note(self, learned: Learned) -> BlockReport:
+    def _report(self, learned: Learned) -> BlockReport:
         """Count what the engine has learned from, and report it."""
         K = len(learned.surprise)
         self._counts[0] += K
@@ -162,13 +164,13 @@ class RJepa:
 
         Learning that follows takes the state it finds as given: its gradients reach back to here.
         """
-        features, efference = self.checked(features, efference)
+        features, efference = self._check_block(features, efference)
         (seen,) = self.engine.see([features], [efference], predict=False)
         return seen.z, seen.h
 
     def predict(self, features: np.ndarray, efference: np.ndarray) -> Prediction:
         """As `embed`, with the prediction of every embedding from what came before it."""
-        features, efference = self.checked(features, efference)
+        features, efference = self._check_block(features, efference)
         (seen,) = self.engine.see([features], [efference], predict=True)
         return Prediction(*seen)
 
@@ -210,7 +212,7 @@ class RJepa:
 
     @property
     def state(self) -> np.ndarray:
-        """State of the recurrent circuits after the last fixation, (m, n_h), a copy."""
+        """State of the recurrent layer after the last fixation, (m, n_h), a copy."""
         return self._array("past.y").copy()
 
     @property
@@ -282,7 +284,7 @@ class RJepa:
     def copy(self) -> RJepa:
         """An independent learner in the same state, on the same device."""
         twin = type(self)(self.config, engine=self.engine.fresh())
-        twin.take_over(self)
+        twin._take_over(self)
         return twin
 
     def to(self, device: str) -> RJepa:
@@ -290,10 +292,10 @@ class RJepa:
         if device == self.device:
             return self
         moved = type(self)(self.config, device=device)
-        moved.take_over(self)
+        moved._take_over(self)
         return moved
 
-    def take_over(self, other: RJepa) -> None:
+    def _take_over(self, other: RJepa) -> None:
         """Become like another learner of the same configuration, whatever the devices."""
         self.learning_rate = other.learning_rate
         self._set(other.tensors(), "the other learner")
@@ -364,7 +366,7 @@ class RJepa:
         self.engine.set({name: tensors[name] for name in own if name != "counts"})
 
 
-def _checked(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> np.ndarray:
+def _check_rows(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> np.ndarray:
     try:
         array = np.asarray(array)
     except ValueError:

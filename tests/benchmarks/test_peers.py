@@ -52,7 +52,7 @@ def assert_same(found, true):
 
 @needs_torch
 @both_ways
-def test_torch_sees_and_foresees_the_same(stepwise):
+def test_torch_encodes_and_predicts_the_same(stepwise):
     learner = learner_of(STILL)
     peer = torch_peer(learner, stepwise)
     for block in stream():

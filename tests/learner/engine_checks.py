@@ -124,13 +124,13 @@ def streams_are_as_if_alone(make: Make, config: RJepaConfig) -> None:
                 for found, true in zip(one, learner.predict(*block), strict=True):
                     assert found.tobytes() == true.tobytes()
         steps = [
-            learner.next_step(*learner.checked(*block))
+            learner._next_step(*learner._check_block(*block))
             for learner, block in zip(together, blocks, strict=True)
         ]
         for learner, other, block, learned in zip(
             together, alone, blocks, engine.learn(steps), strict=True
         ):
-            assert_same_report(learner.note(learned), other.learn_block(*block))
+            assert_same_report(learner._report(learned), other.learn_block(*block))
     for i in range(3):
         assert_same(everything(engine, i), everything(alone[i].engine))
         assert_same(everything(engine, i), everything(engine.slot(i)))
@@ -140,7 +140,7 @@ def streams_are_as_if_alone(make: Make, config: RJepaConfig) -> None:
 def a_run_again_is_the_same(make: Make, config: RJepaConfig) -> None:
     first, second = taught(make, config), taught(make, config)
     assert_same(everything(first.engine), everything(second.engine))
-    assert_same(first.gathered(), second.gathered())
+    assert_same(first.gradient_sums(), second.gradient_sums())
 
 
 def a_new_one_is_empty_and_described(make: Make, config: RJepaConfig) -> None:
@@ -149,7 +149,7 @@ def a_new_one_is_empty_and_described(make: Make, config: RJepaConfig) -> None:
     n_z, n_h, n_u = config.n_embedding, config.n_hidden, config.n_memory_input + 1
     learner = RJepa(config, engine=engine.slot(0))
     n = sum(array.size for array in learner.parameters().values())
-    m, G, L = learner.cell.n_state, learner.cell.n_drives, learner.cell.n_parameters
+    m, G, L = learner.cell.n_state, learner.cell.n_projections, learner.cell.n_parameters
     shapes = {
         "weights": (n,), "adam.m1": (n,), "adam.m2": (n,), "gradient": (n,),
         "traces.E": (m, G, n_h, n_u), "traces.e_lam": (L, m, n_h),
@@ -177,7 +177,7 @@ def what_is_set_is_all_that_matters(make: Make, config: RJepaConfig) -> None:
     """An engine with another past that is set to this one's arrays goes on as this one does."""
     learner, other = taught(make, config, seed=1), taught(make, config, seed=2)
     other.learn_block(*blocks_of(config, 4, (1,))[0])
-    other.take_over(learner)
+    other._take_over(learner)
     assert_same(everything(other.engine), everything(learner.engine))
     assert other.information == learner.information
     for block in blocks_of(config, 3):
@@ -198,9 +198,12 @@ def seeing_moves_the_state_alone(make: Make, config: RJepaConfig) -> None:
     learner, other = taught(make, config), taught(make, config)
     before, (block, *_) = everything(learner.engine), blocks_of(config, 4)
     (seen,) = learner.engine.see([block[0]], [block[1]], predict=True)
-    (unforeseen,) = other.engine.see([block[0]], [block[1]], predict=False)
-    assert unforeseen.z_hat is None
-    assert (seen.z.tobytes(), seen.h.tobytes()) == (unforeseen.z.tobytes(), unforeseen.h.tobytes())
+    (other_seen,) = other.engine.see([block[0]], [block[1]], predict=False)
+    assert other_seen.z_hat is None
+    assert (seen.z.tobytes(), seen.h.tobytes()) == (
+        other_seen.z.tobytes(),
+        other_seen.h.tobytes(),
+    )
     after = everything(learner.engine)
     assert_same(after, everything(other.engine))
     moved = {name for name in after if after[name].tobytes() != before[name].tobytes()}
@@ -253,10 +256,10 @@ def gradients_gather_until_a_step(make: Make, config: RJepaConfig) -> None:
 
 def what_is_handed_out_is_the_caller_s(make: Make, config: RJepaConfig) -> None:
     learner, (block, another, *_) = taught(make, config), blocks_of(config, 6, (5, 5))
-    (learned,) = learner.engine.learn([learner.next_step(*block)])
+    (learned,) = learner.engine.learn([learner._next_step(*block)])
     (seen,) = learner.engine.see([block[0]], [block[1]], predict=True)
     kept = [learned.surprise.copy(), *(array.copy() for array in seen)]
-    learner.engine.learn([learner.next_step(*another)])
+    learner.engine.learn([learner._next_step(*another)])
     learner.engine.see([another[0]], [another[1]], predict=True)
     for array, copy in zip((learned.surprise, *seen), kept, strict=True):
         assert array.tobytes() == copy.tobytes()
@@ -267,7 +270,7 @@ def divergence_is_no_exception(make: Make, config: RJepaConfig) -> None:
     learner.engine.set({"weights": np.full_like(learner.tensors()["weights"], np.inf)})
     with np.errstate(all="ignore"):
         for block in blocks_of(config, 7):
-            (learned,) = learner.engine.learn([learner.next_step(*block)])
+            (learned,) = learner.engine.learn([learner._next_step(*block)])
     assert isinstance(learned, Learned) and np.isnan(learned.information)
     assert np.isnan(learner.engine.information())
 
@@ -313,7 +316,7 @@ def agrees(
     learner, true = taught(make, config), taught(true_make, true_config)
     rng = np.random.default_rng(9)
     for block in blocks_of(config, 9):
-        true.take_over(learner)
+        true._take_over(learner)
         moments = rng.normal(size=true.tensors()["weights"].size)
         for each in (learner, true):
             each.engine.set({"adam.m2": moments**2})

@@ -88,7 +88,7 @@ def one_of(learner, what, config, path):
         learner.learning_rate = 0.5 * learner.learning_rate
     elif what == "save":
         learner.save(path)
-        learner.take_over(RJepa.load(path))
+        learner._take_over(RJepa.load(path))
     elif what == "embed":
         return [array.tobytes() for array in learner.embed(*block)]
     elif what == "alone":

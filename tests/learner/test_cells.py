@@ -40,7 +40,7 @@ def registry():
 
 
 def braid(y, s, l):  # noqa: E741
-    """Made up: three values that stir each other, every drive and parameter used more than once."""
+    """Made up: three values that stir each other, all input and parameters used more than once."""
     a, b, c = y
     k = sigmoid(s[0] + l[0] * c)
     new_a = tanh(s[1] + l[1] * b * c)
@@ -65,18 +65,18 @@ BRAID = Cell(
     "braid",
     braid,
     n_state=3,
-    n_drives=3,
+    n_projections=3,
     n_parameters=3,
     reads=(2, 0),
     initial_parameters=lambda rng, n: rng.normal(size=(3, n)),
-    initial_drive_bias=lambda rng, n: np.zeros((3, n)),
+    initial_projection_bias=lambda rng, n: np.zeros((3, n)),
     initial_place_std=(2.0, 0.1, 0.1),
 )
 
 
 def plainly(step):
     """The update of a cell function alone, for the reference: its derivatives are not used."""
-    return lambda state, drives, local: list(step(tuple(state), tuple(drives), tuple(local))[0])
+    return lambda *lists: list(step(*map(tuple, lists))[0])
 
 
 def altered(change):
@@ -133,8 +133,8 @@ def test_derivatives_of_another_shape_are_refused(change, reason):
         ({"reads": ()}, "reads"),
         ({"reads": (0, 3)}, "reads"),
         ({"reads": (-1,)}, "reads"),
-        ({"initial_place_std": (2.0, 0.1)}, "initial_place_std must name 3 drives"),
-        ({"n_drives": 0}, "must be 1 to 4"),
+        ({"initial_place_std": (2.0, 0.1)}, "initial_place_std must name 3 projections"),
+        ({"n_projections": 0}, "must be 1 to 4"),
         ({"n_parameters": 5}, "must be 1 to 4"),
     ],
 )
@@ -161,11 +161,11 @@ def test_cells_are_the_reference_s_and_start_in_shape(cell):
     update, n_state, reads = reference.CELLS[cell.name]
     assert (cell.n_state, cell.reads) == (n_state, reads)
     rng = np.random.default_rng(0)
-    sizes = (cell.n_state, cell.n_drives, cell.n_parameters)
+    sizes = (cell.n_state, cell.n_projections, cell.n_parameters)
     y, s, local = (tuple(rng.normal(size=(size, 50))) for size in sizes)
     np.testing.assert_allclose(cell.step(y, s, local)[0], update(y, s, local), rtol=1e-12)
     assert cell.initial_parameters(rng, 9).shape == (cell.n_parameters, 9)
-    assert cell.initial_drive_bias(rng, 9).shape == (cell.n_drives, 9)
+    assert cell.initial_projection_bias(rng, 9).shape == (cell.n_projections, 9)
 
 
 @pytest.mark.parametrize("name", list(CELLS))
@@ -210,7 +210,7 @@ def information_gained_on_a_ring(cell) -> float:
 def test_docs_name_every_cell():
     text = DOC.read_text(encoding="utf-8")
     for cell in CELLS.values():
-        row = f"| `{cell.name}` | {cell.n_state}, {cell.n_drives}, {cell.n_parameters} |"
+        row = f"| `{cell.name}` | {cell.n_state}, {cell.n_projections}, {cell.n_parameters} |"
         assert row in text
     assert all(name in text for name in cells.VOCABULARY)
 

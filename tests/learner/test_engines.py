@@ -207,6 +207,6 @@ def test_a_rate_beyond_the_dtype_is_no_warning(recwarn):
     learner = RJepa(engine_checks.network("leaky", learning_rate=1e300))
     with np.errstate(all="ignore"):
         learner.learn_block(*engine_checks.blocks_of(learner.config, 0)[0])
-    step = learner.next_step(*engine_checks.blocks_of(learner.config, 0)[0])
+    step = learner._next_step(*engine_checks.blocks_of(learner.config, 0)[0])
     assert step.adam.rate == step.adam_encoder.rate == np.finfo("float32").max
     assert not [w for w in recwarn if "cast" in str(w.message)]

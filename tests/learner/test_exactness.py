@@ -140,7 +140,7 @@ def test_how_the_stream_is_cut_does_not_matter(cell, memory_input):
             losses.append(K * learner.learn_block(features[rows], efference[rows]).loss)
         results.append(
             {
-                **learner.gathered(),
+                **learner.gradient_sums(),
                 **still.traces._asdict(),
                 "loss": sum(losses),
                 "state": learner.state,

@@ -24,7 +24,7 @@ SMALL = {
     "max_block": 16,
 }
 KERNELS = {
-    "perceive": lambda stream, ws, step: stream.perceive(ws),
+    "forward": lambda stream, ws, step: stream.forward(ws),
     "predict": lambda stream, ws, step: kernels.predict(stream.weights, ws),
     "predictor_backward": lambda stream, ws, step: kernels.predictor_backward(
         stream.weights, ws, stream.descent(step)
@@ -47,7 +47,7 @@ def operands(config, K):
     """What every entry of KERNELS takes: (stream, its rows with a block in them, its step)."""
     stream = Stream(config, find(config.cell))
     learner = RJepa(config, engine=CpuEngine([stream]))
-    step = learner.next_step(*learner.checked(*block(K)))
+    step = learner._next_step(*learner._check_block(*block(K)))
     assert step.mode == STEP
     return stream, stream.take(step.features, step.efference), step
 
@@ -109,7 +109,7 @@ def handles(monkeypatch):
                 if isinstance(kernel, Dispatcher):
                     patch.setattr(kernels, kernel_name, counting(kernel))
             function(*args)
-        return sum(counted) + (name == "perceive") * SCAN_ARRAYS
+        return sum(counted) + (name == "forward") * SCAN_ARRAYS
 
     return count
 

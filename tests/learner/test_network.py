@@ -87,7 +87,7 @@ def test_the_first_rows_of_a_workspace_are_views_of_it(cell):
         whole, part = getattr(workspace, name), getattr(two, name)
         assert np.shares_memory(whole, part), name
         assert part.shape[1:] == whole.shape[1:], name
-        axis = network.declared(arrays.Workspace).get(name, "").partition(" ")[0]
+        axis = network.declarations(arrays.Workspace).get(name, "").partition(" ")[0]
         assert len(part) == {"K": 2, "K+1": 3}.get(axis, len(whole)), name
 
 

@@ -12,15 +12,21 @@ from edge_rjepa.learner import reference
 from edge_rjepa.learner.reference import CELLS, NaiveModel
 
 N_FEATURES, N_EFFERENCE, N_Z, N_H, N_P, N_G = 3, 2, 3, 2, 3, 2
-DRIVES_AND_LOCALS = {"gated": (2, 2), "leaky": (1, 1), "lstm": (2, 2), "rgc": (1, 4), "rtu": (2, 2)}
+PROJECTIONS_AND_LOCALS = {
+    "gated": (2, 2),
+    "leaky": (1, 1),
+    "lstm": (2, 2),
+    "rgc": (1, 4),
+    "rtu": (2, 2),
+}
 INPUTS = ("embedding", "features")
 every_network = pytest.mark.parametrize(
-    "cell, memory_input", [(c, i) for c in DRIVES_AND_LOCALS for i in INPUTS]
+    "cell, memory_input", [(c, i) for c in PROJECTIONS_AND_LOCALS for i in INPUTS]
 )
 
 
 def random_parameters(cell, memory_input, rng):
-    G, L = DRIVES_AND_LOCALS[cell]
+    G, L = PROJECTIONS_AND_LOCALS[cell]
     n_r = N_H * len(CELLS[cell][2])
     n_u = (N_Z if memory_input == "embedding" else N_FEATURES) + N_EFFERENCE + 1
     shapes = {
@@ -160,7 +166,7 @@ def test_cells_match_scalar_arithmetic():
 
     for by_hand in (leaky, lstm, rgc, rtu):
         function, m, _ = CELLS[by_hand.__name__]
-        G, L = DRIVES_AND_LOCALS[by_hand.__name__]
+        G, L = PROJECTIONS_AND_LOCALS[by_hand.__name__]
         y, s, lam = (rng.normal(size=size) for size in (m, G, L))
         np.testing.assert_allclose(function(y, s, lam), by_hand(y, s, lam), rtol=1e-13)
 
@@ -192,7 +198,7 @@ def test_reset_cuts_the_past_and_its_gradient(cell, memory_input):
 
 @every_network
 def test_gradient_reaches_across_the_border_of_blocks(cell, memory_input):
-    """One fixation a block, then one more: its loss must still move with the past's drives."""
+    """One fixation a block, then one more: its loss must still move with the past's input."""
     rng = np.random.default_rng(5)
     parameters = random_parameters(cell, memory_input, rng)
     blocks = random_blocks(rng, (1, 1), (False, False))
@@ -224,7 +230,7 @@ def test_many_copies_at_once_do_not_matter(monkeypatch):
 
 
 def test_stopped_gradient_differs_from_the_full_one():
-    """Moving W_z for real also moves what the circuits see: a different number."""
+    """Moving W_z for real also moves what the recurrent layer sees: a different number."""
     rng = np.random.default_rng(8)
     parameters, blocks = random_parameters("gated", "embedding", rng), random_blocks(rng)
     step, full = 1e-6, np.empty_like(parameters["W_z"])

@@ -274,16 +274,16 @@ def test_parameters_that_do_not_fit_are_refused(name):
 
 def test_gradients_are_gathered_until_they_are_used():
     learner, (*blocks, last) = small(), stream(sizes=(4, 7, 2))
-    assert not any(array.any() for array in learner.gathered().values())
+    assert not any(array.any() for array in learner.gradient_sums().values())
     total = {name: np.zeros_like(array) for name, array in learner.parameters().items()}
     for block in blocks:
         for name, gradient in learner.gradients(*block).items():
             total[name] += gradient
         learner.learn_block(*block)
-    for name, array in learner.gathered().items():
+    for name, array in learner.gradient_sums().items():
         assert array.tobytes() == total[name].tobytes(), name
     learner.learn_block(*last)
-    assert not any(array.any() for array in learner.gathered().values())
+    assert not any(array.any() for array in learner.gradient_sums().values())
 
 
 def test_warm_up_changes_nothing():

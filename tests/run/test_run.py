@@ -332,7 +332,7 @@ class Failing(CpuEngine):
 
 def move_to_a_failing_gpu(run, blocks):
     gpu = RJepa(run.config.network, engine=Failing(RJepa(run.config.network).engine, blocks))
-    gpu.take_over(run.learner)
+    gpu._take_over(run.learner)
     run.loop.learner = gpu
 
 

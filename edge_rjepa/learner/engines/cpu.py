@@ -106,7 +106,7 @@ class Stream:
     def learn(self, step: Step) -> Learned:
         """Forward, loss, backward, update, statistics."""
         ws = self.take(step.features, step.efference)
-        self.perceive(ws)
+        self.forward(ws)
         kernels.predict(self.weights, ws)
         loss = self.objective(ws)
         descent = self.descent(step)
@@ -119,7 +119,7 @@ class Stream:
     def see(self, features: np.ndarray, efference: np.ndarray, predict: bool) -> Seen:
         """The block's embedding and memory, and its prediction where that is asked for."""
         ws = self.take(features, efference)
-        self.perceive(ws)
+        self.forward(ws)
         if predict:
             kernels.predict(self.weights, ws)
         h = ws.y[1:, ws.reads].reshape(len(ws.a), -1)
@@ -143,9 +143,9 @@ class Stream:
         ws.a[:, :-1] = efference
         return ws
 
-    def perceive(self, ws: arrays.Workspace) -> None:
-        """Embeddings and the recurrent circuits."""
-        kernels.perceive(self.cell)(self.weights, ws, self.config.memory_input == "features")
+    def forward(self, ws: arrays.Workspace) -> None:
+        """Embeddings and the recurrent layer."""
+        kernels.forward(self.cell)(self.weights, ws, self.config.memory_input == "features")
 
     def objective(self, ws: arrays.Workspace) -> float:
         """The block's summed loss, and its gradients in ws.d_z and ws.d_zhat."""
@@ -160,7 +160,7 @@ class Stream:
         )  # fmt: skip
 
     def update(self, ws: arrays.Workspace, descent: arrays.Descent) -> None:
-        """RFP: the circuits' gradients, the traces, and Adam."""
+        """RFP: the recurrent layer's gradients, the traces, and Adam."""
         kernels.update(ws, self.traces, descent)
 
     def _carry(self, ws: arrays.Workspace) -> None:

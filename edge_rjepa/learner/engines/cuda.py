@@ -41,7 +41,7 @@ KNOWN_TO_THE_HOST = {
 }
 
 
-def _reported(method: Callable) -> Callable:
+def _raise_device_errors(method: Callable) -> Callable:
     """Whatever CUDA, its driver or its compiler reports becomes a DeviceError."""
 
     @functools.wraps(method)
@@ -117,7 +117,7 @@ class Memory:
         self.nbytes += table.nbytes + self.outgoing.nbytes + self.incoming.nbytes
         self.past = [Past() for _ in range(streams)]
         # Views, by what they are for: making one takes as long as a launch.
-        self.ways: dict[tuple[int, int], Way] = {}
+        self.buffers: dict[tuple[int, int], TransferBuffer] = {}
         self.reports: dict[tuple[int, int], tuple[Any, np.ndarray]] = {}
         for name, array in arrays.constant_ones(self.workspace).items():
             getattr(self.workspace, name).copy_to_device(array)
@@ -128,8 +128,8 @@ class Memory:
         return array
 
 
-class Way(NamedTuple):
-    """Of blocks of one length from the host to the GPU: `take` in circuits.py says how they lie."""
+class TransferBuffer(NamedTuple):
+    """Of blocks of one length from the host to the GPU: recurrent.take says how they lie."""
 
     numbers: list[np.ndarray]  # of each stream: arrays.NUMBERS numbers,
     features: list[np.ndarray]  # (K, f)
@@ -138,13 +138,13 @@ class Way(NamedTuple):
     inbox: Any  # as long a piece of the GPU's
 
 
-def _way(m: Memory, streams: int, K: int) -> Way:
+def _transfer_buffer(m: Memory, streams: int, K: int) -> TransferBuffer:
     f, A = m.config.n_features, m.config.n_efference
     row = arrays.NUMBERS + K * (f + A)
     used = slice(0, streams * row)
     cuts = arrays.NUMBERS, arrays.NUMBERS + K * f
     pieces = [np.split(each, cuts) for each in m.outgoing[used].reshape(streams, row)]
-    return Way(
+    return TransferBuffer(
         [numbers for numbers, _, _ in pieces],
         [features.reshape(K, f) for _, features, _ in pieces],
         [efference.reshape(K, A) for _, _, efference in pieces],
@@ -158,7 +158,7 @@ class CudaEngine:
 
     device = "cuda"
 
-    @_reported
+    @_raise_device_errors
     def __init__(self, config: RJepaConfig, cell: Cell, streams: int = 1):
         self._cover(Memory(config, cell, streams), 0, streams)
         m = self._memory
@@ -175,7 +175,7 @@ class CudaEngine:
         memory.reports[first, streams] = memory.statistics.report[mine], memory.incoming[mine]
 
     @property
-    @_reported
+    @_raise_device_errors
     def description(self) -> str:
         """The GPU's name."""
         name = getattr(cuda.current_context().device, "name", b"simulated GPU")
@@ -183,13 +183,13 @@ class CudaEngine:
 
     # -- blocks -----------------------------------------------------------------------------------
 
-    @_reported
+    @_raise_device_errors
     def learn(self, steps: Sequence[Step]) -> list[Learned]:
         """One block for each stream; returns while the weights still take their step."""
         m, K = self._memory, len(steps[0].features)
         at = self._block(K)
         renewed = self._send(K, steps, learning=True)
-        kernels.perceive(m.weights, m.workspace, m.inbox, self._remember_features, at)
+        kernels.forward(m.weights, m.workspace, m.inbox, self._remember_features, at)
         kernels.predict(m.weights, m.workspace, m.statistics.mu, at)
         kernels.loss(m.workspace, m.statistics, at)
         kernels.observe(m.workspace, m.statistics, at)
@@ -201,7 +201,7 @@ class CudaEngine:
         self._wait_for_report()
         return [self._learned(i, K) for i in range(self.streams)]
 
-    @_reported
+    @_raise_device_errors
     def see(
         self, features: Sequence[np.ndarray], efference: Sequence[np.ndarray], predict: bool
     ) -> list[Seen]:
@@ -210,13 +210,13 @@ class CudaEngine:
         at = self._block(K)
         steps = [Step(x, a, STILL, STILL, 0) for x, a in zip(features, efference, strict=True)]
         self._send(K, steps, learning=False)
-        kernels.perceive(m.weights, m.workspace, m.inbox, self._remember_features, at)
+        kernels.forward(m.weights, m.workspace, m.inbox, self._remember_features, at)
         if predict:
             kernels.predict(m.weights, m.workspace, m.statistics.mu, at)
         kernels.forget(m.workspace, m.traces, False, at)
         return [self._seen(self._first + i, K, predict) for i in range(self.streams)]
 
-    @_reported
+    @_raise_device_errors
     def reset(self) -> None:
         """All streams forget the past."""
         m = self._memory
@@ -244,7 +244,7 @@ class CudaEngine:
 
     # -- keeping ----------------------------------------------------------------------------------
 
-    @_reported
+    @_raise_device_errors
     def arrays(self, i: int = 0, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Host copies of what changes of the i-th stream."""
         past, places = self._pasts[i], self._places(i)
@@ -257,7 +257,7 @@ class CudaEngine:
                 found[name] = self._down(*places[name])
         return found
 
-    @_reported
+    @_raise_device_errors
     def set(self, tensors: Mapping[str, np.ndarray], i: int = 0) -> None:
         """Copy these into the i-th stream."""
         past, places = self._pasts[i], self._places(i)
@@ -313,25 +313,25 @@ class CudaEngine:
     def _send(self, K: int, steps: Sequence[Step], learning: bool) -> bool:
         """Pack and send a block for every stream; whether statistics are to be renewed after it."""
         m = self._memory
-        if (self.streams, K) not in m.ways:
-            m.ways[self.streams, K] = _way(m, self.streams, K)
-        way = m.ways[self.streams, K]
+        if (self.streams, K) not in m.buffers:
+            m.buffers[self.streams, K] = _transfer_buffer(m, self.streams, K)
+        buffer = m.buffers[self.streams, K]
         any_renewed = False
         for i, (step, past) in enumerate(zip(steps, self._pasts, strict=True)):
             rate, renewed = (
                 past.move(K, m.config.statistics_fixations) if learning else (0.0, False)
             )
-            numbers = way.numbers[i]
+            numbers = buffer.numbers[i]
             numbers[arrays.ADAM : arrays.ADAM_ENCODER] = step.adam
             numbers[arrays.ADAM_ENCODER : arrays.MODE] = step.adam_encoder
             numbers[arrays.MODE :] = (
                 step.mode, past.last, rate, 1.0 - rate, rate / K, rate * rate, renewed
             )  # fmt: skip
-            way.features[i][...] = step.features
-            way.efference[i][...] = step.efference
+            buffer.features[i][...] = step.features
+            buffer.efference[i][...] = step.efference
             past.last = K
             any_renewed |= renewed
-        way.inbox.copy_to_device(way.outgoing, stream=m.queue)
+        buffer.inbox.copy_to_device(buffer.outgoing, stream=m.queue)
         return any_renewed
 
     def _flag_renewal(self, i: int) -> None:

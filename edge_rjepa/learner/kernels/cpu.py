@@ -2,10 +2,10 @@
 
 One block of K fixations runs through four functions (docs/theory.md has the derivations):
 
-    perceive            embeddings and the recurrent circuits with their local derivatives
+    forward             embeddings and the recurrent layer with their local derivatives
     predict             predictions and errors
     predictor_backward  from dl/dzhat and dl/dz back to every weight that has no past, and to delta
-    update              RFP: gradient of the drives' weights, new traces, and Adam, in one pass
+    update              RFP: gradient of the projections' weights, new traces, and Adam, in one pass
 
 Each strings together matrix products and loops, compiled one by one and handed the few arrays they
 need: a single function that is handed them all is no faster and takes Numba twice as long to
@@ -133,7 +133,7 @@ def tanh_rows(a):
 
 
 def encode(p, ws, remember_features):
-    """z = tanh(W_z [x; 1]), the drives' input u = [z or x; a; 1], and the drives s = W u."""
+    """z = tanh(W_z [x; 1]), the input u = [z or x; a; 1] and its projections s = W u."""
     x, z = ws.x[1:], ws.z[1:]
     product(x, p.W_z.T, z)
     tanh_rows(z)
@@ -151,7 +151,7 @@ def scan_template(s, lam, y, J, B, D):
     """Every unit's states and local derivatives over the block; the only sequential part.
 
     s (K, G, n_h), lam (L, n_h), y (K+1, m, n_h) with row 0 given; J (K, m, m, n_h),
-    B (K, m, G, n_h), D (K, m, L, n_h). `step` and `take_*` are the cell's (see `perceive`).
+    B (K, m, G, n_h), D (K, m, L, n_h). `step` and `take_*` are the cell's (see `forward`).
     """
     m, G, L = B.shape[1], B.shape[2], D.shape[2]
     for k in range(s.shape[0]):
@@ -159,7 +159,7 @@ def scan_template(s, lam, y, J, B, D):
         for j in range(s.shape[2]):
             new, dy, ds, dl = step(  # noqa: F821
                 take_state(y_old, j),  # noqa: F821
-                take_drives(s_k, j),  # noqa: F821
+                take_projections(s_k, j),  # noqa: F821
                 take_parameters(lam, j),  # noqa: F821
             )
             for a in range(m):
@@ -214,8 +214,8 @@ def predict(p, ws):
 
 
 @functools.cache
-def perceive(cell: cells.Cell):
-    """The compiled `perceive(p, ws, remember_features)` of a cell: all but the prediction."""
+def forward(cell: cells.Cell):
+    """The compiled `forward(p, ws, remember_features)` of a cell: all but the prediction."""
     vocabulary = {
         name: VOCABULARY[name] for name in VOCABULARY if name in cell.step.__code__.co_names
     }
@@ -224,16 +224,16 @@ def perceive(cell: cells.Cell):
         cell.name,
         step=jit(specialise(cell.step, cell.name, **vocabulary)),
         take_state=TAKE[cell.n_state],
-        take_drives=TAKE[cell.n_drives],
+        take_projections=TAKE[cell.n_projections],
         take_parameters=TAKE[cell.n_parameters],
     )
     scan = jit(scan)
 
-    def perceive(p, ws, remember_features):
+    def forward(p, ws, remember_features):
         encode(p, ws, remember_features)
         scan(ws.s, p.lam, ws.y, ws.J, ws.B, ws.D)
 
-    return perceive
+    return forward
 
 
 # ------------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def add_scaled(scale, x, y):
 
 @jit
 def recur_row(alpha, T, E, E_new, g, row, j):
-    """One unit's row of one drive: g (n_u,) += alpha E, then E <- T E + E_new (E_new is scratch).
+    """One unit's row of one projection: g (n_u,) += alpha E, then E <- T E + E_new (scratch).
 
     E, E_new (m, G n_h, n_u); alpha (m, n_h), T (m, m, n_h) at unit j.
     """
@@ -461,7 +461,7 @@ def recur_row(alpha, T, E, E_new, g, row, j):
 
 @jit
 def recur_rows(alpha, T, E, E_new, g, w, total, m1, m2, adam, mode):
-    """Every row of the drives' weights, once through memory: gradient, traces, Adam.
+    """Every row of the projections' weights, once through memory: gradient, traces, Adam.
 
     E, E_new (m, G n_h, n_u); the others (G, n_h, n_u).
     """
@@ -474,10 +474,10 @@ def recur_rows(alpha, T, E, E_new, g, w, total, m1, m2, adam, mode):
 
 
 def update(ws, traces, descent):
-    """RFP: the drives' weights and the local parameters take their gradients, the traces move on.
+    """RFP: projections' weights and local parameters take their gradients, the traces move on.
 
-    traces.E (m, G, n_h, n_u) and traces.e_lam (L, m, n_h). The rows of the drives' weights pass
-    through memory once:
+    traces.E (m, G, n_h, n_u) and traces.e_lam (L, m, n_h). The rows of the projections' weights
+    pass through memory once:
         dL/dW = alpha E + beta' u        E <- T_0 E + gamma' u
     """
     gradient, weights, total, m1, m2, adam, _, mode = descent

@@ -69,7 +69,7 @@ def signatures(config: RJepaConfig) -> tuple[types.SimpleNamespace, dict[str, tu
     ws = arrays.workspace(config, cell, 2, np.zeros)
     known = arrays.statistics(config, 2, np.zeros)
     table = arrays.descent_table(p, ws, tiles)
-    kernels.perceive(p, ws, np.zeros(1, number), True, at)
+    kernels.forward(p, ws, np.zeros(1, number), True, at)
     kernels.predict(p, ws, known.mu, at)
     kernels.loss(ws, known, at)
     kernels.observe(ws, known, at)

@@ -43,7 +43,7 @@ def run(checks: dict) -> None:
 
 
 def wheel(y, s, l):  # noqa: E741
-    """Made up: four states, drives and parameters, the most there may be."""
+    """Made up: four states, projections and parameters, the most there may be."""
     a, b, c, d = y
     zero = like(a, 0.0)
     new_a, new_b = tanh(s[0] + l[0] * b), tanh(s[1] + l[1] * c)
@@ -79,7 +79,7 @@ def register_wheel() -> str:
         cells.Cell(
             "wheel", wheel, 4, 4, 4, (3, 1),
             initial_parameters=lambda rng, n: rng.normal(size=(4, n)),
-            initial_drive_bias=lambda rng, n: rng.normal(size=(4, n)),
+            initial_projection_bias=lambda rng, n: rng.normal(size=(4, n)),
             initial_place_std=(1.0,) * 4,
         )
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
 One block of K fixations is these launches, and no others (docs/jetson.md says what they cost):
 
-    perceive            take, encode, drive, scan                            4
-    predict             gate, mix, foresee                                   3
+    forward             take, encode, project, scan                          4
+    predict             gate, mix, predict                                   3
     loss                weigh_errors                                         1
     observe             observe                                              1
     predictor_backward  back_to_mix, back_to_gate, back_to_past              3
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_rjepa.learner.cells import Cell
-from edge_rjepa.learner.kernels.cuda import circuits, descent, products, scalars, statistics
+from edge_rjepa.learner.kernels.cuda import descent, products, recurrent, scalars, statistics
 from edge_rjepa.learner.kernels.cuda.arrays import Statistics, Workspace
 from edge_rjepa.learner.kernels.cuda.build import build
 from edge_rjepa.learner.kernels.cuda.tiles import Tiles, count
@@ -37,7 +37,7 @@ from edge_rjepa.learner.network import Traces, Weights
 # Small networks have small grids; there is nothing to be done about it.
 warnings.filterwarnings("ignore", message="Grid size .* will likely result in GPU under-util")
 
-MODULES = (circuits, products, statistics, descent)
+MODULES = (recurrent, products, statistics, descent)
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def compiled(cell: Cell, dtype: str, tiles: Tiles) -> SimpleNamespace:
         **{name: words[name] for name in ("NUMBER", "tanh", "sigmoid", "one_minus")},
         **scalars.of_cell(cell, dtype),
         "N_STATE": cell.n_state,
-        "N_DRIVES": cell.n_drives,
+        "N_PROJECTIONS": cell.n_projections,
         "N_PARAMETERS": cell.n_parameters,
         "READS": cell.reads,
     }
@@ -83,10 +83,10 @@ class Block(NamedTuple):
         self.launch(name, grid, self.tiles.threads, *arguments)
 
 
-def perceive(p: Weights, ws: Workspace, inbox, remember_features: bool, at: Block) -> None:
-    """Embeddings and the recurrent circuits with their local derivatives.
+def forward(p: Weights, ws: Workspace, inbox, remember_features: bool, at: Block) -> None:
+    """Embeddings and the recurrent layer with their local derivatives.
 
-    inbox: see `circuits.take`. What it says of the block is in ws.numbers from here on.
+    inbox: see `recurrent.take`. What it says of the block is in ws.numbers from here on.
     """
     n_z, n_h, n_g = p.W_z.shape[1], p.lam.shape[2], p.G_a.shape[1]
     n_context_h = ws.c.shape[2] - n_z - ws.a.shape[2]
@@ -99,7 +99,7 @@ def perceive(p: Weights, ws: Workspace, inbox, remember_features: bool, at: Bloc
         "encode", (n_z, n_g), p.W_z, p.G_a, ws.x, ws.a, remember_features, n_context_h,
         ws.z, ws.u, ws.c, ws.gain,
     )  # fmt: skip
-    at.launch_product("drive", (p.W.shape[1],), p.W, ws.u, ws.s)
+    at.launch_product("project", (p.W.shape[1],), p.W, ws.u, ws.s)
     at.launch_loop("scan", n_h, at.K, ws.numbers, ws.s, p.lam, ws.y, ws.J, ws.B, ws.D, ws.c)
 
 
@@ -108,7 +108,7 @@ def predict(p: Weights, ws: Workspace, mu, at: Block) -> None:
     n_p, n_z = p.V_1.shape[1], p.V_3.shape[1]
     at.launch_product("gate", (n_p,), p.V_1, p.G_b, ws.c, ws.gain, ws.q, ws.g, ws.p1)
     at.launch_product("mix", (n_p,), p.V_2, ws.p1, ws.p2)
-    at.launch_product("foresee", (n_z,), p.V_3, ws.p2, ws.z, mu, ws.zhat, ws.e, ws.centred)
+    at.launch_product("predict", (n_z,), p.V_3, ws.p2, ws.z, mu, ws.zhat, ws.e, ws.centred)
 
 
 def loss(ws: Workspace, known: Statistics, at: Block) -> None:

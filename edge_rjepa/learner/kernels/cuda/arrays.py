@@ -62,7 +62,7 @@ def weights(config: RJepaConfig, cell: Cell, streams: int, allocate: Allocate) -
     """W as a matrix, (B, G n_h, n_u)."""
     shapes = network.weight_shapes(config, cell)
     shapes["W"] = _as_matrix(shapes["W"])
-    return Weights(**_laid_out(shapes, streams, np.dtype(config.dtype), allocate))
+    return Weights(**_lay_out(shapes, streams, np.dtype(config.dtype), allocate))
 
 
 def traces(config: RJepaConfig, cell: Cell, streams: int, allocate: Allocate) -> Traces:
@@ -83,7 +83,7 @@ def _as_matrix(shape: Sequence[int]) -> tuple[int, int]:
 def workspace(config: RJepaConfig, cell: Cell, streams: int, allocate: Allocate) -> Workspace:
     """Room for blocks of up to max_block fixations, all zero: `constant_ones` go in once."""
     shapes = network.shapes(Workspace, network.sizes(config, cell)) | {"numbers": (NUMBERS,)}
-    return Workspace(**_laid_out(shapes, streams, np.dtype(config.dtype), allocate))
+    return Workspace(**_lay_out(shapes, streams, np.dtype(config.dtype), allocate))
 
 
 def constant_ones(ws: Workspace) -> dict[str, np.ndarray]:
@@ -132,25 +132,25 @@ def descent_table(p: Weights, ws: Workspace, tiles: Tiles) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-def _laid_out(
+def _lay_out(
     shapes: Mapping[str, Shape], streams: int, dtype: np.dtype, allocate: Allocate
 ) -> dict[str, Any]:
     """The stretch of memory, `flat`, and the array of each shape in it."""
     sizes = {name: streams * math.prod(shape) for name, shape in shapes.items()}
-    flat = allocate((sum(map(_padded, sizes.values())),), dtype)
+    flat = allocate((sum(map(_pad, sizes.values())),), dtype)
     arrays, at = {"flat": flat}, 0
     for name, size in sizes.items():
         arrays[name] = flat[at : at + size].reshape(streams, *shapes[name])
-        at += _padded(size)
+        at += _pad(size)
     return arrays
 
 
 def _start(group: Weights | Workspace, name: str) -> int:
     """Where in the group's memory an array starts."""
-    names = list(network.declared(type(group)))
-    return sum(_padded(getattr(group, each).size) for each in names[: names.index(name)])
+    names = list(network.declarations(type(group)))
+    return sum(_pad(getattr(group, each).size) for each in names[: names.index(name)])
 
 
-def _padded(size: int) -> int:
+def _pad(size: int) -> int:
     """Every array starts at a whole number of memory transactions."""
     return count(size, ALIGNED) * ALIGNED

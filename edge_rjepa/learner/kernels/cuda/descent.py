@@ -35,7 +35,7 @@ def adam(g, w, m1, m2, rate, blend1, blend2, correction2, epsilon):
 
 @kernel
 def recur(first, K, W, total, m1, m2, E, beta, gamma, u, alpha, T, numbers):
-    """The drives' weights: dL/dW = alpha E + beta' u, E <- T E + gamma' u, and a step.
+    """The projections' weights: dL/dW = alpha E + beta' u, E <- T E + gamma' u, and a step.
 
     W and its like (B, G n_h, n_u), E (B, m, G n_h, n_u). Grid: x tiles of columns, y tiles of rows.
     """

@@ -139,8 +139,8 @@ def encode(first, K, W_z, G_a, x, a, remember_features, n_context_h, z, u, c, ga
 
 
 @kernel
-def drive(first, K, W, u, s):
-    """The drives s = W u, of G n_h outputs."""
+def project(first, K, W, u, s):
+    """The input projections s = W u, of G n_h outputs."""
     w_tile = cuda.shared.array((INNER, OUT_PITCH), NUMBER)
     x_tile = cuda.shared.array((INNER, ROWS_PITCH), NUMBER)
     sums = cuda.shared.array((SLICES, ROWS, OUT), NUMBER)
@@ -192,7 +192,7 @@ def mix(first, K, V_2, p1, p2):
 
 
 @kernel
-def foresee(first, K, V_3, p2, z, mu, zhat, e, centred):
+def predict(first, K, V_3, p2, z, mu, zhat, e, centred):
     """zhat = V_3 [p2; 1], e = z - zhat, and z - mu."""
     w_tile = cuda.shared.array((INNER, OUT_PITCH), NUMBER)
     x_tile = cuda.shared.array((INNER, ROWS_PITCH), NUMBER)

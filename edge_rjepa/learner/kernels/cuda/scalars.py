@@ -78,6 +78,6 @@ def of_cell(cell: Cell, dtype: str) -> dict[str, object]:
     return {
         "step": _on_device(specialise(cell.step, f"{cell.name}_{dtype}", **used)),
         "take_state": _on_device(COLUMN[cell.n_state]),
-        "take_drives": _on_device(COLUMN[cell.n_drives]),
+        "take_projections": _on_device(COLUMN[cell.n_projections]),
         "take_parameters": _on_device(COLUMN[cell.n_parameters]),
     }

@@ -1,5 +1,5 @@
 # ruff: noqa: F821 (step, take_* and one_minus are put in by a build)
-"""A block's way in, the recurrent circuits unit by unit, and the coefficients of RFP.
+"""A block's way in, the recurrent layer unit by unit, and the coefficients of RFP.
 
 One thread a unit, or a column: what is sequential, the fixations, is a loop in registers.
 Neighbouring threads read and write neighbouring numbers. Grid: x units, z streams.
@@ -18,7 +18,7 @@ from edge_rjepa.learner.kernels.cuda.tiles import GPU
 
 # Constants that a build replaces.
 NUMBER = numba.float32
-N_STATE, N_DRIVES, N_PARAMETERS = 1, 1, 1  # m, G, L of the cell
+N_STATE, N_PROJECTIONS, N_PARAMETERS = 1, 1, 1  # m, G, L of the cell
 READS = (0,)  # the states that the predictor reads
 THREADS = GPU.threads
 
@@ -73,12 +73,12 @@ def scan(first, K, numbers, s, lam, y, J, B, D, c):
         parameters = take_parameters(lam[b], j)
         state = take_state(y[b, 0], j)
         for k in range(K):
-            state, dy, ds, dl = step(state, take_drives(s[b, k], j), parameters)
+            state, dy, ds, dl = step(state, take_projections(s[b, k], j), parameters)
             for a in range(N_STATE):
                 y[b, k + 1, a, j] = state[a]
                 for i in range(N_STATE):
                     J[b, k, a, i, j] = dy[a][i]
-                for i in range(N_DRIVES):
+                for i in range(N_PROJECTIONS):
                     B[b, k, a, i, j] = ds[a][i]
                 for i in range(N_PARAMETERS):
                     D[b, k, a, i, j] = dl[a][i]
@@ -115,7 +115,7 @@ def coefficients(
             for a in range(N_STATE):
                 e_new[i, a] = NUMBER(0)
         for k in range(K - 1, -1, -1):
-            for i in range(N_DRIVES):
+            for i in range(N_PROJECTIONS):
                 sum_beta = NUMBER(0)
                 for d in range(N_STATE):
                     sum_beta += r[d] * B[b, k, d, i, j]
