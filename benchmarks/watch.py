@@ -36,13 +36,14 @@ import numpy as np
 
 from benchmarks.tables import Table, put
 from edge_rjepa.cli import main as command
+from edge_rjepa.encoder.opened import embedder, encoder_of
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera, Pinhole
 from edge_rjepa.run.run import load_run
 from edge_rjepa.sources import Frame
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
-from edge_rjepa.watch.watch import Watch, embedder, encoder_of
+from edge_rjepa.watch.novelty import Watch
 
 PAGE = Path(__file__).parent.parent / "docs" / "watch.md"
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
