@@ -60,12 +60,13 @@ def add_parser(commands, command) -> None:
 
 def _watch(options: argparse.Namespace) -> int:
     from edge_rjepa.cli import rig
-    from edge_rjepa.encoder.opened import encoder_of
+    from edge_rjepa.encoder.opened import open_encoder
     from edge_rjepa.sources.camera import redacted
     from edge_rjepa.watch.alarms import AlarmFolder, Command
     from edge_rjepa.watch.novelty import Watch
 
-    encoder = encoder_of(options.encoder)
+    encoder = open_encoder(options.encoder)
+    embed = encoder.patch_embedder()
     config = _configuration(options, encoder.config)
     folder = options.out or Path(time.strftime("watch/%Y%m%d-%H%M%S"))
     with ExitStack() as opened:
@@ -75,7 +76,7 @@ def _watch(options: argparse.Namespace) -> int:
         source, head = opened.enter_context(rig.open_rig(config, once=True))
         head = head or source.head
         watch = Watch(
-            encoder.embed, source.camera, encoder.window_px,
+            embed, source.camera, encoder.window_px,
             options.alarms_per_hour, options.warm_up,
         )  # fmt: skip
         kept = AlarmFolder(folder)

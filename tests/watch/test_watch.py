@@ -13,7 +13,7 @@ import pytest
 from calibration.angles import rays_of_angles
 from edge_rjepa.cli import main
 from edge_rjepa.encoder.export import export
-from edge_rjepa.encoder.opened import encoder_of
+from edge_rjepa.encoder.opened import open_encoder
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
@@ -450,12 +450,11 @@ def test_what_cannot_be_watched_is_reported_in_a_line(
 
 def test_a_run_and_its_file_embed_alike(world, photograph):
     windows = RETINA.windows(photograph, np.random.default_rng(6).uniform(0, 240, (150, 2)))
-    (of_run, side, config), (of_file, same, none) = (
-        encoder_of(world / n) for n in ("run", "encoder.onnx")
-    )
-    assert side == same == 64
-    assert config.network.n_embedding == 16 and none is None
-    np.testing.assert_allclose(of_run(windows), of_file(windows), atol=1e-4)
+    run, file = (open_encoder(world / name) for name in ("run", "encoder.onnx"))
+    assert run.window_px == file.window_px == 64
+    assert run.config.network.n_embedding == 16 and file.config is None
+    of_run, of_file = run.patch_embedder()(windows), file.patch_embedder()(windows)
+    np.testing.assert_allclose(of_run, of_file, atol=1e-4)
 
 
 def test_a_video_can_be_shown_once_to_its_last_frame(world):
