@@ -306,7 +306,9 @@ def _recurrent_layer(
     return states
 
 
-def _prediction(weights: dict, h, z, efference) -> Tensor:
+def _prediction(
+    weights: dict, h: tuple[Tensor, int], z: tuple[Tensor, int], efference: tuple[Tensor, int]
+) -> Tensor:
     """Of every row; h, z, efference: what came before it and how gaze comes there, with widths."""
     q = tanh(_affine("V_1", weights["V_1"], h, z, efference))
     gain = tanh(_affine("G_a", weights["G_a"], efference))

@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+from numpy.typing import ArrayLike
 
 from edge_rjepa.encoder.names import (
     EFFERENCE,
@@ -88,7 +89,9 @@ class FrozenEncoder:
         self._outputs = [each.name for each in self._session.get_outputs()]
         self.reset()
 
-    def embed(self, seen, efference=None) -> tuple[np.ndarray, np.ndarray]:
+    def embed(
+        self, seen: ArrayLike, efference: ArrayLike | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings z (K, n_z) and memory h (K, n_r), float32; the state advances.
 
         seen: windows (K, side, side, 3) uint8 BGR, or features (K, f) floating, of K fixations in
@@ -100,7 +103,7 @@ class FrozenEncoder:
         none = np.empty((len(found[EMBEDDING]), 0), np.float32)
         return found[EMBEDDING], found.get(MEMORY, none)
 
-    def predict(self, seen, efference) -> FrozenPrediction:
+    def predict(self, seen: ArrayLike, efference: ArrayLike) -> FrozenPrediction:
         """As `embed`, with the prediction of every embedding, and the surprise that it was.
 
         Raises InputError also where the file is of the form `patches`, which has no past.
@@ -144,12 +147,12 @@ class FrozenEncoder:
             inputs[EMBEDDING_BEFORE] = past.embedding[None]
         return inputs
 
-    def _run(self, seen, efference) -> dict[str, np.ndarray]:
+    def _run(self, seen: ArrayLike, efference: ArrayLike | None) -> dict[str, np.ndarray]:
         """All outputs but next_state, (K, ..) each."""
         seen = self._check_view(seen)
         K, T, past = len(seen), self.fixations, self._past
         if past is None:
-            return self._call(seen, efference, None)
+            return self._call({self._view: seen})
         width = self._inputs[EFFERENCE].shape[-1]
         efference = _floats(EFFERENCE, efference, (K, width))
         if K % T:
@@ -159,23 +162,20 @@ class FrozenEncoder:
         blocks = []
         for start in range(0, K, T):
             now = slice(start, start + T)
-            found = self._call(seen[now], efference[now], past)
+            found = self._call(self.graph_inputs(seen[now], efference[now], past))
             past = EncoderPast(found.pop(NEXT_STATE)[0], found[EMBEDDING][-1])
             blocks.append(found)
         self._past = past
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
-    def _call(
-        self, seen: np.ndarray, efference: np.ndarray, past: EncoderPast | None
-    ) -> dict[str, np.ndarray]:
+    def _call(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One call of the graph: its outputs for these fixations, and the state after them."""
-        inputs = self.graph_inputs(seen, efference, past)
         found = dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
         if self.form == SEQUENCE:
             found = {n: x if n == NEXT_STATE else x[0] for n, x in found.items()}
         return found
 
-    def _check_view(self, seen) -> np.ndarray:
+    def _check_view(self, seen: ArrayLike) -> np.ndarray:
         axes = self._inputs[self._view].shape[2 if self.form == SEQUENCE else 1 :]
         if self.retina is None:
             return _floats("features", seen, (None, *axes))
@@ -217,14 +217,14 @@ def _metadata(path: Path, session: onnxruntime.InferenceSession) -> dict:
     return {key: _decode(value) for key, value in found.items()}
 
 
-def _decode(text: str):
+def _decode(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
 
 
-def _floats(name: str, array, shape: tuple[int | None, ...]) -> np.ndarray:
+def _floats(name: str, array: ArrayLike | None, shape: tuple[int | None, ...]) -> np.ndarray:
     """The array as float32, if it has that shape and finite numbers. Raises InputError."""
     try:
         array = np.asarray(array)
