@@ -36,13 +36,14 @@ import numpy as np
 
 from benchmarks.tables import Table, put
 from edge_rjepa.cli import main as command
+from edge_rjepa.encoder.opened import learner_embedder, open_encoder
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera, Pinhole
 from edge_rjepa.run.run import load_run
 from edge_rjepa.sources import Frame
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
-from edge_rjepa.watch.watch import Watch, embedder, encoder_of
+from edge_rjepa.watch.novelty import Watch
 
 PAGE = Path(__file__).parent.parent / "docs" / "watch.md"
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
@@ -233,7 +234,7 @@ class Film:
 def contestants(run: Path, camera: Camera, warm_up_s: float) -> dict:
     """By name, what looks at a frame and returns what it found."""
     kept = load_run(run)
-    untrained = embedder(RJepa(kept.config.network, seed=1), Retina(kept.config.retina))
+    untrained = learner_embedder(RJepa(kept.config.network, seed=1), Retina(kept.config.retina))
 
     def watching(encode):
         watch = Watch(encode, camera, kept.config.retina.window_px, 1.0, warm_up_s)
@@ -243,7 +244,7 @@ def contestants(run: Path, camera: Camera, warm_up_s: float) -> dict:
 
         return look
 
-    trained = encoder_of(run).embed
+    trained = open_encoder(run).patch_embedder()
     return dict(
         zip(CONTESTANTS, (watching(trained), watching(untrained), Mog2(camera).look), strict=True)
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edge_rjepa.run.run import load_run
     from edge_rjepa.sources import Frame, open_source
     from edge_rjepa.sources.config import CameraConfig
-    from edge_rjepa.watch.watch import Alarm, Watch
+    from edge_rjepa.watch.novelty import Alarm, Watch
 
 __all__ = [
     "Alarm", "BlockReport", "CameraConfig", "Frame", "FrozenEncoder", "Gaze", "GazeConfig",
@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "Alarm": "watch.watch",
+    "Alarm": "watch.novelty",
     "BlockReport": "learner.rjepa",
     "CameraConfig": "sources.config",
     "Frame": "sources.frame",
@@ -52,7 +52,7 @@ _MODULES = {
     "Retina": "eye.retina",
     "RetinaConfig": "eye.config",
     "RunConfig": "run.config",
-    "Watch": "watch.watch",
+    "Watch": "watch.novelty",
     "export": "encoder.export",
     "load_run": "run.run",
     "open_source": "sources",

@@ -21,7 +21,7 @@ ALLOWED = {
     "sources": "base eye optics",
     "run": "base eye learner optics sources",
     "encoder": "base eye learner run sources",
-    "watch": "base encoder eye learner optics run sources",
+    "watch": "base optics sources",
     "views": "base encoder eye learner run",
     "doctor": "base sources",
     "cli": "base doctor encoder eye learner optics run sources views watch",

@@ -53,16 +53,20 @@ def add_parser(commands, command) -> None:
         "--exec", metavar="COMMAND", help="run this for each alarm, which it gets as JSON; without "
         "a shell, for 10 s at most"
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print a line of JSON for all it tells")
+    parser.add_argument(
+        "--json", action="store_true", help="print a line of JSON for each alarm and estimate"
+    )
 
 
 def _watch(options: argparse.Namespace) -> int:
     from edge_rjepa.cli import rig
+    from edge_rjepa.encoder.opened import open_encoder
     from edge_rjepa.sources.camera import redacted
     from edge_rjepa.watch.alarms import AlarmFolder, Command
-    from edge_rjepa.watch.watch import Watch, encoder_of
+    from edge_rjepa.watch.novelty import Watch
 
-    encoder = encoder_of(options.encoder)
+    encoder = open_encoder(options.encoder)
+    embed = encoder.patch_embedder()
     config = _configuration(options, encoder.config)
     folder = options.out or Path(time.strftime("watch/%Y%m%d-%H%M%S"))
     with ExitStack() as opened:
@@ -72,23 +76,23 @@ def _watch(options: argparse.Namespace) -> int:
         source, head = opened.enter_context(rig.open_rig(config, once=True))
         head = head or source.head
         watch = Watch(
-            encoder.embed, source.camera, encoder.window_px,
+            embed, source.camera, encoder.window_px,
             options.alarms_per_hour, options.warm_up,
         )  # fmt: skip
         kept = AlarmFolder(folder)
         received = opened.enter_context(stop_on_signals("stopping"))
         say(f"watching {redacted(config.source)}; alarms go to {folder}")
         say(f"nothing is reported for {options.warm_up:.0f} s, while it learns what is usual here")
-        teller = _Teller(watch, options.json)
+        reporter = _Reporter(watch, options.json)
         until_s = time.monotonic() + (options.seconds or math.inf)
         for frame in _frames(source, head, config, lambda: received or time.monotonic() > until_s):
             for alarm in watch.look(frame):
                 line = kept.keep(alarm)
-                teller.tell_alarm(line)
+                reporter.report_alarm(line)
                 if command:
                     command.run(line)
-            teller.tell_rest(frame.t_capture_s)
-        teller.tell_end()
+            reporter.report_status(frame.t_capture_s)
+        reporter.report_end()
     return 0
 
 
@@ -118,7 +122,7 @@ def _frames(source, head, config, ended):
     """Frames with something to see, each from where the head was; the head goes its round."""
     from edge_rjepa.run.loop import Sight, at_capture, reach_rad
     from edge_rjepa.sources import SourceEnded
-    from edge_rjepa.watch.watch import Patrol
+    from edge_rjepa.watch.patrol import Patrol
 
     patrol = head and Patrol(reach_rad(head, config.head), source.camera, STAY_S)
     sight = Sight(say)
@@ -141,8 +145,8 @@ def _frames(source, head, config, ended):
             yield frame
 
 
-class _Teller:
-    """Tells alarms, and now and then how it stands, in words or as lines of JSON."""
+class _Reporter:
+    """Reports alarms, and now and then how it stands, in words or as lines of JSON."""
 
     def __init__(self, watch, as_json: bool) -> None:
         self._watch, self._as_json = watch, as_json
@@ -150,10 +154,10 @@ class _Teller:
         self._alarms = 0
         self._warm = False
 
-    def tell_alarm(self, line: dict) -> None:
+    def report_alarm(self, line: dict) -> None:
         self._alarms += 1
         times = line["surprise_nats"] / max(line["usual_nats"], 1e-9)
-        self._tell(
+        self._print(
             line,
             f"something new at pixel ({line['pixel'][0]:.0f}, {line['pixel'][1]:.0f}), "
             f"{line['azimuth_deg']:.1f} degrees to the right and {line['elevation_deg']:.1f} up, "
@@ -161,7 +165,7 @@ class _Teller:
             f"{line['expected_per_hour']:.2g} an hour): {line['picture']}",
         )
 
-    def tell_rest(self, t_s: float) -> None:
+    def report_status(self, t_s: float) -> None:
         """What is due, after each frame."""
         for event in self._watch.drain_events():
             say(event)
@@ -170,26 +174,26 @@ class _Teller:
         self._now_s = t_s
         if not self._warm and math.isfinite(self._watch.threshold):
             self._warm = True
-            self._tell_estimate()
+            self._report_estimate()
         elif t_s - self._last_s >= ESTIMATE_EVERY_S:
-            self._tell_estimate()
+            self._report_estimate()
 
-    def tell_end(self) -> None:
+    def report_end(self) -> None:
         """How it stands at the end."""
         if self._now_s is None:
             say("nothing was seen")
         elif not math.isfinite(self._watch.threshold):
             say("it ended while what is usual was still learned: give it longer, or less --warm-up")
         else:
-            self._tell_estimate()
+            self._report_estimate()
 
-    def _tell_estimate(self) -> None:
+    def _report_estimate(self) -> None:
         self._last_s = self._now_s
         watch = self._watch
         watched_s = max(0.0, self._now_s - self._first_s - watch.warm_up_s)
         expected = watch.expected_per_hour
         known = math.isfinite(watch.threshold)
-        self._tell(
+        self._print(
             {
                 "kind": "estimate",
                 "t_s": round(self._now_s, 3),
@@ -206,7 +210,7 @@ class _Teller:
             else f"still learning what is usual: {watch.warming_up_s:.0f} s to go",
         )
 
-    def _tell(self, line: dict, words: str) -> None:
+    def _print(self, line: dict, words: str) -> None:
         if self._as_json:
             print(json.dumps(line), flush=True)
         else:

@@ -14,7 +14,7 @@ def ridge(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray
     Rows are standardised. The penalty is the one with the least squared error where each row is
     left out in turn, which for ridge regression needs no refitting: residual / (1 - leverage).
     """
-    rows, asked = _standardised(rows, asked)
+    rows, asked = _standardise(rows, asked)
     classes, index = np.unique(labels, return_inverse=True)
     targets = np.eye(len(classes))[index]
     centre = targets.mean(axis=0)
@@ -38,7 +38,7 @@ def nearest(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarr
 
     Rows are standardised, distances Euclidean; of equally common ones the nearest decides.
     """
-    rows, asked = _standardised(rows, asked)
+    rows, asked = _standardise(rows, asked)
     classes, index = np.unique(labels, return_inverse=True)
     k = min(NEIGHBOURS, len(rows))
     squared = (rows**2).sum(axis=1) - 2.0 * asked @ rows.T
@@ -50,7 +50,7 @@ def nearest(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarr
     return classes[votes.argmax(axis=1)]
 
 
-def _standardised(rows: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _standardise(rows: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both by mean and standard deviation of the rows; what never varies counts nothing."""
     rows, asked = np.asarray(rows, np.float64), np.asarray(asked, np.float64)
     centre, spread = rows.mean(axis=0), rows.std(axis=0)

@@ -16,9 +16,9 @@ All but the window are float32, and N is free. In a sequence T comes after N eve
 past and in next_state. A caller hands `next_state` back as `state` and the last `embedding` as
 `embedding_before`. Opset 17, IR version 8, common operators only.
 
-A sequence is not a loop. Nothing but the recurrent circuits has to wait for the fixation before,
-and their units meet only through what they read; so the retina and every matrix product take all
-N T fixations at once, and only the circuits' few operations on (N, n_h) are written T times over.
+A sequence is not a loop. Only the recurrent layer has to wait for the fixation before, and its
+units meet only through what they read. So the retina and every matrix product take all N T
+fixations at once, and only the layer's few operations on (N, n_h) are written T times over.
 """
 
 from __future__ import annotations
@@ -34,6 +34,24 @@ from onnx import TensorProto, helper
 from edge_rjepa._version import __version__
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
+from edge_rjepa.encoder.names import (
+    EFFERENCE,
+    EMBEDDING,
+    EMBEDDING_BEFORE,
+    FEATURES,
+    FORMAT,
+    FORMS,
+    MEMORY,
+    NEXT_STATE,
+    PATCHES,
+    PREDICTION,
+    SEQUENCE,
+    STATE,
+    STEP,
+    SURPRISE,
+    VERSION,
+    WINDOW,
+)
 from edge_rjepa.encoder.onnx_graph import (
     VOCABULARY,
     Graph,
@@ -53,11 +71,10 @@ from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.retina import Bank, Retina
 from edge_rjepa.learner import cells
+from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.patches import Patches
 
-FORMAT, VERSION = "edge_rjepa", 2
-FORMS = ("step", "sequence", "patches")
 SEQUENCE_FIXATIONS = 16
 
 
@@ -66,14 +83,14 @@ def export(
     retina: Retina | None,
     path: str | os.PathLike,
     *,
-    form: str = "step",
+    form: str = STEP,
     fixations: int = SEQUENCE_FIXATIONS,
     gaze: GazeConfig | None = None,
     patches: Patches | None = None,
     licence: str = "not stated",
     metadata: dict | None = None,
 ) -> ParityReport:
-    """Write the learner's frozen encoder to `path` as ONNX, once it is shown to agree with it.
+    """Write the learner's frozen encoder to `path` as ONNX, once both are shown to agree.
 
     retina: what turns windows into features inside the graph; None for a graph that takes features.
     form, fixations: see the top of this file; fixations is T of a sequence. gaze: what made the
@@ -86,17 +103,17 @@ def export(
     than parity.TOLERANCE, or the file cannot be written.
     """
     _check(learner, retina, gaze, patches, form, fixations)
-    fixations = fixations if form == "sequence" else 1
+    fixations = fixations if form == SEQUENCE else 1
     model = _model(learner, retina, form, fixations)
     report = check_parity(model, form, fixations, learner, retina, patches)
     for check in report.checks:
-        if not check.ok:
+        if check.differences and not check.ok:
             name, error = max(check.differences.items(), key=lambda item: item[1])
             raise ExportError(
                 f"{path} is not written: under {check.reader} its {name} is off by up to "
                 f"{error:.2g} over {check.steps} fixations (allowed {TOLERANCE:.0e}): report this"
             )
-    ranges = patches and _observed(patches)
+    ranges = patches and _ranges_of(patches)
     properties = _properties(learner, retina, gaze, form, fixations, ranges, report, model)
     more = {**(metadata or {}), "licence": licence}
     helper.set_model_props(model, as_strings(more | properties))
@@ -112,13 +129,20 @@ def write_model(path: str | os.PathLike, model: onnx.ModelProto) -> None:
         raise ExportError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _check(learner, retina, gaze, patches, form: str, fixations: int) -> None:
+def _check(
+    learner: RJepa,
+    retina: Retina | None,
+    gaze: GazeConfig | None,
+    patches: Patches | None,
+    form: str,
+    fixations: int,
+) -> None:
     config = learner.config
     if form not in FORMS:
         raise ExportError(f"form '{form}' is unknown: choose one of {', '.join(FORMS)}")
-    if form == "sequence" and not 2 <= fixations <= 256:
+    if form == SEQUENCE and not 2 <= fixations <= 256:
         raise ExportError(
-            f"a sequence of {fixations} fixations: give 2 to 256, or export the form 'step'"
+            f"a sequence of {fixations} fixations: give 2 to 256, or export the form '{STEP}'"
         )
     if retina is not None and retina.n_features != config.n_features:
         raise ExportError(
@@ -137,7 +161,7 @@ def _check(learner, retina, gaze, patches, form: str, fixations: int) -> None:
         raise ExportError("the learner holds NaN or infinity: export an earlier checkpoint")
 
 
-def _check_patches(patches: Patches, config, retina: Retina | None) -> None:
+def _check_patches(patches: Patches, config: RJepaConfig, retina: Retina | None) -> None:
     seen = patches.windows
     side = retina and retina.config.window_px
     wanted = (side, side, 3) if retina else (config.n_features,)
@@ -155,7 +179,7 @@ def _check_patches(patches: Patches, config, retina: Retina | None) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
-# The network, room by room. A row is a fixation: N of them, or the N T of sequences, each
+# The network, layer by layer. A row is a fixation: N of them, or the N T of sequences, each
 # sequence's T in order.
 
 
@@ -163,52 +187,52 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
     config, cell, weights = learner.config, learner.cell, learner.parameters()
     n_z, n_h, A = config.n_embedding, config.n_hidden, config.n_efference
     n_r = len(cell.reads) * n_h
-    batch = ["N", T] if form == "sequence" else ["N"]
+    batch = ["N", T] if form == SEQUENCE else ["N"]
     graph = Graph()
 
-    features = _view(graph, retina, config.n_features, batch)
+    features = _features(graph, retina, config.n_features, batch)
     z = tanh(_affine("W_z", weights["W_z"], (features, config.n_features)))
-    graph.output("embedding", _by_sequence(z, batch, n_z), [*batch, n_z], "of what is seen, -1..1")
-    if form == "patches":
+    graph.output(EMBEDDING, _by_sequence(z, batch, n_z), [*batch, n_z], "of what is seen, -1..1")
+    if form == PATCHES:
         return graph.model(FORMAT, __version__)
 
-    efference = graph.input("efference", [*batch, A], "how gaze came there; see 'efference'")
-    state = graph.input("state", ["N", cell.n_state, n_h], "next_state before; 0 at the start")
-    z_first = graph.input("embedding_before", ["N", n_z], "last embedding before; 0 at the start")
+    efference = graph.input(EFFERENCE, [*batch, A], "how gaze came there; see 'efference'")
+    state = graph.input(STATE, ["N", cell.n_state, n_h], "next_state before; 0 at the start")
+    z_first = graph.input(EMBEDDING_BEFORE, ["N", n_z], "last embedding before; 0 at the start")
     efference = reshape(efference, -1, A) if T > 1 else efference
 
     read = (z, n_z) if config.memory_input == "embedding" else (features, config.n_features)
     past = _split(node("Flatten", state, axis=1), cell.n_state, n_h)
-    states = _circuits(cell, weights, past, (read, (efference, A)), T, n_h)
-    h = [concat(*(y[i] for i in cell.reads)) for y in states]
-    h_before = _join([concat(*(past[i] for i in cell.reads)), *h[:-1]], n_r)
+    states = _recurrent_layer(cell, weights, past, (read, (efference, A)), T, n_h)
+    memories = [concat(*(y[i] for i in cell.reads)) for y in states]
+    h_before = _join([concat(*(past[i] for i in cell.reads)), *memories[:-1]], n_r)
     z_before = _join([z_first, *_split(_by_time(z, T, n_z), T, n_z)[:-1]], n_z)
     z_hat = _prediction(weights, (h_before, n_r), (z_before, n_z), (efference, A))
     surprise = _surprise(z - z_hat, learner.error_precision)
 
-    h, z_hat = _by_sequence(_join(h, n_r), batch, n_r), _by_sequence(z_hat, batch, n_z)
+    h, z_hat = _by_sequence(_join(memories, n_r), batch, n_r), _by_sequence(z_hat, batch, n_z)
     after = reshape(concat(*states[-1]), -1, cell.n_state, n_h)
-    graph.output("memory", h, [*batch, n_r], "what the circuits tell of all that was seen")
-    graph.output("next_state", after, ["N", cell.n_state, n_h], "to be handed in next as state")
-    graph.output("prediction", z_hat, [*batch, n_z], "of embedding, before window was seen")
-    graph.output("surprise", reshape(surprise, -1, *batch[1:]), batch, "nats, 0 and more")
+    graph.output(MEMORY, h, [*batch, n_r], "what the circuits tell of all that was seen")
+    graph.output(NEXT_STATE, after, ["N", cell.n_state, n_h], "to be handed in next as state")
+    graph.output(PREDICTION, z_hat, [*batch, n_z], "of embedding, before window was seen")
+    graph.output(SURPRISE, reshape(surprise, -1, *batch[1:]), batch, "nats, 0 and more")
     return graph.model(FORMAT, __version__)
 
 
-def _view(graph: Graph, retina: Retina | None, n_features: int, batch: list) -> Tensor:
+def _features(graph: Graph, retina: Retina | None, n_features: int, batch: list) -> Tensor:
     """The features (rows, f), of an input of windows or as the input itself."""
     if retina is None:
-        features = graph.input("features", [*batch, n_features], "as learned from")
+        features = graph.input(FEATURES, [*batch, n_features], "as learned from")
         return reshape(features, -1, n_features) if len(batch) > 1 else features
     side = retina.config.window_px
     shape = [side, side, 3]
     doc = f"BGR around the gaze pixel, which is at ({side // 2}, {side // 2})"
-    window = graph.input("window", [*batch, *shape], doc, TensorProto.UINT8)
+    window = graph.input(WINDOW, [*batch, *shape], doc, TensorProto.UINT8)
     picture = node("Cast", window, to=TensorProto.FLOAT)  # at once: TensorRT knows no other uint8
-    return _features(retina, reshape(picture, -1, *shape) if len(batch) > 1 else picture)
+    return _retina(retina, reshape(picture, -1, *shape) if len(batch) > 1 else picture)
 
 
-def _features(retina: Retina, picture: Tensor) -> Tensor:
+def _retina(retina: Retina, picture: Tensor) -> Tensor:
     """The retina's arithmetic (see its docstring); float32 pools without rounding here, too."""
     config, colour = retina.config, retina.colour
     picture = node("Transpose", picture, perm=[0, 3, 1, 2])
@@ -223,14 +247,14 @@ def _features(retina: Retina, picture: Tensor) -> Tensor:
         _area_averages(picture, colour[1], colour_px),
         _area_averages(picture, colour[2], colour_px),
     ]
-    seen = [_analysed(bank, concat(*groups[bank.groups])) for bank in retina.banks]
+    seen = [_analyse(bank, concat(*groups[bank.groups])) for bank in retina.banks]
     pattern, mean, power = (concat(*parts) for parts in zip(*seen, strict=True))
     level = linear(mean, retina.level_mix) - retina.level_centre
     contrast = linear(node("Log", power), retina.contrast_mix) - retina.contrast_centre
     return concat(pattern, level / retina.level_spread, contrast / retina.contrast_spread)
 
 
-def _analysed(bank: Bank, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _analyse(bank: Bank, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pattern (rows, r n_c), mean (rows, r) and power (rows, r) of r pictures (rows, r, n, n)."""
     n, orders = bank.basis.shape
     r, n_c = bank.groups.stop - bank.groups.start, len(bank.kept)
@@ -241,7 +265,7 @@ def _analysed(bank: Bank, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     across = node("Transpose", reshape(across, -1, n, orders), perm=[0, 2, 1])
     spectrum = reshape(linear(reshape(across, -1, n), bank.basis.T), -1, orders**2)
     c = node("Gather", spectrum, integers(*bank.kept), axis=1) * bank.frequency
-    power = linear(c * c, bank.coefficient_mean.T, bank.floor_power[None])
+    power = linear(c * c, bank.coefficient_mean.T, np.array([bank.floor_power]))
     pattern = c / node("Sqrt", power)
     return reshape(pattern, -1, r * n_c), reshape(mean, -1, r), reshape(power, -1, r)
 
@@ -255,17 +279,24 @@ def _area_averages(picture: Tensor, channel: np.ndarray, side: int) -> Tensor:
     return node("Conv", picture, kernel, strides=[side, side]) * (1.0 / (256 * side**2))
 
 
-def _circuits(cell: cells.Cell, weights: dict, y: list[Tensor], read, T: int, n_h: int) -> list:
+def _recurrent_layer(
+    cell: cells.Cell,
+    weights: dict,
+    y: list[Tensor],
+    inputs: tuple[tuple[Tensor, int], ...],
+    T: int,
+    n_h: int,
+) -> list[list[Tensor]]:
     """The states after each of T fixations, each a list of its components (N, n_h)."""
-    drives = [_affine(f"W.{i}", W, *read) for i, W in enumerate(weights["W"])]
-    drives = [_split(_by_time(drive, T, n_h), T, n_h) for drive in drives]
+    rows = [_affine(f"W.{i}", W, *inputs) for i, W in enumerate(weights["W"])]
+    projections = [_split(_by_time(each, T, n_h), T, n_h) for each in rows]
     parameters = tuple(tensor(lam) for lam in weights["lam"])
     used = [name for name in VOCABULARY if name in cell.step.__code__.co_names]
     step = specialise(cell.step, "traced", **{name: VOCABULARY[name] for name in used})
     states = []
     try:
-        for drive in zip(*drives, strict=True):
-            y, *_ = step(tuple(y), drive, parameters)
+        for projected in zip(*projections, strict=True):
+            y, *_ = step(tuple(y), projected, parameters)
             states.append(list(y))
     except Exception as error:  # whatever somebody's function raises when it is given tensors
         raise ExportError(
@@ -275,7 +306,9 @@ def _circuits(cell: cells.Cell, weights: dict, y: list[Tensor], read, T: int, n_
     return states
 
 
-def _prediction(weights: dict, h, z, efference) -> Tensor:
+def _prediction(
+    weights: dict, h: tuple[Tensor, int], z: tuple[Tensor, int], efference: tuple[Tensor, int]
+) -> Tensor:
     """Of every row; h, z, efference: what came before it and how gaze comes there, with widths."""
     q = tanh(_affine("V_1", weights["V_1"], h, z, efference))
     gain = tanh(_affine("G_a", weights["G_a"], efference))
@@ -297,14 +330,12 @@ def _affine(name: str, weights: np.ndarray, *parts: tuple[Tensor, int]) -> Tenso
     A product for each part: embedding, memory and efference differ in size, and INT8 has to take
     each by its own measure.
     """
-    total, start = None, 0
-    for i, (part, width) in enumerate(parts):
-        matrix = weights[:, start : start + width]
+    first, width = parts[0]
+    total = linear(first, weights[:, :width], weights[:, -1], name)
+    start = width
+    for i, (part, width) in enumerate(parts[1:], 1):
+        total = total + linear(part, weights[:, start : start + width], name=f"{name}.part_{i}")
         start += width
-        if total is None:
-            total = linear(part, matrix, weights[:, -1], name)
-        else:
-            total = total + linear(part, matrix, name=f"{name}.part_{i}")
     return total
 
 
@@ -334,7 +365,16 @@ def _by_sequence(rows: Tensor, batch: list, width: int) -> Tensor:
 # The label
 
 
-def _properties(learner, retina, gaze, form, fixations, ranges, report, model) -> dict:
+def _properties(
+    learner: RJepa,
+    retina: Retina | None,
+    gaze: GazeConfig | None,
+    form: str,
+    fixations: int,
+    ranges: dict | None,
+    report: ParityReport,
+    model: onnx.ModelProto,
+) -> dict:
     """The file's metadata."""
     return {
         "format": FORMAT,
@@ -347,15 +387,14 @@ def _properties(learner, retina, gaze, form, fixations, ranges, report, model) -
         "training_fixations": learner.fixations,
         "efference": _efference_units(gaze),
         "efference_scales_rad": gaze and [gaze.saccade_scale_rad, gaze.gaze_scale_rad],
-        "inputs": {value.name: _described(value) for value in model.graph.input},
-        "outputs": {value.name: _described(value) for value in model.graph.output},
-        "ranges": {"window": [0, 255], "embedding": [-1, 1], "surprise": [0, None]}
-        | (ranges or {}),
+        "inputs": {value.name: _describe(value) for value in model.graph.input},
+        "outputs": {value.name: _describe(value) for value in model.graph.output},
+        "ranges": {WINDOW: [0, 255], EMBEDDING: [-1, 1], SURPRISE: [0, None]} | (ranges or {}),
         "parity": report.as_json(),
     }
 
 
-def _described(value: onnx.ValueInfoProto) -> dict:
+def _describe(value: onnx.ValueInfoProto) -> dict:
     kind = value.type.tensor_type
     return {
         "dtype": np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name,
@@ -364,9 +403,9 @@ def _described(value: onnx.ValueInfoProto) -> dict:
     }
 
 
-def _observed(patches: Patches) -> dict:
+def _ranges_of(patches: Patches) -> dict:
     """Least and largest of what the real patches came with."""
-    return {"efference": [float(patches.efference.min()), float(patches.efference.max())]}
+    return {EFFERENCE: [float(patches.efference.min()), float(patches.efference.max())]}
 
 
 def as_strings(properties: dict) -> dict[str, str]:

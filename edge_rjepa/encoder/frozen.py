@@ -14,24 +14,37 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+from numpy.typing import ArrayLike
 
+from edge_rjepa.encoder.names import (
+    EFFERENCE,
+    EMBEDDING,
+    EMBEDDING_BEFORE,
+    FORMAT,
+    MEMORY,
+    NEXT_STATE,
+    PATCHES,
+    PREDICTION,
+    SEQUENCE,
+    STATE,
+    SURPRISE,
+    VERSION,
+)
 from edge_rjepa.errors import InputError, RJepaError
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import Retina
-
-FORMAT, VERSION = "edge_rjepa", 2  # of the files that are read; export.py writes them
 
 
 class EncoderError(RJepaError, OSError):
     """A file is missing, is no ONNX file, or is not one that this package exported."""
 
 
-class Foreseen(NamedTuple):
-    """What K fixations were seen as, what had been expected of them, and how far off that was."""
+class FrozenPrediction(NamedTuple):
+    """The learner's Prediction of K fixations, and how surprising they were."""
 
     z: np.ndarray  # (K, n_z) float32 embedding
     z_hat: np.ndarray  # (K, n_z) float32 its prediction
@@ -39,10 +52,10 @@ class Foreseen(NamedTuple):
     surprise: np.ndarray  # (K,) float32 nats
 
 
-class Past(NamedTuple):
+class EncoderPast(NamedTuple):
     """All that a stream leaves behind for its next fixation; zeros at the start."""
 
-    state: np.ndarray  # (m, n_h) float32 of the recurrent circuits
+    state: np.ndarray  # (m, n_h) float32 of the recurrent layer
     embedding: np.ndarray  # (n_z,) float32 of the fixation before
 
 
@@ -76,7 +89,9 @@ class FrozenEncoder:
         self._outputs = [each.name for each in self._session.get_outputs()]
         self.reset()
 
-    def embed(self, seen, efference=None) -> tuple[np.ndarray, np.ndarray]:
+    def embed(
+        self, seen: ArrayLike, efference: ArrayLike | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings z (K, n_z) and memory h (K, n_r), float32; the state advances.
 
         seen: windows (K, side, side, 3) uint8 BGR, or features (K, f) floating, of K fixations in
@@ -85,76 +100,83 @@ class FrozenEncoder:
         nothing.
         """
         found = self._run(seen, efference)
-        none = np.empty((len(found["embedding"]), 0), np.float32)
-        return found["embedding"], found.get("memory", none)
+        none = np.empty((len(found[EMBEDDING]), 0), np.float32)
+        return found[EMBEDDING], found.get(MEMORY, none)
 
-    def predict(self, seen, efference) -> Foreseen:
+    def predict(self, seen: ArrayLike, efference: ArrayLike) -> FrozenPrediction:
         """As `embed`, with the prediction of every embedding, and the surprise that it was.
 
         Raises InputError also where the file is of the form `patches`, which has no past.
         """
-        if self.form == "patches":
+        if self.form == PATCHES:
             raise InputError("an encoder of single patches predicts nothing: export the form step")
         found = self._run(seen, efference)
-        return Foreseen(*(found[n] for n in ("embedding", "prediction", "memory", "surprise")))
+        return FrozenPrediction(*(found[n] for n in (EMBEDDING, PREDICTION, MEMORY, SURPRISE)))
 
     def reset(self) -> None:
         """Forget the past."""
-        self._past = None
-        if self.form != "patches":
-            state, embedding = (self._inputs[name].shape for name in ("state", "embedding_before"))
-            self._past = Past(*(np.zeros(s[1:], np.float32) for s in (state, embedding)))
+        self._past: EncoderPast | None = None
+        if self.form != PATCHES:
+            state, embedding = (self._inputs[name].shape for name in (STATE, EMBEDDING_BEFORE))
+            self._past = EncoderPast(*(np.zeros(s[1:], np.float32) for s in (state, embedding)))
 
     @property
-    def past(self) -> Past | None:
+    def past(self) -> EncoderPast | None:
         """The stream's past, to be put back later or into another encoder; None without one."""
-        return self._past and Past(*(array.copy() for array in self._past))
+        return self._past and EncoderPast(self._past.state.copy(), self._past.embedding.copy())
 
     @past.setter
-    def past(self, past: Past) -> None:
+    def past(self, past: EncoderPast) -> None:
         if self._past is None:
             raise InputError("an encoder of single patches has no past: export the form step")
-        names = ("state", "embedding")
-        parts = zip(names, past, self._past, strict=True)
-        self._past = Past(*(_floats(name, x, own.shape).copy() for name, x, own in parts))
+        state, embedding = past
+        self._past = EncoderPast(
+            _floats("state", state, self._past.state.shape).copy(),
+            _floats("embedding", embedding, self._past.embedding.shape).copy(),
+        )
 
-    def _run(self, seen, efference) -> dict[str, np.ndarray]:
+    def graph_inputs(
+        self, seen: np.ndarray, efference: np.ndarray, past: EncoderPast | None
+    ) -> dict[str, np.ndarray]:
+        """What one call of the graph takes: `fixations` of them, and the past before them."""
+        sequence = self.form == SEQUENCE
+        inputs = {self._view: seen[None] if sequence else seen}
+        if past is not None:
+            inputs[EFFERENCE] = efference[None] if sequence else efference
+            inputs[STATE] = past.state[None]
+            inputs[EMBEDDING_BEFORE] = past.embedding[None]
+        return inputs
+
+    def _run(self, seen: ArrayLike, efference: ArrayLike | None) -> dict[str, np.ndarray]:
         """All outputs but next_state, (K, ..) each."""
-        seen = self._checked_view(seen)
-        K, T = len(seen), self.fixations
-        if self.form == "patches":
-            return {"embedding": self._session.run(["embedding"], {self._view: seen})[0]}
-        width = self._inputs["efference"].shape[-1]
-        efference = _floats("efference", efference, (K, width))
+        seen = self._check_view(seen)
+        K, T, past = len(seen), self.fixations, self._past
+        if past is None:
+            return self._call({self._view: seen})
+        width = self._inputs[EFFERENCE].shape[-1]
+        efference = _floats(EFFERENCE, efference, (K, width))
         if K % T:
             raise InputError(
                 f"{K} fixations: this file takes {T} at a time, give a multiple or export form step"
             )
-        past, blocks = self._past, []
+        blocks = []
         for start in range(0, K, T):
             now = slice(start, start + T)
-            found = self._step(seen[now], efference[now], past)
-            past = Past(found.pop("next_state")[0], found["embedding"][-1])
+            found = self._call(self.graph_inputs(seen[now], efference[now], past))
+            past = EncoderPast(found.pop(NEXT_STATE)[0], found[EMBEDDING][-1])
             blocks.append(found)
         self._past = past
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
-    def _step(self, seen, efference, past: Past) -> dict[str, np.ndarray]:
-        """One call of the graph: its outputs for T fixations, and the state after them."""
-        sequence = self.form == "sequence"
-        inputs = {
-            self._view: seen[None] if sequence else seen,
-            "efference": efference[None] if sequence else efference,
-            "state": past.state[None],
-            "embedding_before": past.embedding[None],
-        }
+    def _call(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One call of the graph: its outputs for these fixations, and the state after them."""
         found = dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
-        if sequence:
-            found = {n: x if n == "next_state" else x[0] for n, x in found.items()}
+        if self.form == SEQUENCE:
+            found = {n: x if n == NEXT_STATE else x[0] for n, x in found.items()}
         return found
 
-    def _checked_view(self, seen) -> np.ndarray:
-        axes = self._inputs[self._view].shape[2 if self.form == "sequence" else 1 :]
+    def _check_view(self, seen: ArrayLike) -> np.ndarray:
+        axes = self._inputs[self._view].shape[2 if self.form == SEQUENCE else 1 :]
         if self.retina is None:
             return _floats("features", seen, (None, *axes))
         seen = np.asarray(seen)
@@ -192,17 +214,17 @@ def _metadata(path: Path, session: onnxruntime.InferenceSession) -> dict:
             f"{path} is of version {found.get('version')} of the format, this package reads "
             f"{VERSION}: export it again"
         )
-    return {key: _decoded(value) for key, value in found.items()}
+    return {key: _decode(value) for key, value in found.items()}
 
 
-def _decoded(text: str):
+def _decode(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
 
 
-def _floats(name: str, array, shape: tuple[int | None, ...]) -> np.ndarray:
+def _floats(name: str, array: ArrayLike | None, shape: tuple[int | None, ...]) -> np.ndarray:
     """The array as float32, if it has that shape and finite numbers. Raises InputError."""
     try:
         array = np.asarray(array)

@@ -1,8 +1,8 @@
 """The frozen encoder in 8-bit integers: its products with learned weights, nothing else.
 
 The retina stays in float, since its logarithm and its division by contrast, which make patches
-alike that differ in light, would not survive a grid of 255 values. The recurrent circuits stay in
-float, too, since they add up what they are given over hundreds of fixations, and so do the products
+alike that differ in light, would not survive a grid of 255 values. The recurrent layer stays in
+float, too, since it adds up what it is given over hundreds of fixations, and so do the products
 with the efference copy, which are small. What is left holds nearly all weights.
 
 The format is QDQ, signed and symmetric, a scale for each row of weights and one for each kind of
@@ -76,7 +76,7 @@ def quantise(encoder: str | os.PathLike, path: str | os.PathLike, patches: Patch
         raise ExportError(f"{len(patches.windows)} patches are too few: give 200 or more")
     calibration = _calls(exact, patches.windows[:half], patches.efference[:half])
     products = _wide_products(onnx.load(encoder))
-    model = _quantised(encoder, calibration, products)
+    model = _quantise(encoder, calibration, products)
     model.ir_version = IR_VERSION
     del model.opset_import[1:]  # the quantiser names a domain that it makes no use of
 
@@ -85,9 +85,9 @@ def quantise(encoder: str | os.PathLike, path: str | os.PathLike, patches: Patch
         helper.set_model_props(model, _properties(encoder))
         trial.write_bytes(model.SerializeToString())
         rest = slice(half, 2 * half)
-        report = _compared(exact, FrozenEncoder(trial), patches, rest)
+        found = _compare(exact, FrozenEncoder(trial), patches, rest)
     sizes = {"bytes": model.ByteSize(), "bytes_float": Path(encoder).stat().st_size}
-    report = Int8Report(patches=half, **report, products=len(products), **sizes)
+    report = Int8Report(patches=half, **found, products=len(products), **sizes)
     properties = _properties(encoder) | {"int8": json.dumps(report._asdict())}
     helper.set_model_props(model, properties)
     write_model(path, model)
@@ -113,21 +113,14 @@ def _calls(encoder: FrozenEncoder, windows: np.ndarray, efference: np.ndarray) -
     T, calls = encoder.fixations, []
     for start in range(0, len(windows), T):
         seen, a = windows[start : start + T], efference[start : start + T]
-        if encoder.form == "sequence":
-            call = {"window": seen[None], "efference": a[None]}
-        else:
-            call = {"window": seen, "efference": a}
-        if encoder.past is None:
-            del call["efference"]
-        else:
-            state, embedding = encoder.past
-            call |= {"state": state[None], "embedding_before": embedding[None]}
-        calls.append(call)
+        calls.append(encoder.graph_inputs(seen, a, encoder.past))
         encoder.embed(seen, a)
     return calls
 
 
-def _quantised(encoder: str | os.PathLike, calls: list[dict], products: list[str]):
+def _quantise(
+    encoder: str | os.PathLike, calls: list[dict], products: list[str]
+) -> onnx.ModelProto:
     """The model with its products quantised by the range of what these calls bring to them."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -173,13 +166,13 @@ def _properties(encoder: str | os.PathLike) -> dict[str, str]:
     return {each.key: each.value for each in onnx.load(encoder).metadata_props}
 
 
-def _compared(exact: FrozenEncoder, coarse: FrozenEncoder, patches: Patches, rest: slice) -> dict:
+def _compare(exact: FrozenEncoder, coarse: FrozenEncoder, patches: Patches, rest: slice) -> dict:
     """The figures of Int8Report that come of running both from a reset."""
     seen = patches.windows[rest], patches.efference[rest]
     exact.reset()
     (z, h), (z_coarse, h_coarse) = exact.embed(*seen), coarse.embed(*seen)
     frame = patches.frame[rest]
-    accuracy, accuracy_coarse = _frames_told_apart(z, frame), _frames_told_apart(z_coarse, frame)
+    accuracy, accuracy_coarse = _frame_accuracy(z, frame), _frame_accuracy(z_coarse, frame)
     embedding, memory = _cosines(z, z_coarse), _cosines(h, h_coarse)
     return {
         "embedding_cosine_mean": float(embedding.mean()),
@@ -191,10 +184,10 @@ def _compared(exact: FrozenEncoder, coarse: FrozenEncoder, patches: Patches, res
     }
 
 
-def _frames_told_apart(z: np.ndarray, frame: np.ndarray) -> float:
+def _frame_accuracy(z: np.ndarray, frame: np.ndarray) -> float:
     """Share of every other patch whose frame a ridge classifier names, fitted to the rest."""
-    told = ridge(z[::2], frame[::2], z[1::2])
-    return float((told == frame[1::2]).mean())
+    named = ridge(z[::2], frame[::2], z[1::2])
+    return float((named == frame[1::2]).mean())
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -8,15 +8,20 @@ such as a cell's derivatives, is never written.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_rjepa.learner.kernels import cpu as kernels
 
 OPSET, IR_VERSION = 17, 8
 TANH_IS_ONE = 10.0  # from here on, in float32
+
+Operand: TypeAlias = "Tensor | ArrayLike"  # what a node takes: an array becomes a constant
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,35 +40,37 @@ class Tensor:
 
     __array_ufunc__ = None  # so that NumPy's numbers leave the arithmetic to the methods below
 
-    def __add__(self, other):
+    def __add__(self, other: Operand) -> Tensor:
         return node("Add", self, other)
 
-    def __radd__(self, other):
+    def __radd__(self, other: Operand) -> Tensor:
         return node("Add", other, self)
 
-    def __sub__(self, other):
+    def __sub__(self, other: Operand) -> Tensor:
         return node("Sub", self, other)
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: Operand) -> Tensor:
         return node("Sub", other, self)
 
-    def __mul__(self, other):
+    def __mul__(self, other: Operand) -> Tensor:
         return node("Mul", self, other)
 
-    def __rmul__(self, other):
+    def __rmul__(self, other: Operand) -> Tensor:
         return node("Mul", other, self)
 
-    def __truediv__(self, other):
+    def __truediv__(self, other: Operand) -> Tensor:
         return node("Div", self, other)
 
-    def __neg__(self):
+    def __neg__(self) -> Tensor:
         return node("Neg", self)
 
-    def __bool__(self):
+    def __bool__(self) -> NoReturn:
         raise TypeError("a tensor is neither true nor false: steps cannot branch")
 
 
-def _by_kernel(function):
+def _by_kernel(
+    function: Callable[[np.floating], np.floating],
+) -> Callable[[np.ndarray], np.ndarray]:
     """A function of an array made of the learner's kernel of one number, in the array's dtype.
 
     A decay rate that is off in its last bit adds up over all the fixations that it spans.
@@ -75,7 +82,7 @@ def _by_kernel(function):
     return of_array
 
 
-FOLDED = {
+FOLDED: dict[str, Callable[..., np.ndarray]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
@@ -88,15 +95,15 @@ FOLDED = {
 }
 
 
-def node(op: str, *inputs, name: str = "", **attributes) -> Tensor:
+def node(op: str, *operands: Operand, name: str = "", **attributes: Any) -> Tensor:
     """What the operator makes of its inputs; of constants alone it is made at once."""
-    inputs = tuple(x if isinstance(x, Tensor) else tensor(x) for x in inputs)
+    inputs = tuple(x if isinstance(x, Tensor) else tensor(x) for x in operands)
     if op in FOLDED and all(x.array is not None for x in inputs):
         return tensor(FOLDED[op](*(x.array for x in inputs)))
     return Tensor(op, inputs, attributes, name=name)
 
 
-def tensor(value, name: str = "") -> Tensor:
+def tensor(value: ArrayLike, name: str = "") -> Tensor:
     """A constant: float32 or float64 until it is written, as float32."""
     array = np.asarray(value)
     return Tensor(array=array if array.dtype == np.float32 else array.astype(float), name=name)
@@ -107,17 +114,17 @@ def integers(*values: int) -> Tensor:
     return Tensor(array=np.array(values, np.int64))
 
 
-def tanh(x) -> Tensor:
+def tanh(x: Operand) -> Tensor:
     """Kept from where it is 1 anyway: OpenCV 5.0 makes NaN of tanh(45)."""
     return node("Tanh", node("Clip", x, -TANH_IS_ONE, TANH_IS_ONE))
 
 
-def sigmoid(x) -> Tensor:
+def sigmoid(x: Operand) -> Tensor:
     return node("Sigmoid", x)
 
 
 # What a cell's step may call (cells.VOCABULARY), as nodes.
-VOCABULARY = {
+VOCABULARY: dict[str, Callable[..., Tensor]] = {
     "tanh": tanh,
     "sigmoid": sigmoid,
     "sin": lambda x: node("Sin", x),
@@ -153,8 +160,11 @@ def linear(x: Tensor, matrix: np.ndarray, bias: np.ndarray | None = None, name: 
 class Graph:
     """Writes tensors down as an ONNX graph: those that an output needs, each once."""
 
-    def __init__(self):
-        self._inputs, self._outputs, self._nodes, self._constants = [], [], [], []
+    def __init__(self) -> None:
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
         self._names: dict[Tensor, str] = {}
 
     def input(self, name: str, shape: list, doc: str, dtype: int = TensorProto.FLOAT) -> Tensor:

@@ -1,4 +1,4 @@
-"""The proof that an exported graph does what its learner does, whoever reads it.
+"""The parity check: an exported graph does what its learner does, whoever reads it.
 
 Graph and learner run side by side for PARITY_STEPS fixations from a reset, each going on from its
 own state, on random windows and, where there are some, on real ones. The readers are onnxruntime
@@ -15,6 +15,15 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from edge_rjepa.encoder.names import (
+    EFFERENCE,
+    EMBEDDING,
+    EMBEDDING_BEFORE,
+    NEXT_STATE,
+    OUTPUTS,
+    STATE,
+    SURPRISE,
+)
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
@@ -22,7 +31,6 @@ from edge_rjepa.run.patches import Patches
 
 PARITY_STEPS = 1000
 TOLERANCE = 1e-5
-OUTPUTS = ("embedding", "memory", "next_state", "prediction", "surprise")
 
 Reader = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -43,7 +51,7 @@ class Check(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Not False where nothing was compared: `not_checked` tells."""
+        """Also True where nothing was compared: then `not_checked` says why."""
         return self.differences is None or all(
             difference <= TOLERANCE for difference in self.differences.values()
         )  # NaN fails, too
@@ -105,7 +113,7 @@ def check_parity(
     checks = []
     for patches, (views, efference) in streams.items():
         expected = _outputs_of_learner(learner, retina, views, efference)
-        expected["next_state"] = expected["next_state"][fixations - 1 :: fixations]
+        expected[NEXT_STATE] = expected[NEXT_STATE][fixations - 1 :: fixations]
         for name, open_reader in readers.items():
             try:
                 found = _outputs_of(open_reader(), model, fixations, views, efference)
@@ -176,11 +184,11 @@ def _blank_inputs(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def _outputs_of(
-    read: Reader, model: onnx.ModelProto, fixations: int, views, efference
+    read: Reader, model: onnx.ModelProto, fixations: int, views: np.ndarray, efference: np.ndarray
 ) -> dict[str, np.ndarray]:
     """What a reader says of all fixations in order, (steps, ..) float64 by output.
 
-    That is (steps / fixations, ..) of next_state, which it tells once a call.
+    Of next_state, which it gives once a call, (steps / fixations, ..).
     """
     inputs = _blank_inputs(model)
     view = next(iter(inputs))
@@ -188,19 +196,21 @@ def _outputs_of(
     for start in range(0, len(views), fixations):
         now = slice(start, start + fixations)
         inputs[view] = views[now].reshape(inputs[view].shape)
-        if "efference" in inputs:
-            inputs["efference"] = efference[now].reshape(inputs["efference"].shape)
+        if EFFERENCE in inputs:
+            inputs[EFFERENCE] = efference[now].reshape(inputs[EFFERENCE].shape)
         found = read(inputs)
-        if "state" in inputs:
-            inputs["state"] = found["next_state"].reshape(inputs["state"].shape)
-            n_z = inputs["embedding_before"].shape[1]
-            inputs["embedding_before"] = found["embedding"].reshape(-1, n_z)[-1:]
+        if STATE in inputs:
+            inputs[STATE] = found[NEXT_STATE].reshape(inputs[STATE].shape)
+            n_z = inputs[EMBEDDING_BEFORE].shape[1]
+            inputs[EMBEDDING_BEFORE] = found[EMBEDDING].reshape(-1, n_z)[-1:]
         for name, values in found.items():
-            rows[name].append(values.reshape(1 if name == "next_state" else fixations, -1))
+            rows[name].append(values.reshape(1 if name == NEXT_STATE else fixations, -1))
     return {name: np.concatenate(parts).astype(np.float64) for name, parts in rows.items()}
 
 
-def _outputs_of_learner(learner, retina, views, efference) -> dict[str, np.ndarray]:
+def _outputs_of_learner(
+    learner: RJepa, retina: Retina | None, views: np.ndarray, efference: np.ndarray
+) -> dict[str, np.ndarray]:
     twin = learner.copy()
     twin.reset()
     rows = []
@@ -220,13 +230,15 @@ def _differences(found: dict, expected: dict) -> dict[str, float]:
     for name, values in found.items():
         true = expected[name]
         scale = np.maximum(1.0, np.abs(true).max(axis=0))
-        if name == "surprise":
+        if name == SURPRISE:
             scale = np.maximum(true, true.mean())
         largest[name] = float((np.abs(values - true) / scale).max())
     return largest
 
 
-def _random_views(rng, steps: int, learner: RJepa, retina: Retina | None) -> np.ndarray:
+def _random_views(
+    rng: np.random.Generator, steps: int, learner: RJepa, retina: Retina | None
+) -> np.ndarray:
     """What is seen: features, or windows that are hard on a retina.
 
     A third of the windows is noise of 1 px to whole-window grain and of any contrast: textures,
@@ -238,7 +250,7 @@ def _random_views(rng, steps: int, learner: RJepa, retina: Retina | None) -> np.
     windows = np.empty((steps, side, side, 3), np.uint8)
     for i, window in enumerate(windows):
         grain_px = 2 ** rng.integers(0, side.bit_length()) if i % 3 == 0 else 1
-        low, high = [np.sort(rng.integers(0, 256, size=2)), (0, 255), (252, 255)][i % 3]
+        low, high = [np.sort(rng.integers(0, 256, size=2)).tolist(), [0, 255], [252, 255]][i % 3]
         coarse = rng.integers(low, high + 1, size=(-(-side // grain_px),) * 2 + (3,))
         window[:] = coarse.repeat(grain_px, axis=0).repeat(grain_px, axis=1)[:side, :side]
     return windows

@@ -1,4 +1,4 @@
-"""What a frozen embedding is worth: told apart with it, classes of labelled pictures.
+"""What a frozen embedding is worth: how well it tells classes of labelled pictures apart.
 
 Every picture is seen by the same scan (scan.py) from a reset; its row of features is the mean of
 the embeddings z, or that beside the last and the mean memory h. A linear and a nearest-neighbour
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,10 @@ import cv2
 import numpy as np
 
 from edge_rjepa.encoder.classify import nearest, ridge
-from edge_rjepa.encoder.frozen import FrozenEncoder
+from edge_rjepa.encoder.opened import OpenedEncoder, open_encoder
 from edge_rjepa.errors import RJepaError
-from edge_rjepa.eye.retina import Retina
 from edge_rjepa.eye.scan import FIXATIONS, Look, scan
-from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.run.run import load_run
 from edge_rjepa.sources.scene import SUFFIXES
 
 FEWEST_PICTURES = 6  # of a class
@@ -89,19 +87,8 @@ class ProbeReport(NamedTuple):
         return "\n".join(lines)
 
 
-class Subject(NamedTuple):
-    """What is probed: something with `embed` and `reset`, and what makes a Look fit it."""
-
-    model: RJepa | FrozenEncoder
-    see: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    retina: Retina
-    network: RJepaConfig
-    fixations: int
-    scales_rad: tuple[float, float] | None
-
-
 def probe(
-    subject: str | os.PathLike,
+    encoder: str | os.PathLike,
     data: str | os.PathLike,
     *,
     seed: int = 0,
@@ -110,44 +97,26 @@ def probe(
     """Probe a run folder or an exported encoder on pictures in `data`, a folder a class.
 
     seed: of the split, of the scan, and of the untrained network. progress: called with how many
-    scans were made, of how many. Raises ProbeError for data that do not do, and what load_run and
-    FrozenEncoder raise.
+    scans were made, of how many. Raises ProbeError for data that do not do, and what open_encoder
+    raises.
     """
-    subject = _subject(Path(subject))
+    opened = open_encoder(Path(encoder))
+    fixations = opened.scan_fixations(FIXATIONS)
     paths, labels, classes = _pictures(Path(data))
     asked = _split(labels, seed)
-    looks = _Looks(paths, subject, seed, progress)
-    rows = _rows_of_networks(looks, subject, seed)
-    rows["PCA of the windows"] = _rows_of_pca(looks, subject, ~asked, seed)
-    rows[f"raw pixels, {RAW_PX}x{RAW_PX}"] = [_raw_pixels(look) for look in looks]
+    scans = _Scans(paths, fixations, seed, opened.scales_rad, progress)
+    rows = _rows_of_networks(scans, opened, fixations, seed)
+    rows["PCA of the windows"] = _rows_of_pca(scans, opened, ~asked, seed)
+    rows[f"raw pixels, {RAW_PX}x{RAW_PX}"] = [_raw_pixels(scanned) for scanned in scans]
     return ProbeReport(
         [_row(name, np.asarray(each), labels, asked) for name, each in rows.items()],
         classes,
         int((~asked).sum()),
         int(asked.sum()),
-        subject.fixations,
+        fixations,
         seed,
         float(np.bincount(labels[asked]).max() / asked.sum()),
     )
-
-
-def _subject(path: Path) -> Subject:
-    if path.is_dir():
-        kept = load_run(path)
-        retina, gaze = Retina(kept.config.retina), kept.config.gaze
-        fixations = min(FIXATIONS, kept.config.network.max_block)
-        scales_rad = gaze.saccade_scale_rad, gaze.gaze_scale_rad
-        return Subject(
-            kept.learner.copy(), retina, retina, kept.config.network, fixations, scales_rad
-        )
-    encoder = FrozenEncoder(path)
-    if encoder.retina is None:
-        raise ProbeError(f"{path} takes features, not pictures: export it with its retina")
-    # The whole blocks of a sequence that are not shorter than the usual scan.
-    fixations = math.ceil(FIXATIONS / encoder.fixations) * encoder.fixations
-    network = RJepaConfig(**encoder.metadata["config"] | {"max_block": fixations})
-    scales_rad = encoder.metadata["efference_scales_rad"]
-    return Subject(encoder, encoder.retina.windows, encoder.retina, network, fixations, scales_rad)
 
 
 def _pictures(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
@@ -186,32 +155,39 @@ def _split(labels: np.ndarray, seed: int) -> np.ndarray:
     return asked
 
 
-class _Looks:
+class _Scans:
     """The scans of all pictures in order, each time from their files: memory may not hold them."""
 
-    def __init__(self, paths: list[Path], subject: Subject, seed: int, progress):
-        self._paths, self._subject, self._seed, self._progress = paths, subject, seed, progress
+    def __init__(
+        self,
+        paths: list[Path],
+        fixations: int,
+        seed: int,
+        scales_rad: tuple[float, float] | None,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._paths, self._progress = paths, progress
+        self._arguments = fixations, seed, scales_rad
         self._done = 0
 
     def __iter__(self) -> Iterator[Look]:
         for path in self._paths:
-            picture = read_picture(path)
-            yield scan(picture, self._subject.fixations, self._seed, self._subject.scales_rad)
+            yield scan(read_picture(path), *self._arguments)
             self._done += 1
             self._progress(self._done, PASSES * len(self._paths))
 
 
-def _rows_of_networks(looks: _Looks, subject: Subject, seed: int) -> dict[str, list]:
+def _rows_of_networks(
+    scans: Iterable[Look], encoder: OpenedEncoder, fixations: int, seed: int
+) -> dict[str, list]:
     """Rows of the encoder and of an untrained network, by name."""
-    networks = {
-        "encoder": (subject.model, subject.see),
-        "untrained": (RJepa(subject.network, seed), subject.retina),
-    }
+    network = replace(encoder.network, max_block=max(fixations, encoder.network.max_block))
+    networks = {"encoder": encoder, "untrained": replace(encoder, model=RJepa(network, seed))}
     rows: dict[str, list] = {}
-    for look in looks:
-        for name, (model, see) in networks.items():
-            model.reset()
-            z, h = model.embed(see(look.image, look.pixels), look.efference)
+    for scanned in scans:
+        for name, each in networks.items():
+            each.model.reset()
+            z, h = each.embed(scanned.image, scanned.pixels, scanned.efference)
             mean = z.mean(axis=0)
             rows.setdefault(f"{name}: z", []).append(mean)
             if h.size:
@@ -220,23 +196,26 @@ def _rows_of_networks(looks: _Looks, subject: Subject, seed: int) -> dict[str, l
     return rows
 
 
-def _rows_of_pca(looks: _Looks, subject: Subject, fitting: np.ndarray, seed: int) -> list:
+def _rows_of_pca(
+    scans: Iterable[Look], encoder: OpenedEncoder, fitting: np.ndarray, seed: int
+) -> list:
     """Rows of as many components as the embedding has, of the windows of pictures for fitting."""
     rng = np.random.default_rng(seed)
-    share = min(1.0, PCA_WINDOWS / (fitting.sum() * subject.fixations))
+    retina = encoder.retina
     kept = []
-    for look, fits in zip(looks, fitting, strict=True):
-        chosen = rng.random(subject.fixations) < share
+    for scanned, fits in zip(scans, fitting, strict=True):
+        share = min(1.0, PCA_WINDOWS / (fitting.sum() * len(scanned.pixels)))
+        chosen = rng.random(len(scanned.pixels)) < share
         if fits and chosen.any():
-            kept.append(_flat(subject.retina.windows(look.image, look.pixels[chosen])))
-    mean, directions = _principal(np.concatenate(kept), subject.network.n_embedding)
+            kept.append(_flat(retina.windows(scanned.image, scanned.pixels[chosen])))
+    mean, directions = _principal(np.concatenate(kept), encoder.network.n_embedding)
     # Averaged over the scan before it is projected: the same, and less to multiply.
-    windows = (_flat(subject.retina.windows(look.image, look.pixels)).mean(0) for look in looks)
+    windows = (_flat(retina.windows(each.image, each.pixels)).mean(axis=0) for each in scans)
     return [(window - mean) @ directions for window in windows]
 
 
-def _raw_pixels(look: Look) -> np.ndarray:
-    return cv2.resize(look.image, (RAW_PX, RAW_PX), interpolation=cv2.INTER_AREA).ravel()
+def _raw_pixels(scanned: Look) -> np.ndarray:
+    return cv2.resize(scanned.image, (RAW_PX, RAW_PX), interpolation=cv2.INTER_AREA).ravel()
 
 
 def _flat(windows: np.ndarray) -> np.ndarray:
@@ -273,8 +252,11 @@ def read_picture(path: Path) -> np.ndarray:
 
 def _row(name: str, rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> ProbeRow:
     fitted = rows[~asked], labels[~asked], rows[asked]
-    told = (classifier(*fitted) == labels[asked] for classifier in (ridge, nearest))
-    return ProbeRow(name, rows.shape[1], *(wilson(int(t.sum()), t.size) for t in told))
+    accuracies = []
+    for classify in (ridge, nearest):
+        right = classify(*fitted) == labels[asked]
+        accuracies.append(wilson(int(right.sum()), right.size))
+    return ProbeRow(name, rows.shape[1], *accuracies)
 
 
 def wilson(right: int, asked: int) -> Accuracy:

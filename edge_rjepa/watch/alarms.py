@@ -1,4 +1,4 @@
-"""What is done with an alarm of watch.py: a line and a cut-out are kept, and a command is run."""
+"""What is done with an alarm: a line and a cut-out are kept, and a command is run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ import cv2
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.journal import Journal
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.watch.watch import Alarm
+from edge_rjepa.watch.novelty import Alarm
 
 LINES = "alarms.jsonl"
-KEPT = 1000  # cut-outs
-QUALITY = 92  # of their JPEGs
-LIMIT_S = 10.0  # for a command
-WAITING = 8  # alarms whose command has not begun
+MAX_CUT_OUTS = 1000
+JPEG_QUALITY = 92
+TIMEOUT_S = 10.0  # of a command
+MAX_WAITING = 8  # alarms whose command has not begun
 
 
 class AlarmFolder:
-    """Keeps alarms in a folder: lines in alarms.jsonl (journal.py) and the newest KEPT cut-outs.
+    """Keeps alarms in a folder: lines in alarms.jsonl, and the newest MAX_CUT_OUTS cut-outs.
 
     Goes on counting where an earlier watch in the same folder ended.
     """
@@ -48,9 +48,9 @@ class AlarmFolder:
         x, y, width, height = alarm.box
         cut_out = alarm.frame.image[y : y + height, x : x + width]
         picture = self._path(self._number)
-        _, jpeg = cv2.imencode(".jpg", cut_out, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
+        _, jpeg = cv2.imencode(".jpg", cut_out, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
         write_atomic(picture, jpeg.tobytes())
-        self._path(self._number - KEPT).unlink(missing_ok=True)
+        self._path(self._number - MAX_CUT_OUTS).unlink(missing_ok=True)
         line = as_line(alarm, self._number, picture)
         self._journal.append(line)
         return line
@@ -85,19 +85,21 @@ class Command:
 
     text: the program and its arguments, as in a shell, but there is none. It gets the alarm's line
     as JSON on its standard input; what it prints goes to standard error. It is killed, with all it
-    started, after limit_s. Of alarms that come faster, WAITING wait and the rest go without.
-    tell: takes what went wrong, in words. Raises ConfigError for a program that is not there.
+    started, after timeout_s. Of alarms that come faster, MAX_WAITING wait and the rest go without.
+    report: takes what went wrong, in words. Raises ConfigError for a program that is not there.
     """
 
-    def __init__(self, text: str, tell: Callable[[str], None], limit_s: float = LIMIT_S) -> None:
+    def __init__(
+        self, text: str, report: Callable[[str], None], timeout_s: float = TIMEOUT_S
+    ) -> None:
         try:
             self._arguments = shlex.split(text)
         except ValueError as error:
             raise ConfigError(f"--exec {text!r}: {error}") from error
         if not self._arguments or shutil.which(self._arguments[0]) is None:
             raise ConfigError(f"--exec {text!r}: no such program; name one, and its arguments")
-        self._tell, self._limit_s = tell, limit_s
-        self._lines: queue.Queue[dict | None] = queue.Queue(WAITING)
+        self._report, self._timeout_s = report, timeout_s
+        self._lines: queue.Queue[dict | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name="exec", daemon=True)
         self._thread.start()
 
@@ -106,10 +108,12 @@ class Command:
         try:
             self._lines.put_nowait(line)
         except queue.Full:
-            self._tell(f"alarm {line['number']}: {WAITING} commands wait, this one is not run")
+            self._report(
+                f"alarm {line['number']}: {MAX_WAITING} commands wait, this one is not run"
+            )
 
     def close(self) -> None:
-        """Return when the commands of all alarms have ended, LIMIT_S for each at most."""
+        """Return when the commands of all alarms have ended, TIMEOUT_S for each at most."""
         self._lines.put(None)
         self._thread.join()
 
@@ -117,7 +121,7 @@ class Command:
         while (line := self._lines.get()) is not None:
             problem = self._run(line)
             if problem:
-                self._tell(f"alarm {line['number']}: {self._arguments[0]} {problem}")
+                self._report(f"alarm {line['number']}: {self._arguments[0]} {problem}")
 
     def _run(self, line: dict) -> str | None:
         """What went wrong, in words."""
@@ -132,9 +136,9 @@ class Command:
         except OSError as error:
             return f"cannot be run: {error.strerror}"
         try:
-            program.communicate(json.dumps(line) + "\n", timeout=self._limit_s)
+            program.communicate(json.dumps(line) + "\n", timeout=self._timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(program.pid, signal.SIGKILL)
             program.wait()
-            return f"took more than {self._limit_s:.0f} s: killed"
+            return f"took more than {self._timeout_s:.0f} s: killed"
         return f"ended with {program.returncode}" if program.returncode else None

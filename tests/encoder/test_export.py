@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 
 from edge_rjepa import RJepa, RJepaConfig, __version__
 from edge_rjepa.encoder import export, onnx_graph, parity
+from edge_rjepa.encoder.names import FORMS, OUTPUTS
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig, RetinaConfig
 from edge_rjepa.eye.retina import Retina
@@ -22,7 +23,6 @@ from edge_rjepa.learner.cells import Cell, cos, like, one_minus, sigmoid, sin
 from edge_rjepa.run.patches import Patches
 
 BUILT_IN = ("gated", "leaky", "lstm", "rgc", "rtu")
-FORMS = ("step", "sequence", "patches")
 SMALL_RETINA = RetinaConfig(
     window_px=24, fovea_px=6, surround_cells=8, colour_cells=4,
     fovea_degree=3, surround_degree=4, colour_degree=2,
@@ -423,7 +423,7 @@ def test_exporting_leaves_the_learner_as_it_is(tmp_path, few_steps):
 
 
 @pytest.mark.parametrize("form", ["step", "sequence"])
-@pytest.mark.parametrize("output", parity.OUTPUTS)
+@pytest.mark.parametrize("output", OUTPUTS)
 def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch, few_steps, output, form):
     honest = onnx_graph.Graph.output
 

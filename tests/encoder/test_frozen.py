@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.export import export
-from edge_rjepa.encoder.frozen import EncoderError, FrozenEncoder, Past
+from edge_rjepa.encoder.frozen import EncoderError, EncoderPast, FrozenEncoder
 from edge_rjepa.errors import InputError, RJepaError
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import Retina
@@ -138,7 +138,7 @@ def test_single_patches_have_no_past(files, learner):
     with pytest.raises(InputError, match="predicts nothing: export the form step"):
         encoder.predict(windows, efference)
     with pytest.raises(InputError, match="no past: export the form step"):
-        encoder.past = Past(np.zeros((2, N_H), np.float32), np.zeros(N_Z, np.float32))
+        encoder.past = EncoderPast(np.zeros((2, N_H), np.float32), np.zeros(N_Z, np.float32))
 
 
 def test_metadata_is_at_hand(files, learner):
@@ -221,7 +221,7 @@ def test_a_sequence_wants_whole_sequences(files):
 def test_a_past_that_does_not_fit_is_refused(files, state, embedding, says):
     encoder = FrozenEncoder(files / "step")
     with pytest.raises(InputError, match=says):
-        encoder.past = Past(state, embedding)
+        encoder.past = EncoderPast(state, embedding)
     assert all(not array.any() for array in encoder.past)
 
 

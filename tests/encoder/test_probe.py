@@ -12,16 +12,16 @@ from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.classify import PENALTIES, nearest, ridge
 from edge_rjepa.encoder.export import export
+from edge_rjepa.encoder.opened import open_encoder
 from edge_rjepa.encoder.probe import (
     ProbeError,
     _principal,
     _rows_of_networks,
     _rows_of_pca,
-    _subject,
     probe,
     wilson,
 )
-from edge_rjepa.errors import InputError
+from edge_rjepa.errors import ConfigError, InputError
 from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.eye.scan import FOCAL_PX, PICTURE_PX, scan
@@ -117,7 +117,7 @@ def test_forms_are_probed_as_they_are(world):
     assert "encoder: z and memory" not in [row.features for row in patches.rows]
     assert probe(world / "sequence.onnx", world / "stripes").fixations == 16
     assert probe(world / "long.onnx", world / "stripes").fixations == 65  # more than max_block
-    with pytest.raises(ProbeError, match="takes features, not pictures"):
+    with pytest.raises(ConfigError, match="takes features, not pictures"):
         probe(world / "features.onnx", world / "stripes")
 
 
@@ -133,15 +133,15 @@ def test_progress_ends_at_its_total(world):
     assert told[-1][0] == told[-1][1]
 
 
-def looks_of(seed, count=5):
+def scans_of(seed, count=5):
     rng = np.random.default_rng(seed)
     return [scan(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)) for _ in range(count)]
 
 
 @pytest.mark.parametrize("subject", ["run", "step.onnx"])
 def test_a_picture_is_described_whatever_was_seen_before(world, subject):
-    one, other = looks_of(0, 2)
-    rows = _rows_of_networks([one, other, one], _subject(world / subject), seed=0)
+    one, other = scans_of(0, 2)
+    rows = _rows_of_networks([one, other, one], open_encoder(world / subject), 12, seed=0)
     assert len(rows) == 4
     for first, between, again in rows.values():
         np.testing.assert_array_equal(first, again)
@@ -149,9 +149,9 @@ def test_a_picture_is_described_whatever_was_seen_before(world, subject):
 
 
 def test_pca_knows_nothing_of_the_pictures_asked_about(world):
-    subject, fitting = _subject(world / "run"), np.arange(5) < 3
-    looks, others = looks_of(1), looks_of(1)[:3] + looks_of(2)[3:]
-    one, other = (_rows_of_pca(each, subject, fitting, seed=0) for each in (looks, others))
+    encoder, fitting = open_encoder(world / "run"), np.arange(5) < 3
+    scans, others = scans_of(1), scans_of(1)[:3] + scans_of(2)[3:]
+    one, other = (_rows_of_pca(each, encoder, fitting, seed=0) for each in (scans, others))
     np.testing.assert_array_equal(one[:3], other[:3])
     assert np.abs(np.subtract(one[3:], other[3:])).max() > 1.0
 

@@ -10,17 +10,22 @@ import cv2
 import numpy as np
 import pytest
 
+from calibration.angles import rays_of_angles
 from edge_rjepa.cli import main
 from edge_rjepa.encoder.export import export
+from edge_rjepa.encoder.opened import open_encoder
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.sources import Frame, SourceEnded, open_source
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
-from edge_rjepa.watch import alarms, watch
+from edge_rjepa.watch import alarms
 from edge_rjepa.watch.alarms import AlarmFolder, Command
-from edge_rjepa.watch.watch import Directions, Patrol, Tail, Watch, encoder_of, lattice
+from edge_rjepa.watch.directions import Directions, lattice
+from edge_rjepa.watch.novelty import Watch
+from edge_rjepa.watch.patrol import Patrol
+from edge_rjepa.watch.tail import BLOCK_S, MIN_BLOCKS, MIN_PER_HOUR, Tail
 
 PICTURES_A_SECOND = 10
 WARM_UP_S = 30.0
@@ -104,7 +109,7 @@ def test_the_same_frames_give_the_same_alarms(photograph, thing, seen):
     assert [a._replace(frame=None) for a in again] == [a._replace(frame=None) for a in seen[0]]
 
 
-def test_what_was_there_before_is_no_news_when_it_comes_back(photograph, thing):
+def test_what_was_there_before_is_not_new_when_it_comes_back(photograph, thing):
     def comes_and_goes(t_s, image):
         return put(image, thing, 200, 100) if t_s > 33.0 and int(t_s / 8) % 2 else image
 
@@ -128,7 +133,7 @@ def test_light_that_changes_is_not_reported(photograph):
     assert not watched(stream(photograph, 55.0, brighter))[0]
 
 
-def test_another_place_is_told_and_learned_anew(photograph, thing):
+def test_another_place_is_reported_and_learned_anew(photograph, thing):
     other = cv2.resize(cv2.imread(str(skimage_photographs()[3])), (320, 240)).astype(np.float64)
 
     def moved(t_s, image):
@@ -137,8 +142,8 @@ def test_another_place_is_told_and_learned_anew(photograph, thing):
         return put(other, thing, 200, 100) if t_s >= 72.0 else other
 
     found, watching = watched(stream(photograph, 78.0, moved))
-    (news,) = watching.drain_events()
-    assert "all of the view has changed" in news and "30 s" in news
+    (event,) = watching.drain_events()
+    assert "all of the view has changed" in event and "30 s" in event
     assert [alarm.t_s > 72.0 for alarm in found if alarm.t_s > 40.0] == [True]
 
 
@@ -187,30 +192,30 @@ def test_numbers_that_cannot_be_are_refused(value):
 def test_the_threshold_is_passed_as_often_as_was_asked_for():
     rng = np.random.default_rng(5)
     tail = Tail()
-    assert tail.height(1.0) == math.inf and math.isnan(tail.per_hour(3.0))
+    assert tail.threshold(1.0) == math.inf and math.isnan(tail.per_hour(3.0))
     heights = rng.normal(1.0, 0.4, 1000)
     for k, height in enumerate(heights):
-        tail.see(height, k * watch.BLOCK_S)
-    assert tail.hours == pytest.approx(999 * watch.BLOCK_S / 3600.0)
+        tail.add(height, k * BLOCK_S)
+    assert tail.hours == pytest.approx(999 * BLOCK_S / 3600.0)
     for per_hour in (0.1, 1.0, 10.0):
-        assert tail.per_hour(tail.height(per_hour)) == pytest.approx(per_hour)
-    passed = (rng.normal(1.0, 0.4, 100_000) > tail.height(10.0)).sum()
-    assert passed == pytest.approx(10.0 * 100_000 * watch.BLOCK_S / 3600.0, rel=0.3)
-    assert tail.per_hour(1e3) == watch.LEAST_PER_HOUR
+        assert tail.per_hour(tail.threshold(per_hour)) == pytest.approx(per_hour)
+    passed = (rng.normal(1.0, 0.4, 100_000) > tail.threshold(10.0)).sum()
+    assert passed == pytest.approx(10.0 * 100_000 * BLOCK_S / 3600.0, rel=0.3)
+    assert tail.per_hour(1e3) == MIN_PER_HOUR
 
 
 def test_few_blocks_make_the_threshold_higher():
-    def height(count):
+    def threshold(count):
         tail = Tail()
         for k in range(count):
-            tail.see(1.0 + 0.4 * (k % 2), k * watch.BLOCK_S)
-        return tail.height(1.0)
+            tail.add(1.0 + 0.4 * (k % 2), k * BLOCK_S)
+        return tail.threshold(1.0)
 
-    assert height(watch.FEWEST_BLOCKS + 1) > height(100) + 0.2
+    assert threshold(MIN_BLOCKS + 1) > threshold(100) + 0.2
 
 
 def test_directions_are_about_a_step_from_each_other():
-    rays = watch.rays_of_angles(lattice(0.1))
+    rays = rays_of_angles(lattice(0.1))
     nearest = np.sort(np.arccos(np.clip(rays @ rays.T, -1.0, 1.0)), axis=1)[:, 1]
     assert 0.04 < np.quantile(nearest, 0.02) and nearest.max() < 0.12
 
@@ -224,9 +229,9 @@ def test_a_direction_shows_the_same_window_from_wherever_the_head_looks():
         for _ in range(3):
             frame = source.read_next(0)
         assert frame.head == head
-        cell = directions.in_view((0.1, 0.0))
-        cell = cell[np.abs(directions.angles_rad[cell] - (0.1, -0.05)).sum(axis=1).argmin()]
-        seen.append(directions.windows(frame, np.array([cell]))[0].astype(float))
+        in_view = directions.in_view((0.1, 0.0))
+        off = np.abs(directions.angles_rad[in_view] - (0.1, -0.05)).sum(axis=1)
+        seen.append(directions.windows(frame, in_view[[off.argmin()]])[0].astype(float))
     assert np.abs(seen[0] - seen[1]).mean() < 4.0
     assert np.abs(seen[0] - seen[0][::-1]).mean() > 15.0
 
@@ -237,10 +242,10 @@ def test_large_pictures_are_looked_at_as_small_ones(photograph):
         Directions(REST, 64),
         Directions(Pinhole(1280, 960, REST.field_of_view_rad), 64),
     )
-    cells = small_view.in_view((0.0, 0.0))
-    np.testing.assert_array_equal(cells, large_view.in_view((0.0, 0.0)))
+    in_view = small_view.in_view((0.0, 0.0))
+    np.testing.assert_array_equal(in_view, large_view.in_view((0.0, 0.0)))
     near, far = (
-        view.windows(Frame(image, 0.0, (0.0, 0.0), 0), cells).astype(float)
+        view.windows(Frame(image, 0.0, (0.0, 0.0), 0), in_view).astype(float)
         for view, image in ((small_view, photograph), (large_view, large))
     )
     assert np.abs(near - far).mean() < 4.0
@@ -270,7 +275,7 @@ def alarm(seen):
 
 
 def test_an_alarm_is_kept_as_a_line_and_a_cut_out(tmp_path, alarm, monkeypatch):
-    monkeypatch.setattr(alarms, "KEPT", 2)
+    monkeypatch.setattr(alarms, "MAX_CUT_OUTS", 2)
     folder = AlarmFolder(tmp_path / "out")
     lines = [folder.keep(alarm) for _ in range(2)] + [AlarmFolder(tmp_path / "out").keep(alarm)]
     kept = (tmp_path / "out" / "alarms.jsonl").read_text().splitlines()
@@ -288,19 +293,19 @@ def test_an_alarm_is_kept_as_a_line_and_a_cut_out(tmp_path, alarm, monkeypatch):
 
 
 def test_a_command_gets_the_alarm(tmp_path):
-    told = []
+    reported = []
     program = f"import sys; open({str(tmp_path / 'got')!r}, 'a').write(sys.stdin.read())"
-    command = Command(f'{sys.executable} -c "{program}"', told.append)
+    command = Command(f'{sys.executable} -c "{program}"', reported.append)
     for number in (1, 2):
         command.run({"number": number})
     command.close()
     got = (tmp_path / "got").read_text().splitlines()
     assert [json.loads(line)["number"] for line in got] == [1, 2]
-    assert told == []
+    assert reported == []
 
 
 def test_a_command_that_takes_too_long_is_killed_with_what_it_started(tmp_path):
-    told = []
+    reported = []
     program = (
         "import subprocess, time\n"
         f"with open({str(tmp_path / 'pid')!r}, 'w') as file:\n"
@@ -308,13 +313,13 @@ def test_a_command_that_takes_too_long_is_killed_with_what_it_started(tmp_path):
         "time.sleep(60)\n"
     )
     (tmp_path / "slow.py").write_text(program)
-    command = Command(f"{sys.executable} {tmp_path / 'slow.py'}", told.append, limit_s=2.0)
+    command = Command(f"{sys.executable} {tmp_path / 'slow.py'}", reported.append, timeout_s=2.0)
     begun_s = time.monotonic()
-    for number in range(1, 3 + alarms.WAITING):
+    for number in range(1, 3 + alarms.MAX_WAITING):
         command.run({"number": number})
     assert time.monotonic() - begun_s < 1.0  # it never waits
-    assert any("not run" in line for line in told)
-    while not any("killed" in line for line in told):
+    assert any("not run" in line for line in reported)
+    while not any("killed" in line for line in reported):
         assert time.monotonic() - begun_s < 20.0
         time.sleep(0.05)
     child = int((tmp_path / "pid").read_text())
@@ -325,12 +330,12 @@ def test_a_command_that_takes_too_long_is_killed_with_what_it_started(tmp_path):
     command.close()
 
 
-def test_a_command_that_fails_is_told():
-    told = []
-    command = Command("false", told.append)
+def test_a_command_that_fails_is_reported():
+    reported = []
+    command = Command("false", reported.append)
     command.run({"number": 7})
     command.close()
-    assert told == ["alarm 7: false ended with 1"]
+    assert reported == ["alarm 7: false ended with 1"]
 
 
 @pytest.mark.parametrize("text", ["", "no_such_program x", 'unclosed "'])
@@ -382,17 +387,17 @@ def run_watch(world, encoder, *options, capsys):
 
 @pytest.mark.parametrize("encoder", ["run", "encoder.onnx"])
 def test_the_command_reports_and_keeps_what_is_new(world, tmp_path, encoder, capsys):
-    told = tmp_path / "told"
+    received = tmp_path / "received"
     rc, out, err = run_watch(
         world, encoder, "--source", world / "yard.avi", "--warm-up", "30", "--json",
-        "--out", tmp_path / "out", "--exec", f"tee {told}", capsys=capsys,
+        "--out", tmp_path / "out", "--exec", f"tee {received}", capsys=capsys,
     )  # fmt: skip
     assert rc == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["kind"] for line in lines] == ["estimate", "alarm", "estimate"]
     assert 33.0 < lines[1]["t_s"] <= 36.0
     assert math.dist(lines[1]["pixel"], (225.0, 120.0)) < 20.0
-    assert json.loads(told.read_text()) == lines[1]
+    assert json.loads(received.read_text()) == lines[1]
     assert json.loads((tmp_path / "out" / "alarms.jsonl").read_text()) == lines[1]
     assert cv2.imread(lines[1]["picture"]) is not None
     assert lines[-1]["alarms"] == 1
@@ -400,7 +405,7 @@ def test_the_command_reports_and_keeps_what_is_new(world, tmp_path, encoder, cap
     assert 0.0 < lines[-1]["expected_false_per_hour"] <= 1800.0
 
 
-def test_the_command_tells_people_in_words(world, tmp_path, capsys):
+def test_the_command_reports_to_people_in_words(world, tmp_path, capsys):
     rc, out, err = run_watch(
         world, "run", "--source", world / "yard.avi", "--warm-up", "30", "--out", tmp_path / "out",
         capsys=capsys,
@@ -411,7 +416,7 @@ def test_the_command_tells_people_in_words(world, tmp_path, capsys):
     assert "learns what is usual" in err
 
 
-def test_a_video_that_ends_too_early_is_told(world, tmp_path, capsys):
+def test_a_video_that_ends_too_early_is_reported(world, tmp_path, capsys):
     rc, out, err = run_watch(
         world, "run", "--source", world / "yard.avi", "--out", tmp_path / "out", capsys=capsys
     )
@@ -420,7 +425,7 @@ def test_a_video_that_ends_too_early_is_told(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "encoder, options, told",
+    "encoder, options, message",
     [
         ("encoder.onnx", [], "name it with --source"),
         ("run", [], "scene: shows another picture all the time"),
@@ -432,25 +437,24 @@ def test_a_video_that_ends_too_early_is_told(world, tmp_path, capsys):
         ("run", ["--source", "yard.avi", "--head", "serial:"], "no head turns"),
     ],
 )
-def test_what_cannot_be_watched_is_told_in_a_line(
-    world, encoder, options, told, capsys, monkeypatch
+def test_what_cannot_be_watched_is_reported_in_a_line(
+    world, encoder, options, message, capsys, monkeypatch
 ):
     monkeypatch.chdir(world)
     rc, out, err = run_watch(world, encoder, *options, capsys=capsys)
     assert rc == 1 and out == ""
-    assert told in err
+    assert message in err
     assert len([line for line in err.splitlines() if line.startswith("edge-rjepa:")]) == 1
     assert not (world / "watch").exists()
 
 
 def test_a_run_and_its_file_embed_alike(world, photograph):
     windows = RETINA.windows(photograph, np.random.default_rng(6).uniform(0, 240, (150, 2)))
-    (of_run, side, config), (of_file, same, none) = (
-        encoder_of(world / n) for n in ("run", "encoder.onnx")
-    )
-    assert side == same == 64
-    assert config.network.n_embedding == 16 and none is None
-    np.testing.assert_allclose(of_run(windows), of_file(windows), atol=1e-4)
+    run, file = (open_encoder(world / name) for name in ("run", "encoder.onnx"))
+    assert run.window_px == file.window_px == 64
+    assert run.config.network.n_embedding == 16 and file.config is None
+    of_run, of_file = run.patch_embedder()(windows), file.patch_embedder()(windows)
+    np.testing.assert_allclose(of_run, of_file, atol=1e-4)
 
 
 def test_a_video_can_be_shown_once_to_its_last_frame(world):
