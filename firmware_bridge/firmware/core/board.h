@@ -1,5 +1,5 @@
 // What the core asks of a board. A new board is these functions and a main() that calls
-// head_begin() once and head_poll() for ever; PROTOCOL.md, "Adding a board", has the rules.
+// head_begin() once and head_poll() for ever; PROTOCOL.md, "A new board", has the rules.
 
 #ifndef BOARD_H
 #define BOARD_H
