@@ -32,7 +32,8 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
-from edge_rjepa.sources import Frame, SceneSource, Source, SourceEnded, open_source, scene
+from edge_rjepa.sources import Frame, Source, SourceEnded, open_source, scene
+from edge_rjepa.sources.scene import SceneSource
 
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 POLICIES = [policy.value for policy in GazePolicy]

@@ -58,7 +58,7 @@ def add_parser(commands, command) -> None:
 
 def _watch(options: argparse.Namespace) -> int:
     from edge_rjepa.cli import rig
-    from edge_rjepa.sources.camera import redacted
+    from edge_rjepa.sources import redacted
     from edge_rjepa.watch.alarms import AlarmFolder, Command
     from edge_rjepa.watch.watch import Watch, encoder_of
 
@@ -96,13 +96,14 @@ def _configuration(options: argparse.Namespace, of_run):
     """Of the run, or the usual one, with what the command line says of source and head."""
     from edge_rjepa.cli import rig
     from edge_rjepa.run.config import RunConfig
-    from edge_rjepa.sources import absolute
+    from edge_rjepa.sources import absolute, find_kind
 
     if options.source is None and of_run is None:
         raise ConfigError("an ONNX file does not say what to watch: name it with --source")
     config = of_run or RunConfig()
     source = absolute(options.source or config.source)
-    if source.startswith("scene:") or Path(source).is_dir():
+    kind = find_kind(source)
+    if kind is not None and not kind.shows_one_place:
         raise ConfigError(
             f"{source} shows another picture all the time, so that nothing is usual: watch a "
             "camera, a video or a recording"

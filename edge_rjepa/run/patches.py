@@ -11,8 +11,7 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.sources import Frame, Source, SourceEnded, open_source
-from edge_rjepa.sources.camera import redacted
+from edge_rjepa.sources import Frame, Source, SourceEnded, open_source, redacted
 
 FRAMES, FIXATIONS = 16, 64  # as many fixations of as many frames
 FRAMES_APART = 20  # a simulated head then stands before another picture

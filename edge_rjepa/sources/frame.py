@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from edge_rjepa.eye.head import Head
-from edge_rjepa.optics.camera import Camera
+    from edge_rjepa.eye.head import Head
+    from edge_rjepa.optics.camera import Camera
 
 
 class Frame(NamedTuple):

@@ -8,6 +8,7 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import HeadState, within
 from edge_rjepa.sources import recording
 from edge_rjepa.sources.frame import Frame, SourceEnded
+from edge_rjepa.sources.kinds import Options, path_of
 
 
 class RecordedHead:
@@ -111,3 +112,13 @@ def _losses(folder: Path, about: recording.About, reader: recording.FrameReader)
             "are missing or damaged and left out; use another copy if you have one"
         ]
     return []
+
+
+def open_replay(folder: str, options: Options) -> ReplaySource:
+    """What was recorded there: it is as it was then, whatever the options say."""
+    return ReplaySource(path_of(folder))
+
+
+def config_of(folder: str) -> dict:
+    """The configuration of the run that recorded it. Raises SourceError."""
+    return recording.about(path_of(folder)).config

@@ -10,7 +10,8 @@ import pytest
 
 from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
-from edge_rjepa.sources import SceneSource, open_source, scene
+from edge_rjepa.sources import open_source, scene
+from edge_rjepa.sources.scene import SceneSource
 
 WHOLE = scene.Scene(0, 0.0, 0.0, 1.0, False)
 LIMITS = scene.PAN_LIMIT_RAD, scene.TILT_LIMIT_RAD

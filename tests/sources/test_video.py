@@ -9,8 +9,9 @@ import pytest
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import pinhole
-from edge_rjepa.sources import VideoSource, open_source, video
+from edge_rjepa.sources import open_source, video
 from edge_rjepa.sources.config import CameraConfig
+from edge_rjepa.sources.video import VideoSource
 
 
 def smooth_picture(seed, height=300, width=400):
