@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import firmware_bridge
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
 from edge_rjepa.cli import calibrate as calibrate_cli
@@ -83,8 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument(
         "--head",
         metavar="HEAD",
-        help="what the camera sits on: serial:PORT (this project's firmware), serial: (the only "
-        "board), feetech:PORT?pan=1&tilt=2 (bus servos); none if left out",
+        help=f"what the camera sits on: {firmware_bridge.supported()}; none if left out",
     )
     learn.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/DATE-TIME)")
     learn.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run")
