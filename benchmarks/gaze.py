@@ -120,7 +120,9 @@ class Stream:
         self._frames += 1
         if self.card is None:
             return frame
-        return frame._replace(image=drawn(frame.image, self.source.camera, frame.head, self.card))
+        return frame._replace(
+            image=drawn(frame.image, self.source.camera, frame.head_rad, self.card)
+        )
 
     def _place(self, frame: Frame) -> np.ndarray:
         camera = self.source.camera
@@ -128,7 +130,7 @@ class Stream:
         low, high = edge_px, np.array([camera.width_px, camera.height_px]) - 1.0 - edge_px
         pixel = self._rng.uniform(low, high)
         if self.in_view:
-            return camera.angles_of_pixels(pixel, frame.head)
+            return camera.angles_of_pixels(pixel, frame.head_rad)
         # Uniform over all that the head can bring into view.
         while True:
             angles_rad = self._rng.uniform((-0.8, -0.6), (0.8, 0.6))
@@ -161,7 +163,7 @@ class Looker:
 
     def look(self, camera: Pinhole, frame: Frame) -> GazePlan:
         """Look at the frame and learn from it."""
-        plan, features = self.eye.look(camera, frame.image, frame.head, K)
+        plan, features = self.eye.look(camera, frame.image, frame.head_rad, K)
         report = self.learner.learn_block(features, plan.efference)
         self.eye.gaze.learned(report.surprise)
         return plan

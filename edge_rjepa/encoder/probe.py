@@ -22,7 +22,7 @@ from edge_rjepa.encoder.classify import nearest, ridge
 from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.eye.retina import Retina
-from edge_rjepa.eye.scan import FIXATIONS, Look, scan
+from edge_rjepa.eye.scan import FIXATIONS, Scan, scan
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.run import load_run
@@ -90,7 +90,7 @@ class ProbeReport(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is probed: something with `embed` and `reset`, and what makes a Look fit it."""
+    """What is probed: something with `embed` and `reset`, and what makes a Scan fit it."""
 
     model: RJepa | FrozenEncoder
     see: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -193,7 +193,7 @@ class _Looks:
         self._paths, self._subject, self._seed, self._progress = paths, subject, seed, progress
         self._done = 0
 
-    def __iter__(self) -> Iterator[Look]:
+    def __iter__(self) -> Iterator[Scan]:
         for path in self._paths:
             picture = read_picture(path)
             yield scan(picture, self._subject.fixations, self._seed, self._subject.scales_rad)
@@ -235,7 +235,7 @@ def _rows_of_pca(looks: _Looks, subject: Subject, fitting: np.ndarray, seed: int
     return [(window - mean) @ directions for window in windows]
 
 
-def _raw_pixels(look: Look) -> np.ndarray:
+def _raw_pixels(look: Scan) -> np.ndarray:
     return cv2.resize(look.image, (RAW_PX, RAW_PX), interpolation=cv2.INTER_AREA).ravel()
 
 

@@ -41,7 +41,7 @@ def recorded_patches(config: RunConfig, frames: int = FRAMES) -> Patches:
     held_out = held_out[:: max(1, len(held_out) // frames)][:frames]
     retina = Retina(config.retina)
     gaze = Gaze(replace(config.gaze, policy="random"), config.seed + 2)
-    plans = [gaze.plan(camera, frame.image, frame.head, FIXATIONS) for frame in held_out]
+    plans = [gaze.plan(camera, frame.image, frame.head_rad, FIXATIONS) for frame in held_out]
     seen = zip(held_out, plans, strict=True)
     return Patches(
         np.concatenate([retina.windows(frame.image, plan.pixels) for frame, plan in seen]),

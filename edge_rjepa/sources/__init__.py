@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.frame import Frame, Source, SourceEnded
+from edge_rjepa.sources.frame import Frame, FrameUse, Source, SourceEnded
 from edge_rjepa.sources.kinds import Options, find_kind, kind_of, meant_by, path_of, supported
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from edge_rjepa.sources.steered import Mount
 
 __all__ = [
-    "Frame", "Source", "SourceEnded", "absolute", "config_of", "find_kind", "open_source",
-    "reach_rad", "redacted", "supported",
+    "Frame", "FrameUse", "Source", "SourceEnded", "absolute", "config_of", "find_kind",
+    "open_source", "reach_rad", "redacted", "supported",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -12,14 +13,23 @@ if TYPE_CHECKING:
     from edge_rjepa.optics.camera import Camera
 
 
+class FrameUse(Enum):
+    """What a frame is for: in a recording, what it was used for then."""
+
+    UNDECIDED = "undecided"  # whoever reads it decides
+    LEARN = "learn"
+    SET_ASIDE = "set aside"  # to judge on, never to learn from
+
+
 class Frame(NamedTuple):
     """One picture and the circumstances it was taken in."""
 
     image: np.ndarray  # (H, W, 3) uint8 BGR; treat it as read-only
     t_capture_s: float  # when it was taken: live, on time.monotonic(); else on a clock from 0
-    head: tuple[float, float]  # (pan_rad, tilt_rad) it was taken at
+    head_rad: tuple[float, float]  # (pan, tilt) it was taken at
     sequence: int  # 0, 1, 2 .. as taken; what was never handed out leaves a gap
-    fixations: int | None = None  # how many were planned on it, if it was looked at before
+    use: FrameUse = FrameUse.UNDECIDED
+    fixations: int = 0  # how many were planned on it, if it was learned from before
 
 
 class SourceEnded(Exception):  # noqa: N818 - no error, as StopIteration is none

@@ -7,7 +7,7 @@ from pathlib import Path
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import HeadState, within
 from edge_rjepa.sources import recording
-from edge_rjepa.sources.frame import Frame, SourceEnded
+from edge_rjepa.sources.frame import Frame, FrameUse, SourceEnded
 from edge_rjepa.sources.kinds import Options, path_of
 
 
@@ -59,8 +59,9 @@ class ReplaySource:
         if recorded is None:
             raise SourceEnded
         if self.head is not None:
-            self.head.angles_rad = recorded.head
-        return Frame(*recorded[:5])
+            self.head.angles_rad = recorded.head_rad
+        use = FrameUse.LEARN if recorded.fixations else FrameUse.SET_ASIDE
+        return Frame(*recorded[:4], use, recorded.fixations)
 
     def held_out(self, count: int) -> list[Frame]:
         """The first `count` frames that the recorded source had set aside, none if it was live."""

@@ -166,7 +166,7 @@ class Watch:
         t_s = frame.t_capture_s
         if self._begun_s is None:
             self._begun_s = t_s
-        cells = self.directions.in_view(frame.head)
+        cells = self.directions.in_view(frame.head_rad)
         gone_s = min(max(t_s - self._now_s, 0.0), ROUND_S)
         self._now_s = t_s
         count = math.ceil(len(cells) * gone_s / ROUND_S - 1e-6)
@@ -270,7 +270,7 @@ class Watch:
         return Alarm(
             t_s,
             frame,
-            tuple(self._camera.pixels_of_angles(angles_rad, frame.head).tolist()),
+            tuple(self._camera.pixels_of_angles(angles_rad, frame.head_rad).tolist()),
             self.directions.box(frame, clearly),
             tuple(angles_rad.tolist()),
             most.surprise,
@@ -348,7 +348,7 @@ class Directions:
         """
         size = self._window_px, self._window_px
         windows = np.empty((len(cells), *size, 3), np.uint8)
-        corners = self._pixels_of_corners(cells, frame.head)
+        corners = self._pixels_of_corners(cells, frame.head_rad)
         corners = ((corners + 0.5) * self._scale - 0.5).astype(np.float32)
         image = frame.image
         if self._scale < 1.0:
@@ -367,7 +367,7 @@ class Directions:
 
     def box(self, frame: Frame, cells: np.ndarray) -> tuple[int, int, int, int]:
         """An upright box (x, y, width, height) in the picture: directions, and a step beyond."""
-        pixels = self._camera.pixels_of_angles(self.angles_rad[cells], frame.head)
+        pixels = self._camera.pixels_of_angles(self.angles_rad[cells], frame.head_rad)
         height, width = frame.image.shape[:2]
         step = STEP_SHARE * width
         left, top = np.clip(pixels.min(axis=0) - step, 0, [width - 2, height - 2]).astype(int)
@@ -441,9 +441,9 @@ class Usual:
         age: of the watch, in parts of the warm-up. S is learned until SETTLING.
         """
         t_s = frame.t_capture_s
-        fresh = (self._place[cells] != frame.head).any(axis=1)
+        fresh = (self._place[cells] != frame.head_rad).any(axis=1)
         fresh |= t_s - self._time_s[cells] > self._visit_s
-        self._place[cells[fresh]], self._time_s[cells[fresh]] = frame.head, t_s
+        self._place[cells[fresh]], self._time_s[cells[fresh]] = frame.head_rad, t_s
         cells, z, way, error = cells[fresh], z[fresh], looks.way[fresh], looks.error[fresh]
         trust = np.where(uncalm[fresh], RELUCTANT, 1.0)
         visits = self._visits[cells, way]

@@ -73,7 +73,7 @@ def test_pictures_have_the_size_that_came_and_the_angle_that_was_configured(serv
         pinhole = source.camera
     assert frame.image.shape == (240, 320, 3) and frame.image.dtype == np.uint8
     assert (pinhole.width_px, pinhole.height_px, pinhole.field_of_view_rad) == (320, 240, 1.2)
-    assert source.live and source.head is None and frame.head == (0.0, 0.0)
+    assert source.live and source.head is None and frame.head_rad == (0.0, 0.0)
 
 
 def test_who_reads_all_gets_all_in_order_and_once(source, server):
