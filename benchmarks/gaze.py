@@ -32,7 +32,8 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
-from edge_rjepa.sources import Frame, SceneSource, Source, SourceEnded, open_source, scene
+from edge_rjepa.sources import Frame, Source, SourceEnded, open_source, scene
+from edge_rjepa.sources.scene import SceneSource
 
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 POLICIES = [policy.value for policy in GazePolicy]
@@ -119,7 +120,9 @@ class Stream:
         self._frames += 1
         if self.card is None:
             return frame
-        return frame._replace(image=drawn(frame.image, self.source.camera, frame.head, self.card))
+        return frame._replace(
+            image=drawn(frame.image, self.source.camera, frame.head_rad, self.card)
+        )
 
     def _place(self, frame: Frame) -> np.ndarray:
         camera = self.source.camera
@@ -127,7 +130,7 @@ class Stream:
         low, high = edge_px, np.array([camera.width_px, camera.height_px]) - 1.0 - edge_px
         pixel = self._rng.uniform(low, high)
         if self.in_view:
-            return camera.angles_of_pixels(pixel, frame.head)
+            return camera.angles_of_pixels(pixel, frame.head_rad)
         # Uniform over all that the head can bring into view.
         while True:
             angles_rad = self._rng.uniform((-0.8, -0.6), (0.8, 0.6))
@@ -160,7 +163,7 @@ class Looker:
 
     def look(self, camera: Pinhole, frame: Frame) -> GazePlan:
         """Look at the frame and learn from it."""
-        plan, features = self.eye.look(camera, frame.image, frame.head, K)
+        plan, features = self.eye.look(camera, frame.image, frame.head_rad, K)
         report = self.learner.learn_block(features, plan.efference)
         self.eye.gaze.learned(report.surprise)
         return plan

@@ -75,7 +75,7 @@ class Placed(NamedTuple):
     def put(self, frame: Frame, camera: Camera) -> Frame:
         """The frame with it."""
         height, width = self.picture.shape[:2]
-        middle = camera.pixels_of_angles(self.angles_rad, frame.head)
+        middle = camera.pixels_of_angles(self.angles_rad, frame.head_rad)
         move = np.float32([[1, 0, middle[0] - width / 2], [0, 1, middle[1] - height / 2]])
         size = camera.width_px, camera.height_px
         seen = cv2.warpAffine(self.picture, move, size)
@@ -122,7 +122,7 @@ class Mog2:
         for k in range(1, count):
             share = regions[k, cv2.CC_STAT_AREA] / stays.size
             if share >= SMALLEST_REGION:
-                angles_rad = self._camera.angles_of_pixels(middles[k], frame.head)
+                angles_rad = self._camera.angles_of_pixels(middles[k], frame.head_rad)
                 found.append(Found(frame.t_capture_s, tuple(angles_rad.tolist()), share))
         return found
 
@@ -197,7 +197,7 @@ def any_object(rng, photographs: list, camera: Camera, frame: Frame) -> tuple:
     part = cv2.resize(photograph[top : top + 60, left : left + 60], (width, height))
     x = rng.integers(4, camera.width_px - width - 4) + width / 2
     y = rng.integers(4, camera.height_px - height - 4) + height / 2
-    return camera.angles_of_pixels((x, y), frame.head), part
+    return camera.angles_of_pixels((x, y), frame.head_rad), part
 
 
 class Film:

@@ -168,11 +168,10 @@ def cameras() -> Iterator[Finding]:
 
 def looked_at(spec: str, where: str) -> Finding:
     """Whether the camera gives pictures, of what size and how many a second."""
-    from edge_rjepa.sources.camera import CameraSource
-    from edge_rjepa.sources.config import CameraConfig
+    from edge_rjepa.sources import open_source
 
     try:
-        with CameraSource(spec, CameraConfig()) as camera:
+        with open_source(spec) as camera:
             first = camera.read_next(1e3 * LOOK_S)
             end_s = time.monotonic() + LOOK_S
             frames = []
@@ -193,8 +192,7 @@ def calibrations(path: Path) -> Iterator[Finding]:
     """Whether a calibration is of what is plugged in here, at its resolution, and not too old."""
     from calibration.errors import CalibrationError
     from calibration.io import load, warnings
-    from edge_rjepa.sources.camera import name_of
-    from edge_rjepa.sources.devices import devices
+    from edge_rjepa.sources.devices import devices, name_of
 
     try:
         found = load(path)
@@ -220,11 +218,10 @@ def calibrations(path: Path) -> Iterator[Finding]:
 
 def size_of(path: str) -> tuple[int, int] | None:
     """Width and height of the pictures that `learn` gets of this camera; None if it gives none."""
-    from edge_rjepa.sources.camera import CameraSource
-    from edge_rjepa.sources.config import CameraConfig
+    from edge_rjepa.sources import open_source
 
     try:
-        with CameraSource(path, CameraConfig()) as source:
+        with open_source(path) as source:
             return source.camera.width_px, source.camera.height_px
     except SourceError:
         return None

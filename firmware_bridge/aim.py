@@ -98,8 +98,3 @@ def common_limits_rad(axis: Axis, of_head: Pair) -> Pair:
             f"{of_head}, have nothing in common: set its limits"
         )
     return low_rad, high_rad
-
-
-# What servos usually do, where nothing was measured.
-USUAL = {"us": StraightAim(PULSES, PULSES), "steps": StraightAim(STEPS, STEPS)}
-USUAL_PER_RAD = {"us": PULSES.per_rad, "steps": STEPS.per_rad}

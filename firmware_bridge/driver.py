@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from firmware_bridge.aim import Axis
+
 Pair = tuple[float, float]  # pan, tilt
 
 
@@ -53,7 +55,8 @@ class Identity(NamedTuple):
 
     name: str  # for people: kind, version, number
     port: str  # the path that was opened
-    unit: str  # "us" or "steps"
+    unit: str  # of its positions: "us", "steps"
+    usual: Axis  # how such a servo usually turns, where nothing was measured
     step: float  # the smallest difference between two positions, in `unit`
     limits: tuple[Pair, Pair]  # (low, high) of pan, of tilt
     home: Pair

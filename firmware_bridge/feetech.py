@@ -34,12 +34,12 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from firmware_bridge import feetech_packets as sts
+from firmware_bridge.aim import STEPS
 from firmware_bridge.driver import Command, Home, Identity, Move, Pair, Relax, Report, Status
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
 from firmware_bridge.feetech_packets import ServoState
 
 AXES = ("pan", "tilt")
-BAUD = 1_000_000  # of a new servo; open_transport sees to it
 FASTEST = 0x7FFF  # what the speed register holds
 HARDEST = 254 * sts.STEPS_S2
 
@@ -148,6 +148,7 @@ class StsBus:
             name=f"Feetech {model(pan)} (id {self._ids[0]}) and {model(tilt)} (id {self._ids[1]})",
             port=self._port,
             unit="steps",
+            usual=STEPS,
             step=1.0,
             limits=self._limits,
             home=self._cut(self._wanted_home),

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import replace
 from typing import NamedTuple
 
-from firmware_bridge.aim import USUAL, USUAL_PER_RAD, Aim, Limits
+from firmware_bridge.aim import Aim, Limits, StraightAim
 from firmware_bridge.driver import (
     Command,
     Driver,
@@ -124,7 +124,7 @@ class PanTiltHead:
 
     @property
     def unit(self) -> str:
-        """Of positions: "us", the width of pulses, or "steps"."""
+        """Of positions: as its driver has it, "us" of pulse width, say."""
         return self._identity.unit
 
     @property
@@ -140,7 +140,7 @@ class PanTiltHead:
     @property
     def per_rad(self) -> Pair:
         """Units a radian of pan and of tilt that such servos usually have."""
-        per_rad = USUAL_PER_RAD[self.unit]
+        per_rad = self._identity.usual.per_rad
         return per_rad, per_rad
 
     def move(self, pan_rad: float, tilt_rad: float, duration_s: float = 0.0) -> Pair:
@@ -473,7 +473,8 @@ class PanTiltHead:
 
     @property
     def _aim_in_use(self) -> Aim:
-        return self._aim or USUAL[self._identity.unit]
+        usual = self._identity.usual
+        return self._aim or StraightAim(usual, usual)
 
     def _take_limits(self) -> None:
         limits_rad = self._aim_in_use.limits_rad(self._identity.limits)
@@ -482,15 +483,15 @@ class PanTiltHead:
         self._limits_rad = limits_rad
 
     def _safe_pose(self) -> SafePose | None:
-        _, _, _, _, limits, home, _, home_speed, home_after_s = self._identity
-        if home_after_s is None:
+        who = self._identity
+        if who.home_after_s is None:
             return None
         longest_s = max(
             max(high - rest, rest - low) / speed
-            for (low, high), rest, speed in zip(limits, home, home_speed, strict=True)
+            for (low, high), rest, speed in zip(who.limits, who.home, who.home_speed, strict=True)
         )
-        home_rad = self._aim_in_use.angles_rad(home, UNKNOWN)  # from wherever it is
-        return SafePose(home_rad, home_after_s + longest_s)
+        home_rad = self._aim_in_use.angles_rad(who.home, UNKNOWN)  # from wherever it is
+        return SafePose(home_rad, who.home_after_s + longest_s)
 
 
 def _check_finite(pan: float, tilt: float, duration_s: float) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from firmware_bridge import protocol
+from firmware_bridge.aim import PULSES
 from firmware_bridge.driver import Command, Hold, Home, Identity, Move, Relax, Report, Status
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
 from firmware_bridge.protocol import AxisSettings, Cause, Flag, Greeting, Reply, Result, State
@@ -223,6 +224,7 @@ class ServoBoard:
             name=f"servo board {greeting.board_id}, firmware {version}",
             port=port,
             unit="us",
+            usual=PULSES,
             step=protocol.STEP_US,
             limits=((pan.low_us, pan.high_us), (tilt.low_us, tilt.high_us)),
             home=(pan.home_us, tilt.home_us),

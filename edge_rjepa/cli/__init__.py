@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import firmware_bridge
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
 from edge_rjepa.cli import calibrate as calibrate_cli
@@ -25,6 +26,7 @@ from edge_rjepa.cli import head as head_cli
 from edge_rjepa.cli import watch as watch_cli
 from edge_rjepa.cli.terminal import positive, say, stop_on_signals, view
 from edge_rjepa.errors import ConfigError, RJepaError, SourceError
+from edge_rjepa.sources.kinds import supported
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 LOOK_S = 0.2  # between two looks whether to stop
@@ -77,15 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument(
         "--source",
         metavar="SRC",
-        help="scene: (default; photographs before a simulated head), scene:DIR, a video file, a "
-        "folder of pictures, a camera (0, /dev/video0, /dev/v4l/by-id/..), rtsp:// or http://, "
-        "gst:PIPELINE, replay:DIR",
+        help=f"{supported()} (scene:)",
     )
     learn.add_argument(
         "--head",
         metavar="HEAD",
-        help="what the camera sits on: serial:PORT (this project's firmware), serial: (the only "
-        "board), feetech:PORT?pan=1&tilt=2 (bus servos); none if left out",
+        help=f"what the camera sits on: {firmware_bridge.supported()}; none if left out",
     )
     learn.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/DATE-TIME)")
     learn.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run")
@@ -325,7 +324,7 @@ def _open_run(options: argparse.Namespace):
 def _started(options: argparse.Namespace):
     from edge_rjepa.cli import rig
     from edge_rjepa.run.run import Run, alone_in
-    from edge_rjepa.sources.camera import redacted
+    from edge_rjepa.sources import redacted
 
     config = _configuration(options)
     folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
@@ -343,7 +342,7 @@ def _started(options: argparse.Namespace):
 def _resumed(options: argparse.Namespace):
     from edge_rjepa.cli import rig
     from edge_rjepa.run.run import Run, alone_in, load_run
-    from edge_rjepa.sources.camera import redacted
+    from edge_rjepa.sources import redacted
 
     folder = options.resume
     with alone_in(folder, new=False):
@@ -374,14 +373,12 @@ def _configuration(options: argparse.Namespace):
     """What the command line asks for: a file or a recording's or the defaults, and flags on top."""
     from edge_rjepa.cli import rig
     from edge_rjepa.run.config import RunConfig
-    from edge_rjepa.sources import absolute
-    from edge_rjepa.sources.recording import about
+    from edge_rjepa.sources import absolute, config_of
 
-    source = options.source or ""
     if options.config:
         config = RunConfig.from_toml(options.config)
-    elif source.startswith("replay:"):
-        config = RunConfig.from_dict(about(Path(source.removeprefix("replay:"))).config)
+    elif options.source and (recorded := config_of(options.source)) is not None:
+        config = RunConfig.from_dict(recorded)
         config = replace(  # the head is where it was, and the lens is the recording's
             config, head=replace(config.head, device=""), calibration=""
         )
@@ -404,7 +401,7 @@ def _recorder(options: argparse.Namespace, config, source, head):
         return
     from dataclasses import asdict
 
-    from edge_rjepa.sources.camera import redacted
+    from edge_rjepa.sources import redacted
     from edge_rjepa.sources.recording import Recorder
 
     with Recorder(

@@ -174,7 +174,7 @@ def _sighted_live(options: argparse.Namespace, board):
     """Views of the board as the guide asks for them, until it has enough or Ctrl-C."""
     from calibration.guide import Guide
     from edge_rjepa.sources import open_source
-    from edge_rjepa.sources.camera import name_of
+    from edge_rjepa.sources.devices import name_of
 
     guide, preview = Guide(board), _Preview(options.preview)
     say("show the board; Ctrl-C ends it with the views there are")

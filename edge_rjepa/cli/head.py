@@ -66,7 +66,7 @@ def add_parser(commands, command) -> None:
             "--head",
             metavar="HEAD",
             default="serial:",
-            help=f"{firmware_bridge.KINDS} (serial:)",
+            help=f"{firmware_bridge.supported()} (serial:)",
         )
         if name != "jog":
             parser.add_argument("--json", action="store_true", help="print it as JSON")
@@ -329,14 +329,11 @@ def _leaving_on_signals() -> Iterator[None]:
 
 
 def _limits(options: argparse.Namespace) -> int:
-    from firmware_bridge.link import ServoBoard
-
-    board = firmware_bridge.driver_of(options.head)
-    if not isinstance(board, ServoBoard):
+    if not firmware_bridge.kind_of(options.head).keeps_settings:
         raise HeadError(
             f"{options.head} keeps its limits in its servos: set them with their maker's tool"
         )
-    with closing(board):
+    with closing(firmware_bridge.driver_of(options.head)) as board:
         _connect(board)
         board_id = board.greeting.board_id if options.id is None else options.id
         pan = _changed(board.greeting.pan, options.pan, options.pan_home, options.pan_slew)

@@ -12,8 +12,8 @@ from edge_rjepa.cli.terminal import say
 from edge_rjepa.errors import ConfigError, SourceError
 from edge_rjepa.eye.head import Head
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.sources import Source, open_source, reach_rad
-from edge_rjepa.sources.camera import name_of
+from edge_rjepa.sources import Source, find_kind, open_source, reach_rad
+from edge_rjepa.sources.devices import name_of
 
 
 @contextmanager
@@ -73,7 +73,8 @@ def with_head(config: RunConfig, device: str | None) -> RunConfig:
 def with_calibration(config: RunConfig, path: Path | None) -> RunConfig:
     """The configuration with this calibration, if one is named, and with the delay it measured."""
     if path is not None:
-        if config.source.startswith(("replay:", "scene:")) and not config.head.device:
+        kind = find_kind(config.source)
+        if kind is not None and kind.brings_camera and not config.head.device:
             raise ConfigError(f"{config.source} brings its own camera: leave --calibration out")
         config = replace(config, calibration=str(path.resolve()))
     if config.calibration and config.head.device and not config.head.image_delay_s:

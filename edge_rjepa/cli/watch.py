@@ -61,7 +61,7 @@ def add_parser(commands, command) -> None:
 def _watch(options: argparse.Namespace) -> int:
     from edge_rjepa.cli import rig
     from edge_rjepa.encoder.opened import open_encoder
-    from edge_rjepa.sources.camera import redacted
+    from edge_rjepa.sources import redacted
     from edge_rjepa.watch.alarms import AlarmFolder, Command
     from edge_rjepa.watch.novelty import Watch
 
@@ -74,7 +74,6 @@ def _watch(options: argparse.Namespace) -> int:
         if options.exec:
             command = opened.enter_context(closing(Command(options.exec, say)))
         source, head = opened.enter_context(rig.open_rig(config, once=True))
-        head = head or source.head
         watch = Watch(
             embed, source.camera, encoder.window_px,
             options.alarms_per_hour, options.warm_up,
@@ -100,13 +99,14 @@ def _configuration(options: argparse.Namespace, of_run):
     """Of the run, or the usual one, with what the command line says of source and head."""
     from edge_rjepa.cli import rig
     from edge_rjepa.run.config import RunConfig
-    from edge_rjepa.sources import absolute
+    from edge_rjepa.sources import absolute, find_kind
 
     if options.source is None and of_run is None:
         raise ConfigError("an ONNX file does not say what to watch: name it with --source")
     config = of_run or RunConfig()
     source = absolute(options.source or config.source)
-    if source.startswith("scene:") or Path(source).is_dir():
+    kind = find_kind(source)
+    if kind is not None and not kind.shows_one_place:
         raise ConfigError(
             f"{source} shows another picture all the time, so that nothing is usual: watch a "
             "camera, a video or a recording"
@@ -120,29 +120,27 @@ def _configuration(options: argparse.Namespace, of_run):
 
 def _frames(source, head, config, ended):
     """Frames with something to see, each from where the head was; the head goes its round."""
-    from edge_rjepa.run.loop import Sight, at_capture, reach_rad
+    from edge_rjepa.run.placed import HEAD_MOVING, PlacedFrames
     from edge_rjepa.sources import SourceEnded
     from edge_rjepa.watch.patrol import Patrol
 
-    patrol = head and Patrol(reach_rad(head, config.head), source.camera, STAY_S)
-    sight = Sight(say)
+    placed_frames = PlacedFrames(source, head, replace(config.head, while_moving="skip"))
+    head = placed_frames.head
+    patrol = head and Patrol(placed_frames.limits_rad, source.camera, STAY_S)
     while not ended():
         try:
-            frame = source.read_next(WAIT_MS)
+            placed = placed_frames.read_next(WAIT_MS)
         except SourceEnded:
             return
-        for event in [*source.drain_events(), *(head.drain_events() if head else ())]:
+        for event in placed_frames.drain_events():
             say(event)
-        if frame is None:
+        if placed is None or placed.why_unusable == HEAD_MOVING:
             continue
-        frame, moving = at_capture(frame, head, config.head)
-        if moving:
-            continue
-        aim = patrol and patrol.due(frame.t_capture_s)
+        aim = patrol and patrol.due(placed.frame.t_capture_s)
         if aim is not None:
             head.move(*aim)
-        if not sight.trouble(frame):
-            yield frame
+        if not placed.why_unusable:
+            yield placed.frame
 
 
 class _Reporter:

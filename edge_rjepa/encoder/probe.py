@@ -22,7 +22,7 @@ import numpy as np
 from edge_rjepa.encoder.classify import nearest, ridge
 from edge_rjepa.encoder.opened import OpenedEncoder, open_encoder
 from edge_rjepa.errors import RJepaError
-from edge_rjepa.eye.scan import FIXATIONS, Look, scan
+from edge_rjepa.eye.scan import FIXATIONS, Scan, scan
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.sources.scene import SUFFIXES
 
@@ -170,7 +170,7 @@ class _Scans:
         self._arguments = fixations, seed, scales_rad
         self._done = 0
 
-    def __iter__(self) -> Iterator[Look]:
+    def __iter__(self) -> Iterator[Scan]:
         for path in self._paths:
             yield scan(read_picture(path), *self._arguments)
             self._done += 1
@@ -178,7 +178,7 @@ class _Scans:
 
 
 def _rows_of_networks(
-    scans: Iterable[Look], encoder: OpenedEncoder, fixations: int, seed: int
+    scans: Iterable[Scan], encoder: OpenedEncoder, fixations: int, seed: int
 ) -> dict[str, list]:
     """Rows of the encoder and of an untrained network, by name."""
     network = replace(encoder.network, max_block=max(fixations, encoder.network.max_block))
@@ -197,7 +197,7 @@ def _rows_of_networks(
 
 
 def _rows_of_pca(
-    scans: Iterable[Look], encoder: OpenedEncoder, fitting: np.ndarray, seed: int
+    scans: Iterable[Scan], encoder: OpenedEncoder, fitting: np.ndarray, seed: int
 ) -> list:
     """Rows of as many components as the embedding has, of the windows of pictures for fitting."""
     rng = np.random.default_rng(seed)
@@ -214,7 +214,7 @@ def _rows_of_pca(
     return [(window - mean) @ directions for window in windows]
 
 
-def _raw_pixels(scanned: Look) -> np.ndarray:
+def _raw_pixels(scanned: Scan) -> np.ndarray:
     return cv2.resize(scanned.image, (RAW_PX, RAW_PX), interpolation=cv2.INTER_AREA).ravel()
 
 

@@ -46,7 +46,9 @@ from calibration.angles import rays_of_angles
 from edge_rjepa.base.jit import jit
 from edge_rjepa.errors import InputError
 from edge_rjepa.eye.config import GazeConfig, GazePolicy
+from edge_rjepa.eye.efference import efference_copy
 from edge_rjepa.eye.head import Limits, wandered
+from edge_rjepa.eye.image import check_image
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
 
 TRIES = 16  # candidates before a random saccade goes just anywhere in the picture
@@ -89,7 +91,7 @@ class View(NamedTuple):
     """The n cells that lie in a picture, less its margins."""
 
     camera: Camera
-    head: tuple[float, float]
+    head_rad: tuple[float, float]
     cells: np.ndarray  # (n,) their numbers in the map
     pixels: np.ndarray  # (n, 2) their middles, x and y
     boxes: np.ndarray  # (n, 4) left, top, right, bottom px of their parts inside the margins
@@ -142,12 +144,11 @@ class Gaze:
         self._planned = camera, head, pixels
         self._frames_here += 1
 
-        saccades_rad = np.diff(gaze_rad, axis=0, prepend=[before_rad])
-        saccades_rad = np.remainder(saccades_rad + math.pi, 2.0 * math.pi) - math.pi
-        efference = np.hstack(
-            [saccades_rad / self.config.saccade_scale_rad, gaze_rad / self.config.gaze_scale_rad]
+        config = self.config
+        efference = efference_copy(
+            gaze_rad, before_rad, config.saccade_scale_rad, config.gaze_scale_rad
         )
-        return GazePlan(gaze_rad, pixels, efference.astype(np.float32))
+        return GazePlan(gaze_rad, pixels, efference)
 
     def _wander(self, camera: Camera, head, count: int) -> np.ndarray:
         """`count` pixels (x, y), each a random saccade from the one before."""
@@ -176,7 +177,7 @@ class Gaze:
         changed = self._changed(view.cells, seen)
         change = np.maximum(changed - self._map[USUAL, view.cells], 0.0)
         priority = self._priority(view.cells, salience, change)
-        places, start = self._places(view.camera, view.head, count)
+        places, start = self._places(view.camera, view.head_rad, count)
         attended = np.zeros(len(view.cells))
         _search(
             np.clip(start, low, high),
@@ -422,10 +423,7 @@ def _check(camera: Camera, image: np.ndarray, head, count: int) -> None:
         raise InputError(f"{count} fixations asked for: must be at least 1")
     if not np.isfinite(head).all():
         raise InputError(f"head angles are {tuple(head)}: must be finite")
-    shape = camera.height_px, camera.width_px, 3
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != shape:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
-        raise InputError(f"image is {got}: must be uint8 {shape}, BGR, as the camera says")
+    check_image(image, size=(camera.width_px, camera.height_px))
 
 
 def _bounds(camera: Camera, config: GazeConfig) -> tuple[np.ndarray, np.ndarray]:

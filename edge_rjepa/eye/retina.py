@@ -46,6 +46,7 @@ import numpy as np
 from edge_rjepa.base.jit import jit
 from edge_rjepa.errors import InputError
 from edge_rjepa.eye.config import RetinaConfig
+from edge_rjepa.eye.image import check_image
 
 GROUPS = ("fovea", "surround", "warm", "green")
 
@@ -263,8 +264,7 @@ def _area_average(pictures: np.ndarray, cells: int) -> np.ndarray:
 
 def _checked_image(image) -> np.ndarray:
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InputError(f"image is {image.dtype} {image.shape}: must be uint8 (H, W, 3), BGR")
+    check_image(image)
     return np.ascontiguousarray(image)
 
 

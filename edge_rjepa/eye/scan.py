@@ -15,6 +15,8 @@ import numpy as np
 
 from edge_rjepa.errors import InputError
 from edge_rjepa.eye.config import GazeConfig
+from edge_rjepa.eye.efference import efference_copy
+from edge_rjepa.eye.image import check_image
 from edge_rjepa.optics.camera import Pinhole
 
 FIXATIONS = 12
@@ -23,7 +25,7 @@ FOCAL_PX = 277.0  # of the simulated camera: 320 px for 60 degrees
 JITTER = 0.25  # of a field's size, at most
 
 
-class Look(NamedTuple):
+class Scan(NamedTuple):
     """A picture and K fixations of it."""
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
@@ -36,15 +38,14 @@ def scan(
     fixations: int = FIXATIONS,
     seed: int = 0,
     scales_rad: tuple[float, float] | None = None,
-) -> Look:
-    """The look at a picture (H, W, 3) uint8 BGR.
+) -> Scan:
+    """The scan of a picture (H, W, 3) uint8 BGR.
 
     scales_rad: of saccade and gaze in the efference copy; None for GazeConfig's. The first saccade
     comes from the middle of the picture. Raises InputError for any other picture, or no fixation.
     """
     picture = np.asarray(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise InputError(f"picture is {picture.dtype} {picture.shape}: must be uint8 (H, W, 3)")
+    check_image(picture, "picture")
     if fixations < 1:
         raise InputError(f"{fixations} fixations asked for: must be at least 1")
     image = _resized(picture)
@@ -52,11 +53,9 @@ def scan(
     pixels = _places(fixations, seed) * (width - 1, height - 1)
     camera = Pinhole(width, height, 2.0 * math.atan(0.5 * width / FOCAL_PX))
     gaze_rad = camera.angles_of_pixels(pixels)
-    saccades_rad = np.diff(gaze_rad, axis=0, prepend=[[0.0, 0.0]])
     usual = GazeConfig()
-    saccade_rad, place_rad = scales_rad or (usual.saccade_scale_rad, usual.gaze_scale_rad)
-    efference = np.hstack([saccades_rad / saccade_rad, gaze_rad / place_rad])
-    return Look(image, pixels, efference.astype(np.float32))
+    scales_rad = scales_rad or (usual.saccade_scale_rad, usual.gaze_scale_rad)
+    return Scan(image, pixels, efference_copy(gaze_rad, (0.0, 0.0), *scales_rad))
 
 
 def _places(count: int, seed: int) -> np.ndarray:

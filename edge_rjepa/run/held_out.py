@@ -25,8 +25,8 @@ FEWEST_A_DIMENSION = 4
 SHOWN = 3  # frames of a sample
 
 
-class Look(NamedTuple):
-    """The fixations of one frame."""
+class HeldOutFrame(NamedTuple):
+    """What is kept of one frame: its fixations."""
 
     features: np.ndarray  # (K, f) float32
     efference: np.ndarray  # (K, A) float32
@@ -46,7 +46,7 @@ class HeldOut:
         self._fixations = config.fixations_per_frame
         self._noise_floor = config.network.noise_floor
         self._fewest = FEWEST_A_DIMENSION * config.network.n_embedding
-        self._looks: deque[Look] = deque(maxlen=config.held_out_frames)
+        self._looks: deque[HeldOutFrame] = deque(maxlen=config.held_out_frames)
         # One more than shown: the first look has no past, and what surprises there says little.
         self._image_every = max(1, config.held_out_frames // (SHOWN + 1))
         self._added = 0
@@ -54,9 +54,9 @@ class HeldOut:
     def add(self, camera: Camera, frames: Iterable[Frame]) -> None:
         """Look at these frames of a camera."""
         for frame in frames:
-            plan, features = self._eye.look(camera, frame.image, frame.head, self._fixations)
+            plan, features = self._eye.look(camera, frame.image, frame.head_rad, self._fixations)
             image = None if self._added % self._image_every else frame.image
-            self._looks.append(Look(features, plan.efference, plan.pixels, image))
+            self._looks.append(HeldOutFrame(features, plan.efference, plan.pixels, image))
             self._added += 1
 
     @property

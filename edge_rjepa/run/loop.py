@@ -4,9 +4,8 @@ Capture, learning and head each keep their own pace. A live source fills in the 
 out its newest frame only; a head is told where to go and not waited for; learning takes as many
 fixations of a frame as there is time for.
 
-Frames taken while the head moves are skipped (saccadic suppression, as eyes have it), or used with
-the angle the head had at that moment. Either way the efference copy tells what was really
-travelled, since gaze is planned with the head's angle at capture.
+Gaze is planned with the head's angle at capture (placed.py), so that the efference copy tells what
+was really travelled.
 """
 
 from __future__ import annotations
@@ -20,22 +19,19 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.eye.eye import Eye
-from edge_rjepa.eye.head import Head, Limits
+from edge_rjepa.eye.head import Head
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.pace import Latency, Pace
-from edge_rjepa.sources import Frame, Source
+from edge_rjepa.run.placed import PlacedFrame, PlacedFrames
+from edge_rjepa.sources import Frame, FrameUse, Source
 
 WAIT_MS = 200.0  # for a frame: also how soon a signal is noticed while the camera is away
 
 # Of a live source every SET_ASIDE_EVERY frames the last SET_ASIDE are held out: seen, not learned.
 SET_ASIDE_EVERY, SET_ASIDE = 300, 15
-
-BLACK = 16  # the grey level that video calls black
-EVERY_PX = 8  # pixels between those that are asked whether a picture is black
 
 
 class Recorder(Protocol):
@@ -91,7 +87,8 @@ class Loop:
         self.eye = eye
         self.learner = learner
         self.held_out = held_out
-        self.head = head or source.head
+        self.placed = PlacedFrames(source, head, config.head)
+        self.head = self.placed.head
         self.recorder = recorder
         self.observers: list[Callable[[FixationBatch], None]] = []
         self.pace = Pace(config.fixations_per_frame, config.camera.frames_per_s)
@@ -102,7 +99,6 @@ class Loop:
         self.skipped: Counter[str] = Counter()  # frames, by the reason
         self._slow = False
         self._events: list[str] = []
-        self._sight = Sight(self._events.append)
         self._reports: list[tuple[int, float, float]] = []
 
     def step(self) -> bool:
@@ -113,16 +109,16 @@ class Loop:
         if self.paused and not self.source.live:  # what it shows waits, too
             time.sleep(1e-3 * WAIT_MS)
             return False
-        frame = self.source.read_next(WAIT_MS)
-        if frame is None:
+        placed = self.placed.read_next(WAIT_MS)
+        if placed is None:
             return False
         if self.paused:
             none = np.empty((0, 2))
             features = np.empty((0, self.config.retina.n_features), np.float32)
-            self._show(FixationBatch(frame, none, none, features, np.empty(0)))
+            self._show(FixationBatch(placed.frame, none, none, features, np.empty(0)))
             return False
         self.torn = True  # what happens in between, a second Ctrl-C say, leaves half a step
-        used = self._use(frame)
+        used = self._use(placed)
         self.torn = False
         return used
 
@@ -144,13 +140,8 @@ class Loop:
 
     def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
-        events = [
-            *self._events,
-            *self.source.drain_events(),
-            *(self.head.drain_events() if self.head else ()),
-        ]
-        self._events.clear()
-        return events
+        events, self._events = self._events, []
+        return events + self.placed.drain_events()
 
     def state(self) -> dict:
         """Where the loop stands, but for the learner, as plain JSON values."""
@@ -168,12 +159,10 @@ class Loop:
         self.eye.gaze.restore(state["gaze"])
         self.source.restore(state["source"])
 
-    def _use(self, frame: Frame) -> bool:
-        frame, moving = at_capture(frame, self.head, self.config.head)
-        reason = "head moving" if moving and self.config.head.while_moving == "skip" else None
-        reason = reason or self._sight.trouble(frame)
-        if reason:
-            self.skipped[reason] += 1
+    def _use(self, placed: PlacedFrame) -> bool:
+        frame = placed.frame
+        if placed.why_unusable:
+            self.skipped[placed.why_unusable] += 1
             return False
         gaze_rad = None if self._sets_aside(frame) else self._learn(frame)
         if gaze_rad is None:
@@ -187,16 +176,16 @@ class Loop:
             observer(batch)
 
     def _sets_aside(self, frame: Frame) -> bool:
-        if frame.fixations is not None:
-            return frame.fixations == 0  # a recording: as it was then
+        if frame.use is not FrameUse.UNDECIDED:  # a recording: as it was then
+            return frame.use is FrameUse.SET_ASIDE
         within = self.frames % SET_ASIDE_EVERY
         return self.source.live and within >= SET_ASIDE_EVERY - SET_ASIDE
 
     def _learn(self, frame: Frame) -> np.ndarray:
         """Look at the frame, learn from it, turn the head; where gaze was, (K, 2) rad."""
         started_s = time.monotonic()
-        fixations = self.pace.fixations if frame.fixations is None else frame.fixations
-        plan, features = self.eye.look(self.source.camera, frame.image, frame.head, fixations)
+        fixations = frame.fixations if frame.use is FrameUse.LEARN else self.pace.fixations
+        plan, features = self.eye.look(self.source.camera, frame.image, frame.head_rad, fixations)
         report = self.learner.learn_block(features, plan.efference)
         self._reports.append((fixations, report.loss, float(report.surprise.mean())))
         self.eye.gaze.learned(report.surprise)
@@ -233,52 +222,6 @@ class Loop:
     def _turn_head(self) -> None:
         if self.head is None:
             return
-        aim = self.eye.gaze.aim(reach_rad(self.head, self.config.head))
+        aim = self.eye.gaze.aim(self.placed.limits_rad)
         if aim is not None:
             self.head.move(*aim)
-
-
-class Sight:
-    """Tells frames with something to see from others, and, by `tell`, when that changes."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._blind: str | None = None  # why pictures are of no use just now
-
-    def trouble(self, frame: Frame) -> str | None:
-        """Why there is nothing to see in this frame, or not from where, in a word or two."""
-        reason = _of_no_use(frame)
-        if reason != self._blind:
-            if reason:
-                self._tell(f"pictures are of no use ({reason}): skipped until that is over")
-            else:
-                self._tell(f"pictures can be used again (it was: {self._blind})")
-            self._blind = reason
-        return reason
-
-
-def at_capture(frame: Frame, head: Head | None, config: HeadConfig) -> tuple[Frame, bool]:
-    """The frame with the angles the head had when it was taken, and whether it was moving."""
-    if head is None:
-        return frame, False
-    state = head.at(frame.t_capture_s - config.image_delay_s)
-    return frame._replace(head=(state.pan_rad, state.tilt_rad)), state.moving
-
-
-def reach_rad(head: Head, config: HeadConfig) -> Limits:
-    """(lowest, highest) pan and tilt that both the head and the configuration allow."""
-    most_rad = config.pan_limit_rad, config.tilt_limit_rad
-    return tuple(
-        (max(low, -most), min(high, most))
-        for (low, high), most in zip(head.limits_rad, most_rad, strict=True)
-    )
-
-
-def _of_no_use(frame: Frame) -> str | None:
-    """Why there is nothing to learn from this frame, in a word or two, or None."""
-    if not (np.isfinite(frame.head).all() and math.isfinite(frame.t_capture_s)):
-        return "unknown head angle"
-    some = frame.image[::EVERY_PX, ::EVERY_PX]
-    if some.max() <= BLACK:
-        return "black"
-    return "blank" if (some == some[0, 0]).all() else None

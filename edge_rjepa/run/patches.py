@@ -11,8 +11,7 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.sources import Frame, Source, SourceEnded, open_source
-from edge_rjepa.sources.camera import redacted
+from edge_rjepa.sources import Frame, Source, SourceEnded, open_source, redacted
 
 FRAMES, FIXATIONS = 16, 64  # as many fixations of as many frames
 FRAMES_APART = 20  # a simulated head then stands before another picture
@@ -42,7 +41,7 @@ def recorded_patches(config: RunConfig, frames: int = FRAMES) -> Patches:
     held_out = held_out[:: max(1, len(held_out) // frames)][:frames]
     retina = Retina(config.retina)
     gaze = Gaze(replace(config.gaze, policy="random"), config.seed + 2)
-    plans = [gaze.plan(camera, frame.image, frame.head, FIXATIONS) for frame in held_out]
+    plans = [gaze.plan(camera, frame.image, frame.head_rad, FIXATIONS) for frame in held_out]
     seen = zip(held_out, plans, strict=True)
     return Patches(
         np.concatenate([retina.windows(frame.image, plan.pixels) for frame, plan in seen]),

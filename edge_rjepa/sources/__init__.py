@@ -1,46 +1,25 @@
-"""Where pictures come from: one small interface (frame.py) and a module for each kind."""
+"""Where pictures come from: one small interface (frame.py) and a module for each kind (kinds.py).
+
+Importing this loads no kind: a kind's module is imported when a source of it is opened.
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from difflib import get_close_matches
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge_rjepa.errors import SourceError
-from edge_rjepa.optics.camera import Lens, pinhole
-from edge_rjepa.sources.camera import CameraSource
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.frame import Frame, Source, SourceEnded
-from edge_rjepa.sources.pictures import PictureSource
-from edge_rjepa.sources.replay import ReplaySource
-from edge_rjepa.sources.scene import (
-    PAN_LIMIT_RAD,
-    TILT_LIMIT_RAD,
-    SceneSource,
-    pictures_in,
-    skimage_photographs,
-)
-from edge_rjepa.sources.steered import Mount, SteeredScene
-from edge_rjepa.sources.video import VideoSource
+from edge_rjepa.sources.frame import Frame, FrameUse, Source, SourceEnded
+from edge_rjepa.sources.kinds import Options, find_kind, kind_of, meant_by, path_of, supported
 
-__all__ = ["Frame", "Source", "SourceEnded", "absolute", "open_source", "reach_rad"]
+if TYPE_CHECKING:
+    from edge_rjepa.optics.camera import Lens
+    from edge_rjepa.sources.steered import Mount
 
-SUPPORTED = (
-    "scene: (scikit-image's photographs), scene:DIR, a folder of pictures, a video file, a camera "
-    "(0, /dev/video0, rtsp://.., http://.., gst:PIPELINE) or replay:DIR"
-)
-OF_FOLDERS = re.compile(r"(scene:|replay:|)(.*)", re.DOTALL)
-LIVE = re.compile(r"\d+$|/dev/(video|v4l/)|(rtsp|rtsps|http|https)://|gst:")
-SPELLINGS = ("scene:", "replay:", "gst:", "rtsp://", "http://", "https://")
-
-
-def absolute(spec: str) -> str:
-    """The same source, named so that it is found from any folder."""
-    kind, path = OF_FOLDERS.match(spec).groups()
-    if not path or LIVE.match(path) or _misspelt(spec):
-        return spec
-    return f"{kind}{_path(path).resolve()}"
+__all__ = [
+    "Frame", "FrameUse", "Source", "SourceEnded", "absolute", "config_of", "find_kind",
+    "open_source", "reach_rad", "redacted", "supported",
+]  # fmt: skip
 
 
 def open_source(
@@ -64,49 +43,40 @@ def open_source(
     once: whether a video ends with its last frame, of which none is then held out.
     Raises SourceError when the source is unknown or cannot be read.
     """
+    from edge_rjepa.optics.camera import pinhole
+
+    kind = kind_of(spec)
     camera = camera or CameraConfig()
     lens = lens or pinhole(camera.field_of_view_rad)
-    if spec.startswith("scene:"):
-        folder = spec.removeprefix("scene:")
-        photographs = pictures_in(_path(folder)) if folder else skimage_photographs()
-        return SteeredScene(photographs, mount, seed) if mount else SceneSource(photographs, seed)
-    if spec.startswith("replay:"):
-        return ReplaySource(_path(spec.removeprefix("replay:")))
-    if LIVE.match(spec):
-        return CameraSource(spec, camera, lens)
-    path = _path(spec)
-    if (path / "recording.json").exists():
-        raise SourceError(f"{spec} is a recording: name it replay:{spec}")
-    if path.is_dir() and spec:
-        return PictureSource(pictures_in(path), seed, lens)
-    if path.is_file():
-        return VideoSource(path, lens, once)
-    raise SourceError(_unknown(spec))
+    return kind.open(spec.removeprefix(kind.prefix), Options(seed, camera, lens, mount, once))
+
+
+def absolute(spec: str) -> str:
+    """The same source, named so that it is found from any folder."""
+    kind = find_kind(spec)
+    prefix = kind.prefix if kind else ""
+    path = spec.removeprefix(prefix)
+    is_path = kind.names_path if kind else not meant_by(spec)
+    return f"{prefix}{path_of(path).resolve()}" if path and is_path else spec
 
 
 def reach_rad(spec: str) -> tuple[float, float]:
     """How far to each side a head may turn (pan, tilt) until there is no more to see."""
-    if spec.startswith("scene:"):
-        return PAN_LIMIT_RAD, TILT_LIMIT_RAD
-    return (math.inf, math.inf) if LIVE.match(spec) else (0.0, 0.0)
+    kind = find_kind(spec)
+    return kind.reach_rad if kind else (0.0, 0.0)
 
 
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
+def config_of(spec: str) -> dict | None:
+    """The configuration of a run that the source brings along, or None.
 
-
-def _misspelt(spec: str) -> str | None:
-    """The kind of source that `spec` seems to mean, if it names no file."""
-    kind = re.match(r"[^/]*?:(//)?", spec)
-    if kind is None or kind[0] in SPELLINGS or _path(spec).exists():
+    Raises SourceError when it cannot be read.
+    """
+    kind = find_kind(spec)
+    if kind is None or kind.config_of is None:
         return None
-    return next(iter(get_close_matches(kind[0], SPELLINGS, 1)), None)
+    return kind.config_of(spec.removeprefix(kind.prefix))
 
 
-def _unknown(spec: str) -> str:
-    meant = _misspelt(spec)
-    if meant:
-        return f"unknown source {spec!r}: did you mean {meant!r}?"
-    if ":" in spec or not spec:
-        return f"unknown source {spec!r}: use {SUPPORTED}"
-    return f"{spec}: no such video file or folder; use {SUPPORTED}"
+def redacted(spec: str) -> str:
+    """The spec without the password that a URL may hold."""
+    return re.sub(r"//[^/@]*@", "//***@", spec)

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import cv2
@@ -16,10 +17,20 @@ import numpy as np
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens, pinhole
+from edge_rjepa.sources import redacted
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.devices import ROOT, Device, device_at, devices, holders, relocate
+from edge_rjepa.sources.devices import (
+    ROOT,
+    Device,
+    device_at,
+    device_path,
+    devices,
+    holders,
+    relocate,
+)
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.grabber import Capture, Grabber, Picture
+from edge_rjepa.sources.kinds import Options
 
 OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 4000, 1500  # of network streams
 SLOWEST_FRAMES = 3.0  # so many times the usual interval without a picture is no stall yet
@@ -34,7 +45,7 @@ APPSINK = " ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buff
 class CameraSource:
     """The pictures of a live camera, always the newest; a context manager.
 
-    spec: `0` or `/dev/video0` or `/dev/v4l/by-id/..`, a URL (rtsp, http), or `gst:PIPELINE`.
+    name: for messages. opener: opens the camera: a video device, a stream or a pipeline.
     config: size and rate that a video device is asked for. What comes may differ: `camera` has the
     size of the first picture, which all later ones are made to fit, and the config's field of view.
     lens: in place of that field of view, from a calibration; what it raises is let through.
@@ -55,14 +66,15 @@ class CameraSource:
     live = True
     head = None
 
-    def __init__(self, spec: str, config: CameraConfig, lens: Lens | None = None) -> None:
+    def __init__(
+        self, name: str, opener: Opener, config: CameraConfig, lens: Lens | None = None
+    ) -> None:
         _hush_opencv()
-        opener = opener_of(spec, config)
         try:
             slowest_s = SLOWEST_FRAMES / config.frames_per_s
             self._grabber = Grabber("camera", opener.open, slowest_s)
         except SourceError as error:
-            raise SourceError(f"camera {redacted(spec)}: {error}; {opener.cure()}") from error
+            raise SourceError(f"camera {name}: {error}; {opener.cure()}") from error
         height, width = self._grabber.newest().image.shape[:2]
         try:
             self.camera = (lens or pinhole(config.field_of_view_rad))(width, height)
@@ -134,26 +146,32 @@ class CameraSource:
         return Frame(picture.image, picture.t_capture_s, (0.0, 0.0), picture.sequence)
 
 
-def redacted(spec: str) -> str:
-    """The spec without the password that a URL may hold."""
-    return re.sub(r"//[^/@]*@", "//***@", spec)
+def open_device(name: str, options: Options) -> CameraSource:
+    """A camera of this machine, by its number or its file."""
+    opener = VideoDevice(device_path(name), options.camera)
+    return CameraSource(name, opener, options.camera, options.lens)
 
 
-def name_of(spec: str) -> str:
-    """What the camera is called wherever it is plugged in, as far as it tells; no password."""
-    if "://" in spec or spec.startswith("gst:"):
-        return redacted(spec)
-    device = device_at(f"/dev/video{spec}" if spec.isdigit() else spec)
-    return min(device.links, default=device.name) if device else spec
+def open_stream(url: str, options: Options) -> CameraSource:
+    """A camera in the network."""
+    opener = Stream(url, options.camera)
+    return CameraSource(redacted(url), opener, options.camera, options.lens)
 
 
-def opener_of(spec: str, config: CameraConfig) -> VideoDevice | Stream | Pipeline:
-    """What opens the camera that `spec` names."""
-    if spec.startswith("gst:"):
-        return Pipeline(spec.removeprefix("gst:"))
-    if "://" in spec:
-        return Stream(spec, config)
-    return VideoDevice(f"/dev/video{spec}" if spec.isdigit() else spec, config)
+def open_pipeline(pipeline: str, options: Options) -> CameraSource:
+    """A GStreamer pipeline."""
+    opener = Pipeline(pipeline)
+    return CameraSource(f"gst:{redacted(pipeline)}", opener, options.camera, options.lens)
+
+
+class Opener(Protocol):
+    """Opens one camera, as often as need be."""
+
+    def open(self) -> Capture:
+        """The open camera. Raises SourceError."""
+
+    def cure(self) -> str:
+        """Why it may not open, and what to do."""
 
 
 class OpenCapture:
@@ -200,7 +218,7 @@ class JpegCapture(OpenCapture):
         return cv2.imdecode(packet.ravel(), cv2.IMREAD_COLOR) if whole else None
 
 
-def open_device(path: str, config: CameraConfig) -> Capture:
+def open_capture(path: str, config: CameraConfig) -> Capture:
     """The video device at `path`, asked for the config's size and rate. Raises SourceError."""
     capture = cv2.VideoCapture(path, cv2.CAP_V4L2)
     if not capture.isOpened():
@@ -220,7 +238,7 @@ class VideoDevice:
         self,
         path: str,
         config: CameraConfig,
-        open_path: Callable[[str, CameraConfig], Capture] = open_device,
+        open_path: Callable[[str, CameraConfig], Capture] = open_capture,
         root: Path = ROOT,
     ) -> None:
         self._path = path

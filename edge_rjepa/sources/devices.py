@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from edge_rjepa.sources import redacted
+
 ROOT = Path("/")
 CLASS = "sys/class/video4linux"
 LINKS = "dev/v4l/by-id"
@@ -40,6 +42,17 @@ def device_at(path: str, root: Path = ROOT) -> Device | None:
     """The device that `path` names, be it a link or the file itself."""
     target = os.path.realpath(path)
     return next((device for device in devices(root) if device.path == target), None)
+
+
+def device_path(name: str) -> str:
+    """The file of the device that is named by its number or its file."""
+    return f"/dev/video{name}" if name.isdigit() else name
+
+
+def name_of(spec: str) -> str:
+    """What a camera is called wherever it is plugged in, as far as it tells; no password."""
+    device = device_at(device_path(spec))
+    return min(device.links, default=device.name) if device else redacted(spec)
 
 
 def relocate(lost: Device, before: list[Device], root: Path = ROOT) -> Device | None:

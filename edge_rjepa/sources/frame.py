@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from edge_rjepa.eye.head import Head
-from edge_rjepa.optics.camera import Camera
+    from edge_rjepa.eye.head import Head
+    from edge_rjepa.optics.camera import Camera
+
+
+class FrameUse(Enum):
+    """What a frame is for: in a recording, what it was used for then."""
+
+    UNDECIDED = "undecided"  # whoever reads it decides
+    LEARN = "learn"
+    SET_ASIDE = "set aside"  # to judge on, never to learn from
 
 
 class Frame(NamedTuple):
@@ -16,9 +26,10 @@ class Frame(NamedTuple):
 
     image: np.ndarray  # (H, W, 3) uint8 BGR; treat it as read-only
     t_capture_s: float  # when it was taken: live, on time.monotonic(); else on a clock from 0
-    head: tuple[float, float]  # (pan_rad, tilt_rad) it was taken at
+    head_rad: tuple[float, float]  # (pan, tilt) it was taken at
     sequence: int  # 0, 1, 2 .. as taken; what was never handed out leaves a gap
-    fixations: int | None = None  # how many were planned on it, if it was looked at before
+    use: FrameUse = FrameUse.UNDECIDED
+    fixations: int = 0  # how many were planned on it, if it was learned from before
 
 
 class SourceEnded(Exception):  # noqa: N818 - no error, as StopIteration is none

@@ -12,6 +12,9 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.images import crop_resize, size_within
+from edge_rjepa.sources.kinds import Options, path_of
+from edge_rjepa.sources.recording import ABOUT
+from edge_rjepa.sources.scene import pictures_in
 
 FRAMES_A_PICTURE = 4
 FRAMES_A_SECOND = 30.0
@@ -95,6 +98,14 @@ class PictureSource:
     def _framed(self, path: Path, sequence: int) -> Frame:
         image = _fitting(path, (self.camera.width_px, self.camera.height_px))
         return Frame(image, sequence / FRAMES_A_SECOND, (0.0, 0.0), sequence)
+
+
+def open_pictures(folder: str, options: Options) -> PictureSource:
+    """The pictures of a folder. Raises SourceError as pictures_in and PictureSource do."""
+    path = path_of(folder)
+    if (path / ABOUT).exists():
+        raise SourceError(f"{folder} is a recording: name it replay:{folder}")
+    return PictureSource(pictures_in(path), options.seed, options.lens)
 
 
 @lru_cache(maxsize=32)  # reading takes longer than all else; a small folder stays in memory

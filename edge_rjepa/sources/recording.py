@@ -30,7 +30,8 @@ import cv2
 import numpy as np
 
 from edge_rjepa.base.checkpoint import write_atomic
-from edge_rjepa.errors import ConfigError, InputError, RJepaError, SourceError
+from edge_rjepa.errors import ConfigError, RJepaError, SourceError
+from edge_rjepa.eye.image import check_image
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
 
 FORMAT, VERSION = "edge_rjepa recording", 1
@@ -68,7 +69,7 @@ class Taken(Protocol):
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
     t_capture_s: float
-    head: tuple[float, float]  # (pan_rad, tilt_rad)
+    head_rad: tuple[float, float]  # (pan, tilt)
     sequence: int
 
 
@@ -77,7 +78,7 @@ class Recorded(NamedTuple):
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
     t_capture_s: float
-    head: tuple[float, float]  # (pan_rad, tilt_rad)
+    head_rad: tuple[float, float]  # (pan, tilt)
     sequence: int
     fixations: int  # 0 for a frame that was set aside
     gaze_rad: np.ndarray | None  # (K, 2) float64 (azimuth, elevation); None for one set aside
@@ -141,11 +142,7 @@ class Recorder:
         """
         if self._failed:
             raise RecordingError(f"{self.folder}: recording has ended: see the first error")
-        image = frame.image
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise InputError(
-                f"a picture to record is {image.shape} {image.dtype}: it must be (H, W, 3) uint8"
-            )
+        check_image(frame.image, "a picture to record")
         with self._telling():
             self._writer.add(frame, gaze_rad, fixations)
 
@@ -224,7 +221,7 @@ class _FrameWriter:
         line = {
             "sequence": int(frame.sequence),
             "t_capture_s": float(frame.t_capture_s),
-            "head_rad": [float(angle) for angle in frame.head],
+            "head_rad": [float(angle) for angle in frame.head_rad],
             "fixations": int(fixations),
             "gaze_rad": None if gaze_rad is None else np.asarray(gaze_rad, np.float64).tolist(),
             "segment": number,

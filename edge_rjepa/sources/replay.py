@@ -7,7 +7,8 @@ from pathlib import Path
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import HeadState, within
 from edge_rjepa.sources import recording
-from edge_rjepa.sources.frame import Frame, SourceEnded
+from edge_rjepa.sources.frame import Frame, FrameUse, SourceEnded
+from edge_rjepa.sources.kinds import Options, path_of
 
 
 class RecordedHead:
@@ -58,8 +59,9 @@ class ReplaySource:
         if recorded is None:
             raise SourceEnded
         if self.head is not None:
-            self.head.angles_rad = recorded.head
-        return Frame(*recorded[:5])
+            self.head.angles_rad = recorded.head_rad
+        use = FrameUse.LEARN if recorded.fixations else FrameUse.SET_ASIDE
+        return Frame(*recorded[:4], use, recorded.fixations)
 
     def held_out(self, count: int) -> list[Frame]:
         """The first `count` frames that the recorded source had set aside, none if it was live."""
@@ -111,3 +113,13 @@ def _losses(folder: Path, about: recording.About, reader: recording.FrameReader)
             "are missing or damaged and left out; use another copy if you have one"
         ]
     return []
+
+
+def open_replay(folder: str, options: Options) -> ReplaySource:
+    """What was recorded there: it is as it was then, whatever the options say."""
+    return ReplaySource(path_of(folder))
+
+
+def config_of(folder: str) -> dict:
+    """The configuration of the run that recorded it. Raises SourceError."""
+    return recording.about(path_of(folder)).config

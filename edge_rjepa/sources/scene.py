@@ -32,9 +32,10 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import SimulatedHead, wandered
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.sources.frame import Frame
+from edge_rjepa.sources.kinds import SCENE_REACH_RAD
 
 CAMERA = Pinhole(320, 240, math.radians(60.0))
-PAN_LIMIT_RAD, TILT_LIMIT_RAD = math.radians(14.0), math.radians(8.0)
+PAN_LIMIT_RAD, TILT_LIMIT_RAD = SCENE_REACH_RAD
 LIMITS_RAD = (-PAN_LIMIT_RAD, PAN_LIMIT_RAD), (-TILT_LIMIT_RAD, TILT_LIMIT_RAD)
 FRAMES_A_MOVE = 4  # of the held-out views
 FRAMES_A_SCENE = 20

@@ -12,7 +12,14 @@ from typing import Protocol
 
 from edge_rjepa.eye.head import HeadState, within
 from edge_rjepa.sources.frame import Frame
-from edge_rjepa.sources.scene import FRAMES_A_SECOND, LIMITS_RAD, SceneSource
+from edge_rjepa.sources.kinds import Options, path_of
+from edge_rjepa.sources.scene import (
+    FRAMES_A_SECOND,
+    LIMITS_RAD,
+    SceneSource,
+    pictures_in,
+    skimage_photographs,
+)
 
 FRAMES_A_SCENE = 150  # a real head needs a while to look around
 
@@ -65,3 +72,11 @@ class SteeredScene(SceneSource):
         view = self._stream.view(self._angles_rad)
         self._sequence = number
         return view._replace(t_capture_s=t_s, sequence=number)
+
+
+def open_scene(folder: str, options: Options) -> SceneSource:
+    """A scene of the folder's pictures, or of scikit-image's; live if there is a mount."""
+    photographs = pictures_in(path_of(folder)) if folder else skimage_photographs()
+    if options.mount:
+        return SteeredScene(photographs, options.mount, options.seed)
+    return SceneSource(photographs, options.seed)

@@ -12,6 +12,7 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.images import size_within
+from edge_rjepa.sources.kinds import Options, path_of
 
 FEWEST_FRAMES = 20
 FRAMES_A_SECOND = 30.0  # for files that do not say
@@ -128,6 +129,11 @@ class VideoSource:
             )
         self._place += 1
         return image
+
+
+def open_video(path: str, options: Options) -> VideoSource:
+    """The video file at `path`."""
+    return VideoSource(path_of(path), options.lens, options.once)
 
 
 def _opened(path: Path) -> cv2.VideoCapture:

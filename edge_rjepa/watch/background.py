@@ -94,11 +94,11 @@ class BackgroundModel:
         age: of the watch, in parts of the warm-up.
         """
         t_s = frame.t_capture_s
-        fresh = (self._place[directions] != frame.head).any(axis=1)
+        fresh = (self._place[directions] != frame.head_rad).any(axis=1)
         fresh |= t_s - self._time_s[directions] > self._visit_s
         directions, z, active = directions[fresh], z[fresh], active[fresh]
         mode, error, surprise = match.mode[fresh], match.error[fresh], match.surprise[fresh]
-        self._place[directions], self._time_s[directions] = frame.head, t_s
+        self._place[directions], self._time_s[directions] = frame.head_rad, t_s
         trust = np.where(active, ACTIVE_RATE, 1.0)
         visits = self._visits[directions, mode]
         known = visits >= MIN_VISITS

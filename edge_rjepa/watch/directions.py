@@ -61,7 +61,7 @@ class Directions:
         """
         size = self._window_px, self._window_px
         windows = np.empty((len(directions), *size, 3), np.uint8)
-        corners = self._pixels_of_corners(directions, frame.head)
+        corners = self._pixels_of_corners(directions, frame.head_rad)
         corners = ((corners + 0.5) * self._scale - 0.5).astype(np.float32)
         image = frame.image
         if self._scale < 1.0:
@@ -80,7 +80,7 @@ class Directions:
 
     def box(self, frame: Frame, directions: np.ndarray) -> tuple[int, int, int, int]:
         """An upright box (x, y, width, height) in the picture: directions, and a step beyond."""
-        pixels = self._camera.pixels_of_angles(self.angles_rad[directions], frame.head)
+        pixels = self._camera.pixels_of_angles(self.angles_rad[directions], frame.head_rad)
         height, width = frame.image.shape[:2]
         step = STEP_SHARE * width
         left, top = np.clip(pixels.min(axis=0) - step, 0, [width - 2, height - 2]).astype(int)

@@ -136,7 +136,7 @@ class Watch:
         t_s = frame.t_capture_s
         if math.isnan(self._begun_s):
             self._begun_s = t_s
-        directions = self._directions.in_view(frame.head)
+        directions = self._directions.in_view(frame.head_rad)
         passed_s = min(max(t_s - self._now_s, 0.0), SWEEP_S)
         self._now_s = t_s
         count = math.ceil(len(directions) * passed_s / SWEEP_S - 1e-6)
@@ -246,7 +246,7 @@ class Watch:
         azimuth_rad, elevation_rad = scores @ self._directions.angles_rad[directions] / scores.sum()
         angles_rad = float(azimuth_rad), float(elevation_rad)
         frame = strongest.frame
-        x, y = self._camera.pixels_of_angles(angles_rad, frame.head)
+        x, y = self._camera.pixels_of_angles(angles_rad, frame.head_rad)
         return Alarm(
             t_s,
             frame,

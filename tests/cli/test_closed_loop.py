@@ -61,7 +61,7 @@ class Watch:
         self.believed = []  # (t_s, angles) of the frames used
 
     def add(self, frame, gaze_rad, fixations):
-        self.believed.append((frame.t_capture_s, frame.head))
+        self.believed.append((frame.t_capture_s, frame.head_rad))
 
     def close(self, digest=None):
         pass

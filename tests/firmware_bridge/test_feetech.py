@@ -17,7 +17,7 @@ from firmware_bridge import feetech_packets as sts
 from firmware_bridge.aim import Axis, StraightAim
 from firmware_bridge.driver import Hold, Home, Move, Relax, Status
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
-from firmware_bridge.feetech import BAUD, StsBus, quickest_s, speed_for
+from firmware_bridge.feetech import StsBus, quickest_s, speed_for
 from firmware_bridge.head import PanTiltHead
 from tests.firmware_bridge.sts_bus import (
     CURRENT,
@@ -636,7 +636,7 @@ def test_a_port_that_does_not_open_is_a_dead_line():
 
 
 def on_terminal(terminal):
-    return StsBus(lambda: serial.Serial(terminal.path, BAUD, exclusive=True))
+    return StsBus(lambda: serial.Serial(terminal.path, 1_000_000, exclusive=True))
 
 
 def test_a_real_port_and_the_head_on_top():
@@ -651,6 +651,6 @@ def test_a_real_port_and_the_head_on_top():
         state = head.move_and_wait(-0.3, 0.2)
         assert (state.pan_rad, state.tilt_rad) == pytest.approx((-0.3, 0.2), abs=0.001)
         assert head.at(time.monotonic())[:2] == pytest.approx((-0.3, 0.2), abs=0.001)
-        assert state.connected and head.news() == []
+        assert state.connected and head.drain_events() == []
     assert bus.servos[0].position == round(2048 - 0.3 * 4096 / math.tau)
     assert bus.servos[1].position == round(2048 - 0.2 * 4096 / math.tau)

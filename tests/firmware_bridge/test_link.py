@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_bridge import driver_of, protocol
+from firmware_bridge import driver_of, kinds, protocol
 from firmware_bridge.driver import Hold, Home, Move, Relax, Status
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
 from firmware_bridge.feetech import StsBus
@@ -507,3 +507,16 @@ def test_an_unknown_head_is_told_what_there_is(spec):
 def test_what_makes_no_sense_after_the_port_is_refused(query):
     with pytest.raises(HeadError):
         driver_of(f"feetech:/dev/ttyUSB0?{query}")
+
+
+def test_a_newcomer_needs_one_record(monkeypatch):
+    asked = []
+    newcomer = kinds.Kind("twin:", "twin:PORT?id=7", lambda *given: asked.append(given), {"id": 7})
+    monkeypatch.setattr(kinds, "KINDS", [*kinds.KINDS, newcomer])
+    driver_of("twin:")
+    driver_of("twin:/dev/ttyUSB0?id=8")
+    assert asked == [(None, {"id": 7}), ("/dev/ttyUSB0", {"id": 8})]
+    with pytest.raises(HeadError, match="twin:PORT"):
+        driver_of("dynamixel:")
+    with pytest.raises(HeadError, match="after [?] belongs id=7"):
+        driver_of("twin:?roll=1")

@@ -17,7 +17,7 @@ from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import SET_ASIDE, SET_ASIDE_EVERY, Loop
-from edge_rjepa.sources import Frame, SourceEnded
+from edge_rjepa.sources import Frame, FrameUse, SourceEnded
 
 CONFIG = RunConfig(
     network=RJepaConfig(n_embedding=8, n_hidden=12, n_predictor=8, n_gain=4, max_block=16),
@@ -87,8 +87,12 @@ class Notebook:
 
 
 def frame(sequence, image=PICTURE, t_s=None, head=(0.0, 0.0), fixations=None):
+    """A frame; with `fixations` as a recording has it, where 0 were set aside."""
     t_s = sequence / 10.0 if t_s is None else t_s
-    return Frame(image, t_s, head, sequence, fixations)
+    if fixations is None:
+        return Frame(image, t_s, head, sequence)
+    use = FrameUse.LEARN if fixations else FrameUse.SET_ASIDE
+    return Frame(image, t_s, head, sequence, use, fixations)
 
 
 def loop_of(source, config=CONFIG, **handed_in):
@@ -144,7 +148,7 @@ def test_or_taken_with_the_angle_at_capture_less_the_measured_delay():
     loop = loop_of(Film([frame(t) for t in range(2, 20)]), config, head=head, recorder=notebook)
     assert all(run(loop))
     for used, _, _ in notebook.lines:
-        assert used.head == (head.at(used.t_capture_s - 0.2).pan_rad, -0.1)
+        assert used.head_rad == (head.at(used.t_capture_s - 0.2).pan_rad, -0.1)
 
 
 def test_the_efference_copy_tells_what_was_really_travelled(monkeypatch):

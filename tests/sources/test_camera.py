@@ -33,7 +33,7 @@ def server():
 @pytest.fixture
 def source(server):
     server.heal()
-    with CameraSource(server.url, CONFIG) as source:
+    with open_source(server.url, camera=CONFIG) as source:
         yield source
     server.heal()
 
@@ -73,7 +73,7 @@ def test_pictures_have_the_size_that_came_and_the_angle_that_was_configured(serv
         pinhole = source.camera
     assert frame.image.shape == (240, 320, 3) and frame.image.dtype == np.uint8
     assert (pinhole.width_px, pinhole.height_px, pinhole.field_of_view_rad) == (320, 240, 1.2)
-    assert source.live and source.head is None and frame.head == (0.0, 0.0)
+    assert source.live and source.head is None and frame.head_rad == (0.0, 0.0)
 
 
 def test_who_reads_all_gets_all_in_order_and_once(source, server):
@@ -184,7 +184,7 @@ def test_it_outlives_a_camera_that_stays_away(source, server):
 def test_nothing_is_left_open(server):
     server.heal()
     before = open_files() - server.clients, readers()
-    source = CameraSource(server.url, CONFIG)
+    source = open_source(server.url, camera=CONFIG)
     source.read_next(1000)
     server.fault("die")
     until(lambda: source.faults["died"], 5.0)
@@ -200,7 +200,7 @@ def test_nothing_is_left_open(server):
 
 def test_closing_in_the_middle_of_a_stall_takes_half_a_second(server):
     server.heal()
-    source = CameraSource(server.url, CONFIG)
+    source = open_source(server.url, camera=CONFIG)
     server.fault("stall")
     while source.read_next(100) is not None:
         pass
@@ -222,7 +222,7 @@ def test_a_server_that_never_answers_is_given_up_within_the_time_limit(monkeypat
     monkeypatch.setattr(camera, "OPEN_TIMEOUT_MS", 300)
     started_s = time.monotonic()
     with pytest.raises(SourceError, match="sends nothing OpenCV can read") as caught:
-        CameraSource(silent_server, CONFIG)
+        open_source(silent_server, camera=CONFIG)
     assert time.monotonic() - started_s < 2.0
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
     until(lambda: not readers(), 2.0)
@@ -234,7 +234,7 @@ def test_a_read_that_never_returns_hangs_nothing(monkeypatch, silent_server):
     monkeypatch.setattr(grabber, "OPEN_S", 0.2)
     started_s = time.monotonic()
     with pytest.raises(SourceError, match=r"no picture for 0\.2 s"):
-        CameraSource(silent_server, CONFIG)
+        open_source(silent_server, camera=CONFIG)
     assert time.monotonic() - started_s < 1.0
     assert len(readers()) == 1
     until(lambda: not readers(), 5.0)
@@ -243,34 +243,39 @@ def test_a_read_that_never_returns_hangs_nothing(monkeypatch, silent_server):
 def test_a_closed_port_and_an_unknown_host_are_told_apart(server):
     server.fault("die")
     with pytest.raises(SourceError, match="127.0.0.1 does not answer.*refused"):
-        CameraSource(server.url, CONFIG)
+        open_source(server.url, camera=CONFIG)
     server.heal()
     with pytest.raises(SourceError, match="does not answer"):
-        CameraSource("http://no.such.host.invalid/", CONFIG)
+        open_source("http://no.such.host.invalid/", camera=CONFIG)
 
 
 @pytest.mark.parametrize("spec", ["97", "/dev/video97", "/dev/v4l/by-id/usb-none-video-index0"])
 def test_a_device_that_is_not_there_says_what_is(spec):
     with pytest.raises(SourceError, match=f"camera {spec}: cannot be opened; there is "):
-        CameraSource(spec, CONFIG)
+        open_source(spec, camera=CONFIG)
+
+
+def open_at(path):
+    """The video device whose file is there."""
+    return CameraSource(str(path), camera.VideoDevice(str(path), CONFIG), CONFIG)
 
 
 def test_a_device_without_permission_names_the_group(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SourceError, match="usermod -aG video"):
-        CameraSource(str(tmp_path), CONFIG)
+        open_at(tmp_path)
 
 
 def test_a_device_in_use_names_the_process(tmp_path):
     path = tmp_path / "video0"
     with open(path, "wb"), pytest.raises(SourceError, match=f"in use by process {os.getpid()}"):
-        CameraSource(str(path), CONFIG)
+        open_at(path)
 
 
 def test_pipelines_without_gstreamer_say_where_to_get_it(monkeypatch):
     monkeypatch.setattr(camera, "has_gstreamer", lambda: False)
     with pytest.raises(SourceError, match="OpenCV with GStreamer"):
-        CameraSource("gst:videotestsrc", CONFIG)
+        open_source("gst:videotestsrc", camera=CONFIG)
 
 
 def test_a_pipeline_is_given_an_appsink_unless_it_has_one(monkeypatch):
@@ -304,7 +309,7 @@ def test_a_drivers_time_is_taken_if_it_can_be_one(stamp_ms, captured_s):
 # --- a device that comes back under another number -----------------------------------------------
 
 
-def test_a_device_is_found_again_under_another_number(monkeypatch, tmp_path):
+def test_a_device_is_found_again_under_another_number(tmp_path):
     def plug_in(number):
         folder = tmp_path / f"sys/class/video4linux/video{number}"
         folder.mkdir(parents=True)
@@ -334,8 +339,7 @@ def test_a_device_is_found_again_under_another_number(monkeypatch, tmp_path):
 
     plug_in(0)
     opener = camera.VideoDevice("/dev/video0", CONFIG, lambda path, _: Device(path), tmp_path)
-    monkeypatch.setattr(camera, "opener_of", lambda spec, config: opener)
-    with CameraSource("0", CONFIG) as source:
+    with CameraSource("0", opener, CONFIG) as source:
         until(lambda: source.faults["died"], 5.0)
         plug_in(4)
         until(lambda: source.faults["reopened"], 5.0)

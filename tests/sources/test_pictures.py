@@ -63,7 +63,7 @@ def test_it_has_a_clock_and_no_head(folder):
     frames = read(source, 31)
     assert [frame.sequence for frame in frames] == list(range(31))
     assert frames[30].t_capture_s == pytest.approx(1.0)
-    assert frames[0].head == (0.0, 0.0) and source.head is None and not source.live
+    assert frames[0].head_rad == (0.0, 0.0) and source.head is None and not source.live
     assert source.drain_events() == []
 
 

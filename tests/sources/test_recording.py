@@ -30,7 +30,7 @@ from edge_rjepa.run.pace import Pace
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import open_source, recording
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.frame import Frame, SourceEnded
+from edge_rjepa.sources.frame import Frame, FrameUse, SourceEnded
 from edge_rjepa.sources.recording import FRAMES, Recorder, RecordingError
 from edge_rjepa.sources.replay import ReplaySource
 from edge_rjepa.sources.scene import skimage_photographs
@@ -54,7 +54,12 @@ def noise_frame(i):
     """Frame i of a stream: what is in it follows from i."""
     rng = np.random.default_rng([i, 1])
     t_s, pan, tilt = rng.normal(size=3)
-    return Frame(noise(i), 100.0 + i / 30 + 1e-3 * t_s, (pan, tilt), 2 * i, i % 4)
+    return Frame(noise(i), 100.0 + i / 30 + 1e-3 * t_s, (pan, tilt), 2 * i, *used_for(i % 4))
+
+
+def used_for(fixations):
+    """What a frame with so many fixations was used for, and how many they were."""
+    return FrameUse.LEARN if fixations else FrameUse.SET_ASIDE, fixations
 
 
 def gaze_of(i):
@@ -112,7 +117,7 @@ frames = st.tuples(
 @given(st.lists(frames, max_size=8))
 def test_frames_of_any_size_come_back_exactly(drawn):
     taken = [
-        (Frame(noise(seed, height, width), t_s, (pan, tilt), sequence, len(gaze)), gaze)
+        (Frame(noise(seed, height, width), t_s, (pan, tilt), sequence, *used_for(len(gaze))), gaze)
         for height, width, seed, t_s, pan, tilt, sequence, gaze in drawn
     ]
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(
@@ -135,7 +140,7 @@ def test_a_recording_tells_what_it_was_made_with(tmp_path):
     with ReplaySource(tmp_path) as source:
         assert source.camera == CAMERA and source.config == CONFIG and source.digest == "digest"
         assert source.live is False and source.head.limits_rad == LIMITS
-        wanted = [noise_frame(1000 + i)._replace(fixations=None) for i in range(3)]
+        wanted = [Frame(*noise_frame(1000 + i)[:4]) for i in range(3)]
         assert_same(source.held_out(10), wanted)
         assert_same(source.held_out(2), wanted[:2])
         assert source.held_out(0) == []
@@ -146,7 +151,7 @@ def test_a_source_without_head_or_frames_set_aside_has_none_in_replay(tmp_path):
     record(tmp_path, 1, limits=None)
     with ReplaySource(tmp_path) as source:
         assert source.head is None and source.held_out(5) == []
-        assert source.read_next(0.0).head == noise_frame(0).head
+        assert source.read_next(0.0).head_rad == noise_frame(0).head_rad
 
 
 def test_the_head_was_where_it_was(tmp_path):
@@ -155,7 +160,7 @@ def test_the_head_was_where_it_was(tmp_path):
         for i in range(5):
             source.read_next(0.0)
             assert source.head.move(0.39, -2.0) == (0.39, -0.1)
-            assert source.head.at(0.0) == (*noise_frame(i).head, False)
+            assert source.head.at(0.0) == (*noise_frame(i).head_rad, False)
         assert source.head.drain_events() == []
 
 
@@ -258,9 +263,10 @@ from pathlib import Path
 import numpy as np
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.sources.recording import Recorder
-from edge_rjepa.sources.frame import Frame
+from edge_rjepa.sources.frame import Frame, FrameUse
 
 {inspect.getsource(noise)}
+{inspect.getsource(used_for)}
 {inspect.getsource(noise_frame)}
 {inspect.getsource(gaze_of)}
 

@@ -10,7 +10,8 @@ import pytest
 
 from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
-from edge_rjepa.sources import SceneSource, open_source, scene
+from edge_rjepa.sources import open_source, scene
+from edge_rjepa.sources.scene import SceneSource
 
 WHOLE = scene.Scene(0, 0.0, 0.0, 1.0, False)
 LIMITS = scene.PAN_LIMIT_RAD, scene.TILT_LIMIT_RAD
@@ -120,15 +121,15 @@ def test_frames_are_views_with_a_head_and_a_clock():
     for frame in frames:
         assert frame.image.shape == (source.camera.height_px, source.camera.width_px, 3)
         assert frame.image.dtype == np.uint8
-        assert np.all(np.abs(frame.head) <= LIMITS)
-    assert len({frame.head for frame in frames}) > 10
+        assert np.all(np.abs(frame.head_rad) <= LIMITS)
+    assert len({frame.head_rad for frame in frames}) > 10
 
 
 def test_the_head_stays_where_nobody_moves_it():
     source = open_source("scene:")
-    assert {frame.head for frame in read(source, 50)} == {(0.0, 0.0)}
+    assert {frame.head_rad for frame in read(source, 50)} == {(0.0, 0.0)}
     assert source.head.move(0.1, 0.05) == (0.1, 0.05)
-    assert {frame.head for frame in read(source, 20)} == {(0.1, 0.05)}
+    assert {frame.head_rad for frame in read(source, 20)} == {(0.1, 0.05)}
 
 
 def test_a_frame_shows_what_the_head_saw_at_capture():
@@ -140,9 +141,9 @@ def test_a_frame_shows_what_the_head_saw_at_capture():
     texture = scene.load_texture(
         scene.skimage_photographs()[0].parent / shown_name(source), scene_of(source)
     )
-    assert len({frame.head for frame in frames}) == 3
+    assert len({frame.head_rad for frame in frames}) == 3
     for frame in frames:
-        np.testing.assert_array_equal(frame.image, scene.render(texture, frame.head))
+        np.testing.assert_array_equal(frame.image, scene.render(texture, frame.head_rad))
 
 
 def scene_of(source):
@@ -194,7 +195,7 @@ def test_held_out_does_not_depend_on_reading_nor_disturb_it(folder):
 
 
 def test_held_out_views_wander_within_the_limits(folder):
-    heads = [frame.head for frame in open_source(f"scene:{folder}").held_out(80)]
+    heads = [frame.head_rad for frame in open_source(f"scene:{folder}").held_out(80)]
     assert np.all(np.abs(heads) <= LIMITS)
     assert len(set(heads)) == 80 / scene.FRAMES_A_MOVE
 

@@ -1,5 +1,7 @@
 """How sources are named."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -7,8 +9,10 @@ import numpy as np
 import pytest
 
 from edge_rjepa.errors import SourceError
-from edge_rjepa.sources import CameraSource, PictureSource, absolute, open_source, reach_rad
+from edge_rjepa.sources import absolute, find_kind, kinds, open_source, reach_rad, supported
+from edge_rjepa.sources.camera import CameraSource
 from edge_rjepa.sources.config import CameraConfig
+from edge_rjepa.sources.pictures import PictureSource
 
 
 @pytest.fixture
@@ -70,6 +74,42 @@ def test_what_is_no_file_is_named_the_same_everywhere(spec):
     assert absolute(spec) == spec
 
 
+def test_every_kind_is_in_the_help():
+    assert all(kind.example in supported() for kind in kinds.KINDS)
+
+
+def test_every_beginning_is_known_and_guessed():
+    beginnings = [(each, kind) for kind in kinds.KINDS for each in kind.beginnings]
+    assert {"rtsp://", "rtsps://", "gst:", "scene:"} <= {each for each, _ in beginnings}
+    for each, kind in beginnings:
+        assert find_kind(f"{each}x") is kind
+        assert kinds.meant_by(f"x{each}x") == each
+
+
+def test_a_newcomer_needs_one_record(monkeypatch):
+    asked = []
+    kind = kinds.Kind(
+        "mirror", "mirror:NAME", lambda *given: asked.append(given), "mirror:", reach_rad=(1.0, 0.5)
+    )
+    monkeypatch.setattr(kinds, "KINDS", [*kinds.KINDS, kind])
+    assert reach_rad("mirror:hall") == (1.0, 0.5) and absolute("mirror:hall") == "mirror:hall"
+    open_source("mirror:hall", seed=4)
+    ((name, options),) = asked
+    assert (name, options.seed) == ("hall", 4) and "mirror:NAME" in supported()
+    with pytest.raises(SourceError, match="did you mean 'mirror:'"):
+        open_source("miror:hall")
+
+
+@pytest.mark.parametrize("module", ["edge_rjepa.sources", "edge_rjepa.run.config"])
+def test_importing_the_room_loads_no_kind(module):
+    program = (
+        f"import sys, {module}; "
+        "print([m for m in ('cv2', 'onnx', 'numba', 'scipy') if m in sys.modules])"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert output.strip() == "[]"
+
+
 @pytest.mark.parametrize("kind", ["", "scene:", "replay:"])
 def test_files_and_folders_are_named_from_the_root(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -83,7 +123,7 @@ def test_cameras_are_live_sources(spec, monkeypatch):
     monkeypatch.setattr(CameraSource, "__init__", lambda self, *given: opened.append(given))
     config = CameraConfig(width_px=320)
     assert isinstance(open_source(spec, camera=config), CameraSource)
-    assert [given[:2] for given in opened] == [(spec, config)]
+    assert [(name, asked) for name, _, asked, _ in opened] == [(spec, config)]
 
 
 def test_a_colon_in_a_files_name_is_no_kind(tmp_path, monkeypatch):

@@ -52,8 +52,8 @@ def test_the_view_is_the_one_from_where_the_mount_points(folder):
         straight = source.read_next(1000.0)
         mount.angles_rad = 0.12, -0.05
         turned = source.read_next(1000.0)
-    assert straight.head == (0.0, 0.0) and turned.head == (0.12, -0.05)
-    shift = source.camera.homography((0.0, 0.0), turned.head)
+    assert straight.head_rad == (0.0, 0.0) and turned.head_rad == (0.12, -0.05)
+    shift = source.camera.homography((0.0, 0.0), turned.head_rad)
     expected = cv2.warpPerspective(straight.image, shift, (320, 240))
     seen = cv2.warpPerspective(np.full((240, 320), 255, np.uint8), shift, (320, 240)) == 255
     away = np.abs(expected.astype(int) - turned.image).mean(axis=2)[seen]
@@ -106,5 +106,5 @@ def test_a_limp_head_stays_and_one_that_turns_away_sees_the_edge(folder):
         mount.angles_rad = 9.0, -9.0
         away = source.read_next(1000.0)
     np.testing.assert_array_equal(limp.image, before.image)
-    assert limp.head == before.head
-    assert away.head == (scene.PAN_LIMIT_RAD, -scene.TILT_LIMIT_RAD)
+    assert limp.head_rad == before.head_rad
+    assert away.head_rad == (scene.PAN_LIMIT_RAD, -scene.TILT_LIMIT_RAD)

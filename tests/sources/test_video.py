@@ -9,8 +9,9 @@ import pytest
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import pinhole
-from edge_rjepa.sources import VideoSource, open_source, video
+from edge_rjepa.sources import open_source, video
 from edge_rjepa.sources.config import CameraConfig
+from edge_rjepa.sources.video import VideoSource
 
 
 def smooth_picture(seed, height=300, width=400):
@@ -66,7 +67,7 @@ def test_video_loops_over_the_first_nine_tenths(tmp_path, codec):
     assert numbers(held) == [27, 28, 29]
     assert [frame.sequence for frame in frames] == list(range(60))
     assert frames[50].t_capture_s == pytest.approx(2.0)
-    assert frames[0].head == (0.0, 0.0)
+    assert frames[0].head_rad == (0.0, 0.0)
 
 
 def test_held_out_of_a_video_is_no_more_than_asked_and_disturbs_nothing(tmp_path):

@@ -167,14 +167,16 @@ def test_a_moving_head_finds_it_at_its_angles(thing):
                 source.head.move(*head.tolist())
             frame = source.read_next(0)._replace(t_capture_s=k / PICTURES_A_SECOND)
             if k >= 740:
-                x, y = CAMERA.pixels_of_angles(new_rad, frame.head).round().astype(int) - (25, 20)
+                pixel = CAMERA.pixels_of_angles(new_rad, frame.head_rad)
+                x, y = pixel.round().astype(int) - (25, 20)
                 frame = frame._replace(image=put(frame.image, thing, x, y))
             yield frame
 
     found, _ = watched(frames(), CAMERA, warm_up_s=70.0)
     assert [alarm.t_s >= 74.0 for alarm in found] == [True]
     assert math.dist(found[0].angles_rad, new_rad) < math.radians(5.0)
-    assert math.dist(found[0].pixel, CAMERA.pixels_of_angles(new_rad, found[0].frame.head)) < 25.0
+    pixel = CAMERA.pixels_of_angles(new_rad, found[0].frame.head_rad)
+    assert math.dist(found[0].pixel, pixel) < 25.0
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
@@ -228,7 +230,7 @@ def test_a_direction_shows_the_same_window_from_wherever_the_head_looks():
         source.head.move(*head)
         for _ in range(3):
             frame = source.read_next(0)
-        assert frame.head == head
+        assert frame.head_rad == head
         in_view = directions.in_view((0.1, 0.0))
         off = np.abs(directions.angles_rad[in_view] - (0.1, -0.05)).sum(axis=1)
         seen.append(directions.windows(frame, in_view[[off.argmin()]])[0].astype(float))
