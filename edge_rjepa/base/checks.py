@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from difflib import get_close_matches
 
 import numpy as np
@@ -25,7 +25,7 @@ def from_table(cls: type, table: dict, prefix: str = ""):
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"unknown key '{prefix}{key}': {hint}")
         section = known[key].default_factory
-        if section is not MISSING:
+        if isinstance(section, type):
             if not isinstance(value, dict):
                 raise ConfigError(f"'{prefix}{key}' must be a table: [{prefix}{key}]")
             value = from_table(section, value, f"{prefix}{key}.")

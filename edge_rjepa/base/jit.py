@@ -31,6 +31,7 @@ from numba.core import types as numba_types
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
+NUMBA: Any = config  # its names are set as it starts: no type checker knows them
 PLAIN = (int, float, complex, str, bytes, np.generic, numba_types.Type)  # repr says all of them
 DIGEST_BYTES = hashlib.sha256().digest_size
 TRANSLATED_BY_NUMBA = {"numpy", "scipy", "numba"}  # it never compiles the code of their functions
@@ -44,8 +45,9 @@ def jit(function: Callable | None = None, /, **options: Any) -> Callable:
     """
     if function is None:
         return functools.partial(jit, **options)
-    kernel = numba.njit(**{"nogil": True, "error_model": "numpy", **options})(function)
-    if isinstance(kernel, Dispatcher):  # with NUMBA_DISABLE_JIT it is the plain function
+    kernel: Any = numba.njit(**{"nogil": True, "error_model": "numpy", **options})(function)
+    compiled = isinstance(kernel, Dispatcher)
+    if compiled:  # with NUMBA_DISABLE_JIT it is the plain function
         try:
             kernel._cache = KernelCache(kernel)
         except RuntimeError:  # Numba's word for: no folder will do
@@ -127,7 +129,7 @@ class KernelCache(caching.NullCache):
         return fingerprint(self._kernel)
 
     def _path(self, sig, codegen) -> str:
-        version = (numba.__version__, config.OPT, config.BOUNDSCHECK, codegen.magic_tuple())
+        version = (numba.__version__, NUMBA.OPT, NUMBA.BOUNDSCHECK, codegen.magic_tuple())
         key = hashlib.sha256(f"{version} {_describe_signature(sig)}".encode()).hexdigest()[:24]
         return os.path.join(self.cache_path, f"{self._files.filename_base}.{key}.nbc")
 
@@ -237,9 +239,11 @@ def _names(code: types.CodeType) -> list[str]:
 
 def _describe_signature(sig: Any) -> str:
     """Argument types as text. The fields of a named tuple count: code reads them by position."""
-    if isinstance(sig, numba_types.BaseNamedTuple):
+    is_named = isinstance(sig, numba_types.BaseNamedTuple)
+    is_tuple = isinstance(sig, tuple | numba_types.BaseTuple)
+    if is_named:
         return f"{sig.name} {sig.fields} {_describe_signature(sig.types)}"
-    if isinstance(sig, tuple | numba_types.BaseTuple):
+    if is_tuple:
         return f"({', '.join(_describe_signature(each) for each in sig)})"
     return str(sig)
 

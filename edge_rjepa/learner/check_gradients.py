@@ -9,7 +9,7 @@ fixations in blocks of 1, of 7, of 16 and of unequal lengths, with a reset after
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from edge_rjepa.learner.rjepa import RJepa
 MEMORY_INPUTS = ("embedding", "features")
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 CUTS = ((1,) * 64, (7,) * 10, (16,) * 5, (3, 16, 1, 9, 2, 11, 7, 1, 13, 4, 5))  # block lengths
-NETWORK = {
+NETWORK: dict[str, Any] = {
     "n_features": 6,
     "n_efference": 2,
     "n_embedding": 5,
@@ -150,15 +150,16 @@ def _gradients(learner, blocks) -> tuple[list[dict], dict]:
 
 def _error(found, true, name) -> float:
     by_block, total = found
-    return np.maximum(
+    errors = (
         _relative([block[name] for block in by_block], [block[name] for block in true]),
         _relative(total[name], sum(block[name] for block in true)),
     )
+    return float(np.max(errors))  # NaN where one of them is
 
 
 def _relative(found, true) -> float:
     found, true = np.asarray(found, np.float64), np.asarray(true)
-    return np.linalg.norm(found - true) / np.linalg.norm(true)
+    return float(np.linalg.norm(found - true) / np.linalg.norm(true))
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -172,7 +172,8 @@ class RJepa:
         """As `embed`, with the prediction of every embedding from what came before it."""
         features, efference = self._check_block(features, efference)
         (seen,) = self.engine.see([features], [efference], predict=True)
-        return Prediction(*seen)
+        assert seen.z_hat is not None  # it was asked for
+        return Prediction(seen.z, seen.z_hat, seen.h)
 
     def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:
         """How unusual errors z - z_hat (N, n_z) are: 1/2 e' P_e e, (N,) float64 in nats."""
@@ -241,7 +242,7 @@ class RJepa:
         digest = hashlib.sha256(np.float64(self._learning_rate).tobytes())
         for name, array in self.tensors().items():
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def parameters(self) -> dict[str, np.ndarray]:

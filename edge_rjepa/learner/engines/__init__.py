@@ -63,9 +63,17 @@ class Engine(Protocol):
     memory too; the engine is then of no more use but to be closed.
     """
 
-    device: str  # "cpu" or "cuda"
-    description: str  # which one, in words
-    streams: int
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda"."""
+
+    @property
+    def description(self) -> str:
+        """Which one, in words."""
+
+    @property
+    def streams(self) -> int:
+        """How many there are."""
 
     def learn(self, steps: Sequence[Step]) -> list[Learned]:
         """One block for each stream, all of the same K: 1 .. config.max_block fixations."""

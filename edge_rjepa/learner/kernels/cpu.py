@@ -35,36 +35,37 @@ from edge_rjepa.learner.network import ENCODER
 
 # tanh(x) = x P(x^2) / Q(x^2) on [-8, 8]: a least-squares fit, iteratively re-weighted towards the
 # smallest largest error. In float32 it errs by at most 3.3e-7 and never leaves [-1, 1].
-P0, P1, P2, P3, P4 = np.float32(
-    [0.99999997, 0.1343819324, 0.003564158659, 2.177328941e-05, 1.50618739e-08]
+P0, P1, P2, P3, P4 = map(
+    np.float32, (0.99999997, 0.1343819324, 0.003564158659, 2.177328941e-05, 1.50618739e-08)
 )
-Q0, Q1, Q2, Q3, Q4 = np.float32(
-    [1.0, 0.4677151402, 0.02613602522, 0.0003399183613, 8.453687287e-07]
+Q0, Q1, Q2, Q3, Q4 = map(
+    np.float32, (1.0, 0.4677151402, 0.02613602522, 0.0003399183613, 8.453687287e-07)
 )
 TANH_LIMIT = np.float32(8.0)
 
 
+def rational_tanh(x):
+    x = min(max(x, -TANH_LIMIT), TANH_LIMIT)
+    u = x * x
+    p = (((P4 * u + P3) * u + P2) * u + P1) * u + P0
+    q = (((Q4 * u + Q3) * u + Q2) * u + Q1) * u + Q0
+    return x * p / q
+
+
+# Compiled, an overload chooses by type; with NUMBA_DISABLE_JIT=1 the function itself does.
+
+
 def _tanh(x):
-    raise NotImplementedError("compiled code only")
+    return rational_tanh(x) if isinstance(x, np.float32) else math.tanh(x)
 
 
 @overload(_tanh, jit_options={"error_model": "numpy"})
 def _tanh_by_dtype(x):
-    if x is types.float32:
-
-        def rational(x):
-            x = min(max(x, -TANH_LIMIT), TANH_LIMIT)
-            u = x * x
-            p = (((P4 * u + P3) * u + P2) * u + P1) * u + P0
-            q = (((Q4 * u + Q3) * u + Q2) * u + Q1) * u + Q0
-            return x * p / q
-
-        return rational
-    return lambda x: math.tanh(x)
+    return rational_tanh if x is types.float32 else lambda x: math.tanh(x)
 
 
 def _like(x, value):
-    raise NotImplementedError("compiled code only")
+    return type(x)(value)
 
 
 @overload(_like)

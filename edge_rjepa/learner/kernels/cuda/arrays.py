@@ -100,9 +100,11 @@ def statistics(config: RJepaConfig, streams: int, allocate: Allocate) -> Statist
     n, dtype = config.n_embedding, np.dtype(config.dtype)
     square = (streams, 2, n, n)
     return Statistics(
-        allocate((streams, n), dtype),
-        *(allocate(square, dtype) for _ in range(3)),
-        allocate((streams, 2 + 2 * config.max_block), np.dtype(np.float64)),
+        mu=allocate((streams, n), dtype),
+        S=allocate(square, dtype),
+        factor=allocate(square, dtype),
+        P=allocate(square, dtype),
+        report=allocate((streams, 2 + 2 * config.max_block), np.dtype(np.float64)),
     )
 
 
@@ -147,7 +149,8 @@ def _lay_out(
 
 def _start(group: Weights | Workspace, name: str) -> int:
     """Where in the group's memory an array starts."""
-    names = list(network.declarations(type(group)))
+    kind: type = type(group)
+    names = list(network.declarations(kind))
     return sum(_pad(getattr(group, each).size) for each in names[: names.index(name)])
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 import numba
 from numba import cuda
 
-KERNEL, DEVICE = "kernel", "device"
+_KERNELS: set[Callable] = set()
+_DEVICE_FUNCTIONS: set[Callable] = set()
 
 # Of arrays, in hot loops: a signed index may count from the end, in Numba too, and asks each time.
 index = numba.uint64
@@ -21,13 +22,13 @@ index = numba.uint64
 
 def kernel(function: Callable) -> Callable:
     """Mark a function that is launched over a grid."""
-    function.runs_as = KERNEL
+    _KERNELS.add(function)
     return function
 
 
 def device(function: Callable) -> Callable:
     """Mark a function that kernels call."""
-    function.runs_as = DEVICE
+    _DEVICE_FUNCTIONS.add(function)
     return function
 
 
@@ -42,11 +43,12 @@ def build(
     space: dict[str, object] = {}
     for module in modules:
         space |= vars(module)
-    marked = {name: value for name, value in space.items() if hasattr(value, "runs_as")}
+    functions = {n: value for n, value in space.items() if isinstance(value, types.FunctionType)}
+    marked = {n: f for n, f in functions.items() if f in _KERNELS | _DEVICE_FUNCTIONS}
     space |= constants
     for name, function in marked.items():
         copy = types.FunctionType(function.__code__, space, name)
-        space[name] = cuda.jit(device=function.runs_as == DEVICE)(copy)
+        space[name] = cuda.jit(device=function in _DEVICE_FUNCTIONS)(copy)
     return types.SimpleNamespace(
-        **{name: space[name] for name, function in marked.items() if function.runs_as == KERNEL}
+        **{name: space[name] for name, function in marked.items() if function in _KERNELS}
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from numba.core import config as numba_config
+from numba.core import config
+
+NUMBA: Any = config  # its names are set as it starts: no type checker knows them
 
 
 class Tiles(NamedTuple):
@@ -82,7 +84,7 @@ SIMULATOR = Tiles(
     factor=3, solve_columns=2, square=3, threads=5,
 )  # fmt: skip
 
-TILES = SIMULATOR if numba_config.ENABLE_CUDASIM else GPU
+TILES = SIMULATOR if NUMBA.ENABLE_CUDASIM else GPU
 
 
 def count(length: int, tile: int) -> int:

@@ -1,0 +1,72 @@
+"""The kernels as plain Python, NUMBA_DISABLE_JIT=1: to step through, and to measure coverage.
+
+This file is the program, too: it writes what a few blocks taught to the file it is given.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType
+
+import numpy as np
+import pytest
+
+from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.learner.cells import CELLS
+from edge_rjepa.learner.check_gradients import check_gradients
+from edge_rjepa.learner.kernels import cpu as kernels
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = {"float32": 1e-4, "float64": 1e-12}  # of the norm, after three steps of Adam
+
+
+def learned(cell: str, dtype: str) -> dict[str, np.ndarray]:
+    """All that changed of a tiny network in three blocks, and what it predicts after them."""
+    sizes = {"n_features": 5, "n_embedding": 4, "n_hidden": 3, "n_predictor": 5, "n_gain": 2}
+    learner = RJepa(RJepaConfig(**sizes, cell=cell, dtype=dtype, statistics_fixations=50.0), seed=1)
+    rng = np.random.default_rng(2)
+    for K in (5, 1, 3):
+        learner.learn_block(rng.normal(size=(K, 5)), rng.normal(size=(K, 4)))
+    tensors = {name: np.tril(a) if "factor" in name else a for name, a in learner.tensors().items()}
+    z, z_hat, h = learner.predict(rng.normal(size=(4, 5)), rng.normal(size=(4, 4)))
+    return {name: array.copy() for name, array in {**tensors, "z_hat": z_hat, "h": h}.items()}
+
+
+def main(path: str) -> None:
+    assert isinstance(kernels.product, FunctionType), "compiled after all"
+    found = {
+        f"{cell} {dtype} {name}": array
+        for cell in CELLS
+        for dtype in TOLERANCE
+        for name, array in learned(cell, dtype).items()
+    }
+    np.savez(path, **found)
+    rows = check_gradients(["leaky"], memory_inputs=["embedding"])
+    assert all(row.ok for row in rows), [row for row in rows if not row.ok]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> dict[str, np.ndarray]:
+    """What a process without compiled code learned; its gradients agree with the reference."""
+    path = tmp_path_factory.mktemp("plain") / "learned.npz"
+    path_of_modules = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": path_of_modules}
+    command = [sys.executable, "-W", "error", __file__, path]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(path))
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_plain_python_learns_what_compiled_code_learns(plain, cell, dtype):
+    for name, array in learned(cell, dtype).items():
+        found = plain[f"{cell} {dtype} {name}"]
+        assert found.dtype == array.dtype and found.shape == array.shape, name
+        error = np.linalg.norm(np.subtract(found, array, dtype=np.float64))
+        assert error <= TOLERANCE[dtype] * np.linalg.norm(array), (name, error)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
