@@ -127,18 +127,18 @@ class Mog2:
         return found
 
 
-def told_once(found: list[Found], smallest: float) -> list[Found]:
+def distinct(found: list[Found], smallest: float) -> list[Found]:
     """Those that are strong enough and are not the same thing as one before them."""
-    told: list[Found] = []
+    first: list[Found] = []
     last: list[Found] = []
     for each in found:
         if each.strength < smallest:
             continue
         last = [other for other in last if each.t_s - other.t_s < 5.0]
         if not any(math.dist(each.angles_rad, o.angles_rad) < math.radians(12) for o in last):
-            told.append(each)
+            first.append(each)
         last.append(each)
-    return told
+    return first
 
 
 # ------------------------------------------------------------------------------------------------
@@ -268,20 +268,20 @@ def play(frames, run: Path, camera: Camera, warm_up_s: float) -> tuple[dict, lis
 
 
 def outcome(name: str, plays: list, camera: Camera, smallest: float) -> Outcome:
-    """How a contestant did on plays of one stream, where only what is strong enough is told."""
+    """How a contestant did on plays of one stream, where only what is strong enough counts."""
     delays_s, false, seconds = [], 0, 0.0
     for found, objects, length_s in plays:
-        told = told_once(found[name], smallest) if name == "MOG2" else found[name]
+        reports = distinct(found[name], smallest) if name == "MOG2" else found[name]
         right = set()
         for each in objects:
             mine = [
-                k for k, t in enumerate(told)
+                k for k, t in enumerate(reports)
                 if each.t_s <= t.t_s <= each.until_s + IN_TIME_S
                 and each.is_at(t.angles_rad, camera)
             ]  # fmt: skip
             right |= set(mine)
-            delays_s.append(told[mine[0]].t_s - each.t_s if mine else math.inf)
-        false += len(told) - len(right)
+            delays_s.append(reports[mine[0]].t_s - each.t_s if mine else math.inf)
+        false += len(reports) - len(right)
         seconds += length_s
     return Outcome(name, delays_s, false, seconds / 3600.0)
 
@@ -296,8 +296,8 @@ class Job(NamedTuple):
     placements: int
 
 
-def done(job: Job) -> tuple[Job, tuple]:
-    """What came of a job."""
+def run_job(job: Job) -> tuple[Job, tuple]:
+    """Run a job; what came of it."""
     cv2.setNumThreads(1)
     if job.stream == "vtest.avi":
         film = Film(read_video())
@@ -387,7 +387,7 @@ def main() -> None:
             jobs += [Job("vtest.avi", runs["vtest.avi"], k, 0.0, int(k > 0)) for k in range(passes)]
         plays = []
         with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            for each in pool.imap_unordered(done, jobs):
+            for each in pool.imap_unordered(run_job, jobs):
                 plays.append(each)
                 print(f"[{len(plays)}/{len(jobs)}] {each[0].stream}", flush=True)
     print(f"{platform.machine()}, {time.monotonic() - started_s:.0f} s")

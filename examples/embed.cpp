@@ -1,12 +1,12 @@
-// Look at a picture with a frozen encoder, in C++ with onnxruntime alone.
+// Embed a picture with an exported encoder, in C++ with onnxruntime alone.
 //
 //   g++ -std=c++17 examples/embed.cpp -I INCLUDE -L LIB -lonnxruntime -o embed
 //   ./embed encoder.onnx picture.ppm
 //
-// INCLUDE and LIB are the folders of an onnxruntime release archive; encoder.onnx is of the form
-// `step`, picture.ppm a binary PPM of 8 bits (convert picture.jpg picture.ppm). Gaze goes over the
-// picture in a grid of 4 x 4; a line is printed for each fixation: where, how surprising in nats,
-// and the first numbers of the embedding.
+// INCLUDE and LIB are the folders of an onnxruntime release archive. encoder.onnx is of the form
+// `step`; picture.ppm is a binary PPM of 8 bits (convert picture.jpg picture.ppm). Gaze goes over
+// the picture in a grid of 4 x 4. A line is printed for each fixation: the pixel, the surprise in
+// nats, and the first numbers of the embedding.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -22,7 +22,7 @@
 #include <vector>
 
 constexpr double kFocalPx = 277.0;  // of the camera the picture is from
-constexpr double kSaccadeScaleRad = 0.1, kGazeScaleRad = 0.25;  // as the file's metadata says
+constexpr double kSaccadeScaleRad = 0.1, kGazeScaleRad = 0.25;  // defaults; see its metadata
 constexpr int kGrid = 4;
 
 struct Picture {

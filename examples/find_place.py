@@ -1,11 +1,12 @@
-"""Find the place a picture was taken: the nearest of the views at known places, by embedding.
+"""Find the place where a picture was taken: compare its embedding with those of known views.
 
     edge-rjepa export runs/demo -o encoder.onnx
     python examples/find_place.py encoder.onnx
 
-A camera on a pan-tilt head stands before one photograph after another (they come with
-scikit-image). At each it looks in fifteen known directions: that is the map. Then it is put before
-any of them, looking anywhere and in dimmer light, and has to say where it is and where it looks.
+A simulated camera on a pan-tilt head stands before one photograph after another; the photographs
+come with scikit-image. At each it looks in fifteen known directions: that is the map. Then it looks
+at any of them in any direction and in dimmer light, and the map has to say which photograph it is,
+and in which direction the camera looks.
 """
 
 import math
@@ -14,7 +15,7 @@ import sys
 import cv2
 import numpy as np
 
-from edge_rjepa.encoder.frozen import FrozenEncoder
+from edge_rjepa import FrozenEncoder
 from edge_rjepa.eye.scan import scan
 from edge_rjepa.sources.scene import Scene, load_texture, render, skimage_photographs
 
@@ -23,16 +24,17 @@ TILTS_RAD = np.radians([-6, 0, 6])
 QUERIES = 10  # at each place
 
 
-def embedded(encoder: FrozenEncoder, view: np.ndarray) -> np.ndarray:
-    """A row of length 1 for a view: what was seen at each of 16 places in it."""
-    look = scan(view, fixations=16)
+def embed(encoder: FrozenEncoder, view: np.ndarray) -> np.ndarray:
+    """A row of length 1 for a view: the embeddings of 16 fixations on it."""
+    scanned = scan(view, fixations=16)
+    windows = encoder.retina.windows(scanned.image, scanned.pixels)
     encoder.reset()
-    z, _ = encoder.embed(encoder.retina.windows(look.image, look.pixels), look.efference)
+    z, _ = encoder.embed(windows, scanned.efference)
     return z.ravel() / np.linalg.norm(z)
 
 
 def thumbnail(view: np.ndarray) -> np.ndarray:
-    """What the embedding is compared with: a small picture, as a row of length 1."""
+    """A row of length 1 to compare with: the view as a small picture."""
     row = cv2.resize(view, (16, 12), interpolation=cv2.INTER_AREA).astype(float).ravel()
     row -= row.mean()
     return row / np.linalg.norm(row)
@@ -52,7 +54,7 @@ def main() -> None:
             asked.append((place, pan, tilt, view.astype(np.uint8)))
 
     print(f"{len(known)} known views of {place + 1} places, {len(asked)} views to find")
-    for name, row in (("frozen embedding", lambda v: embedded(encoder, v)), ("pixels", thumbnail)):
+    for name, row in (("frozen embedding", lambda v: embed(encoder, v)), ("pixels", thumbnail)):
         likeness = np.array([row(a[3]) for a in asked]) @ np.array([row(k[3]) for k in known]).T
         best = [known[i] for i in likeness.argmax(axis=1)]
         right = [(a, b) for a, b in zip(asked, best, strict=True) if a[0] == b[0]]

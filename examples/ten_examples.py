@@ -1,4 +1,4 @@
-"""Tell digits apart from ten examples of each: a classifier on the frozen embedding.
+"""Tell digits apart, from ten examples of each: a classifier on the frozen embedding.
 
     pip install scikit-learn
     edge-rjepa export runs/demo -o encoder.onnx
@@ -15,17 +15,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from edge_rjepa.encoder.frozen import FrozenEncoder
+from edge_rjepa import FrozenEncoder
 from edge_rjepa.eye.scan import scan
 
 EXAMPLES, ASKED = 10, 30  # of each digit
 
 
-def embedded(encoder: FrozenEncoder, picture: np.ndarray) -> np.ndarray:
-    """A row for a picture: what its patches look like on average, and what memory made of them."""
-    look = scan(picture, fixations=16)
+def embed(encoder: FrozenEncoder, picture: np.ndarray) -> np.ndarray:
+    """A row for a picture: the mean embedding and the mean memory of 16 fixations on it."""
+    scanned = scan(picture, fixations=16)
+    windows = encoder.retina.windows(scanned.image, scanned.pixels)
     encoder.reset()
-    z, h = encoder.embed(encoder.retina.windows(look.image, look.pixels), look.efference)
+    z, h = encoder.embed(windows, scanned.efference)
     return np.concatenate([z.mean(axis=0), h.mean(axis=0)])
 
 
@@ -39,7 +40,7 @@ def main() -> None:
 
     pictures = np.uint8(255 / 16 * digits.images)[..., None].repeat(3, axis=3)  # grey as BGR
     rows = {
-        "frozen embedding": {i: embedded(encoder, pictures[i]) for i in (*fit, *ask)},
+        "frozen embedding": {i: embed(encoder, pictures[i]) for i in (*fit, *ask)},
         "raw pixels": digits.data,
     }
     print(f"{len(fit)} digits to learn from, {len(ask)} to tell apart; chance 0.10")

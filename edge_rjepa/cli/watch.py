@@ -21,12 +21,12 @@ EXAMPLES = """examples:
   edge-rjepa watch runs/mine --source 0                     the first camera, until Ctrl-C
   edge-rjepa watch encoder.onnx --source yard.mp4 --warm-up 60
   edge-rjepa watch runs/mine --source 0 --head serial:      and look around
-  edge-rjepa watch runs/mine --source 0 --alarms-per-hour 0.1 --exec "python3 tell.py"
+  edge-rjepa watch runs/mine --source 0 --alarms-per-hour 0.1 --exec "python3 notify.py"
 """
 
 
 def add_parser(commands, command) -> None:
-    """Add `watch` to argparse's `commands`; `command` as in head_cli.add_parser."""
+    """Add `watch` to argparse's `commands`; `command` as in head.add_parser."""
     parser = command(
         commands, "watch", _watch, "report what is new, and stays, in what a camera sees", EXAMPLES
     )

@@ -212,7 +212,7 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
 
     h, z_hat = _by_sequence(_join(memories, n_r), batch, n_r), _by_sequence(z_hat, batch, n_z)
     after = reshape(concat(*states[-1]), -1, cell.n_state, n_h)
-    graph.output(MEMORY, h, [*batch, n_r], "what the circuits tell of all that was seen")
+    graph.output(MEMORY, h, [*batch, n_r], "what the recurrent layer holds of all that was seen")
     graph.output(NEXT_STATE, after, ["N", cell.n_state, n_h], "to be handed in next as state")
     graph.output(PREDICTION, z_hat, [*batch, n_z], "of embedding, before window was seen")
     graph.output(SURPRISE, reshape(surprise, -1, *batch[1:]), batch, "nats, 0 and more")

@@ -122,7 +122,7 @@ def check_parity(
             else:
                 checks.append(Check(name, patches, steps, _differences(found, expected)))
     if real is None:
-        checks.append(Check("all", "real", 0, None, "none at hand"))
+        checks.append(Check("all", "real", 0, None, "none were given"))
     return ParityReport(form, TOLERANCE, checks)
 
 

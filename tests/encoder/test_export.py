@@ -461,7 +461,7 @@ def test_a_reader_that_cannot_read_is_reported_and_never_counted(tmp_path, monke
     assert (opencv.differences, opencv.steps) == (None, 0)
     assert "no such layer" in opencv.not_checked and "\n" not in opencv.not_checked
     assert "cv2.dnn on random patches: not checked: OpenCV" in report.in_words()
-    assert "real patches: not checked: none at hand" in report.in_words()
+    assert "real patches: not checked: none were given" in report.in_words()
     found = onnx.load(tmp_path / "encoder.onnx").metadata_props
     assert "no such layer" in next(each.value for each in found if each.key == "parity")
 
