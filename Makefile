@@ -66,12 +66,12 @@ clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamps say for which setup.py the environment was made.
-.venv/demo.stamp: setup.py .ci/environment
+# The stamps say for which requirements the environment was made.
+.venv/demo.stamp: setup.py $(wildcard requirements/*.txt) .ci/environment
 	@PYTHON="$(PYTHON)" .ci/environment demo
 	@touch $@
 
-.venv/test.stamp: setup.py .ci/environment .ci/packages
+.venv/test.stamp: setup.py $(wildcard requirements/*.txt) .ci/environment .ci/packages
 	@.ci/packages
 	@PYTHON="$(PYTHON)" MLXTEND=1 STS=1 .ci/environment test
 	@touch $@ .venv/demo.stamp
