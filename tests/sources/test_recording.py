@@ -61,6 +61,10 @@ def gaze_of(i):
     return np.random.default_rng([i, 2]).normal(size=(i % 4, 2)) if i % 4 else None
 
 
+# For tests of `record(.., close=False)`: what is killed closes nothing.
+leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
 def record(folder, count, held_out=0, close=True, limits=LIMITS, lossless=True):
     """`count` noise frames; the recorder, closed or left as it was when its process was killed."""
     frames = [noise_frame(1000 + i) for i in range(held_out)]
@@ -289,6 +293,7 @@ def test_killed_while_recording_what_was_added_replays(tmp_path, seed):
     assert_same(frames, [noise_frame(i) for i in range(len(frames))])
 
 
+@leaves_files_open
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_wherever_writing_stopped_the_frames_before_replay(tmp_path, short_segments, count):
     """Every state of the files from before the last frame to after it; a picture comes first."""
@@ -455,6 +460,7 @@ def test_missing_lines_are_named(tmp_path):
     assert_says(tmp_path, FRAMES)
 
 
+@leaves_files_open
 @pytest.mark.parametrize("killed_before_it_said_what_it_is", [False, True])
 def test_a_recording_that_took_no_frame_is_begun_again(tmp_path, killed_before_it_said_what_it_is):
     record(tmp_path, 0, held_out=3, close=False)
