@@ -86,6 +86,6 @@ setup(
         "bench": BENCH,
         "examples": EXAMPLES,
         "test": TEST,
-    },  # fmt: skip
+    },
     entry_points={"console_scripts": ["edge-rjepa = edge_rjepa.cli:main"]},
 )

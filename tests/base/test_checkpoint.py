@@ -1,5 +1,6 @@
 """Checkpoints: what is read is what was written, or a clear refusal."""
 
+import contextlib
 import errno
 import functools
 import itertools
@@ -462,10 +463,8 @@ def test_killed_at_any_moment_the_file_is_whole(path):
         try:
             for _ in range(moments.randint(1, 3)):
                 reported = int(writer.stdout.readline())
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 writer.wait(timeout=moments.uniform(0, 0.01))
-            except subprocess.TimeoutExpired:
-                pass
         finally:
             writer.send_signal(signal.SIGKILL)
             writer.communicate()

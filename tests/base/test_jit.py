@@ -339,7 +339,7 @@ def test_named_tuples_with_swapped_fields_have_files_of_their_own(tmp_path, monk
         return state.a - state.b
 
     for fields in (["a", "b"], ["b", "a"]):
-        assert jit(difference)(make(fields)(**{"a": 5.0, "b": 2.0})) == 3.0
+        assert jit(difference)(make(fields)(a=5.0, b=2.0)) == 3.0
     assert len(list(tmp_path.rglob("*.nbc"))) == 2
 
 

@@ -108,7 +108,7 @@ def distance_rad(a, b):
 
 
 def test_gaze_turns_the_camera_and_the_learner_knows_where_it_looks_from(world):
-    run, board, servos, watch, goals = world
+    run, _, servos, watch, goals = world
     _, measures = learn(run, lambda: len(goals) >= 12 and run.learner.fixations >= 4000)
 
     # Where it thought it looked from is where the pulses on the pins had turned the camera.

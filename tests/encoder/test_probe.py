@@ -160,7 +160,7 @@ def test_principal_directions_are_those_of_the_covariance():
     rng = np.random.default_rng(5)
     rows = rng.normal(size=(40, 70)) * 0.8 ** np.arange(70)
     mean, directions = _principal(rows, 6)
-    variance, wanted = np.linalg.eigh(np.cov(rows, rowvar=False))
+    _, wanted = np.linalg.eigh(np.cov(rows, rowvar=False))
     np.testing.assert_allclose(mean, rows.mean(axis=0))
     np.testing.assert_allclose(np.abs(directions.T @ wanted[:, :-7:-1]), np.eye(6), atol=1e-8)
 

@@ -15,7 +15,7 @@ N_FEATURES, N_EFFERENCE, N_Z, N_H, N_P, N_G = 3, 2, 3, 2, 3, 2
 DRIVES_AND_LOCALS = {"gated": (2, 2), "leaky": (1, 1), "lstm": (2, 2), "rgc": (1, 4), "rtu": (2, 2)}
 INPUTS = ("embedding", "features")
 every_network = pytest.mark.parametrize(
-    "cell, memory_input", [(c, i) for c in DRIVES_AND_LOCALS for i in INPUTS]
+    ("cell", "memory_input"), [(c, i) for c in DRIVES_AND_LOCALS for i in INPUTS]
 )
 
 

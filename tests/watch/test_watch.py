@@ -420,7 +420,7 @@ def test_a_video_that_ends_too_early_is_told(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "encoder, options, told",
+    ("encoder", "options", "told"),
     [
         ("encoder.onnx", [], "name it with --source"),
         ("run", [], "scene: shows another picture all the time"),
