@@ -110,6 +110,7 @@ WITH_BLOCKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_the_blocks_of_a_page_run(page, world):
     done = read(page, world)

@@ -143,6 +143,7 @@ def test_the_installed_commands_say_their_version(python, tmp_path):
     assert run([python, "-m", "edge_rjepa", "--version"], tmp_path) == version
 
 
+@pytest.mark.slow
 def test_an_installed_package_learns(python, tmp_path):
     (tmp_path / "pictures").mkdir()
     rng = np.random.default_rng(0)

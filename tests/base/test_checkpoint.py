@@ -372,6 +372,7 @@ def killed_at(step, function) -> bool:
     return os.waitpid(child, 0)[1] != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_killed_at_every_step_the_newest_is_found_and_the_older_stay(path, keep):
     """And what a killed save left is made good by the next, which is killed at a step as well."""
@@ -456,6 +457,7 @@ def start_writer(path, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_file_is_whole(path):
     moments = random.Random(0)
     for _ in range(30):

@@ -23,6 +23,8 @@ from firmware_bridge import open_head
 from firmware_bridge.aim import PULSES
 from tests.firmware_bridge import emulated
 
+pytestmark = pytest.mark.chip
+
 emulated.require()
 
 TICK_RAD = 0.5 / PULSES.per_rad  # half a microsecond

@@ -18,6 +18,8 @@ from firmware_bridge.protocol import (
 from tests.firmware_bridge import emulated
 from tests.firmware_bridge.emulated import HZ, START_S
 
+pytestmark = pytest.mark.chip
+
 emulated.require()
 
 US = HZ // 1_000_000

@@ -275,6 +275,7 @@ for i in range(10**6):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_while_recording_what_was_added_replays(tmp_path, seed):
     """kill -9 with the recorder in full flow; past the end of the first file with pictures too."""
@@ -566,6 +567,7 @@ def assert_same_end(run, other):
     assert (run.frames, run.rollbacks) == (other.frames, other.rollbacks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed", "random"])
 def test_a_replay_ends_as_the_recorded_run_of_a_scene_with_its_head(tmp_path, policy):
     config = run_config("scene:")
@@ -582,6 +584,7 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / FRAMES).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_stopped_and_resumed_ends_the_same(tmp_path):
     run, _, _ = recorded_run(tmp_path, run_config("scene:"), lambda run: run.frames < 40)
     again, _ = replayed_run(tmp_path, go_on=lambda run: run.frames < 17)
@@ -589,6 +592,7 @@ def test_a_replay_that_is_stopped_and_resumed_ends_the_same(tmp_path):
     assert_same_end(run, again)
 
 
+@pytest.mark.slow
 def test_a_replay_ends_as_the_run_of_a_live_camera_that_failed(tmp_path, monkeypatch):
     """Whatever the camera and the clock did: stalls, breaks, too little time for all fixations."""
     monkeypatch.setattr(runtime, "SET_ASIDE_EVERY", 25)
@@ -617,6 +621,7 @@ def test_a_replay_ends_as_the_run_of_a_live_camera_that_failed(tmp_path, monkeyp
     assert summary == summary_again
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_recording_cannot(tmp_path):
     with files_of_at_most(4_500_000):
         run, _, said = recorded_run(tmp_path, run_config("scene:"), lambda run: run.frames < 60)

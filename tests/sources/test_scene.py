@@ -165,6 +165,7 @@ def test_scenes_change_at_random_and_return(tmp_path):
     assert firsts[:20] != sorted(firsts[:20])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pictures", "held"), [(2, 1), (3, 1), (4, 2), (10, 2), (16, 3)])
 def test_held_out_photographs_are_never_shown(tmp_path, pictures, held):
     paths = scene.pictures_in(as_flat_pictures(tmp_path, pictures))
