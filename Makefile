@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
+.PHONY: demo quick test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -17,12 +17,17 @@ demo: .venv/demo.stamp
 	@test -f $(RUN)/report.png || { echo "error: no report was drawn"; exit 1; }
 	@echo "What it learned: $(CURDIR)/$(RUN)/report.png"
 
+# The fast tests of every room: what to run while you work.
+quick: .venv/test.stamp
+	$(BIN)/python -m pytest -n $(JOBS) -m "not (browser or chip or cuda or fuzz or slow)"
+
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The firmware of the pan-tilt head: firmware_bridge/firmware/build/atmega328p/edge_head.hex and .elf.
 firmware:
@@ -66,12 +71,12 @@ clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamps say for which setup.py the environment was made.
-.venv/demo.stamp: setup.py .ci/environment
+# The stamps say for which requirements the environment was made.
+.venv/demo.stamp: setup.py $(wildcard requirements/*.txt) .ci/environment
 	@PYTHON="$(PYTHON)" .ci/environment demo
 	@touch $@
 
-.venv/test.stamp: setup.py .ci/environment .ci/packages
+.venv/test.stamp: setup.py $(wildcard requirements/*.txt) .ci/environment .ci/packages
 	@.ci/packages
 	@PYTHON="$(PYTHON)" MLXTEND=1 STS=1 .ci/environment test
 	@touch $@ .venv/demo.stamp

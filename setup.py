@@ -8,23 +8,14 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 
-# Lower bounds are the oldest versions the tests were run with, on Python 3.10 (JetPack 6).
-CORE = [
-    "numpy>=1.26.4",
-    "numba>=0.60",
-    "scipy>=1.11.4",  # Numba compiles np.dot and np.linalg to the BLAS and LAPACK of SciPy
-    # One OpenCV wheel only: each of them, and a system OpenCV, installs the same module cv2.
-    # CONTRIBUTING.md says how to keep the one that is there.
-    "opencv-python>=4.8.1.78",
-    "onnx>=1.15",
-    "onnxruntime>=1.17.3",
-    "pyserial>=3.5",
-    "safetensors>=0.5",
-    "threadpoolctl>=3.2",
-    "tomli>=2.0.1; python_version < '3.11'",
-    "tomli-w>=1.0",
-    "tqdm>=4.64.1",
-]
+
+def requirements(name: str) -> list[str]:
+    """The requirements that `requirements/NAME.txt` lists, without its comments."""
+    lines = (HERE / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
+
+
+CORE = requirements("learner") + requirements("opencv") + requirements("runs")
 DASHBOARD = ["aiohttp>=3.9.5"]
 CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22"]
@@ -39,6 +30,8 @@ TEST = [
     "selenium>=4.20",  # drives the browser that looks at the page
     "pytest-xdist>=3.5",
     "ruff~=0.17.6",  # one style of formatting
+    "mypy~=2.4.1",  # one opinion about types
+    "setuptools>=70.1",  # builds the wheel that a test installs
     # ptxas and libnvvm: CUDA kernels are compiled in tests, GPU or not.
     "nvidia-cuda-nvcc-cu12>=12.9,<13; platform_system == 'Linux' and platform_machine == 'x86_64'",
 ]
@@ -58,6 +51,22 @@ setup(
     long_description_content_type="text/markdown",
     author="The edge_rjepa authors",
     license="MIT",
+    keywords=(
+        "self-supervised learning, online learning, continual learning, joint embedding predictive "
+        "architecture, JEPA, recurrent network, active vision, robotics, Jetson, ONNX"
+    ),
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     package_dir={"": "."},  # so that an editable installation sees packages added later
     packages=find_packages(
@@ -65,8 +74,10 @@ setup(
     ),
     install_requires=CORE,
     package_data={
+        "edge_rjepa": ["py.typed"],
         "edge_rjepa.views.dashboard": ["page.html"],
-        "firmware_bridge": ["PROTOCOL.md", "vectors.json", "firmware/edge_head.hex"],
+        "calibration": ["py.typed"],
+        "firmware_bridge": ["py.typed", "PROTOCOL.md", "vectors.json", "firmware/edge_head.hex"],
     },
     extras_require={
         "cuda": CUDA,
@@ -75,6 +86,6 @@ setup(
         "bench": BENCH,
         "examples": EXAMPLES,
         "test": TEST,
-    },  # fmt: skip
+    },
     entry_points={"console_scripts": ["edge-rjepa = edge_rjepa.cli:main"]},
 )

@@ -61,7 +61,7 @@ class Camera(NamedTuple):
 def draw_camera(rng: np.random.Generator, lens: str) -> Camera:
     """A webcam of 50 to 95 degrees, or a fisheye of 120 to 180."""
     size = SIZES[rng.integers(len(SIZES))]
-    width, height = size
+    width, _ = size
     aspect = 1.0 + 0.003 * rng.standard_normal()
     centre = 0.5 * (np.array(size) - 1.0) + 0.015 * width * rng.standard_normal(2)
     if lens == "fisheye":

@@ -266,7 +266,7 @@ def measure_profile(effort: Effort) -> Profile:
 
 
 def tables_of_profile(profile: Profile) -> list[Table]:
-    alone = {part: 0.0 for part in profile.parts}
+    alone = dict.fromkeys(profile.parts, 0.0)
     for product, time in profile.products:
         alone[product.part] += time.median
     rows = [

@@ -59,7 +59,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name == "cells":
         return import_module("edge_rjepa.learner.cells")
     if name in _MODULES:

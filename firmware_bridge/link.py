@@ -7,6 +7,7 @@ since it tells where to be, not how far to go.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import termios
 import time
@@ -137,10 +138,8 @@ class ServoBoard:
         self._greeting_since_s = None
         self._last = None
         if transport is not None:
-            try:
+            with contextlib.suppress(LOST):  # it was gone before
                 transport.close()
-            except LOST:  # it was gone before
-                pass
 
     # --------------------------------------------------------------------------------------------
     # Settings, which only such a board has

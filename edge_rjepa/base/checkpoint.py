@@ -71,7 +71,7 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
             pass
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         if header.get("format") == FORMAT:
             version, metadata, crc = int(header["version"]), header["metadata"], header["crc32"]
     except OSError as error:

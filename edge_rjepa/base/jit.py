@@ -22,7 +22,7 @@ import tempfile
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
 import numpy as np
@@ -157,7 +157,10 @@ class _PrivateTemporaryFolder(caching._SourceFileBackedLocatorMixin, caching._Ca
 
 
 class _CompiledFiles(caching.CompileResultCacheImpl):
-    _locator_classes = [*caching.CompileResultCacheImpl._locator_classes, _PrivateTemporaryFolder]
+    _locator_classes: ClassVar = [
+        *caching.CompileResultCacheImpl._locator_classes,
+        _PrivateTemporaryFolder,
+    ]
 
     def get_filename_base(self, fullname, abiflags):
         """Numba's name without the line number: a function that moves leaves no old file."""

@@ -237,7 +237,7 @@ def _banks(config: RetinaConfig) -> list[Bank]:
                 np.float32(floor**2),
                 np.full((n, 1), 1 / n, np.float32),
                 np.full((len(kept), 1), 1 / len(kept), np.float32),
-            )  # fmt: skip
+            )
         )
         group, cell, feature = (each.stop for each in banks[-1][:3])
     return banks

@@ -6,6 +6,7 @@ runs one frame, without the N).
 """
 
 import io
+import itertools
 import json
 import math
 import os
@@ -184,7 +185,8 @@ def _read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a file that is no archive open.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             sample = {name: file[name] for name in ("image", "pixels", "surprise")}
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path) from error
@@ -444,7 +446,7 @@ def _rollbacks(record) -> np.ndarray:
 def _forward_stretches(fixations: np.ndarray) -> list[tuple[int, int]]:
     """(start, stop) of the stretches in which fixations grow: a rollback may set them back."""
     borders = [0, *(np.flatnonzero(np.diff(fixations) < 0) + 1), len(fixations)]
-    return [(int(start), int(stop)) for start, stop in zip(borders, borders[1:], strict=False)]
+    return [(int(start), int(stop)) for start, stop in itertools.pairwise(borders)]
 
 
 def _reduced(x: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarray, ...]:

@@ -1,5 +1,6 @@
 """Checkpoints: what is read is what was written, or a clear refusal."""
 
+import contextlib
 import errno
 import functools
 import itertools
@@ -371,6 +372,7 @@ def killed_at(step, function) -> bool:
     return os.waitpid(child, 0)[1] != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_killed_at_every_step_the_newest_is_found_and_the_older_stay(path, keep):
     """And what a killed save left is made good by the next, which is killed at a step as well."""
@@ -455,6 +457,7 @@ def start_writer(path, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_file_is_whole(path):
     moments = random.Random(0)
     for _ in range(30):
@@ -462,10 +465,8 @@ def test_killed_at_any_moment_the_file_is_whole(path):
         try:
             for _ in range(moments.randint(1, 3)):
                 reported = int(writer.stdout.readline())
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 writer.wait(timeout=moments.uniform(0, 0.01))
-            except subprocess.TimeoutExpired:
-                pass
         finally:
             writer.send_signal(signal.SIGKILL)
             writer.communicate()

@@ -118,6 +118,7 @@ def compiled(tmp_path, after_first_run):
     return Installation(tmp_path, after_first_run[0].package)
 
 
+@pytest.mark.slow
 def test_second_process_loads_what_the_first_compiled(compiled, after_first_run):
     first, second = after_first_run[1], compiled.run()
     assert first.result == second.result == EXPECTED
@@ -127,6 +128,7 @@ def test_second_process_loads_what_the_first_compiled(compiled, after_first_run)
     assert len(compiled.cache_files()) == 2  # the scan and the step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -146,6 +148,7 @@ def test_changed_source_is_compiled_again_in_the_same_files(compiled, change):
     assert compiled.cache_files() == files
 
 
+@pytest.mark.slow
 def test_code_injected_from_another_file_is_part_of_the_comparison(installation):
     """Numba's own cache compares only the file of the kernel itself."""
     other = installation.package / "other.py"
@@ -189,6 +192,7 @@ def test_an_overload_in_another_file_is_part_of_the_comparison(installation):
     assert installation.run().result != EXPECTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_files_are_compiled_again_and_overwritten(compiled, damage):
     for file in compiled.cache_files():
@@ -236,6 +240,7 @@ def owned_by_another_user(folder: Path):
     os.chown(folder, 65534, 65534)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepare", [open_to_others, link_to_another_folder, owned_by_another_user])
 def test_a_temporary_folder_that_others_may_write_is_refused(installation, prepare):
     installation.seal()
@@ -254,6 +259,7 @@ def test_no_writable_place_at_all_gives_one_warning(installation):
     assert len(uncached.warnings) == 1 and "not kept" in uncached.warnings[0]
 
 
+@pytest.mark.slow
 def test_full_disk_gives_one_warning_and_leaves_nothing_behind(installation):
     full = installation.run(
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
@@ -339,7 +345,7 @@ def test_named_tuples_with_swapped_fields_have_files_of_their_own(tmp_path, monk
         return state.a - state.b
 
     for fields in (["a", "b"], ["b", "a"]):
-        assert jit(difference)(make(fields)(**{"a": 5.0, "b": 2.0})) == 3.0
+        assert jit(difference)(make(fields)(a=5.0, b=2.0)) == 3.0
     assert len(list(tmp_path.rglob("*.nbc"))) == 2
 
 

@@ -59,6 +59,7 @@ def test_corners_keep_their_numbers_however_the_board_is_turned(board):
     np.testing.assert_allclose(on_end.pixels, expected, rtol=0, atol=NEAR_PX)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("board", [CHARUCO, CHESS], ids=str)
 def test_corners_are_found_to_hundredths_of_a_pixel_aslant_and_through_a_lens(board):
     rng = np.random.default_rng(7)

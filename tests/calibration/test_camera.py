@@ -17,6 +17,8 @@ from calibration.io import Calibration, CameraRecord
 from calibration.pictures import sightings_in
 from calibration.report import page
 
+pytestmark = pytest.mark.slow
+
 DATA = Path("/usr/share/doc/opencv-doc/examples/data")
 real = pytest.mark.skipif(
     not (DATA / "left01.jpg").exists(), reason="no chessboard pictures: apt-get install opencv-doc"

@@ -125,6 +125,7 @@ def obey(advice, rng):
     return dict(x=x, y=y, right=right, down=down, z_m=z_m * rng.uniform(0.9, 1.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_who_does_as_told_is_soon_done_and_the_views_determine_a_camera(seed):
     holder, rng = Holder(), np.random.default_rng(seed)

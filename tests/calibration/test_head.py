@@ -17,6 +17,8 @@ from calibration.head import LOOSE_RAD, Views, solve_head
 from calibration.plan import calibrate_head, planned_views
 from calibration.timing import Step, solve_timing
 
+pytestmark = pytest.mark.slow
+
 CORNERS, PICTURES = (1, 53, 120, 126), 11
 VIEWS = 36
 FRAME_S = 1.0 / 30.0

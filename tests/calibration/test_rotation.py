@@ -104,6 +104,7 @@ def test_matches_by_chance_are_no_turn():
     assert rotation_of_matches(before[:5], after[:5], CAMERA) is None
 
 
+@pytest.mark.slow
 def test_the_covariance_is_how_far_it_scatters():
     rng = np.random.default_rng(2)
     squares = []

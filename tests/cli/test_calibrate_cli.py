@@ -122,7 +122,7 @@ GARBAGE = {
     "mixed resolutions": (mixed, BOARD, "take pictures of one resolution"),
     "too few": (lambda: [read(path) for path in LEFT[:4]], BOARD, "at least 6"),
     "one view": (lambda: [read(LEFT[0])] * 8, BOARD, "board was held the same way"),
-    "no picture": (lambda: [], BOARD, "holds no picture"),
+    "no picture": (list, BOARD, "holds no picture"),
 }
 
 

@@ -29,6 +29,8 @@ from firmware_bridge import open_head
 from tests.calibrations import camera_record
 from tests.firmware_bridge import emulated
 
+pytestmark = pytest.mark.chip
+
 emulated.require()
 
 FRAMES_A_SECOND = 25.0

@@ -23,6 +23,8 @@ from firmware_bridge import open_head
 from firmware_bridge.aim import PULSES
 from tests.firmware_bridge import emulated
 
+pytestmark = pytest.mark.chip
+
 emulated.require()
 
 TICK_RAD = 0.5 / PULSES.per_rad  # half a microsecond
@@ -108,7 +110,7 @@ def distance_rad(a, b):
 
 
 def test_gaze_turns_the_camera_and_the_learner_knows_where_it_looks_from(world):
-    run, board, servos, watch, goals = world
+    run, _, servos, watch, goals = world
     _, measures = learn(run, lambda: len(goals) >= 12 and run.learner.fixations >= 4000)
 
     # Where it thought it looked from is where the pulses on the pins had turned the camera.

@@ -138,6 +138,7 @@ def assert_follows(path, learner, retina, n, steps=12):
 # It is the learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["step", "sequence"])
 @pytest.mark.parametrize("memory_input", ["embedding", "features"])
 @pytest.mark.parametrize("cell", BUILT_IN)
@@ -166,6 +167,7 @@ def test_features_can_be_taken_instead_of_windows(tmp_path, few_steps, form):
     assert_follows(tmp_path / "encoder.onnx", learner, None, n=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", BUILT_IN)
 def test_a_float64_learner_exports(tmp_path, few_steps, cell):
     learner = trained(cell, dtype="float64")

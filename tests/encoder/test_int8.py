@@ -51,6 +51,7 @@ def files(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_it_is_close_to_the_float_file_and_says_how_close(files, form):
     exact, coarse, report = files[form]

@@ -100,6 +100,7 @@ def test_classes_that_do_not_differ_are_not_told_apart(world):
     assert np.mean(shares) == pytest.approx(1 / 3, abs=0.2) and max(shares) < 0.8
 
 
+@pytest.mark.slow
 def test_a_run_and_its_exported_file_are_worth_the_same(world):
     run = probe(world / "run", world / "stripes")
     file = probe(world / "step.onnx", world / "stripes")
@@ -112,6 +113,7 @@ def test_a_run_and_its_exported_file_are_worth_the_same(world):
     ]
 
 
+@pytest.mark.slow
 def test_forms_are_probed_as_they_are(world):
     patches = probe(world / "patches.onnx", world / "stripes")
     assert "encoder: z and memory" not in [row.features for row in patches.rows]
@@ -160,7 +162,7 @@ def test_principal_directions_are_those_of_the_covariance():
     rng = np.random.default_rng(5)
     rows = rng.normal(size=(40, 70)) * 0.8 ** np.arange(70)
     mean, directions = _principal(rows, 6)
-    variance, wanted = np.linalg.eigh(np.cov(rows, rowvar=False))
+    _, wanted = np.linalg.eigh(np.cov(rows, rowvar=False))
     np.testing.assert_allclose(mean, rows.mean(axis=0))
     np.testing.assert_allclose(np.abs(directions.T @ wanted[:, :-7:-1]), np.eye(6), atol=1e-8)
 

@@ -339,6 +339,7 @@ def test_inhibition_makes_returns_rare_but_not_impossible(policy):
     assert 0.005 < inhibited < 0.6 * free
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "times"), [("random", 3), ("mixed", 2)])
 def test_inhibition_follows_the_head(policy, times):
     """A place stays inhibited where it is in the world, not where it was in the picture.
@@ -590,6 +591,7 @@ def test_random_head_movements_are_small():
     assert np.degrees(steps.std(axis=0)) == pytest.approx([2.5, 2.5], rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["salience", "surprise", "mixed"])
 def test_the_head_visits_all_that_it_can_reach(policy):
     wide = (-1.2, 1.2), (-0.5, 0.5)

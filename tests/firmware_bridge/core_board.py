@@ -3,6 +3,7 @@
 The shipping C answers; here is only what lies around it: a line, a clock, a plug.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -214,14 +215,10 @@ class CoreBoard:
 
     def _hear(self):
         if self._master is not None:
-            try:
+            with contextlib.suppress(OSError):  # nothing there
                 self.core.feed(os.read(self._master, 1000))
-            except OSError:  # nothing there
-                pass
 
     def _answer(self, data):
         if self._master is not None and data:
-            try:
+            with contextlib.suppress(OSError):  # nobody reads
                 os.write(self._master, data)
-            except OSError:  # nobody reads
-                pass

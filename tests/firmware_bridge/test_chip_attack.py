@@ -4,10 +4,13 @@ The other half, with new settings among them, is in test_chip_settings.py: the t
 """
 
 import numpy as np
+import pytest
 
 from firmware_bridge.protocol import Cause, Hello, Move
 from tests.firmware_bridge import emulated
 from tests.firmware_bridge.emulated import HZ
+
+pytestmark = pytest.mark.chip
 
 emulated.require()
 

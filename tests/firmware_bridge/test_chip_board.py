@@ -15,6 +15,8 @@ from firmware_bridge.ports import SerialPort
 from firmware_bridge.protocol import Cause
 from tests.firmware_bridge import emulated
 
+pytestmark = pytest.mark.chip
+
 emulated.require()
 
 CYCLES = 50

@@ -12,6 +12,8 @@ from firmware_bridge.protocol import AxisSettings, Cause
 from tests.firmware_bridge import emulated
 from tests.firmware_bridge.emulated import HZ, ChipLine, FaultyLine, faultless
 
+pytestmark = pytest.mark.chip
+
 emulated.require()
 
 

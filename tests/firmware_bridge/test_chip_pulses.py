@@ -23,6 +23,8 @@ from firmware_bridge.protocol import (
 from tests.firmware_bridge import emulated
 from tests.firmware_bridge.emulated import BYTE_S, HZ, START_S
 
+pytestmark = pytest.mark.chip
+
 emulated.require()
 
 PERIOD_CYCLES = HZ // 50

@@ -18,6 +18,8 @@ from firmware_bridge.protocol import (
 from tests.firmware_bridge import emulated
 from tests.firmware_bridge.emulated import HZ, START_S
 
+pytestmark = pytest.mark.chip
+
 emulated.require()
 
 US = HZ // 1_000_000
@@ -80,10 +82,9 @@ def test_new_limits_hold_on_the_pins(chip):
 
 def test_a_power_cut_while_writing_leaves_the_old_settings_or_the_new(chip):
     """At every moment of the writing of both copies. The byte being written is garbage then."""
-    old, number = Configure(0, DEFAULT, DEFAULT), 0
+    old = Configure(0, DEFAULT, DEFAULT)
     outcomes = {"old": 0, "new": 0}
-    for cut_s in np.arange(0.0, 0.125, 0.0007):
-        number += 1
+    for number, cut_s in enumerate(np.arange(0.0, 0.125, 0.0007), 1):
         assert chip.ask(settings(number)).result == Result.OK
         chip.run(cut_s)
         power_cycle(chip)

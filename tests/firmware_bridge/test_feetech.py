@@ -57,7 +57,7 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("call, arguments, expected", RECORDED["frames"])
+@pytest.mark.parametrize(("call", "arguments", "expected"), RECORDED["frames"])
 def test_packets_are_those_of_the_makers_sdk(call, arguments, expected):
     assert OURS[call](*arguments).hex() == expected
 
@@ -139,7 +139,7 @@ def test_what_a_host_says_is_no_answer():
     assert all(sts.find_answer(said, 1, count) is None for count in range(27, 41))
 
 
-@pytest.mark.parametrize("value, low, high", [(0, 0, 0), (4095, 255, 15), (-300, 44, 0x81)])
+@pytest.mark.parametrize(("value", "low", "high"), [(0, 0, 0), (4095, 255, 15), (-300, 44, 0x81)])
 def test_bit_15_is_the_sign(value, low, high):
     assert sts.word(bytes((low, high)), 0) == value
 
@@ -224,7 +224,7 @@ def test_limits_are_those_of_the_servos_and_of_the_host():
 
 
 @pytest.mark.parametrize(
-    "at, values, what",
+    ("at", "values", "what"),
     [
         (2, [1], "SCS series"),
         (33, [1], "mode"),
@@ -289,7 +289,7 @@ MOVES = [
 ]
 
 
-@pytest.mark.parametrize("goal, duration_s", MOVES)
+@pytest.mark.parametrize(("goal", "duration_s"), MOVES)
 def test_both_axes_arrive_together_and_in_time(goal, duration_s):
     rig = Rig(servo={"stiff_at_power_on": True}).opened()
     report = rig.driver.request(Move(*goal, duration_s))

@@ -14,6 +14,8 @@ import pytest
 
 from tests.tools import need
 
+pytestmark = pytest.mark.fuzz
+
 FIRMWARE = Path(__file__).parents[2] / "firmware_bridge" / "firmware"
 SECONDS = int(os.environ.get("EDGE_RJEPA_FUZZ_SECONDS", "45"))
 FOUND_WITHIN_S = 60

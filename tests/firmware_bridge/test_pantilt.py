@@ -1,6 +1,7 @@
 """PanTiltHead with the shipping firmware core behind a real pseudo-terminal, in real time."""
 
 import functools
+import itertools
 import math
 import os
 import random
@@ -237,7 +238,7 @@ def test_where_it_was_is_where_the_pulses_had_it(head, board):
     assert len(pulses) > 50
     a_period_rad = 3000.0 * 0.02 / PULSES.per_rad  # of motion: positions change once in each
     errors_rad = []
-    for before, pulse in zip(pulses, pulses[1:], strict=False):
+    for before, pulse in itertools.pairwise(pulses):
         pose = head.at(pulse.t_s)
         pan_rad, tilt_rad = PULSES.angle_rad(pulse.pan_us), PULSES.angle_rad(pulse.tilt_us)
         errors_rad.append(max(abs(pose.pan_rad - pan_rad), abs(pose.tilt_rad - tilt_rad)))

@@ -100,7 +100,7 @@ def refusal(cell) -> str:
 
 
 @pytest.mark.parametrize("which", ["J", "B", "D"])
-@pytest.mark.parametrize("row, column", [(0, 1), (1, 0), (2, 2)])
+@pytest.mark.parametrize(("row", "column"), [(0, 1), (1, 0), (2, 2)])
 def test_one_wrong_derivative_is_refused_and_named(which, row, column):
     def change(y, *derivatives):
         derivatives["JBD".index(which)][row][column] += 1e-9
@@ -114,7 +114,7 @@ def test_right_derivatives_are_accepted():
 
 
 @pytest.mark.parametrize(
-    "change, reason",
+    ("change", "reason"),
     [
         (lambda y, J, B, D: D.pop(), "derivatives"),
         (lambda y, J, B, D: J[0].pop(), "derivatives"),
@@ -128,7 +128,7 @@ def test_derivatives_of_another_shape_are_refused(change, reason):
 
 
 @pytest.mark.parametrize(
-    "wrong, reason",
+    ("wrong", "reason"),
     [
         ({"reads": ()}, "reads"),
         ({"reads": (0, 3)}, "reads"),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.cuda
+
 LANES = Path(__file__).parent / "cuda_lanes"
 LIMIT_S = 1200  # of a lane; the simulator takes one minute of a free core, the compiler half of one
 

@@ -85,7 +85,7 @@ def test_negative_controls_miss(cell, stream):
 
 @every_cell
 @every_input
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-11), ("float32", 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 1e-4)])
 def test_forward_pass_and_losses_are_the_reference_s(cell, memory_input, dtype, tolerance):
     rng = np.random.default_rng(1)
     weights = check._weights(rng, cell, memory_input)
@@ -185,7 +185,7 @@ def test_table_marks_the_largest_error():
     assert verdict == "largest 3.0e-15 (gated, embedding, W_z): all 8 arrays within 1e-10"
 
 
-@pytest.mark.parametrize("miss, shown", [(1e-3, "1.0e-03!"), (float("nan"), "nan!")])
+@pytest.mark.parametrize(("miss", "shown"), [(1e-3, "1.0e-03!"), (float("nan"), "nan!")])
 def test_table_marks_what_misses(miss, shown):
     text = check.table(rows_with([1e-16] * 7 + [miss]) + rows_with([1e-7] * 8, "float32", 1e-4))
     float64, float32 = text.split("\n\n")

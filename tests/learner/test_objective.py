@@ -71,7 +71,7 @@ def test_old_statistics_are_the_moments_of_a_sample_that_fades():
     np.testing.assert_allclose(statistics.S_e, (weights[:, None] * e).T @ e, rtol=1e-10)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 def test_running_information_is_half_the_difference_of_the_logdets(dtype, tolerance):
     seen = [(z.astype(dtype), e.astype(dtype)) for z, e in blocks(np.random.default_rng(2))]
     statistics = observe(objective(dtype=dtype), seen)
@@ -176,7 +176,7 @@ def test_kept_arrays_are_all_there_is_to_know():
 
 
 @pytest.mark.parametrize(
-    "spectrum, rank",
+    ("spectrum", "rank"),
     [
         ([1, 1, 1, 1, 1], 5),
         ([7, 0, 0, 0, 0], 1),

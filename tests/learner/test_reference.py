@@ -21,7 +21,7 @@ PROJECTIONS_AND_LOCALS = {
 }
 INPUTS = ("embedding", "features")
 every_network = pytest.mark.parametrize(
-    "cell, memory_input", [(c, i) for c in PROJECTIONS_AND_LOCALS for i in INPUTS]
+    ("cell", "memory_input"), [(c, i) for c in PROJECTIONS_AND_LOCALS for i in INPUTS]
 )
 
 

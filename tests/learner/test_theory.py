@@ -128,7 +128,7 @@ def test_2_near_collapse_expansion_and_its_order(eps):
     np.testing.assert_allclose(orders, 4, atol=0.1)
 
 
-@pytest.mark.parametrize("predictable, sign", [(0.5, 1), (0.0, 0), (-0.5, -1)])
+@pytest.mark.parametrize(("predictable", "sign"), [(0.5, 1), (0.0, 0), (-0.5, -1)])
 def test_2_collapse_repels_only_where_the_predictor_beats_the_mean(predictable, sign):
     S_z = random_covariance(np.random.default_rng(5), 4)
     S_e = (1 - predictable) * S_z

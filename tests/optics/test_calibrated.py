@@ -39,7 +39,7 @@ def test_a_camera_survives_being_written_down(camera):
 
 @pytest.mark.parametrize("values", [None, {}, {"kind": "eye"}, {"kind": "pinhole", "width_px": 3}])
 def test_what_describes_no_camera_is_refused(values):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="camera"):
         camera_of(values)
 
 

@@ -77,7 +77,7 @@ def test_configurations_do_not_change():
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ("sead = 1", "unknown key 'sead': did you mean 'seed'?"),
         ("[network]\nn_hiden = 8", "unknown key 'network.n_hiden': did you mean 'n_hidden'?"),
@@ -113,19 +113,21 @@ NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("cls, name", NUMBERS)
+@pytest.mark.parametrize(("cls", "name"), NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, "1", None, True, [1], 1j])
 def test_no_number_may_be_anything_else(cls, name, value):
     assert f"{name} = {value!r}" in refusal(cls, **{name: value})
 
 
-@pytest.mark.parametrize("cls, name", [n for n in NUMBERS if isinstance(asdict(n[0]())[n[1]], int)])
+@pytest.mark.parametrize(
+    ("cls", "name"), [n for n in NUMBERS if isinstance(asdict(n[0]())[n[1]], int)]
+)
 def test_whole_numbers_have_no_fraction(cls, name):
     assert "must be a whole number" in refusal(cls, **{name: 16.0})
 
 
 @pytest.mark.parametrize(
-    "cls, wrong",
+    ("cls", "wrong"),
     [
         (RJepaConfig, {"n_hidden": 0}),
         (RJepaConfig, {"max_block": 0}),
@@ -145,11 +147,11 @@ def test_whole_numbers_have_no_fraction(cls, name):
 def test_ranges(cls, wrong):
     (name, value), *_ = wrong.items()
     said = refusal(cls, **wrong)
-    assert name in said and str(value) in said and "must be" in said or "at most" in said
+    assert (name in said and str(value) in said and "must be" in said) or "at most" in said
 
 
 @pytest.mark.parametrize(
-    "cls, edge",
+    ("cls", "edge"),
     [
         (RJepaConfig, {"learning_rate": 0.0}),
         (RJepaConfig, {"encoder_rate": 0}),

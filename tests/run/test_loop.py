@@ -180,6 +180,7 @@ def live_frames(count):
     return [frame(i, t_s=now_s + i / 30.0) for i in range(count)]
 
 
+@pytest.mark.slow
 def test_of_a_live_source_some_frames_are_set_aside_and_never_learned_from():
     notebook = Notebook()
     loop = loop_of(Film(live_frames(2 * SET_ASIDE_EVERY), live=True), recorder=notebook)

@@ -143,6 +143,7 @@ def test_judging_changes_nothing_and_is_repeatable(tmp_path, config):
     assert run.finish() == first == resume(tmp_path, config).finish()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [30.0, 1e4, 1e38])
 @pytest.mark.parametrize("count", [7, 40, 45])
 def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, config, rate, count):
@@ -158,6 +159,7 @@ def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, c
     assert all(np.isfinite(kept.tensors()["weights"]).all() for kept in (good, latest))
 
 
+@pytest.mark.slow
 def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, config):
     run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
     run.learn(frames(200), ignore)
@@ -176,6 +178,7 @@ def test_after_a_rollback_the_past_is_forgotten(tmp_path, config):
     assert run.frames == 45
 
 
+@pytest.mark.slow
 def test_rollbacks_are_drawn_in_the_report(tmp_path, config):
     run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
     run.learn(frames(200), ignore)
@@ -411,6 +414,7 @@ def test_only_one_process_learns_in_a_folder(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, config):
     config = replace(config, checkpoint_every_s=0.0)
     whole = begin(tmp_path / "whole", config)

@@ -32,6 +32,8 @@ from edge_rjepa.run.config import MonitorConfig, RunConfig
 from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, load_run
 from edge_rjepa.sources import open_source
 
+pytestmark = pytest.mark.slow
+
 LIVES, KILLS_A_LIFE = 25, 8
 KILLED_WITHIN_S = 0.15  # a child begins, learns some 5 frames and saves after each in that time
 EVERY_FRAMES = 2  # a line of metrics

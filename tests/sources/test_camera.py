@@ -130,6 +130,7 @@ def test_it_keeps_nothing_back_and_has_nothing_to_keep(source):
 # --- faults --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "counted"),
     [
@@ -170,6 +171,7 @@ def test_another_resolution_is_noticed_and_fitted_to_the_first(source, server):
     assert any("pictures are 160x120 px now" in line for line in source.drain_events())
 
 
+@pytest.mark.slow
 def test_it_outlives_a_camera_that_stays_away(source, server):
     server.fault("die")
     until(lambda: "attempt 4" in source._grabber.trouble(), 10.0)

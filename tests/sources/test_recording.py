@@ -66,6 +66,10 @@ def gaze_of(i):
     return np.random.default_rng([i, 2]).normal(size=(i % 4, 2)) if i % 4 else None
 
 
+# For tests of `record(.., close=False)`: what is killed closes nothing.
+leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
 def record(folder, count, held_out=0, close=True, limits=LIMITS, lossless=True):
     """`count` noise frames; the recorder, closed or left as it was when its process was killed."""
     frames = [noise_frame(1000 + i) for i in range(held_out)]
@@ -277,6 +281,7 @@ for i in range(10**6):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_while_recording_what_was_added_replays(tmp_path, seed):
     """kill -9 with the recorder in full flow; past the end of the first file with pictures too."""
@@ -295,6 +300,7 @@ def test_killed_while_recording_what_was_added_replays(tmp_path, seed):
     assert_same(frames, [noise_frame(i) for i in range(len(frames))])
 
 
+@leaves_files_open
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_wherever_writing_stopped_the_frames_before_replay(tmp_path, short_segments, count):
     """Every state of the files from before the last frame to after it; a picture comes first."""
@@ -461,6 +467,7 @@ def test_missing_lines_are_named(tmp_path):
     assert_says(tmp_path, FRAMES)
 
 
+@leaves_files_open
 @pytest.mark.parametrize("killed_before_it_said_what_it_is", [False, True])
 def test_a_recording_that_took_no_frame_is_begun_again(tmp_path, killed_before_it_said_what_it_is):
     record(tmp_path, 0, held_out=3, close=False)
@@ -566,6 +573,7 @@ def assert_same_end(run, other):
     assert (run.frames, run.rollbacks) == (other.frames, other.rollbacks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed", "random"])
 def test_a_replay_ends_as_the_recorded_run_of_a_scene_with_its_head(tmp_path, policy):
     config = run_config("scene:")
@@ -582,6 +590,7 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / FRAMES).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_stopped_and_resumed_ends_the_same(tmp_path):
     run, _, _ = recorded_run(tmp_path, run_config("scene:"), lambda run: run.frames < 40)
     again, _ = replayed_run(tmp_path, go_on=lambda run: run.frames < 17)
@@ -589,6 +598,7 @@ def test_a_replay_that_is_stopped_and_resumed_ends_the_same(tmp_path):
     assert_same_end(run, again)
 
 
+@pytest.mark.slow
 def test_a_replay_ends_as_the_run_of_a_live_camera_that_failed(tmp_path, monkeypatch):
     """Whatever the camera and the clock did: stalls, breaks, too little time for all fixations."""
     monkeypatch.setattr(runtime, "SET_ASIDE_EVERY", 25)
@@ -617,6 +627,7 @@ def test_a_replay_ends_as_the_run_of_a_live_camera_that_failed(tmp_path, monkeyp
     assert summary == summary_again
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_recording_cannot(tmp_path):
     with files_of_at_most(4_500_000):
         run, _, said = recorded_run(tmp_path, run_config("scene:"), lambda run: run.frames < 60)

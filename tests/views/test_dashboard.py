@@ -33,6 +33,8 @@ from firmware_bridge import open_head
 from tests import browser
 from tests.firmware_bridge.core_board import CoreBoard
 
+pytestmark = pytest.mark.browser
+
 browser.require()
 
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=24, n_gain=8)

@@ -80,6 +80,7 @@ def has_colour(image, colour, at_least):
     return (np.abs(image - wanted).max(axis=2) < 0.02).sum() > at_least
 
 
+@pytest.mark.slow
 def test_curves_alone(run_dir):
     image = picture(run_dir)
     for _, _, colour in report.CURVES:
@@ -88,6 +89,7 @@ def test_curves_alone(run_dir):
     assert not has_colour(image, report.RED, 0)
 
 
+@pytest.mark.slow
 def test_everything_a_run_can_leave_is_drawn(run_dir):
     bare = picture(run_dir)
     for add in (add_summary, add_sample, add_checkpoint):
@@ -97,6 +99,7 @@ def test_everything_a_run_can_leave_is_drawn(run_dir):
         bare = fuller
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(60, 80), (36, 64), (90, 30)])
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_frames_of_any_shape_fit(run_dir, frames, shape):
@@ -105,6 +108,7 @@ def test_frames_of_any_shape_fit(run_dir, frames, shape):
     assert (image[:, -30:] > 0.99).all() and (image[-10:] > 0.99).all()  # nothing is cut off
 
 
+@pytest.mark.slow
 def test_a_sample_of_an_older_run_is_one_frame(run_dir):
     sample = sample_of(1)
     np.savez(run_dir / "sample.npz", **sample)
@@ -113,12 +117,14 @@ def test_a_sample_of_an_older_run_is_one_frame(run_dir):
     np.testing.assert_array_equal(picture(run_dir), now)
 
 
+@pytest.mark.slow
 def test_surprise_that_is_not_finite_is_drawn_around(run_dir):
     for surprise in (np.full((3, 16), np.nan), np.where(np.eye(3, 16), np.inf, 1.0)):
         add_sample(run_dir, surprise=surprise)
         picture(run_dir)
 
 
+@pytest.mark.slow
 def test_filters_are_those_of_the_units_that_vary_most(run_dir):
     add_checkpoint(run_dir)
     first = picture(run_dir)
@@ -128,6 +134,7 @@ def test_filters_are_those_of_the_units_that_vary_most(run_dir):
     assert (picture(run_dir) != first).any()
 
 
+@pytest.mark.slow
 def test_a_run_that_only_an_older_checkpoint_is_left_of(run_dir):
     add_checkpoint(run_dir)
     whole = picture(run_dir)
@@ -151,6 +158,7 @@ def test_many_values_are_reduced_to_their_means_and_extremes():
     np.testing.assert_array_equal(high, [2.0, np.nan])
 
 
+@pytest.mark.slow
 def test_a_day_keeps_its_spikes(run_dir):
     lines = [line(t) for t in range(1000, 20_001_000, 1000)]
     lines[7000] = line(7_001_000, surprise=3000.0)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.tools import need
 
+pytestmark = pytest.mark.browser
+
 LEARN = [sys.executable, "-m", "edge_rjepa", "learn", "--seconds", "3", "--show"]
 
 

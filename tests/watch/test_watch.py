@@ -89,6 +89,7 @@ def seen(photograph, thing):
     return watched(stream(photograph, 42.0, placed(thing)))
 
 
+@pytest.mark.slow
 def test_what_is_placed_is_reported_once_where_it_is(seen):
     found, watching = seen
     assert len(found) == 1
@@ -104,11 +105,13 @@ def test_what_is_placed_is_reported_once_where_it_is(seen):
     assert 0.0 < alarm.per_hour < 1.0
 
 
+@pytest.mark.slow
 def test_the_same_frames_give_the_same_alarms(photograph, thing, seen):
     again, _ = watched(stream(photograph, 42.0, placed(thing)))
     assert [a._replace(frame=None) for a in again] == [a._replace(frame=None) for a in seen[0]]
 
 
+@pytest.mark.slow
 def test_what_was_there_before_is_not_new_when_it_comes_back(photograph, thing):
     def comes_and_goes(t_s, image):
         return put(image, thing, 200, 100) if t_s > 33.0 and int(t_s / 8) % 2 else image
@@ -117,6 +120,7 @@ def test_what_was_there_before_is_not_new_when_it_comes_back(photograph, thing):
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_what_passes_is_not_reported(photograph, thing):
     def passing(t_s, image):
         x = round(60.0 * (t_s % 8.0)) - 50  # px a second
@@ -126,6 +130,7 @@ def test_what_passes_is_not_reported(photograph, thing):
     assert not found
 
 
+@pytest.mark.slow
 def test_light_that_changes_is_not_reported(photograph):
     def brighter(t_s, image):
         return image * (1.0 + 0.15 * math.sin(math.tau * t_s / 15.0))
@@ -133,6 +138,7 @@ def test_light_that_changes_is_not_reported(photograph):
     assert not watched(stream(photograph, 55.0, brighter))[0]
 
 
+@pytest.mark.slow
 def test_another_place_is_reported_and_learned_anew(photograph, thing):
     other = cv2.resize(cv2.imread(str(skimage_photographs()[3])), (320, 240)).astype(np.float64)
 
@@ -154,6 +160,7 @@ def test_nothing_is_reported_in_the_warm_up(photograph, thing):
     assert 0.0 < watching.warming_up_s <= 1.5
 
 
+@pytest.mark.slow
 def test_a_moving_head_finds_it_at_its_angles(thing):
     source = SceneSource(skimage_photographs(), seed=3, frames_a_scene=10**9)
     rng = np.random.default_rng(4)
@@ -306,6 +313,7 @@ def test_a_command_gets_the_alarm(tmp_path):
     assert reported == []
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_too_long_is_killed_with_what_it_started(tmp_path):
     reported = []
     program = (
@@ -387,6 +395,7 @@ def run_watch(world, encoder, *options, capsys):
     return rc, out, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["run", "encoder.onnx"])
 def test_the_command_reports_and_keeps_what_is_new(world, tmp_path, encoder, capsys):
     received = tmp_path / "received"
@@ -407,6 +416,7 @@ def test_the_command_reports_and_keeps_what_is_new(world, tmp_path, encoder, cap
     assert 0.0 < lines[-1]["expected_false_per_hour"] <= 1800.0
 
 
+@pytest.mark.slow
 def test_the_command_reports_to_people_in_words(world, tmp_path, capsys):
     rc, out, err = run_watch(
         world, "run", "--source", world / "yard.avi", "--warm-up", "30", "--out", tmp_path / "out",
@@ -427,7 +437,7 @@ def test_a_video_that_ends_too_early_is_reported(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "encoder, options, message",
+    ("encoder", "options", "message"),
     [
         ("encoder.onnx", [], "name it with --source"),
         ("run", [], "scene: shows another picture all the time"),

@@ -107,7 +107,7 @@ def check(config: RJepaConfig, names: set[str] | None, ptxas: Path, folder: Path
     for name in sorted(names or seen):
         for target, capability in TARGETS.items():
             device = types.SimpleNamespace(compute_capability=capability)
-            with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: device):  # noqa: B023
+            with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
                 kernel = getattr(built, name).py_func
                 ptx, _ = cuda.compile_ptx(kernel, seen[name], cc=capability)
             of = assemble(ptxas, ptx, target, folder)
