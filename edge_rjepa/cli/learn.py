@@ -299,11 +299,11 @@ def _with_views(
 
         def on_progress(progress: Any) -> None:
             callbacks.on_progress(progress)
-            page.shown.progress(progress)
+            page.live.on_progress(progress)
 
         def on_event(event: str) -> None:
             callbacks.on_event(event)
-            page.shown.event(event)
+            page.live.on_event(event)
 
         yield _Callbacks(go_on, on_progress, on_event)
 

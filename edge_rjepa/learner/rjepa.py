@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,6 +173,15 @@ class RJepa:
         features, efference = self.checked(features, efference)
         (seen,) = self.engine.see([features], [efference], predict=True)
         return Prediction(*seen)
+
+    def patch_encoder(self) -> Callable[[np.ndarray], np.ndarray]:
+        """What embeds features (.., f) as z (.., n_z) with the weights of now: a snapshot.
+
+        An embedding needs no past, so any thread may call it, whatever the learner does.
+        """
+        weights = self.parameters()["W_z"]
+        matrix, constant = weights[:, :-1].T, weights[:, -1]
+        return lambda features: np.tanh(features @ matrix + constant)
 
     def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:
         """How unusual errors z - z_hat (N, n_z) are: 1/2 e' P_e e, (N,) float64 in nats."""
