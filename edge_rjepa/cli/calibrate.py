@@ -290,14 +290,10 @@ class _Preview:
 
 
 def _head(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from calibration import io
     from calibration.head import CAMERA_STD, LEAST_VIEWS
-    from calibration.plan import calibrate_head
-    from edge_rjepa.sources import open_source, reach_rad
-    from edge_rjepa.sources.config import CameraConfig
-    from firmware_bridge import HeadError, open_head
+    from edge_rjepa.sources import reach_rad
+    from firmware_bridge import open_head
 
     _check_output(options.output)
     if reach_rad(options.source) != (math.inf, math.inf):
@@ -305,41 +301,56 @@ def _head(options: argparse.Namespace) -> int:
     found = io.load(options.output) if options.output.exists() else io.Calibration()
     if options.views < LEAST_VIEWS:
         raise CalibrationError(f"--views {options.views}: at least {LEAST_VIEWS} are needed")
-    config = replace(CameraConfig(), field_of_view_rad=math.radians(options.fov))
-    lens = found.camera and found.camera.result.model.resized
-    camera_std = CAMERA_STD if lens else UNCALIBRATED_STD
+    lens = found.camera.result.model.resized if found.camera else None
     if not lens:
         say(
             f"{options.output} has no camera: its view is taken to be {options.fov:g} degrees wide "
             "(--fov), and refined by the turns; `calibrate camera` before this is better"
         )
-    with open_head(options.head) as head, _one_line() as report:
+    with open_head(options.head) as head:
         name = head.state().name
         say(f"head: {name} at {head.state().port}; it moves within {_limits(head)}")
-        with open_source(options.source, camera=config, mount=head, lens=lens) as source:
-            frames = (_Picture(frame) for frame in _frames(source))
-            try:
-                result = calibrate_head(
-                    head,
-                    lambda: next(frames, None),
-                    _model_of(source.camera),
-                    camera_std,
-                    options.views,
-                    lambda done, what: report(f"{100 * done:3.0f} %  {what}", "view" not in what),
-                )
-            finally:
-                with suppress(HeadError):  # it was sent home; the first error is the one to report
-                    head.wait(HOMEWARD_S)
+        result = _measure_head(head, lens, CAMERA_STD if lens else UNCALIBRATED_STD, options)
     _save(options, io.HeadRecord(name, io.now(), __version__, result))
     if options.json:
+        timing = result.timing
         print(json.dumps({
-            "delay_s": result.timing.delay_s,
-            "settling_s": result.timing.settling_s,
+            "delay_s": timing and timing.delay_s,
+            "settling_s": timing and timing.settling_s,
             "backlash_deg": [math.degrees(s.backlash_rad) for s in result.model.servos],
             "rms_deg": math.degrees(result.rms_rad),
             "scatter_deg": [math.degrees(s) for s in result.scatter_rad],
         }))  # fmt: skip
     return 0
+
+
+def _measure_head(
+    head: Any, lens: Any, camera_std: tuple[float, ...], options: argparse.Namespace
+) -> Any:
+    """Turn the head before its camera, and solve for how pulses turn it; it goes home."""
+    from calibration.plan import calibrate_head
+    from edge_rjepa.sources import open_source
+    from edge_rjepa.sources.config import CameraConfig
+    from firmware_bridge import HeadError
+
+    config = CameraConfig(field_of_view_rad=math.radians(options.fov))
+    with (
+        _one_line() as report,
+        open_source(options.source, camera=config, mount=head, lens=lens) as source,
+    ):
+        frames = (_Picture(frame) for frame in _frames(source))
+        try:
+            return calibrate_head(
+                head,
+                lambda: next(frames, None),
+                _model_of(source.camera),
+                camera_std,
+                options.views,
+                lambda done, what: report(f"{100 * done:3.0f} %  {what}", "view" not in what),
+            )
+        finally:
+            with suppress(HeadError):  # it was sent home; the first error is the one to report
+                head.wait(HOMEWARD_S)
 
 
 class _Picture:

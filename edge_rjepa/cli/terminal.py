@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130  # exit codes
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # Ctrl-C, an end, a closed terminal
@@ -30,7 +31,7 @@ def stop_on_signals(says: str) -> Iterator[list[int]]:
         with suppress(OSError):  # whoever read it is gone
             os.write(2, f"\n{says}\n".encode())  # print is not for handlers
 
-    previous = {number: signal.signal(number, note) for number in SIGNALS}
+    previous: dict[int, Any] = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield received
     finally:

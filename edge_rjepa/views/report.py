@@ -39,7 +39,7 @@ BLUE, TEAL, PURPLE, ORANGE, GREEN, RED = (
     "#4b8b3b",
     "#c62f3b",
 )
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 11,
     "text.color": INK,
     "axes.edgecolor": "#b8c0c8",
