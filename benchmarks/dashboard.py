@@ -20,16 +20,18 @@ import numpy as np
 from benchmarks.browser import browser
 from benchmarks.faulty_camera import view
 from edge_rjepa.base import journal
+from edge_rjepa.learner.config import RJepaConfig
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.sources import Frame
+from edge_rjepa.views.dashboard.live import LiveState
 from edge_rjepa.views.dashboard.server import Dashboard
-from edge_rjepa.views.dashboard.shown import Shown
 
 FRAMES_A_SECOND, FIXATIONS, FEATURES, EMBEDDING = 30.0, 16, 124, 128
 DAY = 86_400
 
 
-def fed(shown: Shown, pictures, seconds: float) -> float:
+def fed(live: LiveState, pictures, seconds: float) -> float:
     """CPU seconds of this process a second while pictures come."""
     rng = np.random.default_rng(0)
     started_s, cpu_s = time.monotonic(), time.process_time()
@@ -37,9 +39,7 @@ def fed(shown: Shown, pictures, seconds: float) -> float:
         frame = Frame(pictures[k % len(pictures)], time.monotonic(), (0.0, 0.0), k)
         pixels = rng.uniform(40, 440, (FIXATIONS, 2))
         features = rng.normal(size=(FIXATIONS, FEATURES)).astype(np.float32)
-        shown.observe(
-            FixationBatch(frame, pixels, pixels / 1000.0, features, rng.random(FIXATIONS))
-        )
+        live.observe(FixationBatch(frame, pixels, pixels / 1000.0, features, rng.random(FIXATIONS)))
         time.sleep(max(0.0, started_s + (k + 1) / FRAMES_A_SECOND - time.monotonic()))
     return (time.process_time() - cpu_s) / (time.monotonic() - started_s)
 
@@ -47,16 +47,16 @@ def fed(shown: Shown, pictures, seconds: float) -> float:
 def cost(folder: Path, seconds: float, pairs: int) -> list[float]:
     """Share of a core that one viewer takes, of each pair."""
     pictures = [view((640, 480), k) for k in range(60)]
-    weights = np.zeros((EMBEDDING, FEATURES + 1), np.float32)
+    learner = RJepa(RJepaConfig(n_features=FEATURES, n_embedding=EMBEDDING))
     shares = []
     for _ in range(pairs):
-        shown = Shown(lambda: weights)
-        with Dashboard("127.0.0.1:0", folder, shown) as server:
-            without = fed(shown, pictures, seconds)
+        live = LiveState(learner.patch_encoder)
+        with Dashboard("127.0.0.1:0", folder, live) as server:
+            without = fed(live, pictures, seconds)
             with browser() as driver:
                 driver.get(server.url)
-                fed(shown, pictures, 2.0)
-                watched = fed(shown, pictures, seconds)
+                fed(live, pictures, 2.0)
+                watched = fed(live, pictures, seconds)
                 count = int(driver.find_element("id", "eye").get_attribute("data-count"))
         shares.append(watched - without)
         print(

@@ -1,4 +1,4 @@
-"""What this machine brings for the learner, what is wrong with it, and what to do about that."""
+"""Examines this machine: what the learner can use, what is wrong, and how to solve it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,22 +37,22 @@ class Finding(NamedTuple):
     topic: str
     level: str  # OK, WARN: something will not work or be slow, FAIL: nothing will
     what: str
-    cure: str = ""  # what to do
+    cure: str = ""  # what to do about it
 
 
 def examine(calibration: Path | None = None) -> list[Finding]:
-    """Look at all there is to look at: never raises, and takes no longer than its time limits.
+    """Make all checks: never raises, and takes no longer than their time limits.
 
     calibration: a file of `edge-rjepa calibrate` that is to be used here.
     """
     checks = dict(CHECKS)
     if calibration is not None:
         checks["calibration"] = lambda: calibrations(calibration)
-    return [finding for topic, check in checks.items() for finding in examined(topic, check)]
+    return [finding for topic, check in checks.items() for finding in run_check(topic, check)]
 
 
-def examined(
-    topic: str, check: Callable[[], Iterator[Finding]], limit_s: float = CHECK_S
+def run_check(
+    topic: str, check: Callable[[], Iterable[Finding]], limit_s: float = CHECK_S
 ) -> list[Finding]:
     """What one check finds; that it failed or took too long is a finding, too."""
     findings: list[Finding] = []
@@ -61,14 +61,16 @@ def examined(
         try:
             findings.extend(check())
         except Exception as error:  # whatever is broken here is what the doctor is asked about
-            what = f"cannot be examined: {type(error).__name__}: {' '.join(str(error).split())}"
-            findings.append(Finding(topic, FAIL, what, "see whether this is installed properly"))
+            what = f"the check failed: {type(error).__name__}: {' '.join(str(error).split())}"
+            findings.append(
+                Finding(topic, FAIL, what, "see whether this is installed as it should be")
+            )
 
     thread = threading.Thread(target=run, name=f"doctor: {topic}", daemon=True)
     thread.start()
     thread.join(limit_s)
     if thread.is_alive():
-        cure = "unplug what hangs and plug it in again, or start this machine anew"
+        cure = "unplug what hangs and plug it in again, or restart this machine"
         return [*findings, Finding(topic, FAIL, f"no answer within {limit_s:g} s", cure)]
     return findings
 
@@ -105,7 +107,7 @@ def packages() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         yield Finding("packages", WARN, "edge-rjepa is not installed", "pip install -e .")
         return
-    names = [re.match(r"[\w.-]+", line)[0] for line in requirements if ";" not in line]
+    names = [re.split(r"[^\w.-]", line)[0] for line in requirements if ";" not in line]
     versions = {name: version_of(name) for name in names}
     versions["opencv-python"] = _opencv_version()
     there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
@@ -156,9 +158,9 @@ def cameras() -> Iterator[Finding]:
     for device in found:
         where = f"{device.path} ({device.name})"
         if device.part:
-            yield Finding("camera", OK, f"{where}: belongs to another, and is not looked at")
+            yield Finding("camera", OK, f"{where}: part of another device, not tried")
             continue
-        yield looked_at(device.path, where)
+        yield try_camera(device.path, where)
         if shutil.which("v4l2-ctl"):
             yield Finding("camera", OK, f"{where}: {'; '.join(formats(device.path))}")
     if found and not shutil.which("v4l2-ctl"):
@@ -166,7 +168,7 @@ def cameras() -> Iterator[Finding]:
         yield Finding("camera", WARN, "the formats cannot be listed without v4l2-ctl", cure)
 
 
-def looked_at(spec: str, where: str) -> Finding:
+def try_camera(spec: str, where: str) -> Finding:
     """Whether the camera gives pictures, of what size and how many a second."""
     from edge_rjepa.sources import open_source
 
@@ -174,22 +176,22 @@ def looked_at(spec: str, where: str) -> Finding:
         with open_source(spec) as camera:
             first = camera.read_next(1e3 * LOOK_S)
             end_s = time.monotonic() + LOOK_S
-            frames = []
+            last = first
             while time.monotonic() < end_s:
-                frames.append(camera.read_next(1e3 * LOOK_S))
-            last = next((frame for frame in reversed(frames) if frame), None)
+                last = camera.read_next(1e3 * LOOK_S) or last
     except SourceError as error:
         what, _, cure = str(error).partition("; ")
         return Finding("camera", FAIL, f"{where}: {what}", cure)
-    if last is None or last.sequence == first.sequence:
-        return Finding("camera", FAIL, f"{where}: gives one picture and no more", "plug it in anew")
+    if first is None or last is None or last.sequence == first.sequence:
+        cure = "unplug it and plug it in again"
+        return Finding("camera", FAIL, f"{where}: gives one picture at most", cure)
     rate = (last.sequence - first.sequence) / (last.t_capture_s - first.t_capture_s)
     height, width = last.image.shape[:2]
     return Finding("camera", OK, f"{where}: {width}x{height}, {rate:.1f} pictures a second")
 
 
 def calibrations(path: Path) -> Iterator[Finding]:
-    """Whether a calibration is of what is plugged in here, at its resolution, and not too old."""
+    """Whether a calibration fits what is plugged in here and its resolution, and is not too old."""
     from calibration.errors import CalibrationError
     from calibration.io import load, warnings
     from edge_rjepa.sources.devices import devices, name_of
@@ -202,18 +204,18 @@ def calibrations(path: Path) -> Iterator[Finding]:
     for what, record in (("camera", found.camera), ("head", found.head)):
         if record is None:
             cure = f"edge-rjepa calibrate {what} -o {path}"
-            yield Finding("calibration", OK, f"no {what} in {path}: the usual is assumed", cure)
+            yield Finding("calibration", OK, f"no {what} in {path}: the defaults are used", cure)
             continue
         yield Finding("calibration", OK, f"{what}: {record.device}, {record.made}")
-        doubts = warnings(record)
+        problems = warnings(record)
         if what == "camera" and devices():
             here = {name_of(device.path): device.path for device in devices()}
             if record.device in here:
-                doubts += warnings(record, record.device, size_of(here[record.device]))
+                problems += warnings(record, record.device, size_of(here[record.device]))
             else:
-                doubts.append(f"it is of {record.device}, which is not plugged in here")
-        for doubt in dict.fromkeys(doubts):
-            yield Finding("calibration", WARN, doubt, f"edge-rjepa calibrate {what}")
+                problems.append(f"it is of {record.device}, which is not plugged in here")
+        for problem in dict.fromkeys(problems):
+            yield Finding("calibration", WARN, problem, f"edge-rjepa calibrate {what}")
 
 
 def size_of(path: str) -> tuple[int, int] | None:
@@ -252,8 +254,10 @@ def formats_in(listing: str) -> list[str]:
 
 
 def serial_ports() -> Iterator[Finding]:
-    """Where a pan-tilt head may hang."""
+    """The serial ports, of which one may lead to a pan-tilt head."""
     from serial.tools.list_ports import comports
+
+    from firmware_bridge.ports import group_of
 
     ports = list(comports())
     if not ports:
@@ -267,14 +271,6 @@ def serial_ports() -> Iterator[Finding]:
             yield Finding("serial", FAIL, f"{what}: permission denied", cure)
 
 
-def group_of(path: str) -> str:
-    """The group that may use a device; Debian's where it cannot be found out."""
-    try:
-        return Path(path).group()
-    except (OSError, KeyError):
-        return "dialout"
-
-
 def blas() -> Iterator[Finding]:
     """The libraries that multiply matrices, and how many threads each would use."""
     import scipy.linalg  # noqa: F401 - loads its own
@@ -283,7 +279,7 @@ def blas() -> Iterator[Finding]:
     for library in threadpool_info():
         name = f"{library['internal_api']} {library['version'] or ''}".strip()
         threads = library["num_threads"]
-        yield Finding("blas", OK, f"{name}: up to {threads} threads; learning takes one")
+        yield Finding("blas", OK, f"{name}: up to {threads} threads; learning uses one")
 
 
 def cuda() -> Iterator[Finding]:
@@ -299,20 +295,22 @@ def cuda() -> Iterator[Finding]:
     elif not any(path.exists() for path in gpu):
         yield Finding("cuda", OK, "no NVIDIA driver: the learner runs on the CPU")
     elif not installed:
-        yield Finding("cuda", WARN, "a driver, but no numba-cuda", "pip install 'numba-cuda[cu12]'")
+        yield Finding(
+            "cuda", WARN, "there is a driver, but no numba-cuda", "pip install 'numba-cuda[cu12]'"
+        )
     else:
-        cure = "see that its CUDA version is the driver's: python -m numba -s"
+        cure = "compare its CUDA version with the driver's: python -m numba -s"
         yield Finding("cuda", WARN, f"numba-cuda {installed} does not reach the driver", cure)
 
 
 def kernel_cache() -> Iterator[Finding]:
-    """Whether compiled kernels are kept: else every start compiles for a minute."""
+    """Whether compiled kernels are stored: if not, every start compiles for a minute."""
     from edge_rjepa.base.jit import KernelCache, jit
 
     cure = "set NUMBA_CACHE_DIR to a folder that can be written"
-    cache = jit(group_of)._cache  # any function of this package is kept where the others are
+    cache = getattr(jit(version_of), "_cache", None)  # any function of this package will do
     if not isinstance(cache, KernelCache):
-        yield Finding("kernels", WARN, "compiled code is not kept", cure)
+        yield Finding("kernels", WARN, "compiled code is not stored", cure)
         return
     folder = Path(cache.cache_path)
     try:
@@ -322,18 +320,18 @@ def kernel_cache() -> Iterator[Finding]:
     except OSError as error:
         yield Finding("kernels", WARN, f"{folder} cannot be written: {error.strerror}", cure)
     else:
-        yield Finding("kernels", OK, f"compiled code is kept in {folder}")
+        yield Finding("kernels", OK, f"compiled code is stored in {folder}")
 
 
 def disk() -> Iterator[Finding]:
-    """Room for runs, which go into the current folder unless told otherwise."""
+    """Space for runs, which are written to the current folder by default."""
     folder = Path.cwd()
     free_bytes = shutil.disk_usage(folder).free
     what = f"{free_bytes / 2**30:.1f} GiB free in {folder}"
     if not os.access(folder, os.W_OK):
         yield Finding("disk", WARN, f"{folder} cannot be written", "name a folder: --out DIR")
     elif free_bytes < LITTLE_BYTES:
-        cure = "make room: a run takes some 50 MB, a recording gigabytes an hour"
+        cure = "free some space: a run takes some 50 MB, a recording gigabytes an hour"
         yield Finding("disk", WARN, what, cure)
     else:
         yield Finding("disk", OK, what)

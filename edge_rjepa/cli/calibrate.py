@@ -1,4 +1,4 @@
-"""`edge-rjepa calibrate ..`: print a board, calibrate a camera, a head, show what was found."""
+"""`edge-rjepa calibrate ..`: print a board, calibrate a camera or a head, write the report."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
-from edge_rjepa.cli.terminal import positive, say, view
+from edge_rjepa.cli import options as flags
+from edge_rjepa.cli.options import positive
+from edge_rjepa.cli.terminal import say
 
 OUTPUT = Path("calibration.json")
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -21,29 +25,35 @@ WAIT_MS = 2000.0  # for a frame, ..
 WAITS = 5  # .. so often in a row, until the camera counts as gone
 IDLE_S = 10.0  # of a video without a new view: there is nothing more to come
 HOMEWARD_S = 15.0  # the longest way home
-A_LINE_EVERY_S = 5.0  # of guidance, where there is no terminal to change one line on
+LINE_EVERY_S = 5.0  # of guidance, where there is no terminal to change one line on
 PREVIEW_EVERY_S = 0.5
 # How well a camera is known that was not calibrated: focal share, centre px, k1.
 UNCALIBRATED_STD = 0.1, 20.0, 20.0, 0.15
 
 EXAMPLES = """examples:
-  edge-rjepa calibrate board -o board.pdf                   print it, glue it to something flat
-  edge-rjepa calibrate camera --source 0                    and wave it before the camera
+  edge-rjepa calibrate board -o board.pdf                   print it, and glue it to something flat
+  edge-rjepa calibrate camera --source 0                    move the board before the camera
   edge-rjepa calibrate camera --images shots/ --board chessboard --corners 9x6
-  edge-rjepa calibrate head --head serial: --source 0       no board needed, any room will do
-  edge-rjepa calibrate report calibration.json              the page again
+  edge-rjepa calibrate head --head serial: --source 0       needs no board; any room will do
+  edge-rjepa calibrate report calibration.json              write the page again
   edge-rjepa learn --source 0 --head serial: --calibration calibration.json
 """
 
 
-def add_parser(commands, command) -> None:
-    """Add `calibrate` to argparse's `commands`; `command` as in head_cli.add_parser."""
-    parser = command(
-        commands, "calibrate", None, "measure how a camera and its head see and turn", EXAMPLES
+def add_to(commands: Any) -> None:
+    """Add `calibrate` and its actions to the commands; an action may raise CalibrationError."""
+    parser = flags.add_command(
+        commands, "calibrate", None, "measure a camera's lens and how a head turns it", EXAMPLES
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
+    _add_print(actions)
+    _add_camera(actions)
+    _add_head(actions)
+    _add_report(actions)
 
-    board = command(
+
+def _add_print(actions: Any) -> None:
+    board = flags.add_command(
         actions, "board", _print_board, "write the board to print, at true size",
         "example:\n  edge-rjepa calibrate board -o board.pdf --paper letter\n",
     )  # fmt: skip
@@ -51,52 +61,78 @@ def add_parser(commands, command) -> None:
     board.add_argument("-o", "--output", type=Path, default=Path("board.pdf"), help=".pdf or .png")
     board.add_argument("--paper", choices=("a4", "a3", "letter"), default="a4", help="(a4)")
 
-    camera = command(
-        actions, "camera", _camera, "find a camera's focal length, centre and distortion",
+
+def _add_camera(actions: Any) -> None:
+    camera = flags.add_command(
+        actions, "camera", _camera, "measure a camera's focal length, centre and distortion",
         "examples:\n  edge-rjepa calibrate camera --source 0 --preview now.jpg\n"
         "  edge-rjepa calibrate camera --images shots/\n",
     )  # fmt: skip
-    shown = camera.add_mutually_exclusive_group(required=True)
-    shown.add_argument("--source", metavar="SRC", help="a camera or a video: see learn --help")
-    shown.add_argument("--images", type=Path, metavar="DIR", help="pictures taken before")
+    pictures = camera.add_mutually_exclusive_group(required=True)
+    flags.add_source(pictures, "here a camera or a video that shows the board")
+    pictures.add_argument("--images", type=Path, metavar="DIR", help="use the pictures in DIR")
     _add_board(camera)
-    camera.add_argument("--lens", choices=("auto", "pinhole", "fisheye"), default="auto")
     camera.add_argument(
-        "--preview", type=Path, metavar="F.jpg", help="write what the camera sees here, as it does"
+        "--lens",
+        choices=("auto", "pinhole", "fisheye"),
+        default="auto",
+        help="the model of the lens; auto takes the one that fits better (auto)",
+    )
+    camera.add_argument(
+        "--preview", type=Path, metavar="F.jpg", help="keep writing the newest picture to this file"
     )
     _add_result(camera)
 
-    head = command(
-        actions, "head", _head, "find how pulses turn the camera: moves the head within its limits",
+
+def _add_head(actions: Any) -> None:
+    head = flags.add_command(
+        actions, "head", _head, "measure how pulses turn the camera: the head moves in its limits",
         "example:\n  edge-rjepa calibrate head --head serial: --source 0\n",
     )  # fmt: skip
-    head.add_argument("--head", metavar="HEAD", default="serial:", help="see head --help (serial:)")
-    head.add_argument("--source", metavar="SRC", required=True, help="the camera that sits on it")
-    head.add_argument("--fov", type=view, metavar="DEG", default=60.0,
-                      help="the camera's horizontal view, if not calibrated (60)")  # fmt: skip
-    head.add_argument("--views", type=int, default=60, help="how many to take (60)")
+    flags.add_head(head, "serial:")
+    flags.add_source(head, "here the camera on the head", required=True)
+    flags.add_view(head, 60.0)
+    head.add_argument("--views", type=int, default=60, metavar="N", help="take N views (60)")
     _add_result(head)
 
-    report = command(
+
+def _add_report(actions: Any) -> None:
+    report = flags.add_command(
         actions, "report", _report, "write the page about a calibration",
         "example:\n  edge-rjepa calibrate report calibration.json\n",
     )  # fmt: skip
-    report.add_argument("file", type=Path, metavar="calibration.json")
+    report.add_argument(
+        "file", type=Path, metavar="calibration.json", help="a file that calibrate wrote"
+    )
     report.add_argument("-o", "--output", type=Path, help="the page (beside the file)")
 
 
-def _add_board(parser) -> None:
-    parser.add_argument("--board", choices=("charuco", "chessboard"), default="charuco")
-    parser.add_argument("--corners", type=_corners, default=(9, 6), metavar="9x6",
-                        help="inner corners, where four squares meet (9x6)")  # fmt: skip
-    parser.add_argument("--square-mm", type=positive(float), default=25.0, metavar="MM",
-                        help="side of a square, as measured on the print (25)")  # fmt: skip
+def _add_board(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--board", choices=("charuco", "chessboard"), default="charuco", help="its kind (charuco)"
+    )
+    parser.add_argument(
+        "--corners",
+        type=_corners,
+        default=(9, 6),
+        metavar="9x6",
+        help="inner corners, where four squares meet (9x6)",
+    )
+    parser.add_argument(
+        "--square-mm",
+        type=positive(float),
+        default=25.0,
+        metavar="MM",
+        help="side of a square, as measured on the print (25)",
+    )
 
 
-def _add_result(parser) -> None:
-    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, metavar="F",
-                        help=f"camera and head share one file ({OUTPUT})")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the main figures as JSON")
+def _add_result(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", type=Path, default=OUTPUT, metavar="F",
+        help=f"the file; camera and head share one ({OUTPUT})",
+    )  # fmt: skip
+    flags.add_json(parser)
 
 
 def _corners(text: str) -> tuple[int, int]:
@@ -107,10 +143,11 @@ def _corners(text: str) -> tuple[int, int]:
 _corners.__name__ = "number of corners such as 9x6"  # as argparse names it
 
 
-def _board_of(options: argparse.Namespace):
+def _board_of(options: argparse.Namespace) -> Any:
     from calibration.board import Board
 
-    return Board(options.board, *options.corners, 1e-3 * options.square_mm)
+    columns, rows = options.corners
+    return Board(options.board, columns, rows, 1e-3 * options.square_mm)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -123,7 +160,7 @@ def _print_board(options: argparse.Namespace) -> int:
     width_mm, height_mm = (1e3 * side for side in board.size_m)
     say(
         f"wrote {options.output}: {board}, {width_mm:.0f} x {height_mm:.0f} mm. Print it at 100 %, "
-        "glue it to something flat, measure a square, and give that as --square-mm"
+        "glue it to something flat, measure a square, and give its side as --square-mm"
     )
     return 0
 
@@ -135,13 +172,13 @@ def _camera(options: argparse.Namespace) -> int:
     _check_output(options.output)
     board = _board_of(options)
     if options.images:
-        device, names, sightings, size = _sighted_in_files(options.images, board)
+        device, names, sightings, size = _sightings_in_files(options.images, board)
     else:
-        device, names, sightings, size = _sighted_live(options, board)
+        device, names, sightings, size = _sightings_live(options, board)
     say(f"solving: {len(sightings)} views of {size[0]} x {size[1]} px")
     result = calibrate_camera(board, sightings, size, names, options.lens)
     record = io.CameraRecord(device, io.now(), __version__, result)
-    _keep(options, record)
+    _save(options, record)
     if options.json:
         model = result.model
         figures = {
@@ -156,7 +193,7 @@ def _camera(options: argparse.Namespace) -> int:
     return 0
 
 
-def _sighted_in_files(folder: Path, board):
+def _sightings_in_files(folder: Path, board):
     from calibration.pictures import sightings_in
 
     if not folder.is_dir():
@@ -170,21 +207,21 @@ def _sighted_in_files(folder: Path, board):
     return f"pictures in {folder}", found.names, found.sightings, found.size
 
 
-def _sighted_live(options: argparse.Namespace, board):
+def _sightings_live(options: argparse.Namespace, board):
     """Views of the board as the guide asks for them, until it has enough or Ctrl-C."""
     from calibration.guide import Guide
     from edge_rjepa.sources import open_source
     from edge_rjepa.sources.devices import name_of
 
     guide, preview = Guide(board), _Preview(options.preview)
-    say("show the board; Ctrl-C ends it with the views there are")
-    with open_source(options.source) as source, _one_line() as tell:
+    say("show the board; Ctrl-C ends this and uses the views so far")
+    with open_source(options.source) as source, _one_line() as report:
         try:
             new_s = None
             for frame in _frames(source):
                 advice = guide.offer(frame.image, frame.t_capture_s)
                 views = len(guide.sightings)
-                tell(f"{100 * advice.progress:3.0f} %  {views} views  {advice.text}", advice.kept)
+                report(f"{100 * advice.progress:3.0f} %  {views} views  {advice.text}", advice.kept)
                 preview.show(frame.image, advice)
                 if new_s is None or advice.kept:
                     new_s = frame.t_capture_s
@@ -194,7 +231,7 @@ def _sighted_live(options: argparse.Namespace, board):
             say("")
         name = name_of(options.source)
     if not guide.done:
-        say(f"not all was seen; still missing: {'; '.join(guide.missing())}")
+        say(f"some views are still missing: {'; '.join(guide.missing())}")
     if not guide.sightings:
         raise CalibrationError(
             f"no {board} was seen: give its kind and its number of inner corners, and light it well"
@@ -253,14 +290,10 @@ class _Preview:
 
 
 def _head(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from calibration import io
     from calibration.head import CAMERA_STD, LEAST_VIEWS
-    from calibration.plan import calibrate_head
-    from edge_rjepa.sources import open_source, reach_rad
-    from edge_rjepa.sources.config import CameraConfig
-    from firmware_bridge import HeadError, open_head
+    from edge_rjepa.sources import reach_rad
+    from firmware_bridge import open_head
 
     _check_output(options.output)
     if reach_rad(options.source) != (math.inf, math.inf):
@@ -268,43 +301,56 @@ def _head(options: argparse.Namespace) -> int:
     found = io.load(options.output) if options.output.exists() else io.Calibration()
     if options.views < LEAST_VIEWS:
         raise CalibrationError(f"--views {options.views}: at least {LEAST_VIEWS} are needed")
-    if options.fov >= 180.0:
-        raise CalibrationError("--fov: a camera's view is below 180 degrees")
-    config = replace(CameraConfig(), field_of_view_rad=math.radians(options.fov))
-    lens = found.camera and found.camera.result.model.resized
-    camera_std = CAMERA_STD if lens else UNCALIBRATED_STD
+    lens = found.camera.result.model.resized if found.camera else None
     if not lens:
         say(
-            f"{options.output} has no camera: it is taken to be {options.fov:g} degrees wide "
-            "(--fov) and measured by the turns; `calibrate camera` first is better"
+            f"{options.output} has no camera: its view is taken to be {options.fov:g} degrees wide "
+            "(--fov), and refined by the turns; `calibrate camera` before this is better"
         )
-    with open_head(options.head) as head, _one_line() as tell:
+    with open_head(options.head) as head:
         name = head.state().name
         say(f"head: {name} at {head.state().port}; it moves within {_limits(head)}")
-        with open_source(options.source, camera=config, mount=head, lens=lens) as source:
-            frames = (_Picture(frame) for frame in _frames(source))
-            try:
-                result = calibrate_head(
-                    head,
-                    lambda: next(frames, None),
-                    _model_of(source.camera),
-                    camera_std,
-                    options.views,
-                    lambda done, what: tell(f"{100 * done:3.0f} %  {what}", "view" not in what),
-                )
-            finally:
-                with suppress(HeadError):  # it was sent home; what went wrong first is told
-                    head.wait(HOMEWARD_S)
-    _keep(options, io.HeadRecord(name, io.now(), __version__, result))
+        result = _measure_head(head, lens, CAMERA_STD if lens else UNCALIBRATED_STD, options)
+    _save(options, io.HeadRecord(name, io.now(), __version__, result))
     if options.json:
+        timing = result.timing
         print(json.dumps({
-            "delay_s": result.timing.delay_s,
-            "settling_s": result.timing.settling_s,
+            "delay_s": timing and timing.delay_s,
+            "settling_s": timing and timing.settling_s,
             "backlash_deg": [math.degrees(s.backlash_rad) for s in result.model.servos],
             "rms_deg": math.degrees(result.rms_rad),
             "scatter_deg": [math.degrees(s) for s in result.scatter_rad],
         }))  # fmt: skip
     return 0
+
+
+def _measure_head(
+    head: Any, lens: Any, camera_std: tuple[float, ...], options: argparse.Namespace
+) -> Any:
+    """Turn the head before its camera, and solve for how pulses turn it; it goes home."""
+    from calibration.plan import calibrate_head
+    from edge_rjepa.sources import open_source
+    from edge_rjepa.sources.config import CameraConfig
+    from firmware_bridge import HeadError
+
+    config = CameraConfig(field_of_view_rad=math.radians(options.fov))
+    with (
+        _one_line() as report,
+        open_source(options.source, camera=config, mount=head, lens=lens) as source,
+    ):
+        frames = (_Picture(frame) for frame in _frames(source))
+        try:
+            return calibrate_head(
+                head,
+                lambda: next(frames, None),
+                _model_of(source.camera),
+                camera_std,
+                options.views,
+                lambda done, what: report(f"{100 * done:3.0f} %  {what}", "view" not in what),
+            )
+        finally:
+            with suppress(HeadError):  # it was sent home; the first error is the one to report
+                head.wait(HOMEWARD_S)
 
 
 class _Picture:
@@ -330,7 +376,7 @@ def _limits(head) -> str:
 
 
 # ------------------------------------------------------------------------------------------------
-# What was found
+# The result
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -341,14 +387,14 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _keep(options: argparse.Namespace, record) -> None:
+def _save(options: argparse.Namespace, record: Any) -> None:
     from calibration import io
 
     io.save(options.output, record)
     for line in record.result.summary_lines():
         say(line)
     page = _write_page(io.load(options.output), options.output.with_suffix(".html"))
-    say(f"kept in {options.output}; look at {page}")
+    say(f"saved in {options.output}; open {page} in a browser")
     say(f"next: edge-rjepa learn --calibration {options.output} ..")
 
 
@@ -376,21 +422,21 @@ def _check_output(path: Path) -> None:
 
 
 @contextmanager
-def _one_line():
-    """tell(text, important): one line that changes on a terminal; else a line now and then."""
-    terminal, told_s, wide, last = sys.stderr.isatty(), -math.inf, 0, ""
+def _one_line() -> Iterator[Callable[[str, bool], None]]:
+    """report(text, important): one line that changes on a terminal; else a line now and then."""
+    terminal, said_s, wide, last = sys.stderr.isatty(), -math.inf, 0, ""
 
-    def tell(text: str, important: bool) -> None:
-        nonlocal told_s, wide, last
+    def report(text: str, important: bool) -> None:
+        nonlocal said_s, wide, last
         if terminal:
             print(f"\r{text:{wide}}", end="", file=sys.stderr, flush=True)
             wide = max(wide, len(text))
-        elif important or (text != last and time.monotonic() - told_s > A_LINE_EVERY_S):
-            told_s, last = time.monotonic(), text
+        elif important or (text != last and time.monotonic() - said_s > LINE_EVERY_S):
+            said_s, last = time.monotonic(), text
             say(text)
 
     try:
-        yield tell
+        yield report
     finally:
         if terminal and wide:
             say("")

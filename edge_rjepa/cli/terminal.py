@@ -1,13 +1,17 @@
-"""What the commands share: lines to who watches, numbers they take, signals that end them."""
+"""What the commands share: lines to the person who watches, exit codes, signals that end them."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130  # exit codes
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # Ctrl-C, an end, a closed terminal
 
 
 def say(line: str) -> None:
@@ -16,56 +20,35 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def number(text: str) -> float:
-    """A finite number, for argparse."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-number.__name__ = "number"  # as argparse names it
-
-
-def positive(kind: type):
-    """What makes a number of this kind above 0 from text, for argparse."""
-
-    def parse(text: str):
-        value = kind(text)
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
-
-
-def view(text: str) -> float:
-    """A camera's view in degrees, above 0 and below 180, for argparse."""
-    value = positive(float)(text)
-    if value >= 180.0:
-        raise ValueError
-    return value
-
-
-view.__name__ = "view in degrees, above 0 and below 180"
-
-
 @contextmanager
 def stop_on_signals(says: str) -> Iterator[list[int]]:
     """The signals received: Ctrl-C, SIGTERM, a closed terminal. A second one ends the process."""
     received: list[int] = []
 
-    def note(number, frame):
+    def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
         signal.signal(number, previous[number])
         with suppress(OSError):  # whoever read it is gone
             os.write(2, f"\n{says}\n".encode())  # print is not for handlers
 
-    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-    previous = {number: signal.signal(number, note) for number in numbers}
+    previous: dict[int, Any] = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def interrupt_on_signals() -> Iterator[None]:
+    """What would kill the program raises KeyboardInterrupt, also where Ctrl-C was ignored."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -9,8 +9,11 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from edge_rjepa.cli.terminal import positive, say, stop_on_signals, view
+from edge_rjepa.cli import options as flags
+from edge_rjepa.cli.options import positive
+from edge_rjepa.cli.terminal import say, stop_on_signals
 from edge_rjepa.errors import ConfigError
 
 WAIT_MS = 200.0  # for a frame, until it is looked whether to stop
@@ -20,45 +23,42 @@ STAY_S = 4.0  # of a head at each stop
 EXAMPLES = """examples:
   edge-rjepa watch runs/mine --source 0                     the first camera, until Ctrl-C
   edge-rjepa watch encoder.onnx --source yard.mp4 --warm-up 60
-  edge-rjepa watch runs/mine --source 0 --head serial:      and look around
+  edge-rjepa watch runs/mine --source 0 --head serial:      also turn the head to look around
   edge-rjepa watch runs/mine --source 0 --alarms-per-hour 0.1 --exec "python3 notify.py"
 """
 
 
-def add_parser(commands, command) -> None:
-    """Add `watch` to argparse's `commands`; `command` as in head.add_parser."""
-    parser = command(
-        commands, "watch", _watch, "report what is new, and stays, in what a camera sees", EXAMPLES
+def add_to(commands: Any) -> None:
+    """Add `watch` to the commands."""
+    parser = flags.add_command(
+        commands, "watch", execute, "report what is new, and stays, in what a camera sees", EXAMPLES
     )
-    parser.add_argument("encoder", type=Path, metavar="RUN|encoder.onnx")
-    parser.add_argument("--source", metavar="SRC", help="see learn --help (the run's own)")
-    parser.add_argument(
-        "--head", metavar="HEAD", help="turn it from stop to stop: see head --help (none)"
-    )
-    parser.add_argument("--fov", type=view, metavar="DEG", help="the camera's horizontal view (60)")
-    parser.add_argument("--calibration", type=Path, metavar="F", help="as in learn")
+    flags.add_encoder(parser)
+    flags.add_source(parser, "default: the run's own")
+    flags.add_head(parser)
+    flags.add_view(parser)
+    flags.add_calibration(parser)
     parser.add_argument(
         "--alarms-per-hour", type=positive(float), default=1.0, metavar="N",
-        help="false ones that are to be expected (1)",
+        help="how many false alarms an hour to allow (1)",
     )  # fmt: skip
     parser.add_argument(
         "--warm-up", type=positive(float), default=300.0, metavar="S",
-        help="learn for so long what the place looks like, and report nothing (300)",
+        help="first learn for S seconds what the place looks like, and report nothing (300)",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=positive(float), help="stop after watching this long")
+    flags.add_seconds(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="alarms.jsonl and cut-outs (watch/DATE-TIME)"
-    )
-    parser.add_argument(
-        "--exec", metavar="COMMAND", help="run this for each alarm, which it gets as JSON; without "
-        "a shell, for 10 s at most"
+        "--out", type=Path, metavar="DIR", help="write alarms.jsonl and cut-outs to DIR "
+        "(watch/DATE-TIME)"
     )  # fmt: skip
     parser.add_argument(
-        "--json", action="store_true", help="print a line of JSON for each alarm and estimate"
-    )
+        "--exec", metavar="COMMAND", help="run COMMAND for each alarm, without a shell, for 10 s "
+        "at most; it reads the alarm as JSON from its standard input"
+    )  # fmt: skip
+    flags.add_json(parser, "reports, a line each,")
 
 
-def _watch(options: argparse.Namespace) -> int:
+def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.cli import rig
     from edge_rjepa.encoder.opened import open_encoder
     from edge_rjepa.sources import redacted

@@ -8,6 +8,8 @@ from edge_rjepa.base.checks import check_choice, check_number, check_whole
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner import cells
 
+DEVICES = ("cpu", "cuda", "auto")  # where to learn; "auto" measures both and takes the faster one
+
 
 @dataclass(frozen=True)
 class RJepaConfig:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,6 +174,15 @@ class RJepa:
         (seen,) = self.engine.see([features], [efference], predict=True)
         assert seen.z_hat is not None  # it was asked for
         return Prediction(seen.z, seen.z_hat, seen.h)
+
+    def patch_encoder(self) -> Callable[[np.ndarray], np.ndarray]:
+        """What embeds features (.., f) as z (.., n_z) with the weights of now: a snapshot.
+
+        An embedding needs no past, so any thread may call it, whatever the learner does.
+        """
+        weights = self.parameters()["W_z"]
+        matrix, constant = weights[:, :-1].T, weights[:, -1]
+        return lambda features: np.tanh(features @ matrix + constant)
 
     def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:
         """How unusual errors z - z_hat (N, n_z) are: 1/2 e' P_e e, (N,) float64 in nats."""

@@ -20,14 +20,14 @@ CHANNEL = {"fovea": 0, "surround": 0, "warm": 1, "green": 2}  # as the rows of r
 LEVELS = slice(-2 * len(GROUPS), -len(GROUPS))  # of the features; patterns before, contrasts after
 
 
-class Patches(NamedTuple):
+class PreferredPatches(NamedTuple):
     """The patches that N units look for, in grey levels, BGR."""
 
     pattern: np.ndarray  # (N, window_px, window_px, 3) float64, about 0
-    level: np.ndarray  # (N, 3) float64, the mean beside it, above or below what is usual
+    level: np.ndarray  # (N, 3) float64, the mean beside it, above or below mean_colour
 
 
-def preferred_patches(weights: np.ndarray, retina: Retina) -> Patches:
+def preferred_patches(weights: np.ndarray, retina: Retina) -> PreferredPatches:
     """What each row of weights (N, f) looks for."""
     side, edge = retina.config.window_px, (retina.config.window_px - retina.config.fovea_px) // 2
     pattern = np.zeros((len(weights), side, side, len(retina.colour)))
@@ -36,10 +36,10 @@ def preferred_patches(weights: np.ndarray, retina: Retina) -> Patches:
         pattern[:, within, within, CHANNEL[group]] += pictures
     means = weights[:, LEVELS] * retina.level_spread @ np.linalg.inv(retina.level_mix).T
     to_bgr = np.linalg.inv(retina.colour).T
-    return Patches(pattern @ to_bgr, means[:, 1:] @ to_bgr)
+    return PreferredPatches(pattern @ to_bgr, means[:, 1:] @ to_bgr)
 
 
-def usual_colour(retina: Retina) -> np.ndarray:
+def mean_colour(retina: Retina) -> np.ndarray:
     """Mean (3,) BGR of the windows that the retina was made for."""
     means = np.linalg.solve(retina.level_mix, retina.level_centre)
     return np.linalg.solve(retina.colour, means[1:])
@@ -62,10 +62,10 @@ def _patterns(weights: np.ndarray, retina: Retina) -> Iterator[tuple[np.ndarray,
             px = retina.config.fovea_px if group == "fovea" else retina.config.window_px
             part = slice(i * len(bank.kept), (i + 1) * len(bank.kept))
             c = amplitude[bank.groups][i] * weights[:, bank.pattern][:, part]
-            yield _drawn(c / bank.frequency, bank, px), group
+            yield _inverse_dct(c / bank.frequency, bank, px), group
 
 
-def _drawn(coefficients: np.ndarray, bank: Bank, px: int) -> np.ndarray:
+def _inverse_dct(coefficients: np.ndarray, bank: Bank, px: int) -> np.ndarray:
     """Pictures (N, px, px) of DCT coefficients (N, n_c): the same cosines, on a finer grid."""
     cells, orders = bank.basis.shape
     across_down = np.zeros((len(coefficients), orders * orders))

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_rjepa.base import checkpoint, journal
+from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, RJepaError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.views import overlay
-from edge_rjepa.views.filters import preferred_patches, shares, usual_colour
+from edge_rjepa.views import metrics, overlay
+from edge_rjepa.views.filters import PreferredPatches, mean_colour, preferred_patches, shares
+from edge_rjepa.views.metrics import Record, column, is_number
 
 # The picture is laid out in inches, from its top left; it is as wide as a slide.
 WIDTH, DOTS_PER_INCH = 13.33, 150
@@ -39,7 +40,7 @@ BLUE, TEAL, PURPLE, ORANGE, GREEN, RED = (
     "#4b8b3b",
     "#c62f3b",
 )
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 11,
     "text.color": INK,
     "axes.edgecolor": "#b8c0c8",
@@ -74,7 +75,7 @@ HELD_OUT = {  # in summary.json, before and after: how it is called and printed,
     "effective_rank": ("effective rank", "{:.1f}", 10.4),
     "embedding_std": ("std", "{:.2f}", 11.95),
 }
-MARKS = {  # where a curve tells of what happened
+MARKS: dict[str, dict[str, Any]] = {  # what happened, on the curves
     "rollback": {"color": RED, "linewidth": 1.4, "linestyle": (0, (3, 2))},
     "event": {"color": MUTED, "linewidth": 1.6},
 }
@@ -88,15 +89,8 @@ class ReportError(RJepaError):
     """The report of a run cannot be drawn."""
 
 
-class Record(NamedTuple):
-    """The lines of a metrics.jsonl and the older ones beside it, oldest first."""
-
-    measures: list[dict[str, Any]]
-    events: list[dict[str, Any]]
-
-
-class Learned(NamedTuple):
-    """What is in a checkpoint."""
+class Network(NamedTuple):
+    """What a checkpoint holds."""
 
     learner: RJepa
     retina: Retina
@@ -110,7 +104,7 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
     """
     run_dir = Path(run_dir)
     record = read_metrics(run_dir / "metrics.jsonl")
-    learned, summary, sample = _read_learned(run_dir), _read_summary(run_dir), _read_sample(run_dir)
+    network, summary, sample = _read_network(run_dir), _read_summary(run_dir), _read_sample(run_dir)
     try:
         import matplotlib
     except ImportError as error:
@@ -118,7 +112,7 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
             'the report needs matplotlib: pip install "edge-rjepa[demo]", or pip install matplotlib'
         ) from error
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        picture = _draw(run_dir.resolve().name, record, learned, summary, sample)
+        picture = _draw(run_dir.resolve().name, record, network, summary, sample)
     path = run_dir / "report.png"
     try:
         checkpoint.write_atomic(path, picture)
@@ -131,17 +125,12 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
 
 
 def read_metrics(path: str | os.PathLike) -> Record:
-    """What a metrics.jsonl tells.
+    """The metrics of a run.
 
     Raises ReportError when a file cannot be read or there is no measurement.
     """
-    record = Record([], [])
     try:
-        for line in journal.read(path):
-            if _is_number(line.get("fixations")):
-                record.measures.append(line)
-            elif "event" in line:
-                record.events.append(line)
+        record = metrics.read(path)
     except OSError as error:
         raise ReportError(f"cannot read {path}: {error.strerror}") from error
     if not record.measures:
@@ -149,17 +138,13 @@ def read_metrics(path: str | os.PathLike) -> Record:
     return record
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _read_learned(run_dir: Path) -> Learned | None:
+def _read_network(run_dir: Path) -> Network | None:
     path = run_dir / "checkpoint.safetensors"
     if not checkpoint.newest(path):
         return None
     try:
         learner, notes, _ = RJepa.load_newest(path)
-        return Learned(learner, Retina(RunConfig.from_dict(notes["config"]).retina))
+        return Network(learner, Retina(RunConfig.from_dict(notes["config"]).retina))
     except CheckpointError as error:
         raise ReportError(str(error)) from error
     except (LookupError, TypeError, RJepaError) as error:
@@ -206,17 +191,17 @@ def _damaged(path: Path) -> ReportError:
 # -- the picture ----------------------------------------------------------------------------------
 
 
-def _draw(name, record, learned, summary, sample) -> bytes:
+def _draw(name, record, network, summary, sample) -> bytes:
     from matplotlib.figure import Figure
 
-    height = SEEN_TOP + (SEEN_HEIGHT + BELOW if learned or sample else -0.4)
+    height = SEEN_TOP + (SEEN_HEIGHT + BELOW if network or sample else -0.4)
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH)
-    _draw_head(figure, name, record.measures[-1], learned, summary or {})
+    _draw_head(figure, name, record.measures[-1], network, summary or {})
     _draw_curves(figure, record)
     left = MARGIN
-    if learned:
+    if network:
         width = FILTERS_WIDTH if sample else WIDTH - 2 * MARGIN
-        _draw_filters(_axes(figure, left, SEEN_TOP, width, SEEN_HEIGHT), learned)
+        _draw_filters(_axes(figure, left, SEEN_TOP, width, SEEN_HEIGHT), network)
         left += width + 2.5 * GAP
     if sample:
         _draw_scanpaths(figure, left, sample)
@@ -235,10 +220,10 @@ def _write(figure, left, top, text, **look):
     figure.text(left / WIDTH, 1.0 - top / figure.get_figheight(), text, va="top", **look)
 
 
-def _draw_head(figure, name, latest, learned, summary):
+def _draw_head(figure, name, latest, network, summary):
     """Facts, verdict, and what was measured before and after."""
     _write(figure, MARGIN, 0.4, name, size=12, weight="bold")
-    _write(figure, WIDTH - MARGIN, 0.4, _facts(latest, learned), size=10.5, color=MUTED, ha="right")
+    _write(figure, WIDTH - MARGIN, 0.4, _facts(latest, network), size=10.5, color=MUTED, ha="right")
     verdict = summary.get("verdict") or "Not finished: nothing was measured on held-out views."
     headline, _, reason = str(verdict).partition(": ")
     judged = summary.get("before") is not None
@@ -253,13 +238,13 @@ def _draw_head(figure, name, latest, learned, summary):
         _write(figure, left, 1.71, f"{before} before", size=11, color=MUTED)
 
 
-def _facts(latest, learned) -> str:
+def _facts(latest, network) -> str:
     facts = [f"{latest['fixations']:,.0f} fixations"]
     seconds = latest.get("seconds")
-    if _is_number(seconds):
+    if is_number(seconds):
         facts.append(_duration(seconds))
-    if learned:
-        config = learned.learner.config
+    if network:
+        config = network.learner.config
         facts += [f"{config.cell} cells", f"embedding {config.n_embedding}"]
         facts += [f"memory {config.n_hidden}", f"predictor {config.n_predictor}"]
     return "  ·  ".join(facts)
@@ -297,13 +282,13 @@ def _draw_curves(figure, record):
 
 def _draw_curve(axes, measures, key, colour):
     """The running mean of the measurements; fainter, they themselves; where many, their range."""
-    fixations, values = _column(measures, "fixations"), _column(measures, key)
+    fixations, values = column(measures, "fixations"), column(measures, key)
     axes.xaxis.set_major_formatter(lambda value, _: _short(value))
     axes.yaxis.set_major_formatter(lambda value, _: _short(value))
     size = -(-len(values) // POINTS)
     window = len(values) // size // 40
     for start, stop in _forward_stretches(fixations):
-        x, low, mean, high = _reduced(fixations[start:stop], values[start:stop], size)
+        x, low, mean, high = _reduce(fixations[start:stop], values[start:stop], size)
         smooth = _running_mean(mean, window) if window > 1 else mean
         if size > 1:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
@@ -316,10 +301,10 @@ def _draw_curve(axes, measures, key, colour):
 
 def _marks(record) -> dict[str, np.ndarray]:
     """The fixations at which it was rolled back, and those of the other events."""
-    frames, fixations = (_column(record.measures, key) for key in ("frames", "fixations"))
-    at = _column(record.events, "frames")
-    known, told = np.isfinite(frames), np.isfinite(at)
-    places = np.interp(at[told], frames[known], fixations[known]) if known.any() else at[:0]
+    frames, fixations = (column(record.measures, key) for key in ("frames", "fixations"))
+    at = column(record.events, "frames")
+    known, placed = np.isfinite(frames), np.isfinite(at)
+    places = np.interp(at[placed], frames[known], fixations[known]) if known.any() else at[:0]
     return {"rollback": _rollbacks(record), "event": places}
 
 
@@ -340,23 +325,23 @@ def _label_marks(figure, marks):
         axes.legend(loc="lower right", frameon=False, labelcolor="linecolor", handlelength=1.4)
 
 
-def _draw_filters(axes, learned):
+def _draw_filters(axes, network):
     """What the units that vary most look for, and what the weights of all go to."""
-    weights = learned.learner.parameters()["W_z"][:, :-1]
-    order = np.argsort(-np.diag(learned.learner.embedding_covariance), kind="stable")
+    weights = network.learner.parameters()["W_z"][:, :-1]
+    order = np.argsort(-np.diag(network.learner.embedding_covariance), kind="stable")
     length = np.linalg.norm(weights, axis=1, keepdims=True)
     ways = TWO_STD * (weights / np.maximum(length, 1e-12))[order]
-    tiles = _tiles(preferred_patches(ways, learned.retina), usual_colour(learned.retina))
+    tiles = _tiles(preferred_patches(ways, network.retina), mean_colour(network.retina))
     box, tile = axes.get_window_extent(), tiles.shape[2] / tiles.shape[1]
     axes.imshow(_grid(tiles, round(FILTER_ROWS * box.width / box.height / tile)))
     axes.set_axis_off()
     axes.set_title("What its units look for")
     parts = ", ".join(f"{share:.0%} {kind}" for kind, share in shares(weights).items())
-    told = f"Patterns, each above the colour that goes with it. Weight: {parts}."
-    _write(axes.figure, MARGIN, SEEN_TOP + SEEN_HEIGHT + 0.08, told, size=9.5, color=MUTED)
+    text = f"Patterns, each above the colour that goes with it. Weight: {parts}."
+    _write(axes.figure, MARGIN, SEEN_TOP + SEEN_HEIGHT + 0.08, text, size=9.5, color=MUTED)
 
 
-def _tiles(patches, usual_bgr) -> np.ndarray:
+def _tiles(patches: PreferredPatches, mean_bgr: np.ndarray) -> np.ndarray:
     """Patterns in their own contrast, above the colours that go with them; white between.
 
     (N, .., .., 3) RGB, 0 .. 1.
@@ -367,7 +352,7 @@ def _tiles(patches, usual_bgr) -> np.ndarray:
     spread = patches.pattern.std(axis=(1, 2, 3), keepdims=True)
     pattern = 0.5 + 0.2 * patches.pattern / np.maximum(spread, 1e-12)
     tiles[:, :side, :side] = np.clip(pattern, 0.0, 1.0)
-    colour = np.clip((usual_bgr + patches.level) / 255.0, 0.0, 1.0)
+    colour = np.clip((mean_bgr + patches.level) / 255.0, 0.0, 1.0)
     tiles[:, side + GAP_PX : side + GAP_PX + SWATCH_PX, :side] = colour[:, None, None]
     return tiles[..., ::-1]
 
@@ -397,20 +382,19 @@ def _draw_scanpaths(figure, left, sample):
     scale.outline.set_visible(False)
     bar.locator_params(nbins=4)
     bar.tick_params(labelsize=9.5, length=0)
-    told = "nats of surprise; the ring is where it began"
-    _write(figure, left + 1.75, top - 0.03, told, size=9.5, color=MUTED)
+    text = "nats of surprise; the ring is the first fixation"
+    _write(figure, left + 1.75, top - 0.03, text, size=9.5, color=MUTED)
 
 
-def _shades(surprise) -> dict[str, Any]:
+def _shades(surprise: np.ndarray) -> dict[str, Any]:
     """Colours by surprise as the live page has them, of all frames together."""
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-    known = surprise[np.isfinite(surprise)]
-    mean, spread = (known.mean(), max(known.std(), 1e-9)) if known.size else (0.0, 1.0)
-    ends = [overlay.CALM[::-1] / 255.0, overlay.KEEN[::-1] / 255.0]
+    begin, length = overlay.surprise_scale(surprise)
+    ends = overlay.colours(np.array([0.0, 1.0]))[:, ::-1] / 255.0
     return {
         "cmap": LinearSegmentedColormap.from_list("surprise", ends),
-        "norm": Normalize(mean, mean + overlay.USUAL_SURPRISE * spread),
+        "norm": Normalize(begin, begin + length),
     }
 
 
@@ -430,17 +414,11 @@ def _draw_scanpath(axes, image, pixels, surprise, shades):
 # -- numbers --------------------------------------------------------------------------------------
 
 
-def _column(lines, key) -> np.ndarray:
-    """One measurement of every line, NaN where it is missing: a gap in the curve."""
-    values = [line.get(key) for line in lines]
-    return np.array([value if _is_number(value) else math.nan for value in values], dtype=float)
-
-
 def _rollbacks(record) -> np.ndarray:
     """The fixations at which the count of rollbacks grew."""
-    counts = _column(record.measures, "rollbacks")
+    counts = column(record.measures, "rollbacks")
     grew = np.diff(np.nan_to_num(counts), prepend=0.0) > 0.0
-    return _column(record.measures, "fixations")[grew]
+    return column(record.measures, "fixations")[grew]
 
 
 def _forward_stretches(fixations: np.ndarray) -> list[tuple[int, int]]:
@@ -449,17 +427,11 @@ def _forward_stretches(fixations: np.ndarray) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in itertools.pairwise(borders)]
 
 
-def _reduced(x: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
+def _reduce(x: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
     """x, low, mean and high of every `size` values; what is not finite is left out."""
     starts = np.arange(0, len(values), size)
-    finite = np.isfinite(values)
-    count = np.add.reduceat(finite.astype(float), starts)
-    mean = np.add.reduceat(np.where(finite, values, 0.0), starts) / np.maximum(count, 1.0)
-    low = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
-    high = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
     last = np.minimum(starts + size, len(values)) - 1
-    gap = count == 0
-    return x[(starts + last) // 2], *(np.where(gap, math.nan, each) for each in (low, mean, high))
+    return x[(starts + last) // 2], *metrics.reduce(values, starts)
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is learned from, in a window, where there is a display."""
+"""The frames it learns from, with their fixations, in a window."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TRIAL_S = 20.0
 class Window:
     """A Loop's observer that shows frames with their fixations; a context manager.
 
-    It is closed by q or its button; learning goes on then, and `tell` is told once. To be called
-    from the main thread only. Raises ConfigError where no window can be opened.
+    q or its button closes it; learning goes on then, and `notify` is called once. Call it from the
+    main thread only. Raises ConfigError where no window can be opened.
     """
 
-    def __init__(self, tell: Callable[[str], None] = lambda event: None) -> None:
+    def __init__(self, notify: Callable[[str], None] = lambda event: None) -> None:
         _check_display()
-        self._tell = tell
+        self._notify = notify
         self._open, self._due_s = True, 0.0
         cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)
 
@@ -42,7 +42,7 @@ class Window:
         cv2.imshow(TITLE, overlay.draw(batch.frame.image, batch.pixels, batch.surprise))
         if cv2.waitKey(1) & 0xFF == ord("q") or not _is_there():
             self.close()
-            self._tell("the window is closed, learning goes on; Ctrl-C ends it")
+            self._notify("the window is closed, learning goes on; Ctrl-C ends it")
 
     def close(self) -> None:
         """Close the window, if it is open."""
@@ -54,7 +54,7 @@ class Window:
     def __enter__(self) -> Window:
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_rjepa.cli import COMMANDS
 from edge_rjepa.learner.rjepa import RJepa
 
 CONFIG = """
@@ -174,12 +175,23 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
     assert not (world / "x").exists() or not os.listdir(world / "x")
 
 
-@pytest.mark.parametrize(
-    "command", ["learn", "export", "probe", "report", "doctor", "check-gradients"]
-)
-def test_help_has_an_example(world, command):
-    done = edge_rjepa(world, command, "--help")
+@pytest.mark.parametrize("command", [name.replace("_", "-") for name in COMMANDS])
+def test_help_has_an_example(tmp_path, command):
+    done = edge_rjepa(tmp_path, command, "--help")
     assert done.returncode == 0 and "example" in done.stdout
+
+
+def test_help_loads_nothing_heavy_and_comes_at_once():
+    heavy = ["numba", "cv2", "onnx", "onnxruntime", "scipy", "serial", "matplotlib", "aiohttp"]
+    program = (
+        "import sys, time\nfrom edge_rjepa.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy} if name in sys.modules], time.process_time())"
+    )
+    said = subprocess.check_output([sys.executable, "-c", program], text=True)
+    loaded, cpu_s = said.splitlines()[-1].rsplit(" ", 1)
+    assert loaded == "[]"
+    assert float(cpu_s) < 1.0  # 0.2 s on a desktop
 
 
 def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):

@@ -17,7 +17,7 @@ from benchmarks.faulty_camera import FaultyCamera
 from calibration import io
 from edge_rjepa import doctor
 from edge_rjepa.base import jit
-from edge_rjepa.doctor import FAIL, OK, WARN, Finding, examined, table
+from edge_rjepa.doctor import FAIL, OK, WARN, Finding, run_check, table
 from edge_rjepa.sources import devices
 from tests.calibrations import camera_record
 
@@ -50,7 +50,7 @@ def test_every_topic_is_examined_here_and_every_problem_has_a_cure():
     for finding in findings:
         assert finding.level in (OK, WARN, FAIL)
         assert finding.cure or finding.level == OK
-        assert "cannot be examined" not in finding.what
+        assert "cannot be run_check" not in finding.what
         assert "\n" not in finding.what + finding.cure
     assert json.loads(json.dumps([f._asdict() for f in findings]))[0]["topic"] == "machine"
     assert all(finding.what in table(findings) for finding in findings)
@@ -70,7 +70,7 @@ def test_whatever_a_check_raises_is_a_finding():
         yield Finding("x", OK, "so far so good")
         raise RuntimeError("two\nlines")
 
-    first, second = examined("x", broken)
+    first, second = run_check("x", broken)
     assert first.level == OK
     assert second.level == FAIL and "RuntimeError: two lines" in second.what and second.cure
 
@@ -78,7 +78,7 @@ def test_whatever_a_check_raises_is_a_finding():
 def test_a_check_that_hangs_does_not_hang_the_doctor():
     release = threading.Event()
     started_s = time.monotonic()
-    (finding,) = examined("camera", release.wait, limit_s=0.05)
+    (finding,) = run_check("camera", release.wait, limit_s=0.05)
     assert time.monotonic() - started_s < 1.0
     assert finding.level == FAIL and "no answer within 0.05 s" in finding.what
     release.set()
@@ -127,11 +127,11 @@ def test_a_damaged_calibration_is_a_failure(calibration):
 def test_a_camera_is_looked_at(monkeypatch):
     monkeypatch.setattr(doctor, "LOOK_S", 0.5)
     with FaultyCamera(size=(160, 120), frames_per_s=20.0) as camera:
-        finding = doctor.looked_at(camera.url, "it")
+        finding = doctor.try_camera(camera.url, "it")
         assert finding.level == OK and finding.what.startswith("it: 160x120, ")
         assert float(finding.what.split()[2]) == pytest.approx(20.0, abs=4.0)
         camera.fault("die")
-        finding = doctor.looked_at(camera.url, "it")
+        finding = doctor.try_camera(camera.url, "it")
         assert finding.level == FAIL and "cannot be opened" in finding.what
         assert "does not answer" in finding.cure
 
@@ -142,7 +142,7 @@ def test_all_devices_are_listed_and_the_first_of_a_camera_is_looked_at(monkeypat
         devices.Device(1, "Webcam", "usb1", 1, frozenset()),
     ]
     monkeypatch.setattr(devices, "devices", lambda: found)
-    monkeypatch.setattr(doctor, "looked_at", lambda path, where: Finding("camera", OK, where))
+    monkeypatch.setattr(doctor, "try_camera", lambda path, where: Finding("camera", OK, where))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     first, second, tool = doctor.cameras()
     assert first.what == "/dev/video0 (Webcam)" and "belongs to another" in second.what

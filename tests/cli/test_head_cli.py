@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_rjepa.cli.head import FIRMWARE, keys_in
+from edge_rjepa.cli.head import FIRMWARE
+from edge_rjepa.cli.jog import keys_in
 from firmware_bridge.aim import PULSES
 from tests.firmware_bridge.core_board import CoreBoard
 
@@ -250,7 +251,7 @@ def test_jog_turns_by_arrow_keys_and_shows_where(board):
         terminal.wait_for("pan -0.0, tilt +1.0 degrees, still; steps of 1")
         terminal.press("x", "\x1b", "[", "Z")  # keys that mean nothing
         terminal.press("r")
-        terminal.wait_for("limp")
+        terminal.wait_for("torque off")
         terminal.press("h")
         terminal.wait_for("pan +0.0, tilt +0.0 degrees, still")
         terminal.press("q")

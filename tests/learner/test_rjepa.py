@@ -150,6 +150,16 @@ def test_seeing_is_the_forward_pass_of_learning(cell):
             assert everything(learner)[past] == everything(twin)[past]
 
 
+def test_a_patch_encoder_embeds_as_the_learner_did_when_it_was_made():
+    learner, blocks = taught("gated"), stream(2)
+    encode, features = learner.patch_encoder(), blocks[0][0]
+    z, _ = learner.copy().embed(*blocks[0])
+    learner.learn_block(*blocks[1])
+    np.testing.assert_allclose(encode(features), z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(encode(features[3]), z[3], rtol=1e-5, atol=1e-6)
+    assert np.abs(learner.patch_encoder()(features) - z).max() > 1e-4
+
+
 @every_cell
 def test_how_seeing_is_cut_does_not_matter(cell):
     whole, pieces, (block, *_) = taught(cell), taught(cell), stream(1)

@@ -20,6 +20,7 @@ from benchmarks.browser import browser as chromium
 from edge_rjepa.base import journal
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.config import RJepaConfig
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.run.run import Run
@@ -27,8 +28,13 @@ from edge_rjepa.sources import Frame, open_source
 from edge_rjepa.views.dashboard import page_of
 from edge_rjepa.views.dashboard import server as server_room
 from edge_rjepa.views.dashboard.history import history
-from edge_rjepa.views.dashboard.server import MOST_VIEWERS, Dashboard, is_loopback, parsed
-from edge_rjepa.views.dashboard.shown import Shown, cells_of
+from edge_rjepa.views.dashboard.live import LiveState, cells_of
+from edge_rjepa.views.dashboard.server import (
+    MOST_VIEWERS,
+    Dashboard,
+    is_loopback,
+    parse_address,
+)
 from firmware_bridge import open_head
 from tests import browser
 from tests.firmware_bridge.core_board import CoreBoard
@@ -70,7 +76,7 @@ class Learning:
             self.page.buttons.obey(run)
             return not self._ended.is_set()
 
-        self.run.learn(go_on, self.page.shown.progress, self.page.shown.event)
+        self.run.learn(go_on, self.page.live.on_progress, self.page.live.on_event)
 
     def close(self):
         self._ended.set()
@@ -273,7 +279,7 @@ def test_other_sites_press_no_buttons(folder):
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:x", "127.0.0.1:99999"])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ConfigError, match="use HOST:PORT"):
-        parsed(address)
+        parse_address(address)
 
 
 def test_a_port_that_is_taken_is_refused_in_one_line(folder):
@@ -298,13 +304,13 @@ def batch(number, rng, size=(640, 480), fixations=4):
     return FixationBatch(frame, pixels, pixels / 1000.0 - 0.2, features, rng.random(fixations))
 
 
-def shown_of(seed=0):
-    return Shown(lambda: np.random.default_rng(seed).normal(size=(5, 9)).astype(np.float32))
+def live_state(seed=0):
+    return LiveState(RJepa(RJepaConfig(n_features=8, n_embedding=5), seed).patch_encoder)
 
 
 def test_a_few_viewers_are_served_and_a_slow_one_is_dropped(folder, monkeypatch):
     monkeypatch.setattr(server_room, "SLOW_S", 0.5)
-    shown, rng = shown_of(), np.random.default_rng(0)
+    live, rng = live_state(), np.random.default_rng(0)
     noise = [batch(k, rng, (1600, 1200)) for k in range(2)]  # pictures of a megabyte
 
     async def look(server):
@@ -319,47 +325,47 @@ def test_a_few_viewers_are_served_and_a_slow_one_is_dropped(folder, monkeypatch)
             # The one that is left reads nothing: it is dropped, and others are let in.
             end_s = time.monotonic() + PATIENCE_S
             while server._viewers:
-                shown.observe(noise[int(time.monotonic() * 10) % 2])
+                live.observe(noise[int(time.monotonic() * 10) % 2])
                 assert time.monotonic() < end_s
                 await asyncio.sleep(0.02)
 
-    with Dashboard("127.0.0.1:0", folder, shown) as server:
+    with Dashboard("127.0.0.1:0", folder, live) as server:
         asyncio.run(look(server))
 
 
 def test_surprise_is_kept_by_direction():
-    shown = shown_of()
-    assert shown.surprise_map() is None
+    live = live_state()
+    assert live.surprise_map() is None
     gaze_rad = np.radians([[-20.0, 10.0], [25.0, -7.0]])
     frame = Frame(np.zeros((480, 640, 3), np.uint8), 0.0, (0.0, 0.0), 0)
     features, pixels = np.zeros((2, 8), np.float32), np.full((2, 2), 100.0)
     for _ in range(3):
-        shown.observe(FixationBatch(frame, pixels, gaze_rad, features, np.array([1.0, 5.0])))
+        live.observe(FixationBatch(frame, pixels, gaze_rad, features, np.array([1.0, 5.0])))
     rows, columns = cells_of(gaze_rad)
-    np.testing.assert_allclose(shown._surprise[rows, columns], [1.0, 5.0])
-    found = shown.surprise_map()
+    np.testing.assert_allclose(live._surprise[rows, columns], [1.0, 5.0])
+    found = live.surprise_map()
     assert found["azimuth_deg"] == pytest.approx([-21.0, 27.0])
     assert found["elevation_deg"] == pytest.approx([-9.0, 12.0])
     assert found["nats"] == pytest.approx([1.0, 5.0], abs=0.3)
 
 
 def test_looks_alike_are_neighbours_and_the_map_stays_as_it_was():
-    shown, rng = shown_of(), np.random.default_rng(1)
-    assert shown.neighbours() is None and shown.embedding_map() is None
+    live, rng = live_state(), np.random.default_rng(1)
+    assert live.neighbours() is None and live.embedding_map() is None
     kinds = rng.normal(size=(3, 8)).astype(np.float32)
     for k in range(120):
         look = batch(k, rng, fixations=1)
         features = kinds[k % 3][None] + 0.05 * rng.normal(size=(1, 8)).astype(np.float32)
-        shown.observe(look._replace(features=features))
-        shown.remember()
-    near = shown.neighbours()
+        live.observe(look._replace(features=features))
+        live.remember()
+    near = live.neighbours()
     assert len(near["past"]) == 6 and all(past["alike"] > 0.95 for past in near["past"])
     assert near["now"].startswith("data:image/jpeg;base64,")
-    one, two = (np.array(shown.embedding_map()["points"]) for _ in range(2))
+    one, two = (np.array(live.embedding_map()["points"]) for _ in range(2))
     np.testing.assert_allclose(one, two, atol=2e-3)
-    shown.observe(batch(0, rng, fixations=1))
-    shown.remember()
-    three = np.array(shown.embedding_map()["points"])[:120]
+    live.observe(batch(0, rng, fixations=1))
+    live.remember()
+    three = np.array(live.embedding_map()["points"])[:120]
     assert np.corrcoef(one.ravel(), three.ravel())[0, 1] > 0.95
 
 
@@ -380,11 +386,11 @@ def test_history_shows_a_spike_however_long_it_is(tmp_path):
 
 
 def test_a_picture_is_drawn_over_what_was_seen():
-    shown = shown_of()
-    assert shown.picture() is None
+    live = live_state()
+    assert live.picture() is None
     look = batch(0, np.random.default_rng(0))
-    shown.observe(look)
-    drawn = cv2.imdecode(np.frombuffer(shown.picture(), np.uint8), cv2.IMREAD_COLOR)
+    live.observe(look)
+    drawn = cv2.imdecode(np.frombuffer(live.picture(), np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape == look.frame.image.shape
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import GROUPS, Retina
-from edge_rjepa.views.filters import LEVELS, preferred_patches, shares, usual_colour
+from edge_rjepa.views.filters import LEVELS, mean_colour, preferred_patches, shares
 
 SMALL = RetinaConfig(
     window_px=32, fovea_px=8, surround_cells=8, colour_cells=4,
@@ -27,7 +27,7 @@ def directions(retina, count=100):
 
 def seen(patches, retina, scale):
     """Features of the patches, made so strong, on a usual background."""
-    picture = usual_colour(retina) + scale * (patches.pattern + patches.level[:, None, None])
+    picture = mean_colour(retina) + scale * (patches.pattern + patches.level[:, None, None])
     return retina.features_of_windows(np.clip(picture.round(), 0, 255).astype(np.uint8))
 
 

@@ -151,10 +151,10 @@ def test_a_checkpoint_that_is_no_run_is_named(run_dir):
 def test_many_values_are_reduced_to_their_means_and_extremes():
     values = np.arange(10.0)
     values[7:9] = np.nan
-    x, low, mean, high = report._reduced(np.arange(10.0), values, 4)
+    x, low, mean, high = report._reduce(np.arange(10.0), values, 4)
     assert x.tolist() == [1.0, 5.0, 8.0]
     assert (low.tolist(), mean.tolist(), high.tolist()) == ([0, 4, 9], [1.5, 5, 9], [3, 6, 9])
-    *_, high = report._reduced(np.arange(4.0), np.array([1.0, 2.0, np.nan, np.inf]), 2)
+    *_, high = report._reduce(np.arange(4.0), np.array([1.0, 2.0, np.nan, np.inf]), 2)
     np.testing.assert_array_equal(high, [2.0, np.nan])
 
 

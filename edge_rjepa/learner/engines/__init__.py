@@ -19,11 +19,10 @@ import numpy as np
 from edge_rjepa.errors import ConfigError, DeviceError
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.cells import Cell
-from edge_rjepa.learner.config import RJepaConfig
+from edge_rjepa.learner.config import DEVICES, RJepaConfig
 from edge_rjepa.learner.kernels.arrays import STEP, Adam
 from edge_rjepa.learner.network import count_weights
 
-DEVICES = ("cpu", "cuda", "auto")
 LEAST_DRIVER = (12, 0)  # the oldest CUDA that numba-cuda supports
 MEASURED_S, WARMING = 1.0, 3  # of each device that `choose` measures; blocks before that
 

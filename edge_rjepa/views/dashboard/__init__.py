@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.run import Run
 
 try:
     from edge_rjepa.views.dashboard.buttons import Buttons
+    from edge_rjepa.views.dashboard.live import LiveState, device_state
     from edge_rjepa.views.dashboard.server import Dashboard
-    from edge_rjepa.views.dashboard.shown import Shown, device_state
 except ModuleNotFoundError as error:
     if error.name != "aiohttp":
         raise
@@ -21,36 +22,38 @@ except ModuleNotFoundError as error:
 
 
 class Page(NamedTuple):
-    """The page of a run that learns: what the learning thread calls."""
+    """The page of a run that learns: whom the learning thread calls."""
 
     server: Dashboard
-    shown: Shown
+    live: LiveState
     buttons: Buttons
 
 
 @contextmanager
 def page_of(run: Run, address: str, token: str | None) -> Iterator[Page]:
-    """Serve the page of this run; whoever learns calls progress, event and obey."""
-    shown = Shown(lambda: run.learner.parameters()["W_z"])
-    buttons = Buttons(_export(run))
-    buttons.told = shown.event
+    """Serve the page of this run; whoever learns calls on_progress, on_event and obey.
+
+    address, token: as in Dashboard.
+    """
+    live = LiveState(lambda: run.learner.patch_encoder())  # a rollback replaces the learner
+    buttons = Buttons(_export(run), live.on_event)
     loop = run.loop
     with Dashboard(
-        address, run.folder, shown, buttons, lambda: device_state(loop.source, loop.head), token
+        address, run.folder, live, buttons, lambda: device_state(loop.source, loop.head), token
     ) as server:
-        loop.observers.append(shown.observe)
+        loop.observers.append(live.observe)
         try:
-            yield Page(server, shown, buttons)
+            yield Page(server, live, buttons)
         finally:
-            loop.observers.remove(shown.observe)
+            loop.observers.remove(live.observe)
             buttons.close()
 
 
-def _export(run: Run):
-    def export(learner, path: Path) -> None:
+def _export(run: Run) -> Callable[[RJepa, Path], None]:
+    def export_encoder(learner: RJepa, path: Path) -> None:
         from edge_rjepa.encoder.export import export
         from edge_rjepa.eye.retina import Retina
 
         export(learner, Retina(run.config.retina), path, gaze=run.config.gaze)
 
-    return export
+    return export_encoder

@@ -7,9 +7,11 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from edge_rjepa.errors import RJepaError
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.run import Run
 
 JOG_RAD = math.radians(3.0)
@@ -17,31 +19,34 @@ JOGS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is no fault of the program
-    """A button that cannot do what it says just now, with the reason."""
+    """A button cannot do now what it says; with the reason."""
 
 
 class Buttons:
-    """A queue of presses; `obey` works it off between two frames.
+    """A queue of presses; the learning thread calls `obey` between two frames to work it off.
 
-    export: writes the frozen encoder of a learner to a file; runs in a thread of its own.
+    export: writes the frozen encoder of a learner to a file; runs in a thread of its own. notify:
+    is told, from that thread, how it ended.
     """
 
-    def __init__(self, export: Callable[[object, Path], None]) -> None:
+    def __init__(
+        self, export: Callable[[RJepa, Path], None], notify: Callable[[str], None]
+    ) -> None:
         self._export = export
+        self._notify = notify
         self._presses: queue.Queue[tuple[str, Future]] = queue.Queue()
         self._exporting: threading.Thread | None = None
-        self._done = {
+        self._actions: dict[str, Callable[[Run], str]] = {
             "pause": self._pause, "resume": self._resume, "checkpoint": self._checkpoint,
             "export": self._start_export, "home": self._home,
-            **{f"jog {way}": lambda run, way=way: self._jog(run, way) for way in JOGS},
+            **{f"jog {way}": partial(self._jog, way) for way in JOGS},
         }  # fmt: skip
-        self.told: Callable[[str], None] = lambda event: None
         self.paused = False
 
     def press(self, name: str) -> Future:
-        """Ask for it; the future has what was done, in words, or Refused."""
+        """Ask for what it does; the future has what was done, in words, or Refused."""
         done: Future = Future()
-        if name in self._done:
+        if name in self._actions:
             self._presses.put((name, done))
         else:
             done.set_exception(Refused(f"there is no button {name!r}"))
@@ -54,7 +59,7 @@ class Buttons:
             if not done.set_running_or_notify_cancel():
                 continue
             try:
-                done.set_result(self._done[name](run))
+                done.set_result(self._actions[name](run))
             except (Refused, RJepaError, OSError) as error:
                 done.set_exception(Refused(" ".join(str(error).split())))
 
@@ -85,13 +90,13 @@ class Buttons:
         self._exporting.start()
         return f"writing {path}"
 
-    def _write(self, learner, path: Path) -> None:
+    def _write(self, learner: RJepa, path: Path) -> None:
         try:
             self._export(learner, path)
         except (RJepaError, OSError) as error:
-            self.told(f"export: {' '.join(str(error).split())}")
+            self._notify(f"export: {' '.join(str(error).split())}")
         else:
-            self.told(f"exported: {path}")
+            self._notify(f"exported: {path}")
 
     def _head(self, run: Run):
         head = run.loop.head
@@ -103,12 +108,12 @@ class Buttons:
         self._head(run).home()
         return "the head goes home"
 
-    def _jog(self, run: Run, way: str) -> str:
+    def _jog(self, way: str, run: Run) -> str:
         head = self._head(run)
         state = head.state()
         if math.isnan(state.pan_rad):
             head.hold()
-            return "the head was limp: it holds now"
+            return "the torque was off: the head holds now"
         pan, tilt = JOGS[way]
         head.move(state.pan_rad + pan * JOG_RAD, state.tilt_rad + tilt * JOG_RAD)
         return f"the head goes {way}"

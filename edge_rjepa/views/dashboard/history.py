@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_rjepa.base import journal
+from edge_rjepa.views import metrics
 
 CURVES = (
     "information", "effective_rank", "embedding_std", "surprise", "fixations_per_s",
@@ -18,34 +18,30 @@ EVENTS = 50
 
 
 def history(path: Path, points: int = POINTS) -> dict:
-    """The journal at `path` in at most so many points.
+    """The metrics at `path` in at most so many points, as plain JSON values.
 
     A point is the mean of the lines it stands for, low and high their extremes, so that a spike is
-    seen however many hours there are. Empty where there is no journal yet.
+    seen however many hours there are. Empty where there is no file yet.
     """
-    lines, events = [], []
     try:
-        for line in journal.read(path):
-            if "event" in line:
-                events.append([line.get("time_unix_s"), str(line["event"])])
-            elif "fixations" in line:
-                lines.append(line)
+        record = metrics.read(path)
     except OSError:
-        pass
-    parts = np.array_split(np.arange(len(lines)), min(points, len(lines)) or 1)
+        record = metrics.Record([], [])
+    count = len(record.measures)
+    points = min(points, count)
+    starts = np.arange(points) * count // max(points, 1)
     curves = {
-        name: _reduced([line.get(name) for line in lines], parts)
+        name: _curve(metrics.column(record.measures, name), starts)
         for name in ("time_unix_s", "fixations", *CURVES)
     }
-    return {"curves": curves, "events": events[-EVENTS:], "last": lines[-1] if lines else None}
+    events = [[line.get("time_unix_s"), str(line["event"])] for line in record.events[-EVENTS:]]
+    return {"curves": curves, "events": events, "last": record.measures[-1] if count else None}
 
 
-def _reduced(values: list, parts: list[np.ndarray]) -> dict[str, list]:
-    numbers = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
-    found: dict[str, list] = {"mean": [], "low": [], "high": []}
-    for part in parts:
-        some = numbers[part]
-        some = some[np.isfinite(some)]
-        for name, of in (("mean", np.mean), ("low", np.min), ("high", np.max)):
-            found[name].append(float(of(some)) if len(some) else None)
-    return found
+def _curve(values: np.ndarray, starts: np.ndarray) -> dict[str, list[float | None]]:
+    """Mean, low and high of each point; None for a gap."""
+    low, mean, high = metrics.reduce(values, starts)
+    return {
+        name: [None if math.isnan(value) else value for value in part.tolist()]
+        for name, part in (("mean", mean), ("low", low), ("high", high))
+    }

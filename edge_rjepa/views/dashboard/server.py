@@ -17,15 +17,18 @@ import json
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.views.dashboard.buttons import Buttons, Refused
 from edge_rjepa.views.dashboard.history import history
-from edge_rjepa.views.dashboard.shown import Shown, finite
+from edge_rjepa.views.dashboard.live import LiveState, finite
 
 MOST_VIEWERS = 8
 PICTURE_S, STATE_S, MAP_S = 0.1, 0.5, 2.0  # between two sendings
@@ -38,29 +41,29 @@ STARTED_S = 10.0
 class Dashboard:
     """Serves the page from construction to `close`; a context manager.
 
-    address: HOST:PORT; port 0 takes a free one. folder: of the run. shown, buttons: of a run that
-    learns; None for one that is only looked at. devices: camera and head as plain values. token:
-    who looks from elsewhere must have it; made up where it is needed and none is given. Raises
-    ConfigError where the address cannot be served.
+    address: HOST:PORT; port 0 takes a free one. folder: of the run. live, buttons: of a run that
+    learns; None for one that is only looked at. devices: camera and head as plain JSON values.
+    token: what viewers need; None for none on loopback, and for one that is made up elsewhere.
+    Raises ConfigError where the address cannot be served.
     """
 
     def __init__(
         self,
         address: str,
         folder: Path,
-        shown: Shown | None = None,
+        live: LiveState | None = None,
         buttons: Buttons | None = None,
         devices: Callable[[], dict] = dict,
         token: str | None = None,
     ) -> None:
-        host, port = parsed(address)
-        self._folder, self._shown, self._buttons = folder, shown, buttons
+        host, port = parse_address(address)
+        self._folder, self._live, self._buttons = folder, live, buttons
         self._devices = devices
         self._is_loopback = is_loopback(host)
         self.token = token or (None if self._is_loopback else secrets.token_urlsafe(16))
         self._host, self._port = host, port
         self._viewers: set[web.WebSocketResponse] = set()
-        self._made: dict[str, tuple[object, object]] = {}  # what several viewers are sent
+        self._made: dict[str, tuple[object, asyncio.Future]] = {}  # what several viewers are sent
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -108,7 +111,7 @@ class Dashboard:
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/", self._page)
         app.router.add_get("/history", self._history)
-        app.router.add_get("/live", self._live)
+        app.router.add_get("/live", self._stream)
         app.router.add_get("/encoder.onnx", self._encoder)
         app.router.add_get("/report.png", self._report)
         app.router.add_post("/press", self._press)
@@ -117,7 +120,7 @@ class Dashboard:
         try:
             site = web.TCPSite(runner, self._host, self._port)
             await site.start()
-            self._port = site._server.sockets[0].getsockname()[1]
+            self._port = runner.addresses[0][1]
             self._ready.set()
             remembering = asyncio.ensure_future(self._remember())
             await self._stop.wait()
@@ -180,7 +183,7 @@ class Dashboard:
     async def _history(self, request: web.Request) -> web.Response:
         path = self._folder / "metrics.jsonl"
         found = await self._loop.run_in_executor(None, history, path)
-        found["name"], found["learns"] = self._folder.resolve().name, self._shown is not None
+        found["name"], found["learns"] = self._folder.resolve().name, self._live is not None
         found["buttons"] = self._buttons is not None
         if found["last"]:
             found["last"] = finite(found["last"])
@@ -216,7 +219,7 @@ class Dashboard:
 
     # -- viewers ----------------------------------------------------------------------------------
 
-    async def _live(self, request: web.Request) -> web.StreamResponse:
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
         if len(self._viewers) >= MOST_VIEWERS:
             return web.Response(status=503, text=f"503: {MOST_VIEWERS} viewers are the most")
         viewer = web.WebSocketResponse(heartbeat=SLOW_S, max_msg_size=1024)
@@ -234,43 +237,53 @@ class Dashboard:
 
     async def _send(self, viewer: web.WebSocketResponse) -> None:
         """The newest of everything, again and again, until it goes or is too slow."""
-        last_picture, last_measures, last_event = -1, None, 0
-        if self._shown is not None:  # what was before is in the history
-            last_measures, last_event = self._shown.newest()
+        last = _Sent(*(self._live.newest() if self._live else ()))  # the history has the rest
         state_due = map_due = self._loop.time()
         try:
             while not viewer.closed:
                 now = self._loop.time()
-                if self._shown is not None:
-                    if self._shown.seen != last_picture:
-                        last_picture = self._shown.seen
-                        picture = await self._once("picture", last_picture, self._shown.picture)
-                        if picture:
-                            await asyncio.wait_for(viewer.send_bytes(picture), SLOW_S)
+                if self._live is not None:
+                    await self._send_picture(viewer, self._live, last)
                     if now >= map_due:
                         map_due = now + MAP_S
-                        await self._say(viewer, await self._once("maps", last_picture, self._maps))
+                        maps = partial(_maps, self._live)
+                        await self._say(viewer, await self._once("maps", last.batch, maps))
                 if now >= state_due:
                     state_due = now + STATE_S
-                    state = self._state()
-                    if self._shown is not None:
-                        measures = self._shown.measures()
-                        if measures and measures["frames"] != last_measures:
-                            last_measures = measures["frames"]
-                            state["measures"] = measures
-                        events = self._shown.events(last_event)
-                        if events:
-                            last_event = events[-1][0]
-                            state["events"] = [text for _, text in events]
-                    await self._say(viewer, state)
+                    await self._say(viewer, self._state() | self._news(last))
                 await asyncio.sleep(PICTURE_S)
         except (asyncio.TimeoutError, ConnectionError):
             await viewer.close(code=1013, message=b"too slow")
 
+    async def _send_picture(
+        self, viewer: web.WebSocketResponse, live: LiveState, last: _Sent
+    ) -> None:
+        if live.batches == last.batch:
+            return
+        last.batch = live.batches
+        picture = await self._once("picture", last.batch, live.picture)
+        if picture:
+            await asyncio.wait_for(viewer.send_bytes(picture), SLOW_S)
+
+    def _news(self, last: _Sent) -> dict:
+        """Measures and events that the viewer does not have yet."""
+        found: dict = {}
+        if self._live is None:
+            return found
+        measures = self._live.measures()
+        if measures and measures["frames"] != last.measures:
+            last.measures = measures["frames"]
+            found["measures"] = measures
+        events = self._live.events(last.event)
+        if events:
+            last.event = events[-1][0]
+            found["events"] = [text for _, text in events]
+        return found
+
     async def _say(self, viewer: web.WebSocketResponse, values: dict) -> None:
         await asyncio.wait_for(viewer.send_str(json.dumps(values)), SLOW_S)
 
-    async def _once(self, what: str, number: object, make: Callable[[], object]):
+    async def _once(self, what: str, number: object, make: Callable[[], Any]) -> Any:
         """What several viewers are sent, made once."""
         held = self._made.get(what)
         if held is None or held[0] != number:
@@ -278,26 +291,35 @@ class Dashboard:
             self._made[what] = held = number, task
         return await held[1]
 
-    def _maps(self) -> dict:
-        shown = self._shown
-        return {
-            "surprise_map": shown.surprise_map(),
-            "neighbours": shown.neighbours(),
-            "embedding_map": shown.embedding_map(),
-        }
-
     def _state(self) -> dict:
         paused = self._buttons is not None and self._buttons.paused
         return {"devices": self._devices(), "paused": paused, "viewers": len(self._viewers)}
 
     async def _remember(self) -> None:
-        """Keep a look now and then, whoever watches."""
-        while self._shown is not None:
-            await self._loop.run_in_executor(None, self._shown.remember)
+        """Keep a patch now and then, whoever watches."""
+        while self._live is not None:
+            await self._loop.run_in_executor(None, self._live.remember)
             await asyncio.sleep(STATE_S)
 
 
-def parsed(address: str) -> tuple[str, int]:
+@dataclass
+class _Sent:
+    """What a viewer has been sent last."""
+
+    measures: int | None = None  # their frame
+    event: int = 0
+    batch: int = -1
+
+
+def _maps(live: LiveState) -> dict:
+    return {
+        "surprise_map": live.surprise_map(),
+        "neighbours": live.neighbours(),
+        "embedding_map": live.embedding_map(),
+    }
+
+
+def parse_address(address: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT`, `:PORT` or `PORT`. Raises ConfigError."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"

@@ -1,7 +1,7 @@
-"""What the page shows of a run that learns: filled by the learning thread, read by the server's.
+"""The newest state of a run that learns: the learning thread writes it, the server's reads it.
 
-The learning thread only hands over references; drawing, encoding and mapping are done by whoever
-looks, at its own pace.
+The learning thread only hands over references; whoever looks draws, encodes and maps them, at its
+own pace.
 """
 
 from __future__ import annotations
@@ -21,53 +21,55 @@ from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.run.run import Progress
 from edge_rjepa.views import overlay
 
+Encoder = Callable[[np.ndarray], np.ndarray]  # features (.., f) to embeddings (.., n_z)
+
 CELL_RAD = math.radians(3.0)  # of the map of surprise
 COLUMNS, ROWS = 120, 60  # of it: all around, and from straight down to straight up
-FADING = 0.05  # how much a new look at a place counts against those before
+FADING = 0.05  # how much a new fixation of a place counts against those before
 EVENTS = 50
 PATCH_PX = 64  # cut out around a fixation ..
 THUMB_PX = 40  # .. and made so small
-REMEMBERED = 1200  # looks
-FEW, NEAREST = 12, 6  # looks before a map is drawn; neighbours shown
-JUST_NOW = 30  # looks too recent to be neighbours: of course they are alike
+REMEMBERED = 1200  # patches
+FEW, NEAREST = 12, 6  # patches before a map is drawn; neighbours shown
+JUST_NOW = 30  # patches too recent to be neighbours: of course they are alike
 THUMBS_IN_MAP = 36
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 70]
 
 
-class Look(NamedTuple):
-    """One remembered fixation."""
+class RememberedPatch(NamedTuple):
+    """The patch of one fixation."""
 
-    z: np.ndarray  # (n_z,)
+    z: np.ndarray  # (n_z,) float32, its embedding
     thumb: bytes  # JPEG
 
 
-class Shown:
-    """The newest of everything. `observe`, `progress` and `event` are called by who learns.
+class LiveState:
+    """The newest of everything. Who learns calls `observe`, `on_progress` and `on_event`.
 
-    encoder_weights: W_z (n_z, f + 1) as it is now, for the learning thread to call.
+    snapshot: `RJepa.patch_encoder` of the learner; only the learning thread calls it.
     """
 
-    def __init__(self, encoder_weights: Callable[[], np.ndarray]) -> None:
-        self._encoder_weights = encoder_weights
+    def __init__(self, snapshot: Callable[[], Encoder]) -> None:
+        self._snapshot = snapshot
         self._lock = threading.Lock()  # guards what several threads change in more than one step
         self.batch: FixationBatch | None = None
-        self.seen = 0  # glances so far
-        self._weights: np.ndarray | None = None
+        self.batches = 0  # so far
+        self._encoder: Encoder | None = None
         self._surprise = np.full((ROWS, COLUMNS), np.nan, np.float32)
         self._progress: Progress | None = None
         self._events: deque[tuple[int, str]] = deque(maxlen=EVENTS)
         self._event_count = 0
-        self._looks: deque[Look] = deque(maxlen=REMEMBERED)
+        self._patches: deque[RememberedPatch] = deque(maxlen=REMEMBERED)
         self._axes: np.ndarray | None = None  # (n_z, 2) of the map before
 
     # -- the learning thread ----------------------------------------------------------------------
 
     def observe(self, batch: FixationBatch) -> None:
-        """The newest frame with what was made of it."""
-        if self._weights is None:
-            self._weights = self._encoder_weights()
+        """The newest frame with its fixations."""
+        if self._encoder is None:
+            self._encoder = self._snapshot()
         self.batch = batch
-        self.seen += 1
+        self.batches += 1
         if len(batch.surprise):
             rows, columns = cells_of(batch.gaze_rad)
             old = self._surprise[rows, columns]
@@ -76,12 +78,12 @@ class Shown:
                 np.nan_to_num(old) * (1.0 - part) + part * batch.surprise
             )
 
-    def progress(self, progress: Progress) -> None:
-        """The newest measures; also the moment to copy what thumbnails are compared by."""
+    def on_progress(self, progress: Progress) -> None:
+        """The newest measures; also the moment to take the encoder as it is now."""
         self._progress = progress
-        self._weights = self._encoder_weights()
+        self._encoder = self._snapshot()
 
-    def event(self, text: str) -> None:
+    def on_event(self, text: str) -> None:
         """Something happened."""
         with self._lock:
             self._event_count += 1
@@ -124,36 +126,34 @@ class Shown:
         rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
         part = surprise[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         low, high = np.nanpercentile(part, [5.0, 95.0])
-        shade = np.clip((part - low) / max(high - low, 1e-9), 0.0, 1.0)
-        colour = overlay.CALM + np.nan_to_num(shade)[..., None] * (overlay.KEEN - overlay.CALM)
+        shade = (part - low) / max(high - low, 1e-9)
         alpha = np.where(np.isnan(part), 0, 255)
-        image = np.dstack([colour, alpha]).round().astype(np.uint8)[::-1]  # up is up
+        image = np.dstack([overlay.colours(shade), alpha])[::-1]  # up is up
+        png = cv2.imencode(".png", image.round().astype(np.uint8))[1].tobytes()
         return {
-            "image": data_url(cv2.imencode(".png", image)[1].tobytes(), "png"),
+            "image": data_url(png, "png"),
             "azimuth_deg": _edges(columns, COLUMNS, 360.0),
             "elevation_deg": _edges(rows, ROWS, 180.0),
             "nats": [float(low), float(high)],
         }
 
     def remember(self) -> None:
-        """Keep a look of the newest frame, to compare later ones with."""
-        batch, weights = self.batch, self._weights
-        if batch is None or weights is None or not len(batch.surprise):
+        """Keep the most surprising patch of the newest frame, to compare later ones with."""
+        batch, encoder = self.batch, self._encoder
+        if batch is None or encoder is None or not len(batch.surprise):
             return
-        newest = int(np.argmax(batch.surprise))
-        z = np.tanh(weights[:, :-1] @ batch.features[newest] + weights[:, -1])
-        thumb = cut_out(batch.frame.image, batch.pixels[newest])
-        self._looks.append(
-            Look(z.astype(np.float32), cv2.imencode(".jpg", thumb, JPEG)[1].tobytes())
-        )
+        k = int(np.argmax(batch.surprise))
+        z = encoder(batch.features[k]).astype(np.float32)
+        thumb = cv2.imencode(".jpg", crop_thumb(batch.frame.image, batch.pixels[k]), JPEG)[1]
+        self._patches.append(RememberedPatch(z, thumb.tobytes()))
 
     def neighbours(self) -> dict | None:
-        """The newest look, and those long ago whose embeddings are most like it."""
-        looks = list(self._looks)
-        if len(looks) < JUST_NOW + FEW:
+        """The newest patch, and those long ago whose embeddings are most like it."""
+        patches = list(self._patches)
+        if len(patches) < JUST_NOW + FEW:
             return None
-        now, past = looks[-1], looks[:-JUST_NOW]
-        z = np.array([look.z for look in past])
+        now, past = patches[-1], patches[:-JUST_NOW]
+        z = np.array([patch.z for patch in past])
         alike = z @ now.z / np.maximum(np.linalg.norm(z, axis=1) * np.linalg.norm(now.z), 1e-9)
         best = np.argsort(-alike)[:NEAREST]
         return {
@@ -164,11 +164,11 @@ class Shown:
         }
 
     def embedding_map(self) -> dict | None:
-        """The looks remembered along the two directions in which they differ most."""
-        looks = list(self._looks)
-        if len(looks) < FEW:
+        """The patches remembered, along the two directions in which they differ most."""
+        patches = list(self._patches)
+        if len(patches) < FEW:
             return None
-        z = np.array([look.z for look in looks], dtype=np.float64)
+        z = np.array([patch.z for patch in patches], dtype=np.float64)
         z -= z.mean(axis=0)
         axes = np.linalg.svd(z, full_matrices=False)[2][:2].T
         if self._axes is not None:  # turned as the map before was, so that points stay in place
@@ -177,11 +177,11 @@ class Shown:
         self._axes = axes
         points = z @ axes
         points /= max(float(np.abs(points).max()), 1e-9)
-        some = np.linspace(0, len(looks) - 1, min(THUMBS_IN_MAP, len(looks))).astype(int)
+        some = np.linspace(0, len(patches) - 1, min(THUMBS_IN_MAP, len(patches))).astype(int)
         return {
             "points": points.round(3).tolist(),
             "thumbs": [
-                {"at": points[i].round(3).tolist(), "image": data_url(looks[i].thumb, "jpeg")}
+                {"at": points[i].round(3).tolist(), "image": data_url(patches[i].thumb, "jpeg")}
                 for i in some
             ],
         }
@@ -194,7 +194,7 @@ def device_state(source, head: Head | None) -> dict:
         state = head.state()
         found["head"] = finite({
             "name": state.name, "connected": state.connected, "moving": state.moving,
-            "limp": state.limp, "pan_deg": math.degrees(state.pan_rad),
+            "torque_off": state.limp, "pan_deg": math.degrees(state.pan_rad),
             "tilt_deg": math.degrees(state.tilt_rad), "faults": dict(state.faults),
         })  # fmt: skip
     return found
@@ -211,7 +211,7 @@ def _edges(cells: np.ndarray, count: int, degrees: float) -> list[float]:
     return [degrees * (edge / count - 0.5) for edge in (int(cells[0]), int(cells[-1]) + 1)]
 
 
-def cut_out(image: np.ndarray, pixel) -> np.ndarray:
+def crop_thumb(image: np.ndarray, pixel: np.ndarray) -> np.ndarray:
     """The patch about a pixel (x, y), THUMB_PX to a side."""
     corner = np.round(np.asarray(pixel) - PATCH_PX / 2).astype(int)
     height, width = image.shape[:2]

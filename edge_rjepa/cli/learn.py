@@ -1,0 +1,365 @@
+"""`edge-rjepa learn`: learn from a source of pictures, and keep it in a run's folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edge_rjepa.cli import options as flags
+from edge_rjepa.cli.options import positive
+from edge_rjepa.cli.terminal import USAGE, say, stop_on_signals
+from edge_rjepa.eye.config import GazePolicy
+from edge_rjepa.learner.config import DEVICES
+
+LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
+FIXED = ("out", "config", "seed", "source", "fov", "calibration", "gaze", "record")  # once begun
+
+EXAMPLES = """examples:
+  edge-rjepa learn                                  photographs, until Ctrl-C; it is saved then
+  edge-rjepa learn --source walk.mp4 --seconds 60   a video, for a minute
+  edge-rjepa learn --source scene:pictures/ --out runs/mine --fixations 500000
+  edge-rjepa learn --source 0 --fov 70              the first camera, 70 degrees wide
+  edge-rjepa learn --source rtsp://camera/stream    or http://.., /dev/v4l/by-id/.., gst:..
+  edge-rjepa learn --source 0 --head serial:        gaze also turns the head the camera is on
+  edge-rjepa learn --source 0 --record walk/        record every frame it learns from
+  edge-rjepa learn --source replay:walk/            learn from that recording again, bit for bit
+  edge-rjepa learn --resume runs/mine --seconds 60  continue a run, bit for bit
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add `learn` to the commands."""
+    parser = flags.add_command(
+        commands, "learn", execute, "learn from a camera, a video or pictures", EXAMPLES
+    )
+    flags.add_source(parser, "default: scene:")
+    flags.add_head(parser)
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/DATE-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue this run")
+    flags.add_seconds(parser)
+    parser.add_argument(
+        "--fixations", type=positive(int), metavar="N", help="stop after N fixations in all"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="F", help="read settings from this TOML file, such as a "
+        "run's config.toml"
+    )  # fmt: skip
+    flags.add_view(parser)
+    flags.add_calibration(parser)
+    parser.add_argument(
+        "--gaze",
+        choices=[policy.value for policy in GazePolicy],
+        help="what decides where to look (mixed)",
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="record the frames it learns from in DIR"
+    )
+    parser.add_argument(
+        "--record-format",
+        choices=("lossless", "mjpg"),
+        default="lossless",
+        help="lossless replays bit for bit and takes 0.5 MB for a 640x480 picture; mjpg takes a "
+        "fifth of that (lossless)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="where to learn; auto measures both for a second and takes the faster one (cpu)",
+    )
+    parser.add_argument(
+        "--dashboard",
+        nargs="?",
+        const=flags.ADDRESS,
+        metavar="HOST:PORT",
+        help=f"serve a live page for the browser ({flags.ADDRESS} if no address is given)",
+    )
+    parser.add_argument("--show", action="store_true", help="show the fixations in a window")
+    flags.add_token(parser)
+    parser.add_argument("--seed", type=int, help="seed of weights, gaze and scene (0)")
+    flags.add_json(parser, "summary")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Learn until there is a signal or a limit is reached, then judge what was learned."""
+    with _open_run(options) as run:
+        try:
+            with (
+                stop_on_signals("stopping: saving what was learned") as received,
+                _progress(run, options.fixations) as (show, write),
+                _with_views(
+                    run, _Callbacks(_limit(options, received), show, write), options
+                ) as callbacks,
+            ):
+                run.learn(*callbacks)
+        except BaseException:
+            say(f"saved up to frame {run.frames_kept:,}; continue with {_resume_line(run)}")
+            raise
+        _close_recording(run, options)
+        if set(received) - {signal.SIGINT}:  # no time for a summary: the machine may go down
+            say(f"saved; continue with {_resume_line(run)}")
+            return 0
+        summary = run.finish()
+    say(summary["verdict"])
+    _draw(run.folder)
+    say(f"next: edge-rjepa export {run.folder}   or continue: {_resume_line(run)}")
+    if options.json:
+        print(json.dumps(summary))
+    return 0
+
+
+def _resume_line(run: Any) -> str:
+    return f"edge-rjepa learn --resume {run.folder}"
+
+
+# -- the run --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open_run(options: argparse.Namespace) -> Iterator[Any]:
+    """A new run, or the one to resume; its source, head and recording are closed at the end."""
+    if options.resume:
+        for flag in FIXED:
+            if getattr(options, flag) is not None:
+                say(f"edge-rjepa: --{flag} cannot change a run that is resumed")
+                raise SystemExit(USAGE)
+    with (_resume if options.resume else _start)(options) as run:
+        yield run
+
+
+@contextmanager
+def _start(options: argparse.Namespace) -> Iterator[Any]:
+    from edge_rjepa.cli import rig
+    from edge_rjepa.run.run import Run, alone_in
+    from edge_rjepa.sources import redacted
+
+    config = _configuration(options)
+    folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
+    device = _device(options.device, config)
+    with (
+        rig.open_rig(config) as (source, head),
+        alone_in(folder),
+        _recorder(options, config, source, head) as recorder,
+    ):
+        say(f"run: {folder}   source: {redacted(config.source)}")
+        yield Run.start(folder, config, source, device, head=head, recorder=recorder)
+
+
+@contextmanager
+def _resume(options: argparse.Namespace) -> Iterator[Any]:
+    from edge_rjepa.cli import rig
+    from edge_rjepa.run.run import Run, alone_in, load_run
+    from edge_rjepa.sources import redacted
+
+    folder = options.resume
+    with alone_in(folder, new=False):
+        kept = load_run(folder)
+        for problem in kept.problems:
+            say(f"warning: {problem}")
+        device = _device(options.device, kept.config)
+        with rig.open_rig(kept.config, options.head) as (source, head):
+            say(f"run: {folder}   source: {redacted(kept.config.source)}")
+            run = Run.resume(folder, source, kept, device, head=head)
+            if run.frames_lost:
+                say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
+            yield run
+
+
+def _device(name: str, config: Any) -> str:
+    """Where to learn; says which device "auto" chose, and why."""
+    from edge_rjepa.learner.engines import choose
+
+    if name != "auto":
+        return name
+    choice = choose(config.network, config.fixations_per_frame)
+    say(choice.reason)
+    return choice.device
+
+
+def _configuration(options: argparse.Namespace) -> Any:
+    """That of a file, of a recording, or the defaults; what the command line says replaces it."""
+    from edge_rjepa.cli import rig
+    from edge_rjepa.run.config import RunConfig
+    from edge_rjepa.sources import absolute, config_of
+
+    if options.config:
+        config = RunConfig.from_toml(options.config)
+    elif options.source and (recorded := config_of(options.source)) is not None:
+        config = RunConfig.from_dict(recorded)
+        config = replace(  # the head is where it was, and the lens is the recording's
+            config, head=replace(config.head, device=""), calibration=""
+        )
+    else:
+        config = RunConfig()
+    config = rig.with_view(config, options.fov)
+    if options.gaze is not None:
+        config = replace(config, gaze=replace(config.gaze, policy=options.gaze))
+    if options.source is not None:
+        config = replace(config, source=options.source)
+    if options.seed is not None:
+        config = replace(config, seed=options.seed)
+    config = rig.with_head(replace(config, source=absolute(config.source)), options.head)
+    return rig.with_calibration(config, options.calibration)
+
+
+@contextmanager
+def _recorder(
+    options: argparse.Namespace, config: Any, source: Any, head: Any
+) -> Iterator[Any | None]:
+    """Records the frames that are learned from, if --record asks for that."""
+    if options.record is None:
+        yield None
+        return
+    from dataclasses import asdict
+
+    from edge_rjepa.sources import redacted
+    from edge_rjepa.sources.recording import Recorder
+
+    with Recorder(
+        options.record,
+        source.camera,
+        asdict(replace(config, source=redacted(config.source))),  # recordings are given to others
+        getattr(head or source.head, "limits_rad", None),
+        source.held_out(config.held_out_frames),
+        lossless=options.record_format == "lossless",
+    ) as recorder:
+        yield recorder
+
+
+def _close_recording(run: Any, options: argparse.Namespace) -> None:
+    """Note in the recording what was learned; or compare that with the recording replayed."""
+    recorder = run.loop.recorder
+    if recorder is not None:
+        try:
+            recorder.close(run.learner.digest if options.record_format == "lossless" else None)
+            say(f"recorded: {recorder.folder}; to learn from it: --source replay:{recorder.folder}")
+        except OSError as error:
+            say(f"warning: {error}")
+    digest_then = getattr(run.loop.source, "digest", None)
+    if run.ended and digest_then is not None:
+        if digest_then == run.learner.digest:
+            say("what was learned is the same as when this was recorded, bit for bit")
+        else:
+            say("what was learned differs from when this was recorded: other flags, other weights")
+
+
+def _draw(folder: Path) -> None:
+    from edge_rjepa.views.report import ReportError, draw_report
+
+    try:
+        say(f"report: {draw_report(folder)}")
+    except ReportError as error:
+        say(f"no report: {error}")
+
+
+# -- what is called while it learns ----------------------------------------------------------------
+
+
+class _Callbacks(NamedTuple):
+    """What `Run.learn` calls: whether to go on, with measures, with events."""
+
+    go_on: Callable[[Any], bool]
+    on_progress: Callable[[Any], None]
+    on_event: Callable[[str], None]
+
+
+@contextmanager
+def _with_views(
+    run: Any, callbacks: _Callbacks, options: argparse.Namespace
+) -> Iterator[_Callbacks]:
+    """The callbacks, with those of a window or a page beside them if one is asked for."""
+    with ExitStack() as opened:
+        if options.show:
+            from edge_rjepa.views.window import Window
+
+            window = opened.enter_context(Window(callbacks.on_event))
+            run.loop.observers.append(window.show)
+        if options.dashboard is None:
+            yield callbacks
+            return
+        from edge_rjepa.views.dashboard import page_of
+
+        page = opened.enter_context(page_of(run, options.dashboard, options.token))
+        say(f"page: {page.server.url}")
+
+        def go_on(run: Any) -> bool:
+            page.buttons.obey(run)
+            return callbacks.go_on(run)
+
+        def on_progress(progress: Any) -> None:
+            callbacks.on_progress(progress)
+            page.live.on_progress(progress)
+
+        def on_event(event: str) -> None:
+            callbacks.on_event(event)
+            page.live.on_event(event)
+
+        yield _Callbacks(go_on, on_progress, on_event)
+
+
+def _limit(options: argparse.Namespace, received: list[int]) -> Callable[[Any], bool]:
+    """Whether a run goes on: no signal yet, and within --seconds and --fixations."""
+    most_s, fixations = options.seconds or math.inf, options.fixations or math.inf
+    first_s = time.monotonic()
+
+    def go_on(run: Any) -> bool:
+        in_time = time.monotonic() < first_s + most_s
+        return not received and in_time and run.learner.fixations < fixations
+
+    return go_on
+
+
+@contextmanager
+def _progress(
+    run: Any, fixations: int | None
+) -> Iterator[tuple[Callable[[Any], None], Callable[[str], None]]]:
+    """Two functions that show a run's Progress and its events: on a terminal, or line by line."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    shown_s = -math.inf
+
+    with tqdm(
+        total=fixations, initial=run.learner.fixations, unit=" fixations", unit_scale=True,
+        dynamic_ncols=True, disable=not terminal,
+        bar_format=None if fixations else "{n_fmt}{unit} [{elapsed}{postfix}]",
+    ) as bar:  # fmt: skip
+
+        def show(progress: Any) -> None:
+            nonlocal shown_s
+            with suppress(OSError):  # no terminal and no log is no reason to stop learning
+                bar.set_postfix_str(_in_words(progress), refresh=False)
+                bar.update(progress.fixations - bar.n)
+            if not terminal and time.monotonic() >= shown_s + LINE_EVERY_S:
+                shown_s = time.monotonic()
+                say(f"{progress.fixations:,} fixations: {_in_words(progress)}")
+
+        def write(event: str) -> None:
+            with suppress(OSError):
+                bar.write(event, file=sys.stderr)
+
+        yield show, write
+
+
+def _in_words(progress: Any) -> str:
+    health = progress.health
+    words = (
+        f"{progress.fixations_per_s:,.0f}/s, information {health.information:.2f} nats, "
+        f"rank {health.effective_rank:.1f}, std {health.embedding_std:.2f}, "
+        f"surprise {progress.surprise:.2f}"
+    )
+    if progress.latency_median_ms is not None:
+        words += (
+            f", {progress.latency_median_ms:.0f} ms from capture to learned "
+            f"(95%: {progress.latency_p95_ms:.0f})"
+        )
+    return words

@@ -1,0 +1,149 @@
+"""What the commands' parsers share: a flag is added, named and explained here once."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import firmware_bridge
+from edge_rjepa.sources.kinds import supported
+
+ADDRESS = "127.0.0.1:8000"  # of the page, unless another one is given
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    command: Callable[[argparse.Namespace], int] | None,
+    summary: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    """Add a command to what argparse's `add_subparsers` returned, and return its parser.
+
+    command: does what the parsed options say and returns the exit code; None where a command has
+    commands of its own. summary: one line without a full stop. examples: shown below the flags.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+# -- flags that several commands have -------------------------------------------------------------
+
+
+def add_run(parser: Any) -> None:
+    """RUN: the folder of a run."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+
+
+def add_encoder(parser: Any) -> None:
+    """RUN|encoder.onnx: a run or an exported encoder."""
+    parser.add_argument(
+        "encoder", type=Path, metavar="RUN|encoder.onnx", help="a run or an exported encoder"
+    )
+
+
+def add_source(parser: Any, note: str, required: bool = False) -> None:
+    """--source. note: what the default is, or which sources fit this command."""
+    parser.add_argument(
+        "--source",
+        metavar="SRC",
+        required=required,
+        help=f"{supported()}; {note}",
+    )
+
+
+def add_head(parser: Any, default: str | None = None) -> None:
+    """--head. default: None for no head."""
+    parser.add_argument(
+        "--head",
+        metavar="HEAD",
+        default=default,
+        help=f"the pan-tilt head: {firmware_bridge.supported()}; default: {default or 'none'}",
+    )
+
+
+def add_view(parser: Any, default_deg: float | None = None) -> None:
+    """--fov. default_deg: None where the configuration has the default."""
+    parser.add_argument(
+        "--fov",
+        type=view,
+        metavar="DEG",
+        default=default_deg,
+        help="the camera's horizontal field of view in degrees, if it is not calibrated (60)",
+    )
+
+
+def add_calibration(parser: Any) -> None:
+    """--calibration."""
+    parser.add_argument(
+        "--calibration", type=Path, metavar="F", help="a file that edge-rjepa calibrate wrote"
+    )
+
+
+def add_seconds(parser: Any) -> None:
+    """--seconds."""
+    parser.add_argument(
+        "--seconds", type=positive(float), metavar="S", help="stop after this many seconds"
+    )
+
+
+def add_token(parser: Any) -> None:
+    """--token."""
+    parser.add_argument(
+        "--token",
+        help="viewers need this token; one is made and printed if the page is served on an address "
+        "of the network",
+    )
+
+
+def add_json(parser: Any, what: str = "result") -> None:
+    """--json. what: is printed so."""
+    parser.add_argument("--json", action="store_true", help=f"print the {what} as JSON")
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def number(text: str) -> float:
+    """A finite number, for argparse."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+number.__name__ = "number"  # as argparse names it
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
+    """What makes a number of this kind above 0 from text, for argparse."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def view(text: str) -> float:
+    """A camera's field of view in degrees, above 0 and below 180, for argparse."""
+    value: float = positive(float)(text)
+    if value >= 180.0:
+        raise ValueError
+    return value
+
+
+view.__name__ = "view in degrees, above 0 and below 180"
