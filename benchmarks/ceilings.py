@@ -60,10 +60,8 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
         if layer.passes_back:
             listed.append(product("backward", layer.matrix, BACKWARD))
         listed.append(product("backward", layer.matrix, GRADIENT, K + layer.encoder))
-    for _ in ("of the loss", "of the state: the traces"):
-        listed.append(product("update", "W", GRADIENT))
-    for _ in ("of z", "of e"):
-        listed.append(product("statistics", "S", GRADIENT))
+    listed += [product("update", "W", GRADIENT)] * 2  # of the loss; of the state: the traces
+    listed += [product("statistics", "S", GRADIENT)] * 2  # of z, of e
     return listed
 
 

@@ -29,7 +29,7 @@ def learned(cell: str, dtype: str) -> dict[str, np.ndarray]:
     for K in (5, 1, 3):
         learner.learn_block(rng.normal(size=(K, 5)), rng.normal(size=(K, 4)))
     tensors = {name: np.tril(a) if "factor" in name else a for name, a in learner.tensors().items()}
-    z, z_hat, h = learner.predict(rng.normal(size=(4, 5)), rng.normal(size=(4, 4)))
+    _, z_hat, h = learner.predict(rng.normal(size=(4, 5)), rng.normal(size=(4, 4)))
     return {name: array.copy() for name, array in {**tensors, "z_hat": z_hat, "h": h}.items()}
 
 
