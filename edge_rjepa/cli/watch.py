@@ -148,7 +148,7 @@ class _Reporter:
 
     def __init__(self, watch, as_json: bool) -> None:
         self._watch, self._as_json = watch, as_json
-        self._first_s = self._last_s = self._now_s = None
+        self._first_s = self._last_s = self._now_s = math.nan
         self._alarms = 0
         self._warm = False
 
@@ -167,7 +167,7 @@ class _Reporter:
         """What is due, after each frame."""
         for event in self._watch.drain_events():
             say(event)
-        if self._first_s is None:
+        if math.isnan(self._first_s):
             self._first_s = self._last_s = t_s
         self._now_s = t_s
         if not self._warm and math.isfinite(self._watch.threshold):
@@ -178,7 +178,7 @@ class _Reporter:
 
     def report_end(self) -> None:
         """How it stands at the end."""
-        if self._now_s is None:
+        if math.isnan(self._now_s):
             say("nothing was seen")
         elif not math.isfinite(self._watch.threshold):
             say("it ended while what is usual was still learned: give it longer, or less --warm-up")

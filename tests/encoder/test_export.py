@@ -291,14 +291,14 @@ def test_only_what_an_output_needs_is_written(tmp_path, few_steps):
     graph = graph_of(tmp_path / "rtu.onnx")
     operators = Counter(node.op_type for node in graph.node)
     assert not operators.keys() & {"Sin", "Cos", "Neg"}
-    assert operators["Sigmoid"] == 1  # of the gain; the circuits' decay is a constant
+    assert operators["Sigmoid"] == 1  # of the gain; the recurrent layer's decay is a constant
     used = {name for node in graph.node for name in node.input}
     made = {name for node in graph.node for name in node.output}
     assert made - used == {output.name for output in graph.output}
     assert {initializer.name for initializer in graph.initializer} <= used
 
 
-def test_a_sequence_repeats_nothing_but_the_circuits(tmp_path, few_steps):
+def test_a_sequence_repeats_nothing_but_the_recurrent_layer(tmp_path, few_steps):
     retina = Retina(SMALL_RETINA)
     learner = trained("gated", retina.n_features)
     counts = {}
