@@ -255,6 +255,8 @@ def serial_ports() -> Iterator[Finding]:
     """Where a pan-tilt head may hang."""
     from serial.tools.list_ports import comports
 
+    from firmware_bridge.device_files import group_of
+
     ports = list(comports())
     if not ports:
         yield Finding("serial", OK, "no port: only a pan-tilt head would need one")
@@ -265,14 +267,6 @@ def serial_ports() -> Iterator[Finding]:
         else:
             cure = f"sudo usermod -aG {group_of(port.device)} $USER, then log in again"
             yield Finding("serial", FAIL, f"{what}: permission denied", cure)
-
-
-def group_of(path: str) -> str:
-    """The group that may use a device; Debian's where it cannot be found out."""
-    try:
-        return Path(path).group()
-    except (OSError, KeyError):
-        return "dialout"
 
 
 def blas() -> Iterator[Finding]:
@@ -310,7 +304,7 @@ def kernel_cache() -> Iterator[Finding]:
     from edge_rjepa.base.jit import KernelCache, jit
 
     cure = "set NUMBA_CACHE_DIR to a folder that can be written"
-    cache = jit(group_of)._cache  # any function of this package is kept where the others are
+    cache = jit(version_of)._cache  # any function of this package is kept where the others are
     if not isinstance(cache, KernelCache):
         yield Finding("kernels", WARN, "compiled code is not kept", cure)
         return
