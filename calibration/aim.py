@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibration.angles import Limits, Pair
 from calibration.errors import CalibrationError
 from calibration.head_model import AXES, HeadModel
-
-Pair = tuple[float, float]  # pan and tilt
-Limits = tuple[Pair, Pair]  # (lowest, highest) of pan, of tilt
 
 
 class CalibratedAim:

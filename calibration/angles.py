@@ -11,6 +11,9 @@ import math
 
 import numpy as np
 
+Pair = tuple[float, float]  # pan, tilt
+Limits = tuple[Pair, Pair]  # (lowest, highest) of pan, of tilt
+
 
 def head_rotation(head) -> np.ndarray:
     """Rotation (3, 3) from camera to base at head = (pan_rad, tilt_rad): R_y(pan) R_x(tilt)."""

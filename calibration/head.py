@@ -20,7 +20,6 @@ from scipy.optimize import least_squares
 from scipy.stats import chi2
 from scipy.stats import t as student
 
-from calibration.angles import angles_by_rays
 from calibration.errors import CalibrationError
 from calibration.head_model import AXES, DEGREE, HeadCamera, HeadModel, Mount, Servo, chained
 from calibration.model import CameraModel
@@ -120,11 +119,6 @@ class HeadCalibration:
         weights[first : first + DEGREE] = _powers(np.array(pulse), servo)
         return self._within(float(servo.angle(pulse)), weights)
 
-    def pointing_std_rad(self, pulses) -> np.ndarray:
-        """Standard errors (..., 2) of where `pulses` (..., 2) point, scatter left out."""
-        by_all = self._pointing_by_unknowns(np.asarray(pulses, dtype=np.float64))
-        return np.sqrt(np.einsum("...ij,jk,...ik->...i", by_all, self.covariance, by_all))
-
     def summary_lines(self) -> list[str]:
         """What was found, in words."""
         lines = [line for axis in AXES for line in self._news_of(axis)]
@@ -162,21 +156,6 @@ class HeadCalibration:
             )
         return lines
 
-    def _pointing_by_unknowns(self, pulses) -> np.ndarray:
-        shafts = self.model.shafts(pulses)
-        rotation, rates = chained(shafts, self.model.mount)
-        ahead = np.array(self.model.ahead)
-        moved = rotation @ np.cross(rates, ahead[:, None], axis=-2)
-        by_six = angles_by_rays(rotation @ ahead) @ moved
-        by_all = np.zeros((*pulses.shape[:-1], 2, len(NAMES)))
-        for k, servo in enumerate(self.model.servos):
-            powers = _powers(pulses[..., k], servo)
-            by_all[..., k * SERVO : k * SERVO + DEGREE] = (
-                by_six[..., k, None] * powers[..., None, :]
-            )
-        by_all[..., MOUNT] = by_six[..., 2:]
-        return by_all
-
     def _within(self, value: float, weights: np.ndarray) -> Estimate:
         reach = self.factor * math.sqrt(weights @ self.covariance @ weights)
         return Estimate(float(value), float(value - reach), float(value + reach))
@@ -212,7 +191,7 @@ def solve_head(
     when they show a servo that does not move, or two that are swapped.
     """
     _check(views)
-    gains = _gains(views, home)
+    gains = _gains(views)
     prior = np.zeros(4)
     for _ in range(CAMERA_ROUNDS):
         problem = _Problem(views, limits, home, np.asarray(camera_std), prior)
@@ -251,7 +230,7 @@ def turns_by_pulses(pulse_steps, vectors_rad) -> np.ndarray:
     return np.linalg.lstsq(np.asarray(pulse_steps), np.asarray(vectors_rad), rcond=None)[0].T
 
 
-def _gains(views: Views, home) -> np.ndarray:
+def _gains(views: Views) -> np.ndarray:
     """A first guess (2,) of radians a pulse. Refuses what is no pan-tilt head."""
     steps = views.pulses[views.pairs[:, 1]] - views.pulses[views.pairs[:, 0]]
     turns = turns_by_pulses(steps, [rotation.vector_rad for rotation in views.rotations])

@@ -112,7 +112,7 @@ def calibrate_head(
     with threadpool_limits(limits=1, user_api="blas"):  # matrices are small: threads only wait
         seen, turns, timing = _observed(head, next_frame, camera, views, told, look, seed)
         told(0.85, "comparing views")
-        found = solved(seen, camera, head.limits, head.home_position, camera_std, turns, seed)
+        found = _solve(seen, camera, head.limits, head.home_position, camera_std, seed)
     told(1.0, "done")
     return replace(found, timing=timing, unit=head.unit)
 
@@ -414,7 +414,7 @@ def _bound(rotation: Rotation | None, turns, step) -> _Bound | None:
     return _Bound(axis, float(turned_rad[axis]), float(due_rad[axis]))
 
 
-def solved(seen, camera, limits, home, camera_std, turns, seed: int = 0) -> HeadCalibration:
+def _solve(seen, camera, limits, home, camera_std, seed: int = 0) -> HeadCalibration:
     """The head that explains what was seen: first from neighbours, then from all that overlap."""
     near = [k for k, rotation in enumerate(seen.since) if rotation is not None]
     if len(near) < 0.7 * len(seen.since):

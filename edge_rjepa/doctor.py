@@ -257,7 +257,7 @@ def serial_ports() -> Iterator[Finding]:
     """The serial ports, of which one may lead to a pan-tilt head."""
     from serial.tools.list_ports import comports
 
-    from firmware_bridge.ports import group_of
+    from firmware_bridge.device_files import group_of
 
     ports = list(comports())
     if not ports:

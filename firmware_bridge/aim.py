@@ -6,8 +6,8 @@ import math
 from typing import NamedTuple, Protocol
 
 from firmware_bridge.errors import HeadError, HeadMismatch
-from firmware_bridge.track import Pair
 
+Pair = tuple[float, float]  # pan, tilt
 Limits = tuple[Pair, Pair]  # (lowest, highest) of pan, of tilt
 
 

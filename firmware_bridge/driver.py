@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from firmware_bridge.aim import Axis
-
-Pair = tuple[float, float]  # pan, tilt
+from firmware_bridge.aim import Axis, Limits, Pair
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Identity(NamedTuple):
     unit: str  # of its positions: "us", "steps"
     usual: Axis  # how such a servo usually turns, where nothing was measured
     step: float  # the smallest difference between two positions, in `unit`
-    limits: tuple[Pair, Pair]  # (low, high) of pan, of tilt
+    limits: Limits
     home: Pair
     speed: Pair  # fastest, in unit/s
     home_speed: Pair  # on the way home, in unit/s

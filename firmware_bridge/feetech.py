@@ -34,8 +34,8 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from firmware_bridge import feetech_packets as sts
-from firmware_bridge.aim import STEPS
-from firmware_bridge.driver import Command, Home, Identity, Move, Pair, Relax, Report, Status
+from firmware_bridge.aim import STEPS, Limits, Pair
+from firmware_bridge.driver import Command, Home, Identity, Move, Relax, Report, Status
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
 from firmware_bridge.feetech_packets import ServoState
 
@@ -93,7 +93,7 @@ class StsBus:
         self,
         open_transport: Callable[[], Transport],
         servo_ids: tuple[int, int] = (1, 2),
-        limits: tuple[Pair, Pair] = ((0, 4095), (0, 4095)),
+        limits: Limits = ((0, 4095), (0, 4095)),
         home: Pair = (2048, 2048),
         speed: float = 2400.0,
         home_speed: float = 300.0,

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import replace
 from typing import NamedTuple
 
-from firmware_bridge.aim import Aim, Limits, StraightAim
+from firmware_bridge.aim import Aim, Limits, Pair, StraightAim
 from firmware_bridge.driver import (
     Command,
     Driver,
@@ -22,7 +22,7 @@ from firmware_bridge.driver import (
     Status,
 )
 from firmware_bridge.errors import HeadError, LinkError
-from firmware_bridge.track import UNKNOWN, Pair, Pose, SafePose, Sample, Track
+from firmware_bridge.track import UNKNOWN, Pose, SafePose, Sample, Track
 
 REST_S, MOVING_S = 0.1, 0.02  # between two looks at a head that rests, that moves
 SOONEST_S, LATEST_S = 0.1, 2.0  # between two tries to reach a lost head

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import serial
 
+from firmware_bridge.device_files import group_of, holders, in_words
 from firmware_bridge.errors import HeadError, LinkError
 
 ROOT = Path("/")
@@ -105,28 +106,6 @@ def why_not(path: str, error: Exception) -> str:
     if not os.access(path, os.R_OK | os.W_OK):
         return f"permission denied: run `sudo usermod -aG {group_of(path)} $USER`, log in again"
     if getattr(error, "errno", None) in (errno.EAGAIN, errno.EBUSY):
-        return f"it is in use by process {', '.join(holders(path)) or 'of another user'}: end that"
+        others = {number: name for number, name in holders(path).items() if number != os.getpid()}
+        return f"it is in use by process {in_words(others) or 'of another user'}: end that"
     return " ".join(str(error).split())
-
-
-def group_of(path: str) -> str:
-    """The group that may use a device; Debian's where it cannot be found out."""
-    try:
-        return Path(path).group()
-    except (OSError, KeyError):
-        return "dialout"
-
-
-def holders(path: str) -> list[str]:
-    """Which other processes have the file open, as "1234 (name)", as far as one may know."""
-    target = os.path.realpath(path)
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if process.name != str(os.getpid()) and any(
-                os.path.realpath(fd) == target for fd in (process / "fd").iterdir()
-            ):
-                found.append(f"{process.name} ({(process / 'comm').read_text().strip()})")
-        except OSError:  # of another user, or gone by now
-            continue
-    return found

@@ -78,13 +78,6 @@ class Cause(enum.IntFlag):
     WATCHDOG = 8
 
 
-class BoardType(enum.IntEnum):
-    """What a board is built on."""
-
-    HOST = 0  # a program, for tests
-    ATMEGA328P = 1
-
-
 class AxisSettings(NamedTuple):
     """Limits of one servo, kept in EEPROM."""
 
@@ -151,7 +144,7 @@ class Greeting(NamedTuple):
     nonce: int
     protocol: int
     firmware: tuple[int, int, int]  # major, minor, patch
-    board_type: int
+    board_type: int  # what it is built on; 1: an ATmega328P
     board_id: int  # 0: never set
     pan: AxisSettings | None = None
     tilt: AxisSettings | None = None

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import deque
 from typing import NamedTuple
 
-Pair = tuple[float, float]  # pan_rad, tilt_rad
+from firmware_bridge.aim import Pair
 
 SAMPLES = 1024  # 20 s of a moving head, 100 s of one at rest
 STIFFEN_S = 1.0  # a servo that was limp turns unseen to where its first pulse tells it to be

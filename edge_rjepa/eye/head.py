@@ -8,18 +8,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from calibration.angles import Limits
+from firmware_bridge.track import Pose
+
 WANDER_STD_RAD = math.radians(2.5)
 MOVES_REMEMBERED = 16
-
-Limits = tuple[tuple[float, float], tuple[float, float]]  # (lowest, highest) pan, tilt
-
-
-class HeadState(NamedTuple):
-    """Where a head was at some moment."""
-
-    pan_rad: float  # positive to the right
-    tilt_rad: float  # positive up
-    moving: bool
 
 
 class Head(Protocol):
@@ -30,7 +23,7 @@ class Head(Protocol):
     def move(self, pan_rad: float, tilt_rad: float) -> tuple[float, float]:
         """Set out for these angles and return at once: the angles commanded, after clipping."""
 
-    def at(self, t_s: float) -> HeadState:
+    def at(self, t_s: float) -> Pose:
         """Where the head was at time t_s, not in the future."""
 
     def drain_events(self) -> list[str]:
@@ -76,7 +69,7 @@ class SimulatedHead:
         self._moves.append(Move(self._now_s, (here.pan_rad, here.tilt_rad), goal))
         return goal
 
-    def at(self, t_s: float) -> HeadState:
+    def at(self, t_s: float) -> Pose:
         """Where the head is at time t_s. A move told at t_s has not begun to turn it then."""
         move = next((move for move in reversed(self._moves) if move.t_s < t_s), self._moves[0])
         reach_rad = self._speed_rad_per_s * max(0.0, t_s - move.t_s)
@@ -86,9 +79,7 @@ class SimulatedHead:
             else start + math.copysign(reach_rad, goal - start)
             for start, goal in zip(move.start_rad, move.goal_rad, strict=True)
         )
-        return HeadState(
-            pan_rad, tilt_rad, reach_rad > 0.0 and (pan_rad, tilt_rad) != move.goal_rad
-        )
+        return Pose(pan_rad, tilt_rad, reach_rad > 0.0 and (pan_rad, tilt_rad) != move.goal_rad)
 
     def drain_events(self) -> list[str]:
         """Nothing ever happens to it."""

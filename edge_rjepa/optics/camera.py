@@ -125,15 +125,6 @@ class Pinhole:
         """Pixels (..., 2) of (azimuth_rad, elevation_rad) (..., 2); NaN where not ahead."""
         return self.pixels_of_rays(rays_of_angles(angles_rad) @ head_rotation(head))
 
-    def homography(self, head_from, head_to) -> np.ndarray:
-        """Matrix (3, 3) taking homogeneous pixels of the view at head_from to head_to's.
-
-        H = K R_to' R_from K^-1: exact for a camera that turns about its own centre, whatever it
-        looks at.
-        """
-        turn = head_rotation(head_to).T @ head_rotation(head_from)
-        return self.intrinsics @ turn @ np.linalg.inv(self.intrinsics)
-
 
 Lens = Callable[[int, int], Camera]  # the camera of pictures of this width_px and height_px
 

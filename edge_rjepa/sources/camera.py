@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -25,12 +24,12 @@ from edge_rjepa.sources.devices import (
     device_at,
     device_path,
     devices,
-    holders,
     relocate,
 )
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.grabber import Capture, Grabber, Picture
 from edge_rjepa.sources.kinds import Options
+from firmware_bridge.device_files import holders, in_words
 
 OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 4000, 1500  # of network streams
 SLOWEST_FRAMES = 3.0  # so many times the usual interval without a picture is no stall yet
@@ -97,24 +96,6 @@ class CameraSource:
         if self._grabber.closed:
             raise SourceEnded
         return None if picture is None else self._framed(picture)
-
-    def read_latest(self, max_age_ms: float) -> Frame:
-        """The newest frame, at once, whether or not it was handed out before.
-
-        Raises SourceError if it was captured longer ago than that, SourceEnded when the source was
-        closed.
-        """
-        if self._grabber.closed:
-            raise SourceEnded
-        picture = self._grabber.newest()
-        age_ms = 1e3 * (time.monotonic() - picture.t_capture_s)
-        if age_ms > max_age_ms:
-            doing = self._grabber.trouble() or "look at it less often, or allow more"
-            raise SourceError(
-                f"camera: the newest picture is {age_ms:.0f} ms old, {max_age_ms:.0f} ms are "
-                f"allowed: {doing}"
-            )
-        return self._framed(picture)
 
     def held_out(self, count: int) -> list[Frame]:
         """None: what a camera shows is gone when it was seen."""
@@ -264,7 +245,7 @@ class VideoDevice:
             return "permission denied: run `sudo usermod -aG video $USER` and log in again"
         users = holders(self._path)
         if users:
-            return f"it is in use by process {', '.join(users)}: end that"
+            return f"it is in use by process {in_words(users)}: end that"
         return f"it may not be the one that gives pictures: try another of {there_are or 'them'}"
 
     def _where(self) -> str:

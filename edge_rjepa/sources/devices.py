@@ -75,19 +75,6 @@ def relocate(lost: Device, before: list[Device], root: Path = ROOT) -> Device | 
     return None
 
 
-def holders(path: str) -> list[str]:
-    """Who has the file open, as "1234 (name)", as far as this user may know."""
-    target = os.path.realpath(path)
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.path.realpath(fd) == target for fd in (process / "fd").iterdir()):
-                found.append(f"{process.name} ({(process / 'comm').read_text().strip()})")
-        except OSError:  # of another user, or gone by now
-            continue
-    return found
-
-
 def _device(folder: Path, root: Path) -> Device | None:
     try:
         name = (folder / "name").read_text().strip()

@@ -123,10 +123,6 @@ class Grabber:
             )
             return self._newest if self._newest.sequence > sequence else None
 
-    def trouble(self) -> str:
-        """What is being done about a fault that lasts, in words; empty when all is well."""
-        return f"reopening it, attempt {self._attempts}" if self._attempts else ""
-
     def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
         with self._changed:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_rjepa.errors import SourceError
-from edge_rjepa.eye.head import HeadState, within
+from edge_rjepa.eye.head import within
 from edge_rjepa.sources import recording
 from edge_rjepa.sources.frame import Frame, FrameUse, SourceEnded
 from edge_rjepa.sources.kinds import Options, path_of
+from firmware_bridge.track import Pose
 
 
 class RecordedHead:
@@ -22,10 +23,10 @@ class RecordedHead:
         """Do nothing; the angles within the limits."""
         return within(self.limits_rad, (pan_rad, tilt_rad))
 
-    def at(self, t_s: float) -> HeadState:
+    def at(self, t_s: float) -> Pose:
         """Where it was when the frame handed out last was taken: frames of a moving head are not
         recorded, or with the angle that counted."""
-        return HeadState(*self.angles_rad, moving=False)
+        return Pose(*self.angles_rad, moving=False)
 
     def drain_events(self) -> list[str]:
         """Nothing."""

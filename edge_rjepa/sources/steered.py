@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from edge_rjepa.eye.head import HeadState, within
+from edge_rjepa.eye.head import within
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.kinds import Options, path_of
 from edge_rjepa.sources.scene import (
@@ -20,6 +20,7 @@ from edge_rjepa.sources.scene import (
     pictures_in,
     skimage_photographs,
 )
+from firmware_bridge.track import Pose
 
 FRAMES_A_SCENE = 150  # a real head needs a while to look around
 
@@ -27,7 +28,7 @@ FRAMES_A_SCENE = 150  # a real head needs a while to look around
 class Mount(Protocol):
     """What turns the camera."""
 
-    def at(self, t_s: float) -> HeadState:
+    def at(self, t_s: float) -> Pose:
         """Where it was at t_s on time.monotonic(), not in the future."""
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from edge_rjepa.eye.config import HeadConfig
-from edge_rjepa.eye.head import HeadState
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import open_source, reach_rad
 from firmware_bridge import open_head
 from firmware_bridge.aim import PULSES
+from firmware_bridge.track import Pose
 from tests.firmware_bridge import emulated
 
 pytestmark = pytest.mark.chip
@@ -51,7 +51,7 @@ class Servos:
         if pulses_us:
             self._angles_rad = tuple(map(PULSES.angle_rad, pulses_us))
         self.truth.append((t_s, self._angles_rad))
-        return HeadState(*self._angles_rad, moving=False)
+        return Pose(*self._angles_rad, moving=False)
 
 
 class Watch:

@@ -9,7 +9,6 @@ import pytest
 from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze
-from edge_rjepa.eye.head import HeadState
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
@@ -18,6 +17,7 @@ from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import SET_ASIDE, SET_ASIDE_EVERY, Loop
 from edge_rjepa.sources import Frame, FrameUse, SourceEnded
+from firmware_bridge.track import Pose
 
 CONFIG = RunConfig(
     network=RJepaConfig(n_embedding=8, n_hidden=12, n_predictor=8, n_gain=4, max_block=16),
@@ -66,7 +66,7 @@ class Turntable:
         self.sent = []
 
     def at(self, t_s):
-        return HeadState(0.3 * min(t_s, 1.0), -0.1, t_s < 1.0)
+        return Pose(0.3 * min(t_s, 1.0), -0.1, t_s < 1.0)
 
     def move(self, pan_rad, tilt_rad):
         self.sent.append((pan_rad, tilt_rad))

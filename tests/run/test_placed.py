@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from edge_rjepa.eye.config import HeadConfig
-from edge_rjepa.eye.head import HeadState
 from edge_rjepa.run.placed import HEAD_MOVING, PlacedFrames
 from edge_rjepa.sources import Frame, SourceEnded
+from firmware_bridge.track import Pose
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
@@ -34,7 +34,7 @@ class Turntable:
     limits_rad = ((-1.0, 2.0), (-0.5, 0.3))
 
     def at(self, t_s):
-        return HeadState(0.1 * t_s, -0.1, t_s < 2.0)
+        return Pose(0.1 * t_s, -0.1, t_s < 2.0)
 
     def drain_events(self):
         return ["head: found again"]

@@ -103,22 +103,13 @@ def test_time_of_capture_is_when_the_picture_was_sent(source, server):
     assert all(np.diff([frame.t_capture_s for frame in frames]) > 0.0)
 
 
-def test_read_next_waits_no_longer_than_told_and_read_latest_not_at_all(source, server):
+def test_read_next_waits_no_longer_than_asked(source, server):
     server.fault("stall")
     while source.read_next(100) is not None:
         pass
     started_s = time.monotonic()
     assert source.read_next(50) is None
     assert 0.05 <= time.monotonic() - started_s < 0.5
-    one, other = source.read_latest(60_000), source.read_latest(60_000)
-    assert one.sequence == other.sequence
-    with pytest.raises(SourceError, match=r"newest picture is \d+ ms old, 50 ms are allowed"):
-        source.read_latest(50)
-
-
-def test_read_latest_counts_as_handed_out(source):
-    latest = source.read_latest(1000)
-    assert source.read_next(1000).sequence > latest.sequence
 
 
 def test_it_keeps_nothing_back_and_has_nothing_to_keep(source):
@@ -145,7 +136,7 @@ def test_a_fault_is_noticed_within_two_seconds_and_got_over(source, server, faul
     source.read_next(1000)
     server.fault(fault)
     assert until(lambda: source.faults[counted], 5.0) < NOTICED_S
-    last = source.read_latest(60_000)
+    last = source._grabber.newest()
     server.heal()
     until(lambda: fresh(source, server), 10.0)
     assert source.read_next(1000).sequence > last.sequence
@@ -167,14 +158,14 @@ def test_another_resolution_is_noticed_and_fitted_to_the_first(source, server):
     server.fault("resize")
     assert until(lambda: source.faults["resized"], 5.0) < NOTICED_S
     until(lambda: fresh(source, server), 5.0)  # the number along its edge is where it was
-    assert source.read_latest(1000).image.shape == (240, 320, 3)
+    assert source._grabber.newest().image.shape == (240, 320, 3)
     assert any("pictures are 160x120 px now" in line for line in source.drain_events())
 
 
 @pytest.mark.slow
 def test_it_outlives_a_camera_that_stays_away(source, server):
     server.fault("die")
-    until(lambda: "attempt 4" in source._grabber.trouble(), 10.0)
+    until(lambda: source._grabber._attempts >= 4, 10.0)
     server.heal()
     until(lambda: fresh(source, server), 10.0)
     assert source.faults["died"] == 1
@@ -196,8 +187,6 @@ def test_nothing_is_left_open(server):
     until(lambda: (open_files() - server.clients, readers()) == before, 5.0)
     with pytest.raises(SourceEnded):
         source.read_next(1000)
-    with pytest.raises(SourceEnded):
-        source.read_latest(1000)
 
 
 def test_closing_in_the_middle_of_a_stall_takes_half_a_second(server):

@@ -13,6 +13,7 @@ from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import open_source, scene
 from edge_rjepa.sources.scene import SceneSource
+from tests.optics.homography import homography
 
 WHOLE = scene.Scene(0, 0.0, 0.0, 1.0, False)
 LIMITS = scene.PAN_LIMIT_RAD, scene.TILT_LIMIT_RAD
@@ -91,11 +92,11 @@ def test_two_views_are_related_by_the_homography():
     size = camera.width_px, camera.height_px
     for one, other in (((0.1, -0.05), (-0.05, 0.08)), ((0.0, 0.0), LIMITS)):
         by_warp = cv2.warpPerspective(
-            scene.render(texture, one), camera.homography(one, other), size
+            scene.render(texture, one), homography(camera, one, other), size
         ).astype(int)
         seen = (
             cv2.warpPerspective(
-                np.full(size[::-1], 255, np.uint8), camera.homography(one, other), size
+                np.full(size[::-1], 255, np.uint8), homography(camera, one, other), size
             )
             == 255
         )

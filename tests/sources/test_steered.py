@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa.eye.head import HeadState
 from edge_rjepa.sources import open_source, scene
 from edge_rjepa.sources.steered import SteeredScene
+from firmware_bridge.track import Pose
+from tests.optics.homography import homography
 
 
 class Mount:
@@ -21,7 +22,7 @@ class Mount:
 
     def at(self, t_s):
         self.asked_s.append(t_s)
-        return HeadState(*self.angles_rad, moving=False)
+        return Pose(*self.angles_rad, moving=False)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_the_view_is_the_one_from_where_the_mount_points(folder):
         mount.angles_rad = 0.12, -0.05
         turned = source.read_next(1000.0)
     assert straight.head_rad == (0.0, 0.0) and turned.head_rad == (0.12, -0.05)
-    shift = source.camera.homography((0.0, 0.0), turned.head_rad)
+    shift = homography(source.camera, (0.0, 0.0), turned.head_rad)
     expected = cv2.warpPerspective(straight.image, shift, (320, 240))
     seen = cv2.warpPerspective(np.full((240, 320), 255, np.uint8), shift, (320, 240)) == 255
     away = np.abs(expected.astype(int) - turned.image).mean(axis=2)[seen]
