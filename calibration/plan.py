@@ -110,28 +110,26 @@ def calibrate_head(
     where it cannot be done, with what to do, and lets through what head and next_frame raise.
     """
     with threadpool_limits(limits=1, user_api="blas"):  # matrices are small: threads only wait
-        seen, turns, timing = _observed(head, next_frame, camera, views, told, look, seed)
+        seen, timing = _observed(head, next_frame, camera, views, told, look, seed)
         told(0.85, "comparing views")
         found = _solve(seen, camera, head.limits, head.home_position, camera_std, seed)
     told(1.0, "done")
     return replace(found, timing=timing, unit=head.unit)
 
 
-def _observed(
-    head, next_frame, camera, views, told, look, seed
-) -> tuple[_Seen, np.ndarray, HeadTiming]:
+def _observed(head, next_frame, camera, views, told, look, seed) -> tuple[_Seen, HeadTiming]:
     """All that moves: what was seen, the rotation vectors (3, 2) of a pulse, and the timing."""
     session = _Session(head, next_frame, camera, look)
     try:
         told(0.0, "looking for texture")
         session.check_scene()
-        steps, turns = [], []
+        steps, steps_turned = [], []
         for axis in (0, 1):
             told(0.02 + 0.15 * axis, f"timing the {AXES[axis]} servo")
             of_axis, turn = session.steps(axis)
             steps += of_axis
-            turns.append(turn)
-        turns = np.stack(turns, axis=1)
+            steps_turned.append(turn)
+        turns = np.stack(steps_turned, axis=1)
         refuse_strange(turns, 2.0 * np.array([session.step_pulses(axis)[axis] for axis in (0, 1)]))
         timing = solve_timing(steps)
         gains = np.abs([turns[1, 0], turns[0, 1]])
@@ -142,7 +140,7 @@ def _observed(
             head.home()
         raise
     head.home()
-    return seen, turns, timing
+    return seen, timing
 
 
 def planned_views(head: PulseHead, camera: CameraModel, gains, count: int, seed: int) -> np.ndarray:

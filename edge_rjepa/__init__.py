@@ -13,6 +13,7 @@ from edge_rjepa.errors import RJepaError
 if TYPE_CHECKING:
     from edge_rjepa.encoder.export import export
     from edge_rjepa.encoder.frozen import FrozenEncoder
+    from edge_rjepa.encoder.opened import open_encoder
     from edge_rjepa.eye.config import GazeConfig, HeadConfig, RetinaConfig
     from edge_rjepa.eye.gaze import Gaze
     from edge_rjepa.eye.retina import Retina
@@ -31,7 +32,7 @@ __all__ = [
     "Alarm", "BlockReport", "CameraConfig", "Frame", "FrozenEncoder", "Gaze", "GazeConfig",
     "HeadConfig", "MonitorConfig", "Pinhole", "Prediction", "RJepa", "RJepaBatch", "RJepaConfig",
     "RJepaError", "Retina", "RetinaConfig", "RunConfig", "Watch", "__version__", "cells", "export",
-    "load_run", "open_source",
+    "load_run", "open_encoder", "open_source",
 ]  # fmt: skip
 
 _MODULES = {
@@ -55,6 +56,7 @@ _MODULES = {
     "Watch": "watch.novelty",
     "export": "encoder.export",
     "load_run": "run.run",
+    "open_encoder": "encoder.opened",
     "open_source": "sources",
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 from edge_rjepa.cli import options as flags
 from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import say
+from edge_rjepa.encoder.names import FORMS, STEP
 from edge_rjepa.errors import SourceError
 
 EXAMPLES = """examples:
@@ -29,8 +30,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, help="the file (RUN/encoder.onnx)")
     parser.add_argument(
         "--form",
-        choices=("step", "sequence", "patches"),
-        default="step",
+        choices=FORMS,
+        default=STEP,
         help="step: one fixation a call, the state goes in and out; sequence: T fixations a call; "
         "patches: the embedding of single patches, without memory (step)",
     )
