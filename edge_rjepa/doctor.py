@@ -158,7 +158,7 @@ def cameras() -> Iterator[Finding]:
     for device in found:
         where = f"{device.path} ({device.name})"
         if device.part:
-            yield Finding("camera", OK, f"{where}: part of another device, not tried")
+            yield Finding("camera", OK, f"{where}: another device of the same camera, not tried")
             continue
         yield try_camera(device.path, where)
         if shutil.which("v4l2-ctl"):
