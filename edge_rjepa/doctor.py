@@ -62,9 +62,7 @@ def run_check(
             findings.extend(check())
         except Exception as error:  # whatever is broken here is what the doctor is asked about
             what = f"the check failed: {type(error).__name__}: {' '.join(str(error).split())}"
-            findings.append(
-                Finding(topic, FAIL, what, "see whether this is installed as it should be")
-            )
+            findings.append(Finding(topic, FAIL, what, "check how this was installed"))
 
     thread = threading.Thread(target=run, name=f"doctor: {topic}", daemon=True)
     thread.start()
@@ -233,7 +231,7 @@ def size_of(path: str) -> tuple[int, int] | None:
 
 
 def formats(path: str) -> list[str]:
-    """Formats of the video device, one line each, as v4l2-ctl tells."""
+    """Formats of the video device, one line each, as v4l2-ctl lists them."""
     command = ["v4l2-ctl", "--device", path, "--list-formats-ext"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=5.0)
     return formats_in(done.stdout) or [f"v4l2-ctl lists no format ({done.stderr.strip()})"]
