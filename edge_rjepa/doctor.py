@@ -62,9 +62,7 @@ def run_check(
             findings.extend(check())
         except Exception as error:  # whatever is broken here is what the doctor is asked about
             what = f"the check failed: {type(error).__name__}: {' '.join(str(error).split())}"
-            findings.append(
-                Finding(topic, FAIL, what, "see whether this is installed as it should be")
-            )
+            findings.append(Finding(topic, FAIL, what, "check how this was installed"))
 
     thread = threading.Thread(target=run, name=f"doctor: {topic}", daemon=True)
     thread.start()
@@ -158,7 +156,7 @@ def cameras() -> Iterator[Finding]:
     for device in found:
         where = f"{device.path} ({device.name})"
         if device.part:
-            yield Finding("camera", OK, f"{where}: part of another device, not tried")
+            yield Finding("camera", OK, f"{where}: another device of the same camera, not tried")
             continue
         yield try_camera(device.path, where)
         if shutil.which("v4l2-ctl"):
@@ -230,7 +228,7 @@ def size_of(path: str) -> tuple[int, int] | None:
 
 
 def formats(path: str) -> list[str]:
-    """Formats of the video device, one line each, as v4l2-ctl tells."""
+    """Formats of the video device, one line each, as v4l2-ctl lists them."""
     command = ["v4l2-ctl", "--device", path, "--list-formats-ext"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=5.0)
     return formats_in(done.stdout) or [f"v4l2-ctl lists no format ({done.stderr.strip()})"]

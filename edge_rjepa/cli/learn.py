@@ -60,6 +60,19 @@ def add_to(commands: Any) -> None:
         choices=[policy.value for policy in GazePolicy],
         help="what decides where to look (mixed)",
     )
+    _add_record(parser)
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="where to learn; auto measures both for a second and takes the faster one (cpu)",
+    )
+    _add_views(parser)
+    parser.add_argument("--seed", type=int, help="seed of weights, gaze and scene (0)")
+    flags.add_json(parser, "summary")
+
+
+def _add_record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record", type=Path, metavar="DIR", help="record the frames it learns from in DIR"
     )
@@ -70,12 +83,9 @@ def add_to(commands: Any) -> None:
         help="lossless replays bit for bit and takes 0.5 MB for a 640x480 picture; mjpg takes a "
         "fifth of that (lossless)",
     )
-    parser.add_argument(
-        "--device",
-        choices=DEVICES,
-        default="cpu",
-        help="where to learn; auto measures both for a second and takes the faster one (cpu)",
-    )
+
+
+def _add_views(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dashboard",
         nargs="?",
@@ -85,8 +95,6 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--show", action="store_true", help="show the fixations in a window")
     flags.add_token(parser)
-    parser.add_argument("--seed", type=int, help="seed of weights, gaze and scene (0)")
-    flags.add_json(parser, "summary")
 
 
 def execute(options: argparse.Namespace) -> int:

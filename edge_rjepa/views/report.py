@@ -161,7 +161,7 @@ def _read_summary(run_dir: Path) -> dict[str, Any] | None:
         for when in ("before", "after") if judged else ():
             summary[when] = {key: float(summary[when][key]) for key in HELD_OUT}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _damaged(path) from error
+        raise _damage(path) from error
     return summary
 
 
@@ -174,17 +174,17 @@ def _read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             sample = {name: file[name] for name in ("image", "pixels", "surprise")}
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-        raise _damaged(path) from error
+        raise _damage(path) from error
     if sample["image"].ndim == 3:
         sample = {name: array[None] for name, array in sample.items()}
     frames, surprise = sample["image"], sample["surprise"]
     fits = surprise.ndim == 2 and sample["pixels"].shape == (*surprise.shape, 2)
     if not fits or frames.ndim != 4 or (len(frames), frames.shape[3]) != (len(surprise), 3):
-        raise _damaged(path)
+        raise _damage(path)
     return sample
 
 
-def _damaged(path: Path) -> ReportError:
+def _damage(path: Path) -> ReportError:
     return ReportError(f"{path} is damaged: delete it, and the report is drawn without it")
 
 

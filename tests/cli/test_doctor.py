@@ -145,7 +145,9 @@ def test_all_devices_are_listed_and_the_first_of_a_camera_is_looked_at(monkeypat
     monkeypatch.setattr(doctor, "try_camera", lambda path, where: Finding("camera", OK, where))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     first, second, tool = doctor.cameras()
-    assert first.what == "/dev/video0 (Webcam)" and "belongs to another" in second.what
+    assert (
+        first.what == "/dev/video0 (Webcam)" and "another device of the same camera" in second.what
+    )
     assert tool.level == WARN and "v4l-utils" in tool.cure
 
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")

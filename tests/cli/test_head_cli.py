@@ -261,7 +261,7 @@ def test_jog_turns_by_arrow_keys_and_shows_where(board):
 
 def test_jog_makes_a_limp_head_stiff_first(tmp_path):
     with CoreBoard(tmp_path) as board, Terminal(board) as terminal:
-        terminal.wait_for("angles not known, limp")
+        terminal.wait_for("angles not known, torque off")
         terminal.press("up")
         terminal.wait_for("pan +0.0, tilt +0.0 degrees, still")
         terminal.press("up")

@@ -26,7 +26,7 @@ class Buttons:
     """A queue of presses; the learning thread calls `obey` between two frames to work it off.
 
     export: writes the frozen encoder of a learner to a file; runs in a thread of its own. notify:
-    is told, from that thread, how it ended.
+    is called from that thread with how it ended.
     """
 
     def __init__(

@@ -151,7 +151,7 @@ class Dashboard:
         return await handler(request)
 
     def _host_is_ours(self, host: str) -> bool:
-        """On loopback only its own names; elsewhere the token tells who may."""
+        """On loopback only its own names; elsewhere the token decides who may."""
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         return not self._is_loopback or is_loopback(name.strip("[]"))
 
