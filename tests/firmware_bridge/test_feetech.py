@@ -577,6 +577,7 @@ def test_what_comes_after_a_stall_is_not_believed(requests):
     assert rig.driver.request(Status()).driven == (3000, 3000)
 
 
+@pytest.mark.slow
 def test_a_line_that_loses_and_breaks_packets_changes_no_move():
     """Of 200 bytes, in either direction, one is dropped, changed or doubled."""
     rig = Rig(servo={"stiff_at_power_on": True}).opened()

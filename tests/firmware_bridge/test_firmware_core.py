@@ -640,6 +640,7 @@ def mutated(rng: np.random.Generator, count: int) -> bytes:
     return np.repeat(data, np.where(fate == 2, 0, np.where(fate == 3, 2, 1))).tobytes()
 
 
+@pytest.mark.slow
 def test_a_million_mutated_frames_make_no_pulse_outside_the_limits(board):
     axes = (WIDE, SLOW)
     board.save(Configure(1, *axes))

@@ -137,6 +137,7 @@ def opened(board):
             continue
 
 
+@pytest.mark.slow
 def test_over_a_bad_line_every_answer_is_true(tmp_path):
     rng = random.Random(5)
     line = VirtualLine(Core(tmp_path), flaky(1, 0.01), flaky(2, 0.01))
@@ -250,6 +251,7 @@ def test_a_dead_line_is_told_in_bounded_time_and_nothing_is_asked_of_it(board, l
         board.request(Status())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chatter", [b"\0", b"hello world\r\n", bytes(range(256))])
 def test_something_else_that_talks_for_ever_is_no_head(line, chatter):
     line.up = lambda data, now_s: chatter

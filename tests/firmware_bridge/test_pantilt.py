@@ -305,6 +305,7 @@ def test_a_move_told_meanwhile_is_made_when_it_is_back(head, board):
     assert (state.pan_rad, state.tilt_rad) == pytest.approx((-0.3, 0.2), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_after_long_it_is_believed_to_be_home_and_is(head, board):
     head.move_and_wait(0.2, -0.2)
     head.drain_events()

@@ -40,6 +40,7 @@ happenings = st.lists(
 )
 
 
+@pytest.mark.slow
 @every_device
 @pytest.mark.parametrize("cell", list(CELLS))
 @pytest.mark.parametrize("form", FORMS)

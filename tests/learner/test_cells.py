@@ -173,6 +173,7 @@ def test_vocabulary_is_all_a_cell_names(name):
     assert set(CELLS[name].step.__code__.co_names) <= set(cells.VOCABULARY)
 
 
+@pytest.mark.slow
 def test_made_up_cell_has_exact_gradients():
     register(BRAID)
     reference.CELLS["braid"] = (plainly(braid), 3, BRAID.reads)
@@ -180,6 +181,7 @@ def test_made_up_cell_has_exact_gradients():
     assert len(rows) == 16 and all(row.ok for row in rows), check.table(rows)
 
 
+@pytest.mark.slow
 def test_the_cell_of_the_docs(tmp_path, monkeypatch, capsys):
     """Runs every block of docs/cells.md as the module a reader would write."""
     blocks = re.findall(r"^```python\n(.*?)^```", DOC.read_text(encoding="utf-8"), re.M | re.S)
@@ -215,6 +217,7 @@ def test_docs_name_every_cell():
     assert all(name in text for name in cells.VOCABULARY)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:compiled kernels are not kept")
 def test_a_cell_typed_at_a_prompt_learns():
     """No file holds its source."""

@@ -40,6 +40,7 @@ def test_a_gpu_is_among_the_engines_that_are_checked():
     assert open_engine(config, find("leaky"), 1, "cuda").device == "cuda"
 
 
+@pytest.mark.slow
 @every_cell
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("check", engine_checks.CHECKS, ids=lambda check: check.__name__)
@@ -47,6 +48,7 @@ def test_every_engine(make, check, cell, form):
     check(make, engine_checks.network(cell, **FORMS[form]))
 
 
+@pytest.mark.slow
 @every_cell
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "float64"])
 def test_single_precision_agrees_with_double_precision_on_the_cpu(make, cell, form):

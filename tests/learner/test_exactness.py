@@ -15,6 +15,7 @@ every_cell = pytest.mark.parametrize("cell", list(CELLS))
 every_input = pytest.mark.parametrize("memory_input", check.MEMORY_INPUTS)
 
 
+@pytest.mark.slow
 @every_cell
 def test_gradients_are_exact(cell):
     rows = check.check_gradients([cell])
@@ -64,6 +65,7 @@ class NoFirstDelta(Stream):
         super().update(ws, descent)
 
 
+@pytest.mark.slow
 @every_cell
 @pytest.mark.parametrize("stream", [NoTransport, CutAtTheBorder, NoFirstDelta])
 def test_negative_controls_miss(cell, stream):
@@ -83,6 +85,7 @@ def test_negative_controls_miss(cell, stream):
 # The forward pass, and how the stream is cut
 
 
+@pytest.mark.slow
 @every_cell
 @every_input
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 1e-4)])
@@ -164,6 +167,7 @@ def test_what_cannot_be_checked_is_refused():
         check.check_gradients(["leaky"], dtypes=["float16"])
 
 
+@pytest.mark.slow
 def test_progress_is_told():
     told = []
     check.check_gradients(["leaky"], dtypes=["float64"], progress=lambda *now: told.append(now))

@@ -138,6 +138,7 @@ def test_between_it_no_array_is_made(name):
     assert most < 4096
 
 
+@pytest.mark.slow
 def test_the_count_sees_an_allocation(allocations):
     @jit
     def frugal(a, out):
@@ -172,6 +173,7 @@ def array_bytes() -> int:
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays]).traces)
 
 
+@pytest.mark.slow
 def test_a_thousand_blocks_keep_no_array_and_need_no_large_one():
     learner, fixations = RJepa(RJepaConfig(**SMALL)), block()
     learner.learn_block(*fixations)
@@ -195,6 +197,7 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
 def test_resident_memory_is_flat_over_100_000_fixations():
     learner = RJepa(RJepaConfig(**{**SMALL, "n_hidden": 24}))

@@ -82,6 +82,7 @@ def summed_loss(parameters, cell, memory_input, blocks, at):
     return total
 
 
+@pytest.mark.slow
 @every_network
 def test_gradient_is_the_central_difference_of_the_loss(cell, memory_input):
     rng = np.random.default_rng(1)

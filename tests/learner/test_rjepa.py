@@ -202,6 +202,7 @@ def test_gradients_change_nothing(cell):
     assert everything(learner) == everything(twin)
 
 
+@pytest.mark.slow
 @every_cell
 def test_information_of_a_ring_is_learned(cell):
     before, after, _ = on_a_ring(small_for_a_ring(cell))
@@ -347,6 +348,7 @@ BAD_ARRAYS = {
 }
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("which", [0, 1], ids=["features", "efference"])
 @pytest.mark.parametrize("spoil", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
@@ -529,6 +531,7 @@ def test_what_cannot_be_predicted_is_not_learned(seed):
     assert -0.1 < after < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_mean_squared_error_alone_collapses(seed):
     _, information, std = on_a_ring(small_for_a_ring(seed=seed))
