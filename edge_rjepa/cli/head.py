@@ -82,7 +82,7 @@ def add_parser(commands, command) -> None:
     for parser in (move, hold):
         parser.add_argument("--stay", action="store_true", help="keep it there until Ctrl-C")
     action("home", _home, "go slowly to the home position")
-    action("relax", _relax, "let it go limp")
+    action("relax", _relax, "switch the torque of its servos off")
     action("jog", _jog, f"turn it by keys: {JOG_HELP}")
 
     limits = action(
@@ -194,7 +194,7 @@ def _in_words(head: PanTiltHead, state: HeadStatus) -> str:
 
 def _angles(state: HeadStatus) -> str:
     does = (
-        "limp" if state.limp else "on its way" if state.moving else "still"
+        "torque off" if state.torque_off else "on its way" if state.moving else "still"
     ) + ("" if state.connected else ", as far as is known: the line is lost")  # fmt: skip
     if math.isnan(state.pan_rad):
         return f"angles not known, {does}"
@@ -265,7 +265,7 @@ class Jog:
             self._goal_rad = None
 
     def _step(self, pan: int, tilt: int) -> None:
-        """One step from where it was sent, or from where it is; a limp head first becomes stiff."""
+        """One step from where it was sent, or from where it is; torque comes on first."""
         state = self._head.state()
         if math.isnan(state.pan_rad):
             self._head.hold()

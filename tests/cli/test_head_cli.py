@@ -53,14 +53,14 @@ def test_status_is_for_people_and_for_scripts(board):
     assert "pan +0.0, tilt +0.0 degrees, still" in words and "faults: none" in words
     status = told(run("status", at(board), "--json"))
     assert (status["pan_deg"], status["tilt_deg"]) == (0.0, 0.0)
-    assert status["connected"] and not status["limp"] and status["port"] == board.path
+    assert status["connected"] and not status["torque_off"] and status["port"] == board.path
     assert status["limits_deg"] == [[-45.0, 45.0]] * 2
 
 
 def test_looking_at_a_limp_head_leaves_it_limp(tmp_path):
     with CoreBoard(tmp_path) as board:
         status = told(run("status", at(board), "--json"))
-        assert status["limp"] and status["pan_deg"] is None
+        assert status["torque_off"] and status["pan_deg"] is None
         assert board.pulses_us() is None
 
 
@@ -76,7 +76,7 @@ def test_move_turns_and_waits_and_says_where_it_ended(board):
 def test_home_and_relax(board):
     told(run("move", "20", "0", at(board), "--json"))
     assert told(run("home", at(board), "--json"))["pan_deg"] == 0.0
-    assert told(run("relax", at(board), "--json"))["limp"]
+    assert told(run("relax", at(board), "--json"))["torque_off"]
     assert board.pulses_us() is None
 
 
@@ -250,7 +250,7 @@ def test_jog_turns_by_arrow_keys_and_shows_where(board):
         terminal.wait_for("pan -0.0, tilt +1.0 degrees, still; steps of 1")
         terminal.press("x", "\x1b", "[", "Z")  # keys that mean nothing
         terminal.press("r")
-        terminal.wait_for("limp")
+        terminal.wait_for("torque off")
         terminal.press("h")
         terminal.wait_for("pan +0.0, tilt +0.0 degrees, still")
         terminal.press("q")
@@ -260,7 +260,7 @@ def test_jog_turns_by_arrow_keys_and_shows_where(board):
 
 def test_jog_makes_a_limp_head_stiff_first(tmp_path):
     with CoreBoard(tmp_path) as board, Terminal(board) as terminal:
-        terminal.wait_for("angles not known, limp")
+        terminal.wait_for("angles not known, torque off")
         terminal.press("up")
         terminal.wait_for("pan +0.0, tilt +0.0 degrees, still")
         terminal.press("up")

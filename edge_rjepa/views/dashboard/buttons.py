@@ -108,7 +108,7 @@ class Buttons:
         state = head.state()
         if math.isnan(state.pan_rad):
             head.hold()
-            return "the head was limp: it holds now"
+            return "the torque of the head was off: it holds now"
         pan, tilt = JOGS[way]
         head.move(state.pan_rad + pan * JOG_RAD, state.tilt_rad + tilt * JOG_RAD)
         return f"the head goes {way}"
