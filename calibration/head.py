@@ -162,7 +162,7 @@ class HeadCalibration:
 
 
 class Views(NamedTuple):
-    """What the servos were told for each picture, and what was measured between pictures.
+    """What the servos were commanded for each picture, and what was measured between pictures.
 
     pulses (M, 2), as commanded. sides (M, 2): +1 where the axis came from shorter pulses, -1 from
     longer ones. holds (M, 2) int: a number that changes when the axis was moved; views with the

@@ -1,6 +1,6 @@
 """How a head is calibrated: which moves, which pictures, and what is solved from them.
 
-`calibrate_head` needs a head that is told pulses and something that hands out pictures, be they
+`calibrate_head` needs a head that is commanded in pulses and something that hands out pictures,
 real or simulated. It goes through four stages:
 
 1. Rest. Is there texture to measure a turn by, and does most of the scene stand still?
@@ -78,7 +78,7 @@ class Picture(Protocol):
 
 
 class PulseHead(Protocol):
-    """A head that is told pulses, in whatever unit its servos have."""
+    """A head that is commanded in pulses, in whatever unit its servos have."""
 
     unit: str  # "us" or "steps"
     limits: tuple[tuple[float, float], tuple[float, float]]  # (low, high) of pan and tilt
@@ -98,34 +98,34 @@ def calibrate_head(
     camera: CameraModel,
     camera_std=CAMERA_STD,
     views: int = VIEWS,
-    told: Callable[[float, str], None] = lambda done, what: None,
+    report: Callable[[float, str], None] = lambda done, what: None,
     look: Callable[[Picture, int], Features] | None = None,
     seed: int = 0,
 ) -> HeadCalibration:
     """Calibrate a head with its camera, moving it. Sends it home whatever happens.
 
-    next_frame waits for the next picture and returns it, or None if there is none. told(share done,
-    what is being done) is called as it goes on. look(picture, width_px) finds the corners of a
-    picture made no wider than that; features_of does, if none is given. Raises CalibrationError
+    next_frame waits for the next picture and returns it, or None if there is none. report(share
+    done, what is being done) is called as it goes on. look(picture, width_px) finds the corners of
+    a picture made no wider than that; features_of does, if none is given. Raises CalibrationError
     where it cannot be done, with what to do, and lets through what head and next_frame raise.
     """
     with threadpool_limits(limits=1, user_api="blas"):  # matrices are small: threads only wait
-        seen, timing = _observed(head, next_frame, camera, views, told, look, seed)
-        told(0.85, "comparing views")
+        seen, timing = _observed(head, next_frame, camera, views, report, look, seed)
+        report(0.85, "comparing views")
         found = _solve(seen, camera, head.limits, head.home_position, camera_std, seed)
-    told(1.0, "done")
+    report(1.0, "done")
     return replace(found, timing=timing, unit=head.unit)
 
 
-def _observed(head, next_frame, camera, views, told, look, seed) -> tuple[_Seen, HeadTiming]:
+def _observed(head, next_frame, camera, views, report, look, seed) -> tuple[_Seen, HeadTiming]:
     """All that moves: what was seen, the rotation vectors (3, 2) of a pulse, and the timing."""
     session = _Session(head, next_frame, camera, look)
     try:
-        told(0.0, "looking for texture")
+        report(0.0, "looking for texture")
         session.check_scene()
         steps, steps_turned = [], []
         for axis in (0, 1):
-            told(0.02 + 0.15 * axis, f"timing the {AXES[axis]} servo")
+            report(0.02 + 0.15 * axis, f"timing the {AXES[axis]} servo")
             of_axis, turn = session.steps(axis)
             steps += of_axis
             steps_turned.append(turn)
@@ -134,9 +134,9 @@ def _observed(head, next_frame, camera, views, told, look, seed) -> tuple[_Seen,
         timing = solve_timing(steps)
         gains = np.abs([turns[1, 0], turns[0, 1]])
         path = planned_views(head, camera, gains, views, seed)
-        seen = session.views(path, turns, timing, told)
+        seen = session.views(path, turns, timing, report)
     except BaseException:
-        with contextlib.suppress(Exception):  # what went wrong first is what is told
+        with contextlib.suppress(Exception):  # what went wrong first is what is reported
             head.home()
         raise
     head.home()
@@ -254,9 +254,9 @@ class _Session:
         direction = 1.0
         for duration_s in STEPS_S:
             before = self._swing(home)  # the first picture after the command may show it
-            told = self.move(home + direction * size, duration_s)
-            pictures = [before, *self.frames_until(told.t_s + duration_s + WATCH_S)]
-            step, vector = self._timed(axis, told.t_s, duration_s, pictures)
+            commanded = self.move(home + direction * size, duration_s)
+            pictures = [before, *self.frames_until(commanded.t_s + duration_s + WATCH_S)]
+            step, vector = self._timed(axis, commanded.t_s, duration_s, pictures)
             moves.append(direction * size)
             turns.append(vector)
             if step is not None:
@@ -278,7 +278,7 @@ class _Session:
         """Go somewhere, slowly enough that no overshoot takes up backlash; a picture at rest."""
         return self.picture_at(self.move(pulses, SWING_S / 3.0).t_s + SWING_S)
 
-    def _timed(self, axis, told_s, duration_s, pictures) -> tuple[Step | None, np.ndarray]:
+    def _timed(self, axis, commanded_s, duration_s, pictures) -> tuple[Step | None, np.ndarray]:
         """What a step's pictures show: when it turned how far, and the whole turn (3,)."""
         coarse = [None] * len(pictures)
 
@@ -300,7 +300,7 @@ class _Session:
         turned = _filled(lambda k: float(vector(k) @ along), len(pictures))
         stamps = np.array([picture.t_s for picture in pictures])
         known = np.isfinite(turned)
-        return Step(axis, told_s, duration_s, size, stamps[known], turned[known]), whole
+        return Step(axis, commanded_s, duration_s, size, stamps[known], turned[known]), whole
 
     def _approach(self, goal, before: Commanded, turns, timing) -> tuple[Commanded, float]:
         """Goes near, then creeps up. Returns the last command and when after it all is at rest."""
@@ -313,12 +313,12 @@ class _Session:
         creep_s = CREEP_RAD / CREEP_SPEED_RAD_S
         return self.move(goal, creep_s), timing.rest_after_s(CREEP_RAD, creep_s) + MARGIN_S
 
-    def views(self, path, turns, timing: HeadTiming, told) -> _Seen:
+    def views(self, path, turns, timing: HeadTiming, report) -> _Seen:
         """Goes along a path (M, 2) of pulses and takes a picture at each."""
         before = Commanded(*self.head.home_position, 0.0)
         pulses, sides, features, since = [], [], [], []
         for k, goal in enumerate(path):
-            told(0.3 + 0.55 * k / len(path), f"view {k + 1} of {len(path)}")
+            report(0.3 + 0.55 * k / len(path), f"view {k + 1} of {len(path)}")
             at, rest_s = self._approach(goal, before, turns, timing)
             step = np.array([at.pan - before.pan, at.tilt - before.tilt])
             found, rotation = self._looked(at, rest_s, features[-1:], turns, step)

@@ -1,8 +1,8 @@
-"""When a head does what it is told: delay, speed, and how long until the picture stands still.
+"""When a head does what is commanded: delay, speed, and how long until the picture stands still.
 
-Pure. A step is one move of one axis, told at a known time, and how far the picture had turned in
-each frame after it. The head is taken to do nothing for a while (the delay: the line, the servo's
-20 ms period, the camera and the way of its picture), then to follow the commanded ramp, no faster
+Pure. A step is one move of one axis, commanded at a known time, and how far the picture had turned
+in each frame after it. The head is taken to do nothing for a while (the delay: the line, the
+servo's 20 ms period, the camera and the way of its picture), then to follow the commanded ramp, no faster
 than the servo can, through a lag of second order. A servo that overshoots either swings back, or
 its shaft stays at the farthest point, the backlash taking up the way back. Moves that reverse take
 up backlash first, so steps must go on in the direction the axis came from.
@@ -45,10 +45,10 @@ class Step(NamedTuple):
     """One recorded move of an axis."""
 
     axis: int  # 0 pan, 1 tilt
-    told_s: float  # when it was commanded
+    commanded_s: float  # when it was commanded
     duration_s: float  # that it was to take; 0 for as fast as it goes
     size_rad: float  # how far the picture turned in the end, above 0
-    stamps_s: np.ndarray  # (n,) of the frames, on the clock of told_s
+    stamps_s: np.ndarray  # (n,) of the frames, on the clock of commanded_s
     turned_rad: np.ndarray  # (n,) how far the picture had turned in each
 
 
@@ -125,7 +125,7 @@ class _Frames:
         self.held = held
         self.count = len(steps)
         self.step = np.concatenate([np.full(len(s.stamps_s), k) for k, s in enumerate(steps)])
-        self.since_s = np.concatenate([s.stamps_s - s.told_s for s in steps])
+        self.since_s = np.concatenate([s.stamps_s - s.commanded_s for s in steps])
         self.turned_rad = np.concatenate([s.turned_rad for s in steps])
         self.size_rad = np.array([s.size_rad for s in steps])
         self.axis = np.array([s.axis for s in steps])
@@ -225,7 +225,7 @@ def _rest(step: Step) -> float:
         return 0.0
     last = moving[-1]
     if last + 1 == len(off):
-        return float(step.stamps_s[-1] - step.told_s)
+        return float(step.stamps_s[-1] - step.commanded_s)
     part = (off[last] - STILL_RAD) / (off[last] - off[last + 1])
     moment = step.stamps_s[last] + part * (step.stamps_s[last + 1] - step.stamps_s[last])
-    return float(moment - step.told_s)
+    return float(moment - step.commanded_s)

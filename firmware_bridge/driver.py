@@ -32,7 +32,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Hold:
-    """Stop and stay; a limp head becomes stiff where it is, as far as it knows where that is."""
+    """Stop and stay; torque is on again, where the head is as far as it knows that."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Relax:
-    """Go limp: no torque until the next Move, Hold or Home."""
+    """Torque off, until the next Move, Hold or Home."""
 
 
 Command = Status | Move | Hold | Home | Relax
@@ -68,14 +68,14 @@ class Report:
     """What a driver knows after a request. Positions are (pan, tilt) in the identity's unit."""
 
     t_s: float  # when this was so, on the driver's clock: the middle of the round trip
-    goal: Pair  # where it is going; of a limp head: where it would be held
+    goal: Pair  # where it is going; with torque off: where it would be held
     driven: Pair | None  # where it is or is being driven just now; None: not known
     moving: bool
-    limp: bool = False  # no torque; driven is then None, or what its own sensors tell
+    torque_off: bool = False  # driven is then None, or what its own sensors tell
     remaining_s: float = 0.0  # until both axes arrive, as far as it is known; 0 unless moving
     homing: bool = False
     host_lost: bool = False  # it had not heard its host for so long that it held or went home
-    was_reset: bool = False  # by whatever, since the last report: what it was told is forgotten
+    was_reset: bool = False  # by whatever, since the last report: its commands are forgotten
     clipped: bool = False  # the command was obeyed within the head's own limits only
     uptime_s: float | None = None  # since it was reset; None: it does not tell
     faults: dict[str, int] = field(default_factory=dict)  # how often, since the driver was made

@@ -7,21 +7,22 @@ answer: what was written is read back, and written again where it did not arrive
 The protocol has no sequence number. The length of what is read serves as one: each reading of the
 state begins at another register, so a late answer to one of the readings before has the wrong
 length, and so has the echo of a half-duplex adapter that returns what was sent. The checksum has 8
-bits: of packets with several wrong bytes one in some 256 passes. A servo may so be told another
+bits: of packets with several wrong bytes one in some 256 passes. A servo may so hear another
 goal than was sent, within its own limits, until it is read back, a few milliseconds later.
 
 These servos know no silent host, as the head's own firmware does. When the host dies or the cable
-is pulled they finish the last move and hold it, stiff, for as long as they have power; nothing
+is pulled they finish the last move and hold it, torque on, for as long as they have power; nothing
 sends them home. Only their own limits of angle, temperature, voltage and load guard them: set the
 angle limits in the servos, with the maker's tool. They are read at opening, and whatever is asked
 is cut to them. The driver writes nothing that outlives a power cut.
 
-Opening moves and stiffens nothing. A limp servo is first told to go where it is, then made stiff,
-then moved: it never jumps to what its goal register held.
+Opening moves nothing and leaves torque as it is. A servo whose torque is off is first sent where it
+is, then gets torque, then moves: it never jumps to what its goal register held.
 
 Packets are made in feetech_packets.py and not by the maker's SDK. Two incompatible releases of that
 share one module name; it opens its own port, waits busily, and believes any packet of the right
-servo: no transport could be injected, no late answer told. The tests compare with it byte by byte.
+servo: no transport could be injected, no late answer recognised. The tests compare with it byte by
+byte.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class StsBus:
     servo_ids: of pan and of tilt, 0..252.
     limits: (low, high) of pan and of tilt; the servos' own limits cut them further.
     speed, acceleration: the most of either axis, in steps/s and steps/s2. home_speed: on the way
-    home, and where a limp servo is caught.
+    home, and where a servo is caught whose torque was off.
     clock: seconds; of Report.t_s, too. There is no other waiting than in the transport's read.
     Raises HeadError.
     """
@@ -180,7 +181,7 @@ class StsBus:
         return self._report(self._drive(seen, goal, self._home_speed))
 
     def close(self) -> None:
-        """Let go of the port. The servos stay as they are: stiff ones stay stiff."""
+        """Let go of the port. The servos stay as they are, torque too."""
         line, self._line = self._line, None
         self._forget()
         if line is not None:
@@ -188,9 +189,9 @@ class StsBus:
                 line.close()
 
     def _forget(self) -> None:
-        """What was told to the servos and heard of them."""
-        self._told_goal: tuple[int, int] | None = None
-        self._told_stiff: bool | None = None
+        """What the servos were sent and what was heard of them."""
+        self._commanded_goal: tuple[int, int] | None = None
+        self._commanded_torque: bool | None = None
         self._errors = [0, 0]
         self._was_reset = False
         self._events: list[str] = []
@@ -200,11 +201,11 @@ class StsBus:
     # Commands
 
     def _drive(self, seen: Seen, wanted: Pair, speed: float, duration_s: float = 0.0) -> Seen:
-        """Send both axes to the wanted position, to arrive together; a limp head stiffens first."""
+        """Send both axes to the wanted position, to arrive together; torque on first."""
         if not all(map(math.isfinite, (*wanted, duration_s))):
             raise HeadError(f"a position and a duration are numbers, not {wanted}, {duration_s}")
         goal = self._cut(wanted)
-        if not are_stiff(seen):
+        if not has_torque(seen):
             self._write_goal(self._cut(positions(seen)), self._home_speed, self._home_speed)
             self._write_torque(True)
         acceleration = float(self._acceleration * sts.STEPS_S2)
@@ -216,12 +217,12 @@ class StsBus:
         pan, tilt = (speed_for(d, travel_s, acceleration, speed) for d in distances)
         self._arrival_s = self._clock() + travel_s
         seen = self._write_goal(goal, pan, tilt)
-        self._told_stiff = True
+        self._commanded_torque = True
         return seen
 
     def _relax(self) -> Seen:
         self._arrival_s = -math.inf
-        self._told_goal = None
+        self._commanded_goal = None
         return self._write_torque(False)
 
     def _write_goal(self, goal: tuple[int, int], *speeds: float) -> Seen:
@@ -231,13 +232,13 @@ class StsBus:
             for servo, where, speed, unit in registers
         }
         seen = self._write(sts.ACCELERATION, blocks, lambda axis, servo: servo.goal == goal[axis])
-        self._told_goal = goal
+        self._commanded_goal = goal
         return seen
 
-    def _write_torque(self, stiff: bool) -> Seen:
-        blocks = {servo: bytes((stiff,)) for servo in self._ids}
-        seen = self._write(sts.TORQUE, blocks, lambda _, servo: servo.stiff == stiff)
-        self._told_stiff = stiff
+    def _write_torque(self, torque_on: bool) -> Seen:
+        blocks = {servo: bytes((torque_on,)) for servo in self._ids}
+        seen = self._write(sts.TORQUE, blocks, lambda _, servo: servo.torque_on == torque_on)
+        self._commanded_torque = torque_on
         return seen
 
     def _write(
@@ -263,17 +264,17 @@ class StsBus:
 
     def _report(self, seen: Seen, clipped: bool = False) -> Report:
         self._notice(seen)
-        limp = not are_stiff(seen)
-        moving = not limp and self._is_moving(seen)
+        torque_off = not has_torque(seen)
+        moving = not torque_off and self._is_moving(seen)
         self._homing = self._homing and moving
         events, self._events = self._events, []
         was_reset, self._was_reset = self._was_reset, False
         return Report(
             t_s=seen.t_s,
-            goal=positions(seen) if limp else goals(seen),
+            goal=positions(seen) if torque_off else goals(seen),
             driven=positions(seen),
             moving=moving,
-            limp=limp,
+            torque_off=torque_off,
             remaining_s=max(0.0, self._arrival_s - seen.t_s) if moving else 0.0,
             homing=self._homing,
             was_reset=was_reset,
@@ -290,17 +291,17 @@ class StsBus:
         return far and seen.t_s < self._arrival_s
 
     def _notice(self, seen: Seen) -> None:
-        """Keep for the next report what happened to the servos that nobody told them to do."""
+        """Keep for the next report what happened to the servos that nobody commanded."""
         for axis, servo in enumerate(seen.servos):
             for trouble in sts.named(servo.errors & ~self._errors[axis]):
                 self._count(f"{AXES[axis]} {trouble}")
                 self._events.append(f"{self._who(axis)}: {trouble}")
             self._errors[axis] = servo.errors
-        if self._told_stiff and not are_stiff(seen):
-            self._told_stiff = None
-            self._events.append("a servo went limp: its power failed, or it protects itself")
-        if self._told_goal not in (None, goals(seen)):
-            self._told_goal = None
+        if self._commanded_torque and not has_torque(seen):
+            self._commanded_torque = None
+            self._events.append("a servo lost its torque: its power failed, or it protects itself")
+        if self._commanded_goal not in (None, goals(seen)):
+            self._commanded_goal = None
             self._was_reset = True
             self._events.append("a servo was reset, or something else on the bus has moved it")
 
@@ -434,8 +435,8 @@ def goals(seen: Seen) -> tuple[int, int]:
     return pan.goal, tilt.goal
 
 
-def are_stiff(seen: Seen) -> bool:
-    return all(servo.stiff for servo in seen.servos)
+def has_torque(seen: Seen) -> bool:
+    return all(servo.torque_on for servo in seen.servos)
 
 
 def model(settings: bytes) -> str:

@@ -27,7 +27,7 @@ HIGHEST = 11
 PHASE = 18
 SPEED_IN_STEPS = 4  # bit of PHASE: speed in steps/s; else in 50 steps/s
 MODE = 33  # 0: goes to positions
-TORQUE = 40  # 0 limp, 1 stiff, 2 damped. 128 would make this place the middle: never to be written
+TORQUE = 40  # 0 off, 1 on, 2 damped. 128 would make this place the middle: never to be written
 ACCELERATION = 41  # in 100 steps/s2; followed by the goal, a time that is not used, the speed
 GOAL = 42
 POSITION = 56
@@ -112,7 +112,7 @@ def word(registers: bytes, at: int) -> int:
 class ServoState(NamedTuple):
     """What one servo tells; positions in steps."""
 
-    stiff: bool
+    torque_on: bool
     goal: int
     position: int
     speed: int  # in the servo's own unit, signed
@@ -123,7 +123,7 @@ class ServoState(NamedTuple):
     def parse(cls, errors: int, registers: bytes) -> ServoState:
         """From the error bits and the registers of an answer that ends with MOVING."""
         return cls(
-            stiff=registers[TORQUE - STATE_END] == 1,
+            torque_on=registers[TORQUE - STATE_END] == 1,
             goal=word(registers, GOAL - STATE_END),
             position=word(registers, POSITION - STATE_END),
             speed=word(registers, SPEED - STATE_END),

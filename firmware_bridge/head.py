@@ -33,7 +33,7 @@ NEWS_KEPT = 100
 
 
 class Driven(NamedTuple):
-    """What a head was told in its driver's unit, and when, on the clock of time.monotonic()."""
+    """A command in the driver's unit, and when it was given, on the clock of time.monotonic()."""
 
     pan: float
     tilt: float
@@ -48,7 +48,7 @@ class HeadStatus(NamedTuple):
     moving: bool
     connected: bool
     age_s: float  # of the newest report
-    limp: bool
+    torque_off: bool
     homing: bool
     host_lost: bool  # it had not heard from here for so long that it held or went home
     name: str
@@ -62,7 +62,7 @@ class Task(NamedTuple):
 
     number: int
     command: Command
-    told_s: float
+    commanded_s: float
 
 
 class PanTiltHead:
@@ -163,10 +163,10 @@ class PanTiltHead:
         return self._wait(self._move(pan_rad, tilt_rad, duration_s)[0], timeout_s)
 
     def wait(self, timeout_s: float = 10.0) -> HeadStatus:
-        """Wait until what the head was told last is done and it is still.
+        """Wait until the last command is done and it is still.
 
         Raises HeadError when that takes longer than timeout_s, when the line is lost for LOST_S, or
-        when it is told something else meanwhile.
+        when it gets another command meanwhile.
         """
         return self._wait(self._newest.number, timeout_s)
 
@@ -179,27 +179,27 @@ class PanTiltHead:
         with self._changed:
             self._check_line(time.monotonic())
             goal = self._allowed((pan, tilt))
-            self._tell(Move(*goal, duration_s))
-            return Driven(*goal, self._newest.told_s)
+            self._command(Move(*goal, duration_s))
+            return Driven(*goal, self._newest.commanded_s)
 
     def home(self) -> None:
         """Go slowly to the home position."""
-        self._tell(Home())
+        self._command(Home())
 
     def hold(self) -> None:
         """Stop where it is."""
-        self._tell(Hold())
+        self._command(Hold())
 
     def relax(self) -> None:
-        """Go limp, until the next command."""
-        self._tell(Relax())
+        """Torque off, until the next command."""
+        self._command(Relax())
 
     def at(self, t_s: float) -> Pose:
         """Where the head was at t_s, on the clock of time.monotonic(), not in the future.
 
         Between two reports the motion commanded, through both. While the line is lost it moves, for
         all that is known, until it must have gone home by itself; then it is believed to be there.
-        NaN for a limp head without sensors.
+        NaN for a head without torque and sensors.
         """
         with self._changed:
             return self._track.at(t_s)
@@ -236,16 +236,16 @@ class PanTiltHead:
         _check_finite(pan_rad, tilt_rad, duration_s)
         with self._changed:
             goal, angles_rad = self._reachable((pan_rad, tilt_rad))
-            return self._tell(Move(*goal, duration_s)), angles_rad
+            return self._command(Move(*goal, duration_s)), angles_rad
 
-    def _tell(self, command: Command) -> int:
+    def _command(self, command: Command) -> int:
         with self._changed:
             if self._closing:
                 raise HeadError("this head was closed: open it again")
             task = Task(self._newest.number + 1, command, time.monotonic())
             self._newest = self._waiting = task
-            if self._connected and self._track.told_s is None:
-                self._track.told_s = task.told_s
+            if self._connected and self._track.commanded_s is None:
+                self._track.commanded_s = task.commanded_s
             self._changed.notify_all()
             return task.number
 
@@ -278,7 +278,7 @@ class PanTiltHead:
                 if self._refused and self._refused[0] == number:
                     raise self._refused[1]
                 if self._closing or self._newest.number != number:
-                    raise HeadError("the head did not finish its move: it was told something else")
+                    raise HeadError("the head did not finish its move: it got another command")
                 self._check_line(now_s)
                 if (self._obeyed.number if self._obeyed else 0) == number and not state.moving:
                     return state
@@ -299,7 +299,7 @@ class PanTiltHead:
             *self._track.at(now_s),
             connected=self._connected,
             age_s=now_s - report.t_s,
-            limp=report.limp,
+            torque_off=report.torque_off,
             homing=report.homing,
             host_lost=report.host_lost,
             name=identity.name,
@@ -330,7 +330,7 @@ class PanTiltHead:
                 try:
                     self._meet(self._driver.open())
                     self._serve()
-                except Exception as error:  # a bug, too: it is told, and the head tried again
+                except Exception as error:  # a bug, too: it is reported, and the head tried again
                     self._lose(error)
         finally:
             self._driver.close()
@@ -340,7 +340,7 @@ class PanTiltHead:
         return self._closing or not threading.main_thread().is_alive()
 
     def _serve(self) -> None:
-        """Send what is told and look how the head is, to the end. Raises when it is lost."""
+        """Send the commands and look how the head is, to the end. Raises when it is lost."""
         while not self._ending():
             task = self._next_task()
             try:
@@ -354,10 +354,10 @@ class PanTiltHead:
                     before = self._report
                     self._hear(task, report)
                     if report.was_reset or (report.host_lost and not before.host_lost):
-                        self._tell_again(report.t_s, report.t_s - before.t_s)
+                        self._command_again(report.t_s, report.t_s - before.t_s)
 
     def _next_task(self) -> Task:
-        """What was told, as soon as it is; else, when it is time to look at the head, that."""
+        """The next command as soon as there is one; else a Status, when one is due."""
         with self._changed:
             moving = self._track.at(time.monotonic()).moving
             due_s = self._looked_s + (MOVING_S if moving else REST_S)
@@ -377,7 +377,7 @@ class PanTiltHead:
 
     def _answered(self) -> None:
         self._sent = None
-        self._track.told_s = self._waiting.told_s if self._waiting else None
+        self._track.commanded_s = self._waiting.commanded_s if self._waiting else None
 
     def _hear(self, task: Task, report: Report) -> None:
         before, self._report = self._report, report
@@ -388,7 +388,7 @@ class PanTiltHead:
         self._connected = True
         self._events.extend(f"head: {event}" for event in report.events)
         if report.clipped and not (before and before.clipped):
-            self._events.append("head: its own limits are narrower than it told: it keeps to them")
+            self._events.append("head: its own limits are narrower than it said: it keeps to them")
         if report.host_lost and before and not before.host_lost:
             self._events.append(
                 "head: it heard nothing from here for a while and held, or went home"
@@ -401,7 +401,7 @@ class PanTiltHead:
             here_rad = self._aim_in_use.angles_rad(report.driven, self._track.newest_rad)
         return Sample(
             t_s=report.t_s,
-            told_s=task.told_s,
+            commanded_s=task.commanded_s,
             here_rad=here_rad,
             goal_rad=self._aim_in_use.angles_rad(report.goal, here_rad),
             remaining_s=report.remaining_s,
@@ -409,7 +409,7 @@ class PanTiltHead:
         )
 
     def _meet(self, identity: Identity) -> None:
-        """The head answers: take note of what it can do, and tell it what it may have forgotten."""
+        """The head answers: note what it can do, and command again what it may have forgotten."""
         report = self._driver.request(Status())
         with self._changed:
             before, self._identity = self._report, identity
@@ -423,9 +423,9 @@ class PanTiltHead:
                 )
             self._hear(Task(0, Status(), report.t_s), report)
             if before:
-                self._tell_again(report.t_s, away_s)
+                self._command_again(report.t_s, away_s)
 
-    def _tell_again(self, now_s: float, away_s: float) -> None:
+    def _command_again(self, now_s: float, away_s: float) -> None:
         """After an absence or a reset: what it is to do now.
 
         A command that waits, unless it is too old; else what it did before; but what went home by
@@ -433,20 +433,20 @@ class PanTiltHead:
         """
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            if now_s - waiting.told_s <= KEEP_S or isinstance(waiting.command, Home | Relax):
+            if now_s - waiting.commanded_s <= KEEP_S or isinstance(waiting.command, Home | Relax):
                 self._waiting = waiting._replace(command=_what_is_left(waiting, now_s))
                 return
-            self._events.append("head: what it was told while it was lost is too old: forgotten")
+            self._events.append("head: the command from while it was lost is too old: forgotten")
         before = self._obeyed
         if before is None:
             return
         home_after_s = self._identity.home_after_s
         went_home = home_after_s is not None and away_s >= home_after_s
         if went_home and not isinstance(before.command, Relax):
-            self._tell(Home())
+            self._command(Home())
         else:
             self._waiting = Task(before.number, _what_is_left(before, now_s), now_s)
-            self._track.told_s = now_s
+            self._track.commanded_s = now_s
 
     def _lose(self, error: Exception) -> None:
         """Tell that the head does not answer, and wait a little before the next try.
@@ -507,7 +507,7 @@ def _what_is_left(task: Task, now_s: float) -> Command:
     command = task.command
     if not isinstance(command, Move):
         return command
-    return replace(command, duration_s=max(0.0, task.told_s + command.duration_s - now_s))
+    return replace(command, duration_s=max(0.0, task.commanded_s + command.duration_s - now_s))
 
 
 def _clip(value: float, within: Pair) -> float:

@@ -91,7 +91,7 @@ class ServoBoard:
         self._seq = 0
         self._pending_bytes = 0  # of a frame that has begun
         self._last: State | None = None
-        self._relaxing = False  # it was told to go limp since then
+        self._relaxing = False  # its torque was switched off on command since then
 
     @property
     def port(self) -> str:
@@ -295,15 +295,16 @@ class ServoBoard:
         return LinkError(f"{port} is gone ({_line(error)}): plug the head in again")
 
     # --------------------------------------------------------------------------------------------
-    # What the board told
+    # What the board answered
 
     def _report(self, answer: Answer) -> Report:
         state: State = answer.reply.body
         before, self._last = self._last, state
         # One that was reset twice in a short time may run for longer now than it did before.
-        limp = Flag.LIMP in state.flags and not self._relaxing
+        torque_off = Flag.TORQUE_OFF in state.flags and not self._relaxing
         was_reset = before is not None and (
-            _fell(state.uptime_ms, before.uptime_ms) or (limp and Flag.LIMP not in before.flags)
+            _fell(state.uptime_ms, before.uptime_ms)
+            or (torque_off and Flag.TORQUE_OFF not in before.flags)
         )
         self._relaxing = False
         events = []
@@ -317,7 +318,7 @@ class ServoBoard:
             goal=state.goal_us,
             driven=state.driven_us,
             moving=Flag.MOVING in state.flags,
-            limp=Flag.LIMP in state.flags,
+            torque_off=Flag.TORQUE_OFF in state.flags,
             remaining_s=1e-3 * state.remaining_ms,
             homing=Flag.HOMING in state.flags,
             host_lost=Flag.HOST_LOST in state.flags,

@@ -61,7 +61,7 @@ class Flag(enum.IntFlag):
     """Bits of State.flags."""
 
     MOVING = 1
-    LIMP = 2  # no pulses
+    TORQUE_OFF = 2  # no pulses
     HOMING = 4  # moving, and home
     HOST_LOST = 8  # held or sent home because the host was silent; no command to move since
     EEPROM_BUSY = 16  # settings are being written
@@ -106,7 +106,7 @@ class Move(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Stop where it is being driven now; a limp head becomes stiff."""
+    """Stop where it is being driven now; its torque is on again."""
 
 
 class Home(NamedTuple):
@@ -114,7 +114,7 @@ class Home(NamedTuple):
 
 
 class Relax(NamedTuple):
-    """No pulses: the servos go limp."""
+    """No pulses: the torque of the servos is off."""
 
 
 class Configure(NamedTuple):
@@ -155,8 +155,8 @@ class State(NamedTuple):
     """A board's answer to everything else. Pairs are (pan, tilt)."""
 
     flags: Flag
-    goal_us: tuple[float, float]  # of a limp head: where its first pulses will hold it
-    driven_us: tuple[float, float] | None  # None: limp
+    goal_us: tuple[float, float]  # with torque off: where the first pulses will hold it
+    driven_us: tuple[float, float] | None  # None: torque off
     remaining_ms: int  # until both axes arrive; 65535: at least that
     uptime_ms: int  # since the reset; starts anew after 49.7 days
     reset_cause: Cause
@@ -274,7 +274,7 @@ def decode_state(body: bytes) -> State:
     """A state. Raises ProtocolError."""
     flags, cause, overruns, bad, remaining, *widths, uptime = unpack(STATE, body)
     goal_pan, goal_tilt, driven_pan, driven_tilt = (width * STEP_US for width in widths)
-    driven = None if flags & Flag.LIMP else (driven_pan, driven_tilt)
+    driven = None if flags & Flag.TORQUE_OFF else (driven_pan, driven_tilt)
     return State(
         Flag(flags), (goal_pan, goal_tilt), driven, remaining, uptime, Cause(cause), bad, overruns
     )
@@ -401,7 +401,7 @@ def vectors() -> dict:
         Configure(7),
         Configure(0xFFFFFFFF, narrow, AxisSettings(500.0, 2500.0, 500.0, SLOWEST_SLEW_US_PER_S)),
     ]
-    rest = State(Flag.LIMP, (1500.0, 1500.0), None, 0, 1234, Cause.POWER_ON, 0, 0)
+    rest = State(Flag.TORQUE_OFF, (1500.0, 1500.0), None, 0, 1234, Cause.POWER_ON, 0, 0)
     going = State(
         Flag.MOVING, (1000.5, 1999.5), (1250.0, 1700.5), 240, 2**32 - 1, Cause(0), 65535, 255
     )

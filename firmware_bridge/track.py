@@ -1,4 +1,4 @@
-"""Where the head was when: what it reported, and in between what it was told to do."""
+"""Where the head was when: what it reported, and in between what it was commanded."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 from firmware_bridge.aim import Pair
 
 SAMPLES = 1024  # 20 s of a moving head, 100 s of one at rest
-STIFFEN_S = 1.0  # a servo that was limp turns unseen to where its first pulse tells it to be
+WAKE_S = 1.0  # a servo whose torque comes on turns unseen to where its first pulse has it
 GAP_S = 0.5  # without a report: the line is dead, and the head has begun to help itself
-TOLD_S = 3.0  # a command that is not answered for so long did not arrive
+UNANSWERED_S = 3.0  # a command that is not answered for so long did not arrive
 UNKNOWN = (math.nan, math.nan)
 
 
 class Pose(NamedTuple):
-    """Where a head was at some moment; NaN where it is not known, as of a limp one."""
+    """Where a head was at some moment; NaN where it is not known, as with torque off."""
 
     pan_rad: float  # positive to the right
     tilt_rad: float  # positive up
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
     """One report of the head, in radians."""
 
     t_s: float
-    told_s: float  # when the command it answers was given: the head may move from then on
+    commanded_s: float  # when the command it answers was given: the head may move from then on
     here_rad: Pair
     goal_rad: Pair
     remaining_s: float  # until it arrives, going straight and evenly; 0 when it does not move
@@ -51,9 +51,9 @@ class Track:
 
     def __init__(self, settle_s: float) -> None:
         self.safe: SafePose | None = None  # None: a head that does nothing by itself
-        self.told_s: float | None = None  # of the oldest command that was not answered yet
+        self.commanded_s: float | None = None  # of the oldest command that was not answered yet
         self._settle_s = settle_s
-        self._stiff_s = -math.inf  # when it has turned to where it was first driven
+        self._awake_s = -math.inf  # when it has turned to where it was first driven
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
 
     def add(self, sample: Sample) -> None:
@@ -62,9 +62,9 @@ class Track:
         if last and last.t_s >= sample.t_s:  # a clock too coarse to tell them apart
             self._samples.pop()
         if last and not is_known(last.here_rad) and is_known(sample.here_rad):
-            self._stiff_s = sample.t_s + STIFFEN_S
+            self._awake_s = sample.t_s + WAKE_S
         if not sample.moving:
-            still_since_s = max(_still_since_s(last, sample.t_s), self._stiff_s)
+            still_since_s = max(_still_since_s(last, sample.t_s), self._awake_s)
             sample = sample._replace(still_since_s=still_since_s)
         self._samples.append(sample)
 
@@ -84,36 +84,36 @@ class Track:
         return self._between(last, self._samples[index], t_s)
 
     def _between(self, last: Sample, coming: Sample, t_s: float) -> Pose:
-        """As foreseen at the last report, less what that was wrong by at the coming one."""
+        """As predicted at the last report, less what that was wrong by at the coming one."""
         gap_s = coming.t_s - last.t_s
         part = (t_s - last.t_s) / gap_s
-        here = foreseen(last, t_s)
-        wrong = [a - b for a, b in zip(coming.here_rad, foreseen(last, coming.t_s), strict=True)]
+        here = predict(last, t_s)
+        wrong = [a - b for a, b in zip(coming.here_rad, predict(last, coming.t_s), strict=True)]
         moving = (
             self._moves_or_swings(last, t_s)
-            or (coming.moving and t_s >= coming.told_s)
+            or (coming.moving and t_s >= coming.commanded_s)
             or gap_s > GAP_S
         )
         return Pose(here[0] + part * wrong[0], here[1] + part * wrong[1], moving)
 
     def _since(self, last: Sample, t_s: float) -> Pose:
-        """As foreseen; after a long silence at the safe pose, on the way there until then."""
+        """As predicted; after a long silence at the safe pose, on the way there until then."""
         silent_s = t_s - last.t_s
-        told = self.told_s is not None and 0.0 <= t_s - self.told_s < TOLD_S
+        commanded = self.commanded_s is not None and 0.0 <= t_s - self.commanded_s < UNANSWERED_S
         if silent_s <= GAP_S or not is_known(last.here_rad):
-            return Pose(*foreseen(last, t_s), told or self._moves_or_swings(last, t_s))
+            return Pose(*predict(last, t_s), commanded or self._moves_or_swings(last, t_s))
         if self.safe is None:
             arrived_s = last.t_s + last.remaining_s + self._settle_s
-            return Pose(*foreseen(last, t_s), told or t_s < arrived_s)
+            return Pose(*predict(last, t_s), commanded or t_s < arrived_s)
         if silent_s < self.safe.there_after_s + self._settle_s:
-            return Pose(*foreseen(last, t_s), True)
+            return Pose(*predict(last, t_s), True)
         return Pose(*self.safe.home_rad, False)
 
     def _moves_or_swings(self, last: Sample, t_s: float) -> bool:
         return last.moving or t_s - last.still_since_s < self._settle_s
 
 
-def foreseen(sample: Sample, t_s: float) -> Pair:
+def predict(sample: Sample, t_s: float) -> Pair:
     """Where the head is at t_s if it went on as it did at the sample."""
     if not sample.moving:
         return sample.here_rad

@@ -122,7 +122,7 @@ def _keys_at_once(terminal: int) -> Iterator[None]:
 
 def angles_in_words(state: HeadStatus) -> str:
     """Where the head points, and whether it moves."""
-    does = "torque off" if state.limp else "turning" if state.moving else "still"
+    does = "torque off" if state.torque_off else "turning" if state.moving else "still"
     if not state.connected:
         does += ", as far as is known: the line is lost"
     if math.isnan(state.pan_rad):

@@ -38,7 +38,9 @@ def open_rig(
             aim = calibrated.head_options(found) if found else {}
             head = opened.enter_context(open_head(device, **aim))
             say(f"head: {head.state().name} at {head.state().port}")
-            if head.state().limp:  # where it points is not known before it is driven somewhere
+            if (
+                head.state().torque_off
+            ):  # where it points is not known before it is driven somewhere
                 head.home()
         lens = calibrated.lens_of(found, on_head=bool(device)) if found else None
         source = opened.enter_context(

@@ -64,7 +64,7 @@ class GazePolicy(str, Enum):
 
     RANDOM = "random"  # none: saccade length and inhibition of return alone
     SALIENCE = "salience"  # what is in the picture: salience and change
-    SURPRISE = "surprise"  # what the learner told: surprise and progress
+    SURPRISE = "surprise"  # what the learner reports: surprise and progress
     MIXED = "mixed"  # all of them, and neglect
 
 
@@ -99,10 +99,10 @@ class GazeConfig:
     cell_rad: float = math.radians(3.0)  # side of a cell of the map that remembers by angle
     change_frames: float = 30.0  # how slowly the memory of what was seen follows what is seen
     habit_frames: float = 300.0  # how slowly change at a place becomes usual
-    surprise_frames: float = 900.0  # how slowly what the learner told of a place is forgotten
+    surprise_frames: float = 900.0  # how slowly the surprise at a place is forgotten
     neglect_frames: float = 60.0  # how soon a place looked at is due again
 
-    dwell_frames: int = 4  # the head stays for so many frames after a move was told
+    dwell_frames: int = 4  # the head stays for so many frames after a move was commanded
     head_step_rad: float = math.radians(10.0)  # longest move of the head
     central_share: float = 0.5  # of width and height: what lies there needs no move of the head
 

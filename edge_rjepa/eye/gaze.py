@@ -116,7 +116,7 @@ class Gaze:
         self._view: View | None = None  # of the plan before: heads mostly stand still
         self._goal: list[float] | None = None  # head angles it is on its way to ..
         self._steps = 0  # .. in so many moves
-        self._frames_here = 0  # since the head was told to move
+        self._frames_here = 0  # since the head was commanded to move
 
     # -- fixations --------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ class Gaze:
         The head stays for dwell_frames at least. Then a random policy lets it wander; any other
         sends it, no further than head_step_rad at once, to where most interest would lie in the
         central region. Once under way it goes there before another goal is looked for, and it sets
-        out only where there is more to be had than here. A head that does not do as it is told is
+        out only where there is more to be had than here. A head that does not do as commanded is
         not asked more often than the way needs: then another goal has its turn.
         """
         if self._planned is None or self._frames_here < self.config.dwell_frames:

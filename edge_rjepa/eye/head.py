@@ -59,7 +59,7 @@ class SimulatedHead:
         self._moves = deque([Move(0.0, rest, rest)], MOVES_REMEMBERED)
 
     def advance(self, t_s: float) -> None:
-        """It is t_s now: moves told from here on begin then."""
+        """It is t_s now: moves commanded from here on begin then."""
         self._now_s = t_s
 
     def move(self, pan_rad: float, tilt_rad: float) -> tuple[float, float]:
@@ -70,7 +70,7 @@ class SimulatedHead:
         return goal
 
     def at(self, t_s: float) -> Pose:
-        """Where the head is at time t_s. A move told at t_s has not begun to turn it then."""
+        """Where the head is at time t_s. A move commanded at t_s has not begun to turn it then."""
         move = next((move for move in reversed(self._moves) if move.t_s < t_s), self._moves[0])
         reach_rad = self._speed_rad_per_s * max(0.0, t_s - move.t_s)
         pan_rad, tilt_rad = (

@@ -1,7 +1,7 @@
 """The loop: take a frame, look, learn, turn the head.
 
 Capture, learning and head each keep their own pace. A live source fills in the background and hands
-out its newest frame only; a head is told where to go and not waited for; learning takes as many
+out its newest frame only; a head is commanded and not waited for; learning takes as many
 fixations of a frame as there is time for.
 
 Gaze is planned with the head's angle at capture (placed.py), so that the efference copy tells what

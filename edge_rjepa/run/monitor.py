@@ -16,7 +16,7 @@ HARMFUL_NATS = -1.0  # a predictor so much worse than the mean pulls the embeddi
 
 
 class Health(NamedTuple):
-    """How rich the embedding is, and how well it is foreseen."""
+    """How rich the embedding is, and how well it is predicted."""
 
     information: float  # nats, predictive information
     effective_rank: float  # 1 .. n_z

@@ -238,9 +238,9 @@ class Run:
             self.ended = True
         finally:
             self._keep_at_the_end()
-        self._tell_news()
+        self._report_events()
         if self.ended:
-            self._tell("the source has ended")
+            self._report("the source has ended")
 
     def _learn_frames(self, go_on, on_progress) -> None:
         started = self._watched_s = time.monotonic()
@@ -249,7 +249,7 @@ class Run:
             try:
                 used = self.loop.step()
                 self._learning_s = before_s + time.monotonic() - started
-                self._tell_news()
+                self._report_events()
                 self._look_after(used, on_progress)
             except DeviceError as error:
                 self._leave_device(error)
@@ -305,7 +305,7 @@ class Run:
         self.loop.learner = RJepa.load(self.folder / GOOD, self.learner.device)
         self.learner.learning_rate = rate
         self.learner.reset()
-        self._tell(
+        self._report(
             f"COLLAPSE: {collapse}. Rolled back to the last good state, "
             f"learning rate lowered to {rate:.2g}"
         )
@@ -318,22 +318,22 @@ class Run:
         self.learner.reset()
         self.loop.torn = False
         frames = kept.notes["loop"]["frames"]
-        self._tell(
+        self._report(
             f"DEVICE: {error}. Now on the CPU, with what was kept at frame {frames:,}: what was "
             f"learned from the {self.frames - frames:,} frames since then is lost"
         )
 
-    def _tell_news(self) -> None:
+    def _report_events(self) -> None:
         for event in self.loop.drain_events():
-            self._tell(event)
+            self._report(event)
 
-    def _tell(self, event: str) -> None:
+    def _report(self, event: str) -> None:
         """An event, to whoever watches and into the journal."""
         self.on_event(event)
         self._note({"frames": self.frames, "time_unix_s": time.time(), "event": event})
 
     def _note(self, line: dict) -> None:
-        """A line of the journal; what cannot be written is told once, and learning goes on."""
+        """A line of the journal; what cannot be written is reported once, and learning goes on."""
         try:
             self._journal.append(line)
             self._journal_fails = False
@@ -364,11 +364,11 @@ class Run:
                 self._save(name)
         except CheckpointError as error:
             again_s = self.config.checkpoint_every_s
-            self._tell(f"{error}; learning goes on, the next try is in {again_s:.0f} s")
+            self._report(f"{error}; learning goes on, the next try is in {again_s:.0f} s")
             self._saving_fails = True
         else:
             if self._saving_fails:
-                self._tell(f"saved again: {self.folder / CHECKPOINT}")
+                self._report(f"saved again: {self.folder / CHECKPOINT}")
             self._saving_fails = False
 
     def _keep_at_the_end(self) -> None:

@@ -331,5 +331,5 @@ def _hush_opencv() -> None:
     if "OPENCV_LOG_LEVEL" not in os.environ:
         of_opencv_5 = getattr(cv2.utils, "logging", None)
         (of_opencv_5 or cv2).setLogLevel(0)
-    # Whole seconds a read waits for a video device; 10 unless told, with the thread held up.
+    # Whole seconds a read waits for a video device; 10 unless set, with the thread held up.
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")

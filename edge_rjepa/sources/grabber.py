@@ -201,7 +201,7 @@ class Grabber:
         if self._reader.seen_s:  # else it was only one more attempt to open it
             self._lost_s = self._reader.seen_s
             self.faults[self._reader.fault.kind] += 1
-            self._tell(f"{self._reader.fault.words}; reopening")
+            self._report(f"{self._reader.fault.words}; reopening")
 
     # What its reader does.
 
@@ -222,7 +222,9 @@ class Grabber:
             if resized:
                 self.faults["resized"] += 1
                 wanted = f"{self._size[0]}x{self._size[1]}"
-                self._tell(words + ("" if size == self._size else f"; cut and scaled to {wanted}"))
+                self._report(
+                    words + ("" if size == self._size else f"; cut and scaled to {wanted}")
+                )
             self._publish(image, t_capture_s, where)
             reader.saw(now_s)
             self._changed.notify_all()
@@ -235,7 +237,7 @@ class Grabber:
             self.faults["reopened"] += 1
             moved = "" if where == self._where else f" as {where}"
             after_s = time.monotonic() - self._lost_s
-            self._tell(f"back{moved} after {after_s:.1f} s (attempt {self._attempts})")
+            self._report(f"back{moved} after {after_s:.1f} s (attempt {self._attempts})")
         self._where = where
         self._attempts = 0
 
@@ -249,7 +251,7 @@ class Grabber:
         """Whether nothing more is wanted of the reader."""
         return self._closed or reader.fault is not None
 
-    def _tell(self, words: str) -> None:
+    def _report(self, words: str) -> None:
         self._events.append(f"{self._name}: {words}")
 
 

@@ -48,7 +48,7 @@ class Pictures(NamedTuple):
     """How pictures become bytes."""
 
     kind: str  # as cv2.imencode names it
-    options: list[int]  # .. and what it is told
+    options: list[int]  # .. and its options
     greatest_error: int  # grey levels that a smooth picture may be off by
     suffix: str  # of files with many pictures: FFmpeg plays them
 
@@ -124,7 +124,7 @@ class Recorder:
         self._about = About(
             secrets.token_hex(8), pictures.suffix, camera, config, head_limits_rad, None, None
         )
-        with self._telling():
+        with self._ending_on_error():
             if folder.exists() and not _is_free(folder):
                 raise RecordingError(f"{folder} is not an empty folder: record into a new one")
             with _FrameWriter(folder / HELD_OUT, pictures) as writer:
@@ -142,7 +142,7 @@ class Recorder:
         if self._failed:
             raise RecordingError(f"{self.folder}: recording has ended: see the first error")
         check_image(frame.image, "a picture to record")
-        with self._telling():
+        with self._ending_on_error():
             self._writer.add(frame, gaze_rad, fixations)
 
     def close(self, digest: str | None = None) -> None:
@@ -150,7 +150,7 @@ class Recorder:
         self._writer.close()
         if not self._failed and self._about.frames is None:
             self._about = self._about._replace(frames=self._writer.frames, digest=digest)
-            with self._telling():
+            with self._ending_on_error():
                 self._write_about()
 
     def __enter__(self) -> Recorder:
@@ -172,7 +172,7 @@ class Recorder:
         write_atomic(self.folder / ABOUT, json.dumps(values, indent=2).encode())
 
     @contextlib.contextmanager
-    def _telling(self):
+    def _ending_on_error(self):
         """Errors of the disk end the recording, in words."""
         try:
             yield

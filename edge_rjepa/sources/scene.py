@@ -8,8 +8,8 @@ about the camera's centre sees none.
 
 After FRAMES_A_SCENE frames the head stands before another photograph, drawn at random with returns,
 and each time before another part of it: between SMALLEST_PART and the whole, left and right swapped
-half of the times. So the same fixation never comes twice, and a learner that means to foresee must
-learn what pictures have in common. The head turns when it is told to and else stays where it is.
+half of the times. So the same fixation never comes twice, and a learner that means to predict must
+learn what pictures have in common. The head turns on command and else stays where it is.
 
 A fifth of the photographs, two at least if there are four, are set aside by the seed for
 held_out(), where the head makes a small random move every FRAMES_A_MOVE frames.

@@ -37,7 +37,8 @@ class SteeredScene(SceneSource):
 
     A view that nobody came for in time is not rendered and leaves a gap in the sequence. Who made
     the mount hands it to the loop as the head; this source brings none. A mount that does not know
-    where it points, as a limp one, has not moved; one that turns beyond the scene sees its edge.
+    where it points, as with torque off, has not moved; one that turns beyond the scene sees the
+    edge of it.
     """
 
     live = True

@@ -43,7 +43,7 @@ class Servos:
 
     def __init__(self, board):
         self._board = board
-        self._angles_rad = 0.0, 0.0  # limp servos stay as they are
+        self._angles_rad = 0.0, 0.0  # servos without torque stay as they are
         self.truth = deque(maxlen=20_000)  # (t_s, angles) whenever a picture was taken
 
     def at(self, t_s):

@@ -54,14 +54,14 @@ def test_status_is_for_people_and_for_scripts(board):
     assert "pan +0.0, tilt +0.0 degrees, still" in words and "faults: none" in words
     status = told(run("status", at(board), "--json"))
     assert (status["pan_deg"], status["tilt_deg"]) == (0.0, 0.0)
-    assert status["connected"] and not status["limp"] and status["port"] == board.path
+    assert status["connected"] and not status["torque_off"] and status["port"] == board.path
     assert status["limits_deg"] == [[-45.0, 45.0]] * 2
 
 
 def test_looking_at_a_limp_head_leaves_it_limp(tmp_path):
     with CoreBoard(tmp_path) as board:
         status = told(run("status", at(board), "--json"))
-        assert status["limp"] and status["pan_deg"] is None
+        assert status["torque_off"] and status["pan_deg"] is None
         assert board.pulses_us() is None
 
 
@@ -77,7 +77,7 @@ def test_move_turns_and_waits_and_says_where_it_ended(board):
 def test_home_and_relax(board):
     told(run("move", "20", "0", at(board), "--json"))
     assert told(run("home", at(board), "--json"))["pan_deg"] == 0.0
-    assert told(run("relax", at(board), "--json"))["limp"]
+    assert told(run("relax", at(board), "--json"))["torque_off"]
     assert board.pulses_us() is None
 
 

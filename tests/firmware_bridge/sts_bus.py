@@ -5,8 +5,8 @@ that is handed in. `VirtualPort` is a serial port to it in which time passes onl
 `Terminal` serves it on a pseudo-terminal in real time, for whoever opens that.
 
 What the servos do is taken from the maker's memory table and SDK: registers, EEPROM that keeps what
-was written while the lock was open, a goal that is cut to the angle limits and makes a limp servo
-stiff (some firmware does, and it is the harder case), motion with speed and acceleration.
+was written while the lock was open, a goal that is cut to the angle limits and switches torque
+on (some firmware does, and it is the harder case), motion with speed and acceleration.
 """
 
 import math
@@ -32,9 +32,9 @@ VOLTAGE, SENSOR, HEAT, CURRENT, OVERLOAD = 1, 2, 4, 8, 32
 class Servo:
     """One STS3215. Positions in steps."""
 
-    def __init__(self, servo_id, position=2048, goal_stiffens=True, stiff_at_power_on=False):
+    def __init__(self, servo_id, position=2048, goal_stiffens=True, torque_at_power_on=False):
         self.goal_stiffens = goal_stiffens
-        self.stiff_at_power_on = stiff_at_power_on
+        self.torque_at_power_on = torque_at_power_on
         self.position = float(position)
         self.errors = 0
         self.stuck = False
@@ -53,7 +53,7 @@ class Servo:
         """As after a power cut: RAM is empty, the EEPROM as it was saved."""
         self.registers = bytearray(LAST + 1)
         self.registers[:RAM] = self._eeprom
-        self.registers[40] = int(self.stiff_at_power_on)
+        self.registers[40] = int(self.torque_at_power_on)
         self.registers[55] = 1
         self.registers[62], self.registers[63] = 74, 31
         self._pending = None
@@ -65,7 +65,7 @@ class Servo:
         return self.registers[5]
 
     @property
-    def stiff(self):
+    def torque_on(self):
         return self.registers[40] == 1
 
     @property
@@ -120,7 +120,7 @@ class Servo:
         """TICK_S later: speed rises by the acceleration, and falls in time to stop at the goal."""
         low, high = self.word(9), self.word(11)
         left = min(max(self.goal, low), high) - self.position
-        if not self.stiff or self.stuck:
+        if not self.torque_on or self.stuck:
             self._speed = 0.0
             return
         gain = (self.registers[41] or 254) * STEPS_S2 * TICK_S

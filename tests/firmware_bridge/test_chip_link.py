@@ -99,11 +99,11 @@ def test_a_reset_is_noticed_however_long_the_board_had_run(before_s, after_s):
         board = ready(chip, faultless, faultless)
         chip.reset(Cause.EXTERNAL)
         chip.run(before_s)
-        assert not board.request(Move(1200.0, 1200.0)).limp
+        assert not board.request(Move(1200.0, 1200.0)).torque_off
         chip.reset(Cause.EXTERNAL)
         chip.run(after_s)
         report = board.request(Status())
-        assert report.was_reset and report.limp and report.events
+        assert report.was_reset and report.torque_off and report.events
         assert not board.request(Status()).was_reset
         assert not board.request(Move(1200.0, 1200.0)).was_reset
         assert not board.request(Relax()).was_reset

@@ -136,7 +136,7 @@ def test_both_axes_arrive_together_when_commanded_or_as_soon_as_they_can(chip, s
     chip.ask(Status())
     chip.pulses()
 
-    told_s = chip.now_s
+    commanded_s = chip.now_s
     state = chip.ask(Move(*goal_us, duration_ms)).body
     step_us = slew * PERIOD_S
     furthest_us = max(abs(goal - start) for goal, start in zip(goal_us, start_us, strict=True))
@@ -153,12 +153,12 @@ def test_both_axes_arrive_together_when_commanded_or_as_soon_as_they_can(chip, s
         assert np.max(np.abs(np.diff(widths))) <= math.ceil(2 * step_us) / 2
         assert widths[-1] == goal
         arrived.append(axis["rise"][np.flatnonzero(widths[1:] == goal)[0]])
-        first = axis["rise"][axis["rise"] > told_s * HZ + 0.5 * HZ * BYTE_S][0]
+        first = axis["rise"][axis["rise"] > commanded_s * HZ + 0.5 * HZ * BYTE_S][0]
     if min(abs(goal - start) for goal, start in zip(goal_us, start_us, strict=True)) > 1.0:
         assert arrived[0] == arrived[1]
     late = max(arrived) - first
     assert abs(late - (periods - 1) * PERIOD_CYCLES) <= PERIOD_CYCLES
-    assert max(arrived) / HZ - told_s <= periods * PERIOD_S + PERIOD_S + 0.004
+    assert max(arrived) / HZ - commanded_s <= periods * PERIOD_S + PERIOD_S + 0.004
     chip.state()
 
 
@@ -246,7 +246,7 @@ def test_a_limp_head_stays_limp(chip):
     chip.pulses()
     chip.run(10.0)
     assert len(chip.pulses()) == 0
-    assert Flag.LIMP in chip.state().flags
+    assert Flag.TORQUE_OFF in chip.state().flags
 
 
 def test_hold_stops_where_it_is(chip):
@@ -278,8 +278,8 @@ def test_power_on_never_jumps(seed):
 def first_widths_us(chip):
     """Of the first pulses from now on, which Hold asks for."""
     chip.run(0.5)
-    assert len(chip.pulses()) == 0  # limp until it is told
-    assert Flag.LIMP in chip.state().flags
+    assert len(chip.pulses()) == 0  # torque is off until a command
+    assert Flag.TORQUE_OFF in chip.state().flags
     chip.ask(Hold())
     chip.run(0.1)
     return tuple(axis["width"][0] / US for axis in by_axis(chip.pulses()))

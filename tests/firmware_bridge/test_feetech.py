@@ -202,15 +202,15 @@ def test_opening_tells_who_is_there():
     assert identity.home_after_s is None
 
 
-@pytest.mark.parametrize("stiff", [False, True])
-def test_opening_moves_and_changes_nothing(stiff):
-    rig = Rig(1000, 3000, servo={"stiff_at_power_on": stiff})
+@pytest.mark.parametrize("torque_on", [False, True])
+def test_opening_moves_and_changes_nothing(torque_on):
+    rig = Rig(1000, 3000, servo={"torque_at_power_on": torque_on})
     before = [bytes(servo.registers[:56]) for servo in rig.servos]
     report = rig.opened().driver.request(Status())
     rig.wait(1.0)
     assert [bytes(servo.registers[:56]) for servo in rig.servos] == before
     assert rig.positions == (1000, 3000)
-    assert (report.driven, report.limp, report.moving) == ((1000, 3000), not stiff, False)
+    assert (report.driven, report.torque_off, report.moving) == ((1000, 3000), not torque_on, False)
 
 
 def test_limits_are_those_of_the_servos_and_of_the_host():
@@ -267,7 +267,7 @@ def test_a_limp_servo_never_jumps(goal_stiffens, stale_goal):
         servo.set_word(42, stale_goal)
         servo.set_word(46, 0)  # as fast as it can
     report = rig.go(Move(1100, 2950))
-    assert report.driven == (1100, 2950) and not report.limp
+    assert report.driven == (1100, 2950) and not report.torque_off
     assert rig.pan.visited == [1000, 1100] and rig.tilt.visited == [2950, 3000]
 
 
@@ -291,7 +291,7 @@ MOVES = [
 
 @pytest.mark.parametrize(("goal", "duration_s"), MOVES)
 def test_both_axes_arrive_together_and_in_time(goal, duration_s):
-    rig = Rig(servo={"stiff_at_power_on": True}).opened()
+    rig = Rig(servo={"torque_at_power_on": True}).opened()
     report = rig.driver.request(Move(*goal, duration_s))
     start_s, foreseen_s = rig.clock.now_s, report.remaining_s
     distances = [abs(a - b) for a, b in zip(goal, rig.positions, strict=True)]
@@ -310,7 +310,7 @@ def test_both_axes_arrive_together_and_in_time(goal, duration_s):
 
 
 def test_servos_that_count_speed_in_50_steps_move_as_fast():
-    rig = Rig(servo={"stiff_at_power_on": True})
+    rig = Rig(servo={"torque_at_power_on": True})
     rig.pan.set_eeprom(18, 0)
     rig.opened().driver.request(Move(3048, 1048, 2.0))
     rig.wait(1.0)
@@ -331,7 +331,7 @@ def test_the_speed_for_a_duration_takes_that_long(distance, speed, acceleration,
 
 
 def test_moving_is_told_from_the_command_to_the_arrival():
-    rig = Rig(servo={"stiff_at_power_on": True}).opened()
+    rig = Rig(servo={"torque_at_power_on": True}).opened()
     report = rig.driver.request(Move(2148, 2048))
     assert report.moving and report.remaining_s > 0.15
     report = rig.until_still()
@@ -339,7 +339,7 @@ def test_moving_is_told_from_the_command_to_the_arrival():
 
 
 def test_hold_stops_where_it_is():
-    rig = Rig(servo={"stiff_at_power_on": True}).opened()
+    rig = Rig(servo={"torque_at_power_on": True}).opened()
     rig.driver.request(Move(4000, 100))
     rig.wait(0.4)
     held = rig.driver.request(Hold()).goal
@@ -361,13 +361,15 @@ def test_a_relaxed_head_is_limp_and_tells_where_it_is_turned_to():
     rig = Rig().opened()
     rig.go(Move(2500, 2500))
     report = rig.driver.request(Relax())
-    assert report.limp and not report.moving and not any(servo.stiff for servo in rig.servos)
+    assert (
+        report.torque_off and not report.moving and not any(servo.torque_on for servo in rig.servos)
+    )
     rig.pan.position = 2222.0  # by hand
-    rig.pan.set_word(42, 2222)  # the goal of a limp servo may follow
+    rig.pan.set_word(42, 2222)  # the goal of a servo without torque may follow
     report = rig.driver.request(Status())
     assert report.driven == (2222, 2500) and not report.was_reset and report.events == ()
     report = rig.driver.request(Hold())
-    assert not report.limp and report.goal == report.driven == (2222, 2500)
+    assert not report.torque_off and report.goal == report.driven == (2222, 2500)
     assert report.events == () and report.faults == {}
 
 
@@ -400,26 +402,26 @@ def test_a_blocked_servo_is_not_moving_for_ever():
     assert report.goal == (2500, 2000) and report.driven == (2048, 2000)
 
 
-@pytest.mark.parametrize("stiff", [False, True])
-def test_a_servo_that_goes_limp_by_itself_is_told(stiff):
-    rig = Rig(servo={"stiff_at_power_on": stiff}).opened()
+@pytest.mark.parametrize("torque_on", [False, True])
+def test_a_servo_that_loses_its_torque_is_reported(torque_on):
+    rig = Rig(servo={"torque_at_power_on": torque_on}).opened()
     rig.go(Move(2100, 2100))
     rig.pan.registers[40] = 0
     report = rig.driver.request(Status())
-    assert report.limp and not report.was_reset
-    assert report.events == ("a servo went limp: its power failed, or it protects itself",)
+    assert report.torque_off and not report.was_reset
+    assert report.events == ("a servo lost its torque: its power failed, or it protects itself",)
     assert rig.driver.request(Status()).events == ()
 
 
-@pytest.mark.parametrize("stiff", [False, True])
-def test_a_power_cut_is_told_and_does_no_harm(stiff):
-    rig = Rig(servo={"stiff_at_power_on": stiff}).opened()
+@pytest.mark.parametrize("torque_on", [False, True])
+def test_a_power_cut_is_told_and_does_no_harm(torque_on):
+    rig = Rig(servo={"torque_at_power_on": torque_on}).opened()
     rig.go(Move(3000, 1000))
     for servo in rig.servos:
         servo.position += 40
         servo.power_on()
     report = rig.driver.request(Status())
-    assert report.was_reset and report.limp != stiff and report.driven == (3040, 1040)
+    assert report.was_reset and report.torque_off != torque_on and report.driven == (3040, 1040)
     assert not rig.driver.request(Status()).was_reset
     rig.pan.visited, rig.tilt.visited = [3040, 3040], [1040, 1040]
     rig.go(Move(3100, 1100))
@@ -544,7 +546,7 @@ def test_bad_answers_without_end_are_a_dead_line(spoil):
 
 @pytest.mark.parametrize("late_s", [0.049, 0.052, 0.07, 0.099, 0.12, 0.2])
 def test_a_late_answer_is_not_believed(late_s):
-    rig = Rig().opened()  # limp, and turned by hand
+    rig = Rig().opened()  # torque off, and turned by hand
     late = iter([late_s, late_s])
     rig.bus.spoil = lambda answer, servo: [(next(late, 0.0), answer)]
     for place in range(10):
@@ -580,7 +582,7 @@ def test_what_comes_after_a_stall_is_not_believed(requests):
 @pytest.mark.slow
 def test_a_line_that_loses_and_breaks_packets_changes_no_move():
     """Of 200 bytes, in either direction, one is dropped, changed or doubled."""
-    rig = Rig(servo={"stiff_at_power_on": True}).opened()
+    rig = Rig(servo={"torque_at_power_on": True}).opened()
     rng = random.Random(11)
 
     def noisy(data):

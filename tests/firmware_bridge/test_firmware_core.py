@@ -171,7 +171,7 @@ def test_the_greeting(board):
 def test_a_board_that_has_just_started(board):
     board.run(1.234)
     state = board.state()
-    assert state.flags == Flag.LIMP | Flag.DEFAULT_SETTINGS
+    assert state.flags == Flag.TORQUE_OFF | Flag.DEFAULT_SETTINGS
     assert state.goal_us == (1500.0, 1500.0) and state.driven_us is None
     assert (state.uptime_ms, state.reset_cause) == (1234, Cause.POWER_ON)
     assert (state.bad_frames, state.overruns, state.remaining_ms) == (0, 0, 0)
@@ -255,7 +255,7 @@ def test_every_pulse_of_a_move_is_where_the_model_has_it(tmp_path_factory, goal,
     axes = (WIDE._replace(slew_us_per_s=each) for each in slew)
     board.save(Configure(1, *axes))
     board.tell(Hold())
-    board.run(0.1)  # stiff at home
+    board.run(0.1)  # torque on, at home
     start = (1450.0, 1450.0)
     told = board.tell(Move(*goal, duration_ms)).body
     way = expected_way(start, goal, slew, duration_ms)[:3000]
@@ -273,11 +273,11 @@ def test_every_pulse_of_a_move_is_where_the_model_has_it(tmp_path_factory, goal,
 def test_a_move_arrives_when_it_was_told_to(board):
     board.tell(Hold())
     board.run(0.1)
-    told_s = board.now_s
+    commanded_s = board.now_s
     board.tell(Move(1600.0, 1010.0, 1000))
     pulses = board.pulses_of(1.3)
     moving = pulses[:, 1:] != (1600.0, 1010.0)
-    arrived = pulses[np.argmin(moving, axis=0), 0] - told_s
+    arrived = pulses[np.argmin(moving, axis=0), 0] - commanded_s
     assert arrived[0] == arrived[1] == pytest.approx(1.0, abs=0.021)
 
 
@@ -422,7 +422,7 @@ def test_a_limp_head_stays_limp(board):
     board.run(0.02)
     board.pulses.clear()
     board.run(10.0)
-    assert not board.pulses and board.state().flags == Flag.LIMP | Flag.DEFAULT_SETTINGS
+    assert not board.pulses and board.state().flags == Flag.TORQUE_OFF | Flag.DEFAULT_SETTINGS
 
 
 def test_the_clock_may_wrap(board):
@@ -448,7 +448,7 @@ def test_after_a_reset_it_is_limp_and_begins_where_it_was(board, cause):
     board.reset(cause)
     assert board.pulses_of(1.0).size == 0
     state = board.state()
-    assert state.flags & Flag.LIMP and state.reset_cause == cause and state.uptime_ms < 1100
+    assert state.flags & Flag.TORQUE_OFF and state.reset_cause == cause and state.uptime_ms < 1100
     board.tell(Move(1000.0, 2000.0))
     assert tuple(board.pulses_of(0.1)[0, 1:]) == (1800.0, 1250.0)
 

@@ -41,7 +41,7 @@ PLANTED = {
         "#define SLEW_TO_STEP 24",
         "way",
     ),
-    "a limp head wakes one step away": (
+    "a head without torque wakes one step away": (
         "motion.c",
         "if (motion->waking) {",
         "if (false) {",

@@ -51,7 +51,7 @@ def test_the_greeting_tells_what_the_board_can_do(line):
 
 def test_a_move_is_reported_as_the_pulses_have_it(board, line):
     report = board.request(Move(1600.0, 1300.5, 0.4))
-    assert report.goal == (1600.0, 1300.5) and report.moving and not report.limp
+    assert report.goal == (1600.0, 1300.5) and report.moving and not report.torque_off
     assert report.remaining_s == pytest.approx(0.4, abs=0.021)
     while report.moving:
         line.pass_by(0.03)
@@ -62,15 +62,15 @@ def test_a_move_is_reported_as_the_pulses_have_it(board, line):
 
 
 def test_hold_home_and_relax(board, line):
-    assert board.request(Status()).limp
+    assert board.request(Status()).torque_off
     board.request(Move(1900.0, 1100.0, 1.0))
     line.pass_by(0.3)
     held = board.request(Hold())
     assert held.goal == held.driven and 1500.0 < held.driven[0] < 1900.0 and not held.moving
     homing = board.request(Home())
     assert homing.homing and homing.goal == (1500.0, 1500.0)
-    limp = board.request(Relax())
-    assert limp.limp and limp.driven is None
+    relaxed = board.request(Relax())
+    assert relaxed.torque_off and relaxed.driven is None
     line.pass_by(0.05)
     assert line.core.pulses_us() is None
 
@@ -314,7 +314,7 @@ def test_a_reset_is_noticed_once_and_says_why(board, line):
     board.request(Move(1600.0, 1500.0))
     line.core.reset(WATCHDOG)
     report = board.request(Status())
-    assert report.was_reset and report.limp
+    assert report.was_reset and report.torque_off
     assert report.events == ("it was reset (its program hung)",)
     again = board.request(Status())
     assert not again.was_reset and not again.events and again.faults["resets"] == 1

@@ -25,7 +25,7 @@ from firmware_bridge.aim import PULSES
 from firmware_bridge.driver import Move
 from firmware_bridge.link import ServoBoard
 from firmware_bridge.ports import SerialPort
-from firmware_bridge.track import STIFFEN_S
+from firmware_bridge.track import WAKE_S
 from tests.firmware_bridge.core_board import WATCHDOG, CoreBoard
 
 PATIENCE_S = 10.0  # with what should come about within moments
@@ -77,7 +77,7 @@ def test_it_goes_where_it_is_told(head, board):
     assert board.pulses_us() == pytest.approx(
         (PULSES.position(0.3), PULSES.position(-0.2)), abs=0.3
     )
-    assert state.connected and not state.moving and not state.limp and state.age_s < 1.0
+    assert state.connected and not state.moving and not state.torque_off and state.age_s < 1.0
     assert state.port == board.path
 
 
@@ -97,7 +97,7 @@ def test_what_is_commanded_is_told_after_clipping_and_rounding(head, board):
 def test_what_is_no_move_is_refused_and_nothing_happens(limp_head, move):
     with pytest.raises(HeadError, match="cannot move"):
         limp_head.move(*move)
-    assert limp_head.wait().limp
+    assert limp_head.wait().torque_off
 
 
 def test_calibrated_axes_turn_the_other_way_and_have_limits_of_their_own(board):
@@ -142,8 +142,8 @@ def test_home_hold_and_relax(head, board):
     held = head.wait()
     assert 0.05 < held.pan_rad < 0.6
     head.relax()
-    limp = head.wait()
-    assert limp.limp and math.isnan(limp.pan_rad)
+    state = head.wait()
+    assert state.torque_off and math.isnan(state.pan_rad)
     assert comes_about(lambda: board.pulses_us() is None)
 
 
@@ -189,7 +189,7 @@ def test_nothing_waits_for_a_head_that_does_not_answer_and_the_newest_move_wins(
 
 def test_waiting_ends_when_something_else_is_told(head):
     threading.Timer(0.2, head.hold).start()
-    with pytest.raises(HeadError, match="told something else"):
+    with pytest.raises(HeadError, match="got another command"):
         head.move_and_wait(0.5, 0.0, 5.0)
 
 
@@ -264,7 +264,7 @@ def test_limp_it_is_nowhere_and_then_turns_unseen_for_a_while(limp_head):
     limp_head.hold()
     limp_head.wait()
     assert limp_head.at(time.monotonic()) == (0.0, 0.0, False)
-    assert time.monotonic() - before_s > STIFFEN_S
+    assert time.monotonic() - before_s > WAKE_S
 
 
 # ------------------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_a_relaxed_head_stays_limp_through_all_that(head, board):
     board.reset()
     board.plug()
     assert comes_about(lambda: head.state().connected)
-    assert head.wait().limp and board.pulses_us() is None
+    assert head.wait().torque_off and board.pulses_us() is None
 
 
 def test_a_board_that_was_reset_is_told_again(head, board):
@@ -345,7 +345,7 @@ def test_a_board_that_was_reset_is_told_again(head, board):
     told = news_with(head, "reset")
     assert "its program hung" in " ".join(told)
     state = head.wait()
-    assert not state.limp and state.pan_rad == pytest.approx(0.4, abs=1e-3)
+    assert not state.torque_off and state.pan_rad == pytest.approx(0.4, abs=1e-3)
     assert board.pulses_us() == pytest.approx((PULSES.position(0.4), PULSES.position(0.1)), abs=0.3)
 
 

@@ -57,7 +57,7 @@ greetings = st.builds(
 def states(draw):
     flags = draw(st.integers(0, 127).map(Flag))
     pair = st.tuples(widths, widths)
-    driven = None if flags & Flag.LIMP else draw(pair)
+    driven = None if flags & Flag.TORQUE_OFF else draw(pair)
     causes = st.integers(0, 15).map(Cause)
     return State(flags, draw(pair), driven, draw(u16), draw(u32), draw(causes), draw(u16), draw(u8))
 

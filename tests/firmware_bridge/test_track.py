@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from firmware_bridge.track import GAP_S, STIFFEN_S, TOLD_S, UNKNOWN, SafePose, Sample, Track
+from firmware_bridge.track import GAP_S, UNANSWERED_S, UNKNOWN, WAKE_S, SafePose, Sample, Track
 
 SETTLE_S = 0.1
 SPEED_RAD_S = 2.0
@@ -29,7 +29,7 @@ class Sweep:
     def report(self, t_s):
         return Sample(
             t_s=t_s,
-            told_s=self.begin_s if self.moves(t_s) else t_s,
+            commanded_s=self.begin_s if self.moves(t_s) else t_s,
             here_rad=self.here_rad(t_s),
             goal_rad=self.goal_rad if t_s >= self.begin_s else (0.0, 0.0),
             remaining_s=max(0.0, self.end_s - t_s) if self.moves(t_s) else 0.0,
@@ -82,11 +82,11 @@ def test_a_command_not_yet_answered_counts_as_motion():
     track = Track(SETTLE_S)
     track.add(still(0.0))
     track.add(still(1.0))
-    track.told_s = 1.05
+    track.commanded_s = 1.05
     assert not track.at(1.04).moving
     assert track.at(1.06).moving
     track.add(Sample(1.1, 1.05, (0.0, 0.0), (1.0, 0.0), 0.5, True))
-    track.told_s = None
+    track.commanded_s = None
     assert not track.at(1.04).moving  # the answer tells since when
     assert track.at(1.06).moving
 
@@ -99,7 +99,7 @@ def test_a_silent_head_moves_until_it_must_be_home():
     assert track.at(10.0 + GAP_S + 0.01).moving
     assert track.at(14.0).moving
     assert track.at(14.2) == (0.1, -0.1, False)
-    track.told_s = 14.3  # it cannot have heard that
+    track.commanded_s = 14.3  # it cannot have heard that
     assert track.at(14.4) == (0.1, -0.1, False)
 
 
@@ -108,9 +108,9 @@ def test_a_head_that_helps_itself_by_nothing_stays_where_it_was_going():
     track.add(Sample(1.0, 1.0, (0.0, 0.0), (1.0, 0.0), 2.0, True))
     assert track.at(2.0) == (0.5, 0.0, True)
     assert track.at(9.0) == (1.0, 0.0, False)
-    track.told_s = 5.0
+    track.commanded_s = 5.0
     assert track.at(5.1).moving
-    assert not track.at(5.0 + TOLD_S).moving
+    assert not track.at(5.0 + UNANSWERED_S).moving
 
 
 def test_across_a_gap_nothing_is_claimed_to_be_still():
@@ -130,8 +130,8 @@ def test_a_limp_head_is_nowhere_and_a_stiffened_one_swings_for_long():
     for t_s in np.arange(0.6, 3.0, 0.1):
         track.add(still(float(t_s)))
     assert math.isnan(track.at(0.55).pan_rad)
-    assert track.at(0.6 + STIFFEN_S).moving
-    assert track.at(0.6 + STIFFEN_S + SETTLE_S + 0.01) == (0.0, 0.0, False)
+    assert track.at(0.6 + WAKE_S).moving
+    assert track.at(0.6 + WAKE_S + SETTLE_S + 0.01) == (0.0, 0.0, False)
 
 
 def test_before_the_first_report_nothing_is_known_to_be_still():

@@ -103,9 +103,9 @@ def test_a_limp_head_stays_and_one_that_turns_away_sees_the_edge(folder):
         mount.angles_rad = 0.1, 0.05
         before = source.read_next(1000.0)
         mount.angles_rad = np.nan, np.nan
-        limp = source.read_next(1000.0)
+        lost = source.read_next(1000.0)
         mount.angles_rad = 9.0, -9.0
         away = source.read_next(1000.0)
-    np.testing.assert_array_equal(limp.image, before.image)
-    assert limp.head_rad == before.head_rad
+    np.testing.assert_array_equal(lost.image, before.image)
+    assert lost.head_rad == before.head_rad
     assert away.head_rad == (scene.PAN_LIMIT_RAD, -scene.TILT_LIMIT_RAD)

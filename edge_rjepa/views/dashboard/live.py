@@ -194,7 +194,7 @@ def device_state(source, head: Head | None) -> dict:
         state = head.state()
         found["head"] = finite({
             "name": state.name, "connected": state.connected, "moving": state.moving,
-            "torque_off": state.limp, "pan_deg": math.degrees(state.pan_rad),
+            "torque_off": state.torque_off, "pan_deg": math.degrees(state.pan_rad),
             "tilt_deg": math.degrees(state.tilt_rad), "faults": dict(state.faults),
         })  # fmt: skip
     return found

@@ -41,7 +41,7 @@ bool board_sending(void);
 bool board_pulse_due(void);
 
 // The next period begins with a pulse on each axis, of these half microseconds. One call is one
-// pulse: where none comes, the pins stay low and the servos are limp. So a program that hangs
+// pulse: where none comes, the pins stay low and the servos have no torque. So a program that hangs
 // drives nothing.
 void board_pulse(const uint16_t width[AXES]);
 

@@ -13,7 +13,7 @@ typedef enum { OK, CLIPPED, REFUSED, UNKNOWN, BUSY, NOT_NOW } Result;
 
 enum {
     FLAG_MOVING = 1,
-    FLAG_LIMP = 2,
+    FLAG_TORQUE_OFF = 2,
     FLAG_HOMING = 4,
     FLAG_HOST_LOST = 8,
     FLAG_EEPROM_BUSY = 16,
@@ -98,8 +98,8 @@ static bool remembers(void) {
     return whole;
 }
 
-// Limp; the first pulse will be where the last one was, or at home.
-static void limp_where_it_was(void) {
+// Torque off; the first pulse will be where the last one was, or at home.
+static void torque_off_where_it_was(void) {
     uint16_t at[AXES];
     for (uint8_t axis = 0; axis < AXES; axis++) {
         const AxisSettings *limits = &head.settings.axis[axis];
@@ -121,7 +121,7 @@ static bool stands_within(const Settings *settings) {
     return true;
 }
 
-// New limits never turn the head: it has to stand within them, or be limp.
+// New limits never turn the head: it has to stand within them, or have no torque.
 static Result configure(const uint8_t *body) {
     Settings settings;
     settings_get(&settings, body);
@@ -131,13 +131,13 @@ static Result configure(const uint8_t *body) {
     if (settings_saving()) {
         return BUSY;
     }
-    if (motion_remaining(&head.motion) || (!head.motion.limp && !stands_within(&settings))) {
+    if (motion_remaining(&head.motion) || (!head.motion.torque_off && !stands_within(&settings))) {
         return NOT_NOW;
     }
     head.settings = settings;
     settings_save(&settings);
-    if (head.motion.limp) {
-        limp_where_it_was();
+    if (head.motion.torque_off) {
+        torque_off_where_it_was();
     }
     return OK;
 }
@@ -148,7 +148,7 @@ static Result configure(const uint8_t *body) {
 
 static uint8_t flags(void) {
     bool moving = motion_remaining(&head.motion) > 0;
-    return (uint8_t)((moving ? FLAG_MOVING : 0) | (head.motion.limp ? FLAG_LIMP : 0) |
+    return (uint8_t)((moving ? FLAG_MOVING : 0) | (head.motion.torque_off ? FLAG_TORQUE_OFF : 0) |
                      (moving && head.homing ? FLAG_HOMING : 0) |
                      (head.host_lost ? FLAG_HOST_LOST : 0) |
                      (settings_saving() ? FLAG_EEPROM_BUSY : 0) |
@@ -168,8 +168,8 @@ static uint8_t *put_state(uint8_t *to) {
     *to++ = board_overruns();
     to = put16(put16(to, head.bad_frames), remaining_ms());
     to = put16(put16(to, motion->goal[0]), motion->goal[1]);
-    to = put16(to, motion->limp ? 0 : motion->at[0]);
-    to = put16(to, motion->limp ? 0 : motion->at[1]);
+    to = put16(to, motion->torque_off ? 0 : motion->at[0]);
+    to = put16(to, motion->torque_off ? 0 : motion->at[1]);
     return put32(to, board_millis());
 }
 
@@ -254,11 +254,11 @@ static void listen(void) {
     }
 }
 
-// A head without host holds, then goes home. A limp one stays limp.
+// A head without host holds, then goes home. One without torque stays so.
 static void mind_silence(void) {
     uint32_t silence_ms = board_millis() - head.heard_ms;
     Host host = silence_ms < HOLD_AFTER_MS ? HEARD : silence_ms < HOME_AFTER_MS ? SILENT : GONE;
-    if (host <= head.host || head.motion.limp) {
+    if (host <= head.host || head.motion.torque_off) {
         return;
     }
     head.host = host;
@@ -275,7 +275,7 @@ static void drive(void) {
         return;
     }
     board_alive();  // here, so that the pulse timer must live as well
-    if (head.motion.limp) {
+    if (head.motion.torque_off) {
         return;
     }
     motion_step(&head.motion);
@@ -291,7 +291,7 @@ void head_begin(uint8_t reset_cause) {
     if (reset_cause & (RESET_POWER_ON | RESET_BROWN_OUT)) {
         forget();
     }
-    limp_where_it_was();
+    torque_off_where_it_was();
     head.heard_ms = board_millis();
 }
 

@@ -14,7 +14,7 @@
 #define HOME_AFTER_MS 3000  // of silence
 #define HOME_SLEW 500       // us/s
 
-// Once after each reset, with its cause as far as it is known (RESET_ bits). The head is limp then.
+// Once after each reset, with its cause as far as it is known (RESET_ bits). Torque is off then.
 void head_begin(uint8_t reset_cause);
 
 // All there is to do just now; never waits. To be called after every interrupt, at least once a

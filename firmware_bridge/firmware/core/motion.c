@@ -18,8 +18,8 @@ static uint16_t ceil_divided(uint32_t value, uint16_t by) {
 }
 
 static void wake(Motion *motion) {
-    motion->waking = motion->waking || motion->limp;
-    motion->limp = false;
+    motion->waking = motion->waking || motion->torque_off;
+    motion->torque_off = false;
 }
 
 void motion_begin(Motion *motion, const uint16_t at[AXES]) {
@@ -56,7 +56,7 @@ void motion_hold(Motion *motion) {
 void motion_relax(Motion *motion) {
     stop(motion);
     motion->waking = false;
-    motion->limp = true;
+    motion->torque_off = true;
 }
 
 // Where an axis is after `gone` of `periods`. No step of the whole way is longer than its average

@@ -12,7 +12,7 @@
 
 enum { HELLO = 1, MOVE = 3, CONFIGURE = 7, REPLY = 0x80 };
 enum { GREETING_SIZE = 35, STATE_SIZE = 23 };
-enum { LIMP = 2 };
+enum { TORQUE_OFF = 2 };
 
 #define must(condition)                                                        \
     do {                                                                       \
@@ -36,7 +36,7 @@ static struct {
     uint64_t t_us;          // of the last pulse
     Range kept[AXES];       // where the head may remember itself
     bool at_home;           // the first pulse must be home: nothing could be remembered
-    bool woken;             // it was stiff when last seen
+    bool woken;             // its torque was on when last seen
     uint8_t configure[64];  // the last CONFIGURE whose frame was whole
     size_t requests, replies;
 } judge;
@@ -71,7 +71,7 @@ static void take_limits(const uint8_t *from) {
     }
 }
 
-// It was woken and is limp again: its first pulse may have been asked for, remembered, and never
+// It was woken and its torque is off again: its first pulse may have been asked for, remembered, and never
 // have come, at what was home then.
 static void fell_asleep(void) {
     judge.at_home = judge.at_home && !judge.woken;
@@ -80,14 +80,14 @@ static void fell_asleep(void) {
 
 static void judge_state(const uint8_t *state) {
     must(!(state[0] & 0x80));
-    if (state[0] & LIMP) {
+    if (state[0] & TORQUE_OFF) {
         fell_asleep();
     }
-    judge.woken = !(state[0] & LIMP);
+    judge.woken = !(state[0] & TORQUE_OFF);
     for (int axis = 0; axis < AXES; axis++) {
         uint16_t goal = get16(state + 7 + 2 * axis), driven = get16(state + 11 + 2 * axis);
         must(goal == within(goal, &judge.axis[axis]));
-        must(state[0] & LIMP ? driven == 0 : driven == within(driven, &judge.axis[axis]));
+        must(state[0] & TORQUE_OFF ? driven == 0 : driven == within(driven, &judge.axis[axis]));
     }
 }
 
@@ -104,7 +104,7 @@ static void judge_reply(const uint8_t *payload, uint8_t size) {
     if (kind == (CONFIGURE | REPLY) && result == 0) {
         must(get16(judge.configure) == get16(payload));
         take_limits(judge.configure + 7);
-        if (!(payload[4] & LIMP)) {  // a pulse may be armed that was right by the old settings
+        if (!(payload[4] & TORQUE_OFF)) {  // a pulse may be armed that was right by the old settings
             judge.driven = judge.at_home = false;
         }
     }
@@ -138,7 +138,7 @@ static void judge_pulse(const HostPulse *pulse) {
             must(width == limits->home);
         }
         if (judge.driven) {
-            // Clipped, since new limits may have come while it was limp.
+            // Clipped, since new limits may have come while its torque was off.
             int64_t way = (int64_t)periods * longest_step(limits);
             must(width + way >= within(judge.kept[axis].low, limits));
             must(width <= within(judge.kept[axis].high, limits) + way);
