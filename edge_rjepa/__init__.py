@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from edge_rjepa.optics.camera import Pinhole
     from edge_rjepa.run.config import MonitorConfig, RunConfig
     from edge_rjepa.run.run import load_run
-    from edge_rjepa.sources import Frame, open_source
+    from edge_rjepa.sources import Frame, SourceEnded, open_source
     from edge_rjepa.sources.config import CameraConfig
     from edge_rjepa.watch.novelty import Alarm, Watch
 
 __all__ = [
     "Alarm", "BlockReport", "CameraConfig", "Frame", "FrozenEncoder", "Gaze", "GazeConfig",
-    "HeadConfig", "MonitorConfig", "Pinhole", "Prediction", "RJepa", "RJepaBatch", "RJepaConfig",
-    "RJepaError", "Retina", "RetinaConfig", "RunConfig", "Watch", "__version__", "cells", "export",
-    "load_run", "open_encoder", "open_source",
+    "HeadConfig", "MonitorConfig", "Pinhole", "Prediction", "RJepa", "RJepaBatch",
+    "RJepaConfig", "RJepaError", "Retina", "RetinaConfig", "RunConfig", "SourceEnded", "Watch",
+    "__version__", "cells", "export", "load_run", "open_encoder", "open_source",
 ]  # fmt: skip
 
 _MODULES = {
@@ -53,6 +53,7 @@ _MODULES = {
     "Retina": "eye.retina",
     "RetinaConfig": "eye.config",
     "RunConfig": "run.config",
+    "SourceEnded": "sources.frame",
     "Watch": "watch.novelty",
     "export": "encoder.export",
     "load_run": "run.run",

@@ -36,7 +36,7 @@ import numpy as np
 names = dict(np.load("names.npz"))
 frame, pixels, windows = names["frame"], names["pixels"], names["windows"]
 features, efference = names["features"], names["efference"]
-looks = list(zip(windows[:, None], efference[:, None]))
+fixations = list(zip(windows[:, None], efference[:, None]))
 """
 
 
@@ -57,10 +57,10 @@ def blocks_of(text):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with room.jpg, eye.safetensors, encoder.onnx and calibration.json.
+    """A folder with room.jpg, yard.mp4, eye.safetensors, encoder.onnx and calibration.json.
 
     Its reader.py gives the names `frame`, `pixels`, `windows`, `features` and `efference` of 16
-    fixations, and `looks`, pairs of a window and its efference.
+    fixations, and `fixations`, pairs of a window and its efference.
     """
     folder = tmp_path_factory.mktemp("reader")
     frame = cv2.resize(cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR), (640, 480))
@@ -71,6 +71,12 @@ def world(tmp_path_factory):
     learner.learn_block(features, plan.efference)
     (folder / "reader.py").write_text(READER)
     cv2.imwrite(str(folder / "room.jpg"), frame)
+    video = cv2.VideoWriter(
+        str(folder / "yard.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (640, 480)
+    )
+    for _ in range(30):
+        video.write(frame)
+    video.release()
     learner.save(folder / "eye.safetensors")
     for record in (camera_record(), head_record()):
         calibration.io.save(folder / "calibration.json", record)
@@ -125,7 +131,8 @@ def test_every_python_block_is_found():
     for page in PAGES:
         text = page.read_text()
         assert len(blocks_of(text)) == len(re.findall(r"```(?:py|python3?)\b", text)), page
-        assert text.count("<!-- not run") == sum(b.why_not is not None for b in blocks_of(text))
+        marks = re.findall(r"^ *<!-- not run", text, re.MULTILINE)
+        assert len(marks) == sum(b.why_not is not None for b in blocks_of(text))
 
 
 def test_an_error_names_the_line_of_the_page(tmp_path, world):
