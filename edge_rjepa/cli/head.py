@@ -63,7 +63,7 @@ def add_to(commands: Any) -> None:
         parser.add_argument("--stay", action="store_true", help="hold it there until Ctrl-C")
     _add_action(actions, "home", _home, "go slowly to the home position")
     _add_action(actions, "relax", _relax, "turn the torque of the servos off")
-    _add_action(actions, "jog", _jog, f"turn it by keys: {KEYS_IN_WORDS}")
+    _add_action(actions, "jog", _jog, f"turn it with the keyboard: {KEYS_IN_WORDS}")
     _add_limits(actions)
     _add_flash(actions)
 
