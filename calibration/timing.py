@@ -2,11 +2,10 @@
 
 Pure. A step is one move of one axis, commanded at a known time, and how far the picture had turned
 in each frame after it. The head is taken to do nothing for a while (the delay: the line, the
-servo's 20 ms period, the camera and the way of its picture), then to follow the commanded ramp, no faster
-than the servo can, through a lag of second order. A servo that overshoots either swings back, or
-its shaft stays at the farthest point, the backlash taking up the way back. Moves that reverse take
-up backlash first, so steps must go on in the direction the axis came from.
-"""
+servo's 20 ms period, the camera and the way of its picture), then to follow the commanded ramp, no
+faster than the servo can, through a lag of second order. A servo that overshoots either swings
+back, or its shaft stays at the farthest point, the backlash taking up the way back. Moves that
+reverse take up backlash first, so steps must go on in the direction the axis came from."""
 
 from __future__ import annotations
 
