@@ -57,7 +57,7 @@ class Source(Protocol):
     def held_out(self, count: int) -> list[Frame]:
         """The same `count` frames at each call, or all if fewer: none that read_next() shows.
 
-        They are a stream of their own, in order, numbered from 0; a live source has none. Raises
+        They are a stream of their own, in order, numbered from 0; a camera has none. Raises
         SourceError when they cannot be read.
         """
 
