@@ -23,9 +23,7 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.run import load_run
 
-EmbedPatches = Callable[
-    [np.ndarray], np.ndarray
-]  # windows (K, side, side, 3) uint8 BGR -> (K, n_z)
+EmbedPatches = Callable[[np.ndarray], np.ndarray]  # windows (K, side, side, 3) uint8 -> (K, n_z)
 
 
 @dataclass(frozen=True)
@@ -115,16 +113,13 @@ def open_encoder(path: Path) -> OpenedEncoder:
 
 
 def learner_embedder(learner: RJepa, retina: Retina) -> EmbedPatches:
-    """What embeds windows with a learner, each by itself; its weights stay."""
-    block = learner.config.max_block
-    efference = np.zeros((block, learner.config.n_efference), np.float32)
+    """What embeds windows with the weights a learner has now, each by itself, without a past."""
+    encode = learner.patch_encoder()
 
     def embed(windows: np.ndarray) -> np.ndarray:
         count, side = windows.shape[:2]
         middles = np.column_stack([np.full(count, side / 2), side * (np.arange(count) + 0.5)])
         # A column of windows is a picture, too, and the retina is fastest on pictures.
-        seen = retina(windows.reshape(-1, side, 3), middles)
-        parts = (seen[i : i + block] for i in range(0, count, block))
-        return np.concatenate([learner.embed(part, efference[: len(part)])[0] for part in parts])
+        return encode(retina(windows.reshape(-1, side, 3), middles))
 
     return embed

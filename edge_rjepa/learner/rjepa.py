@@ -172,8 +172,7 @@ class RJepa:
         """As `embed`, with the prediction of every embedding from what came before it."""
         features, efference = self._check_block(features, efference)
         (seen,) = self.engine.see([features], [efference], predict=True)
-        assert seen.z_hat is not None  # it was asked for
-        return Prediction(seen.z, seen.z_hat, seen.h)
+        return Prediction._make(seen)
 
     def patch_encoder(self) -> Callable[[np.ndarray], np.ndarray]:
         """What embeds features (.., f) as z (.., n_z) with the weights of now: a snapshot.
