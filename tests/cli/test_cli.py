@@ -65,6 +65,7 @@ def edge_rjepa(folder, *arguments):
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
+@pytest.mark.slow
 def test_learn_leaves_a_run_and_says_what_it_learned(world):
     names = {path.name for path in (world / "run").iterdir()}
     assert names == {
@@ -79,6 +80,7 @@ def test_learn_leaves_a_run_and_says_what_it_learned(world):
     assert cv2.imread(str(world / "run" / "report.png")).shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_resume_goes_on_and_export_writes_an_encoder(world):
     resumed = edge_rjepa(world, "learn", "--resume", "run", "--fixations", "1600", "--json")
     assert resumed.returncode == 0, resumed.stderr
@@ -91,6 +93,7 @@ def test_resume_goes_on_and_export_writes_an_encoder(world):
         assert (world / f"{form}.onnx").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_export_in_eight_bits_says_what_is_lost(world):
     done = edge_rjepa(world, "export", "run", "-o", "small.onnx", "--int8", "--json")
     assert done.returncode == 0, done.stderr
@@ -103,6 +106,7 @@ def test_export_in_eight_bits_says_what_is_lost(world):
     assert done.returncode == 1 and "--patches" in done.stderr
 
 
+@pytest.mark.slow
 def test_probe_prints_a_row_for_each_that_was_asked(world, tmp_path):
     rng = np.random.default_rng(0)
     for label, level in (("dark", 40), ("bright", 200)):
@@ -117,6 +121,7 @@ def test_probe_prints_a_row_for_each_that_was_asked(world, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
     run = tmp_path / "run"
@@ -137,6 +142,7 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
     assert RJepa.load(run / "checkpoint.safetensors").fixations >= 20 * 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -177,11 +183,12 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
 @pytest.mark.parametrize(
     "command", ["learn", "export", "probe", "report", "doctor", "check-gradients"]
 )
-def test_help_has_an_example(world, command):
-    done = edge_rjepa(world, command, "--help")
+def test_help_has_an_example(tmp_path, command):
+    done = edge_rjepa(tmp_path, command, "--help")
     assert done.returncode == 0 and "example" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):
     recorded = edge_rjepa(
         world, *LEARN, "--out", str(tmp_path / "then"), "--record", str(tmp_path / "tape"),
@@ -204,13 +211,16 @@ def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):
     assert part.returncode == 0 and "when this was recorded" not in part.stderr
 
 
+@pytest.mark.slow
 def test_learning_goes_on_when_nobody_reads_what_it_says(world, tmp_path):
     process = start(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "1600")
     process.stderr.close()
     assert process.wait(timeout=120) == 0
+    process.stdout.close()
     assert RJepa.load(tmp_path / "run" / "checkpoint.safetensors").fixations == 1600
 
 
+@pytest.mark.slow
 def test_a_second_start_in_the_same_folder_is_refused_at_once(world, tmp_path):
     first = start(world, *LEARN, "--out", str(tmp_path / "run"))
     while not (tmp_path / "run").exists():
@@ -222,6 +232,7 @@ def test_a_second_start_in_the_same_folder_is_refused_at_once(world, tmp_path):
     assert second.returncode == 1 and "run" in second.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_doctor_says_what_to_do(world):
     done = edge_rjepa(world, "doctor")
     assert "blas" in done.stdout and "camera" in done.stdout and "Traceback" not in done.stderr
@@ -232,6 +243,7 @@ def test_doctor_says_what_to_do(world):
     assert all(finding["cure"] for finding in findings if finding["level"] != "ok")
 
 
+@pytest.mark.slow
 def test_check_gradients_prints_every_parameter(world):
     done = edge_rjepa(world, "check-gradients", "--cell", "leaky")
     assert done.returncode == 0, done.stderr
