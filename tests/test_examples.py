@@ -45,6 +45,7 @@ def output_of(example, encoder):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_digits_are_told_apart_from_ten_examples_each(encoder):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install .[examples]")
     output = output_of("ten_examples.py", encoder)
@@ -53,6 +54,7 @@ def test_digits_are_told_apart_from_ten_examples_each(encoder):
     assert float(re.search(r"raw pixels +(\S+)", output)[1]) > 0.7
 
 
+@pytest.mark.slow
 def test_places_are_found_again(encoder):
     output = output_of("find_place.py", encoder)
     assert "210 known views of 14 places" in output

@@ -14,6 +14,7 @@ QUIET = [
 ]
 
 
+@pytest.mark.slow
 def test_the_loop_lives_through_a_failing_camera():
     """In a process of its own, whose threads and files are no other test's."""
     arguments = [sys.executable, "-m", "benchmarks.soak", "--fixations", "20000", "--faults", "5"]

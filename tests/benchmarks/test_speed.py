@@ -87,6 +87,7 @@ def test_products_are_those_of_a_learning_block(K, monkeypatch):
     assert all(np.prod(each.shape) == each.multiply_adds for each in listed)
 
 
+@pytest.mark.slow
 def test_operands_have_the_shapes_and_all_are_multiplied():
     config = RJepaConfig(**SIZES)
     operands = ceilings.Operands(config, 6)

@@ -22,7 +22,10 @@ from tests.firmware_bridge.core_board import CoreBoard
 PICTURES = Path("/usr/share/doc/opencv-doc/examples/data")
 LEFT = sorted(PICTURES.glob("left[01]*.jpg"))
 BOARD = "--board", "chessboard", "--corners", "9x6"
-pytestmark = pytest.mark.skipif(not LEFT, reason="needs OpenCV's pictures: apt install opencv-doc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not LEFT, reason="needs OpenCV's pictures: apt install opencv-doc"),
+]
 
 
 def command(*arguments):

@@ -66,6 +66,7 @@ def edge_rjepa(folder, *arguments):
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
+@pytest.mark.slow
 def test_learn_leaves_a_run_and_says_what_it_learned(world):
     names = {path.name for path in (world / "run").iterdir()}
     assert names == {
@@ -80,6 +81,7 @@ def test_learn_leaves_a_run_and_says_what_it_learned(world):
     assert cv2.imread(str(world / "run" / "report.png")).shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_resume_goes_on_and_export_writes_an_encoder(world):
     resumed = edge_rjepa(world, "learn", "--resume", "run", "--fixations", "1600", "--json")
     assert resumed.returncode == 0, resumed.stderr
@@ -92,6 +94,7 @@ def test_resume_goes_on_and_export_writes_an_encoder(world):
         assert (world / f"{form}.onnx").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_export_in_eight_bits_says_what_is_lost(world):
     done = edge_rjepa(world, "export", "run", "-o", "small.onnx", "--int8", "--json")
     assert done.returncode == 0, done.stderr
@@ -104,6 +107,7 @@ def test_export_in_eight_bits_says_what_is_lost(world):
     assert done.returncode == 1 and "--patches" in done.stderr
 
 
+@pytest.mark.slow
 def test_probe_prints_a_row_for_each_that_was_asked(world, tmp_path):
     rng = np.random.default_rng(0)
     for label, level in (("dark", 40), ("bright", 200)):
@@ -118,6 +122,7 @@ def test_probe_prints_a_row_for_each_that_was_asked(world, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
     run = tmp_path / "run"
@@ -138,6 +143,7 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
     assert RJepa.load(run / "checkpoint.safetensors").fixations >= 20 * 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -181,19 +187,18 @@ def test_help_has_an_example(tmp_path, command):
     assert done.returncode == 0 and "example" in done.stdout
 
 
-def test_help_loads_nothing_heavy_and_comes_at_once():
+def test_help_loads_nothing_heavy():
     heavy = ["numba", "cv2", "onnx", "onnxruntime", "scipy", "serial", "matplotlib", "aiohttp"]
     program = (
-        "import sys, time\nfrom edge_rjepa.cli import main\n"
+        "import sys\nfrom edge_rjepa.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        f"print([name for name in {heavy} if name in sys.modules], time.process_time())"
+        f"print([name for name in {heavy} if name in sys.modules])"
     )
     said = subprocess.check_output([sys.executable, "-c", program], text=True)
-    loaded, cpu_s = said.splitlines()[-1].rsplit(" ", 1)
-    assert loaded == "[]"
-    assert float(cpu_s) < 1.0  # 0.2 s on a desktop
+    assert said.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):
     recorded = edge_rjepa(
         world, *LEARN, "--out", str(tmp_path / "then"), "--record", str(tmp_path / "tape"),
@@ -216,13 +221,16 @@ def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):
     assert part.returncode == 0 and "when this was recorded" not in part.stderr
 
 
+@pytest.mark.slow
 def test_learning_goes_on_when_nobody_reads_what_it_says(world, tmp_path):
     process = start(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "1600")
     process.stderr.close()
     assert process.wait(timeout=120) == 0
+    process.stdout.close()
     assert RJepa.load(tmp_path / "run" / "checkpoint.safetensors").fixations == 1600
 
 
+@pytest.mark.slow
 def test_a_second_start_in_the_same_folder_is_refused_at_once(world, tmp_path):
     first = start(world, *LEARN, "--out", str(tmp_path / "run"))
     while not (tmp_path / "run").exists():
@@ -234,6 +242,7 @@ def test_a_second_start_in_the_same_folder_is_refused_at_once(world, tmp_path):
     assert second.returncode == 1 and "run" in second.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_doctor_says_what_to_do(world):
     done = edge_rjepa(world, "doctor")
     assert "blas" in done.stdout and "camera" in done.stdout and "Traceback" not in done.stderr
@@ -244,6 +253,7 @@ def test_doctor_says_what_to_do(world):
     assert all(finding["cure"] for finding in findings if finding["level"] != "ok")
 
 
+@pytest.mark.slow
 def test_check_gradients_prints_every_parameter(world):
     done = edge_rjepa(world, "check-gradients", "--cell", "leaky")
     assert done.returncode == 0, done.stderr

@@ -81,6 +81,7 @@ def test_home_and_relax(board):
     assert board.pulses_us() is None
 
 
+@pytest.mark.slow
 def test_stay_keeps_it_there_until_the_end(board):
     process = subprocess.Popen(
         command("move", "20", "0", at(board), "--stay"), stderr=subprocess.PIPE, text=True
@@ -103,6 +104,7 @@ def test_wrong_usage_is_told_as_such(arguments):
     assert run(*arguments).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_head_that_is_not_there_is_one_line_with_a_cure(tmp_path):
     done = run("status", f"--head=serial:{tmp_path}/nothing")
     assert done.returncode == 1 and done.stdout == ""
