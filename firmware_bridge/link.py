@@ -237,8 +237,9 @@ class ServoBoard:
 
     def _ask(self, message: protocol.Request) -> Answer:
         """The board's answer. Raises LinkError when none of TRIES is answered."""
-        if self._transport is None or self._greeting_since_s is not None:
-            raise LinkError("the line to the head is not open: open() it first")
+        self._open_line()
+        if self._greeting_since_s is not None:
+            raise LinkError("the head has not greeted yet: open() it first")
         kind = protocol.KINDS[type(message)]
         sent_s: dict[int, float] = {}  # by sequence number
         for attempt in range(TRIES):
@@ -278,16 +279,23 @@ class ServoBoard:
                     self.faults["bad frames"] += 1
 
     def _receive(self, size: int) -> bytes:
+        transport = self._open_line()
         try:
-            return self._transport.read(size)
+            return transport.read(size)
         except LOST as error:
             raise self._gone(error) from error
 
     def _send(self, data: bytes) -> None:
+        transport = self._open_line()
         try:
-            self._transport.write(data)
+            transport.write(data)
         except LOST as error:
             raise self._gone(error) from error
+
+    def _open_line(self) -> Transport:
+        if self._transport is None:
+            raise LinkError("the line to the head is not open: open() it first")
+        return self._transport
 
     def _gone(self, error: Exception) -> LinkError:
         port = self.port
