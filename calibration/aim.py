@@ -17,7 +17,9 @@ class CalibratedAim:
 
     def __init__(self, model: HeadModel) -> None:
         self._model = model
-        self._limits_rad = np.array(self.limits_rad([(s.low, s.high) for s in model.servos]))
+        pan, tilt = model.servos
+        of_servos = (pan.low, pan.high), (tilt.low, tilt.high)
+        self._limits_rad: np.ndarray = np.array(self.limits_rad(of_servos))
 
     def limits_rad(self, of_head: Limits) -> Limits:
         """(lowest, highest) pan and tilt, the other axis at home, within the head's limits.

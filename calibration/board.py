@@ -315,11 +315,11 @@ def _grey(image) -> np.ndarray:
 
 def _sample(image: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Values of a float32 image at places (..., 2), between pixels linear."""
-    flat = places.reshape(-1, 1, 2).astype(np.float32)
+    flat = places.reshape(-1, 2).astype(np.float32).T[..., None]  # (2, n, 1)
     # remap counts its rows in 16 bits
-    parts = [flat[start : start + 32000] for start in range(0, len(flat), 32000)]
+    parts = [flat[:, start : start + 32000] for start in range(0, flat.shape[1], 32000)]
     values = [
-        cv2.remap(image, part, None, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE) for part in parts
+        cv2.remap(image, x, y, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE) for x, y in parts
     ]
     return np.concatenate(values).reshape(places.shape[:-1]).astype(np.float64)
 

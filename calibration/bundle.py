@@ -61,22 +61,21 @@ class Linear(NamedTuple):
 
 def start(lens: str, views: Views) -> Fit:
     """A first guess, without distortion: the focal length at which boards are flattest."""
-    names = parameter_names(lens)
+    guesses = (_guess(lens, views, focal_px) for focal_px in FOCAL_TRIES * views.size[0])
+    return min(guesses, key=lambda fit: float(np.median(distances(fit, views)[views.seen])))
+
+
+def _guess(lens: str, views: Views, focal_px: float) -> Fit:
+    """A camera of this focal length, without distortion, and where the board then was."""
     width, height = views.size
-    best = None
-    for focal_px in FOCAL_TRIES * width:
-        parameters = np.zeros(len(names))
-        parameters[:4] = focal_px, focal_px, 0.5 * (width - 1), 0.5 * (height - 1)
-        rays = _undistorted_rays(lens, parameters, views.pixels)
-        rotations, places = poses_of_plane(views.points, rays, views.seen)
-        fit = Fit(
-            lens, parameters, np.ones(len(names), bool), rotations, places,
-            np.zeros_like(views.points), None, 1.0,
-        )  # fmt: skip
-        error = np.median(distances(fit, views)[views.seen])
-        if best is None or error < best[0]:
-            best = error, fit
-    return best[1]
+    parameters = np.zeros(len(parameter_names(lens)))
+    parameters[:4] = focal_px, focal_px, 0.5 * (width - 1), 0.5 * (height - 1)
+    rays = _undistorted_rays(lens, parameters, views.pixels)
+    rotations, places = poses_of_plane(views.points, rays, views.seen)
+    return Fit(
+        lens, parameters, np.ones(len(parameters), bool), rotations, places,
+        np.zeros_like(views.points), None, 1.0,
+    )  # fmt: skip
 
 
 def refine(fit: Fit, views: Views, weights: np.ndarray) -> Fit:
@@ -192,8 +191,8 @@ class _Bundle:
 
     def __init__(self, fit: Fit, views: Views, weights: np.ndarray) -> None:
         self._fit, self._views, self._weights = fit, views, weights
-        self._at = None
-        bent = fit.bent.ravel() if fit.shape_std else []
+        self._at: np.ndarray | None = None
+        bent = fit.bent.ravel() if fit.shape_std else np.empty(0)
         self.start = np.concatenate([fit.parameters[fit.free], bent])
 
     def fit_at(self, unknowns: np.ndarray) -> Fit:

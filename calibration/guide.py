@@ -47,7 +47,7 @@ class Guide:
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        self.size: tuple[int, int] | None = None
+        self.size = (0, 0)  # width and height in pixels, once there is a frame
         self.sightings: list[Sighting] = []
         self._views: list[np.ndarray] = []  # (5,) of each: x, y, log size, tilt right, tilt down
         self._last: tuple[float, Sighting] | None = None
@@ -60,7 +60,7 @@ class Guide:
         """
         sighting = self.board.find(image)
         size = image.shape[1], image.shape[0]
-        if self.size not in (None, size):
+        if self.size not in ((0, 0), size):
             raise CalibrationError(
                 f"a frame is {size[0]} x {size[1]} px, those before {self.size[0]} x "
                 f"{self.size[1]}: keep the camera at one resolution"

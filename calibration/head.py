@@ -195,16 +195,16 @@ def solve_head(
     prior = np.zeros(4)
     for _ in range(CAMERA_ROUNDS):
         problem = _Problem(views, limits, home, np.asarray(camera_std), prior)
-        x, kept, scatter, inverse = _fitted(problem, gains)
-        prior = prior - x[NUDGE]
-        camera = nudged(camera, x[NUDGE])
+        fit = _fitted(problem, gains)
+        prior = prior - fit.x[NUDGE]
+        camera = nudged(camera, fit.x[NUDGE])
         views = views._replace(
             rotations=[
                 measured(r.matrix, r.pixels_before, r.pixels_after, camera, r.share)
                 for r in views.rotations
             ]
         )
-    return _calibration(problem, x, kept, scatter, inverse, camera, views, -prior)
+    return _calibration(problem, fit, camera, views, -prior)
 
 
 def _check(views: Views) -> None:
@@ -356,8 +356,18 @@ def _counted_once(pairs: np.ndarray) -> np.ndarray:
     return 2.0 / np.mean(sharing[pairs], axis=1)
 
 
-def _fitted(problem: _Problem, gains):
-    """The unknowns, the weights (P,) of the rotations, the scatter (2,) and the covariance."""
+class _Fit(NamedTuple):
+    """What explains the views best."""
+
+    x: np.ndarray  # (size,) the unknowns
+    covariance: np.ndarray  # (size, size)
+    scatter_rad: np.ndarray  # (2,)
+    design: np.ndarray  # (M, 2, size)
+    kept: np.ndarray  # (P,) bool: which rotations fit in with the others
+
+
+def _fitted(problem: _Problem, gains) -> _Fit:
+    """The fit that starts from gains (2,), in radians a pulse."""
     turning = np.sign(gains)
     x = np.zeros(problem.size)
     x[[0, SERVO]] = [gain * problem.reach(k) for k, gain in enumerate(gains)]
@@ -384,8 +394,7 @@ def _fitted(problem: _Problem, gains):
             break
     design = problem.design_of(scatter, turning)
     inverse = _inverse(problem.residuals(x, design, weights)[1])
-    problem.final_design = design
-    return x, weights > 0.0, scatter, inverse
+    return _Fit(x, inverse, scatter, design, weights > 0.0)
 
 
 def _inverse(slopes: np.ndarray) -> np.ndarray:
@@ -416,8 +425,8 @@ def _weights(problem: _Problem, x, design) -> np.ndarray:
     return (misfit < FAR_OFF**2 * usual * 2.0).astype(np.float64)
 
 
-def _calibration(problem, x, kept, scatter, inverse, camera, views, nudge) -> HeadCalibration:
-    values = x[: len(NAMES)].copy()
+def _calibration(problem, fit: _Fit, camera, views, nudge) -> HeadCalibration:
+    values = fit.x[: len(NAMES)].copy()
     values[NUDGE] = nudge
     servos = []
     for k in (0, 1):
@@ -426,19 +435,20 @@ def _calibration(problem, x, kept, scatter, inverse, camera, views, nudge) -> He
         low, high = problem.limits[k]
         servos.append(Servo(low, high, problem.home[k], tuple(curve), backlash))
     middle = 0.5 * (camera.width_px - 1), 0.5 * (camera.height_px - 1)
-    ahead = tuple(camera.rays_of_pixels(middle).tolist())
-    model = HeadModel(*servos, Mount(*values[MOUNT].tolist()), ahead)
-    vectors, _ = problem.vectors(x, problem.final_design)
+    right, down, forward = camera.rays_of_pixels(middle).tolist()
+    pan, tilt = servos
+    model = HeadModel(pan, tilt, Mount(*values[MOUNT].tolist()), (right, down, forward))
+    vectors, _ = problem.vectors(fit.x, fit.design)
     off, start = np.empty_like(views.pulses), len(NAMES)
     for k in (0, 1):
-        off[:, k] = scatter[k] * x[start + problem.holds[k][1]]
+        off[:, k] = fit.scatter_rad[k] * fit.x[start + problem.holds[k][1]]
         start += problem.counts[k]
     dropped = [
         f"the rotation from view {i} to view {j} does not fit in with the others"
-        for (i, j), used in zip(views.pairs, kept, strict=True)
+        for (i, j), used in zip(views.pairs, fit.kept, strict=True)
         if not used
     ]
-    covariance = inverse[: len(NAMES), : len(NAMES)].copy()
+    covariance = fit.covariance[: len(NAMES), : len(NAMES)].copy()
     covariance[[DEGREE, SERVO + DEGREE], [DEGREE, SERVO + DEGREE]] += OVERSHOOT_RAD**2
     freedom = min(problem.counts) - 4
     return HeadCalibration(
@@ -447,8 +457,8 @@ def _calibration(problem, x, kept, scatter, inverse, camera, views, nudge) -> He
         values,
         covariance,
         float(student.ppf(0.5 + 0.5 * LEVEL, freedom)),
-        tuple(scatter.tolist()),
-        np.linalg.norm(vectors[kept], axis=-1),
+        tuple(fit.scatter_rad.tolist()),
+        np.linalg.norm(vectors[fit.kept], axis=-1),
         views.pulses,
         off,
         tuple(dropped),

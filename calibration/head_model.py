@@ -73,7 +73,7 @@ def chained(shafts_rad, mount) -> tuple[np.ndarray, np.ndarray]:
     return rotation, rates
 
 
-def _about(axis: int, angle_rad: np.ndarray) -> np.ndarray:
+def _about(axis: int, angle_rad: np.ndarray | float) -> np.ndarray:
     """Rotations (..., 3, 3) about a coordinate axis."""
     one, two = (axis + 1) % 3, (axis + 2) % 3
     turn = np.zeros((*np.shape(angle_rad), 3, 3))

@@ -67,9 +67,9 @@ def save(path: str | os.PathLike, *records: CameraRecord | HeadRecord) -> None:
     """
     held = load(path) if Path(path).exists() else Calibration()
     names = {kind: name for name, kind in SECTIONS.items()}
-    held = held._replace(**{names[type(record)]: record for record in records})
+    sections = held._asdict() | {names[type(record)]: record for record in records}
     values = {"format": FORMAT, "version": VERSION, "units": UNITS}
-    values |= {name: plain(record) for name, record in held._asdict().items() if record}
+    values |= {name: plain(record) for name, record in sections.items() if record}
     try:
         text = _text(values)
     except ValueError:

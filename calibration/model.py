@@ -156,8 +156,9 @@ class CameraModel:
     @classmethod
     def of_parameters(cls, lens: str, size, parameters) -> CameraModel:
         """The camera of size (width_px, height_px) with parameters as in `parameter_names`."""
-        values = [float(value) for value in parameters]
-        return cls(lens, int(size[0]), int(size[1]), *values[:4], tuple(values[4:]))
+        focal_x, focal_y, centre_x, centre_y, *distortion = map(float, parameters)
+        width, height = map(int, size)
+        return cls(lens, width, height, focal_x, focal_y, centre_x, centre_y, tuple(distortion))
 
     @property
     def parameters(self) -> tuple[float, ...]:
@@ -403,4 +404,4 @@ def _first_root(polynomial) -> float:
 
 
 def _is_count(value) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)

@@ -29,15 +29,17 @@ def sightings_in(paths: Sequence[str | os.PathLike], board: Board) -> Pictures:
     Raises CalibrationError when there is no file, one is no picture, sizes differ, or none shows
     the board.
     """
-    found, without, size, first = {}, [], None, ""
+    found, without = {}, []
+    size, first = (0, 0), ""  # of the first picture, once it is read
     for path in map(Path, paths):
         image = _read(path)
-        if size is None:
-            size, first = image.shape[::-1], path.name
-        if image.shape[::-1] != size:
+        height, width = image.shape
+        if not first:
+            size, first = (width, height), path.name
+        if (width, height) != size:
             raise CalibrationError(
-                f"{path.name} is {image.shape[1]} x {image.shape[0]} px, {first} {size[0]} x "
-                f"{size[1]}: take pictures of one resolution, a calibration is for one"
+                f"{path.name} is {width} x {height} px, {first} {size[0]} x {size[1]}: "
+                "take pictures of one resolution, a calibration is for one"
             )
         sighting = board.find(image)
         if sighting is None:

@@ -77,7 +77,7 @@ def _array(value, place: str) -> np.ndarray:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
         array = np.array(np.nan)
-    _check(isinstance(value, list) and np.isfinite(array).all(), place, "a list of numbers")
+    _check(isinstance(value, list) and bool(np.isfinite(array).all()), place, "a list of numbers")
     return array
 
 

@@ -18,12 +18,14 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from calibration.angles import Limits, Pair
 from calibration.errors import CalibrationError
 from calibration.head import (
     AXES,
@@ -73,17 +75,31 @@ class Commanded(NamedTuple):
 class Picture(Protocol):
     """A frame: (H, W, 3) uint8 BGR and its time stamp, on the clock of Commanded.t_s."""
 
-    image: np.ndarray
-    t_s: float
+    @property
+    def image(self) -> np.ndarray: ...
+
+    @property
+    def t_s(self) -> float: ...
 
 
 class PulseHead(Protocol):
     """A head that is commanded in pulses, in whatever unit its servos have."""
 
-    unit: str  # "us" or "steps"
-    limits: tuple[tuple[float, float], tuple[float, float]]  # (low, high) of pan and tilt
-    home_position: tuple[float, float]
-    per_rad: tuple[float, float]  # pulses a radian, about; for the sizes of the first moves
+    @property
+    def unit(self) -> str:
+        """Of pulses: "us" or "steps"."""
+
+    @property
+    def limits(self) -> Limits:
+        """(low, high) of pan and tilt."""
+
+    @property
+    def home_position(self) -> Pair:
+        """Where it goes on `home`."""
+
+    @property
+    def per_rad(self) -> Pair:
+        """Pulses a radian, about; for the sizes of the first moves."""
 
     def drive(self, pan: float, tilt: float, duration_s: float = 0.0) -> Commanded:
         """Set out, to be there after duration_s or as soon as it can; return at once."""
@@ -280,13 +296,13 @@ class _Session:
 
     def _timed(self, axis, commanded_s, duration_s, pictures) -> tuple[Step | None, np.ndarray]:
         """What a step's pictures show: when it turned how far, and the whole turn (3,)."""
-        coarse = [None] * len(pictures)
+
+        @cache
+        def coarse(k: int) -> Features:
+            return self.features(pictures[k], COARSE_PX)
 
         def vector(k: int) -> np.ndarray:
-            for each in (0, k):
-                if coarse[each] is None:
-                    coarse[each] = self.features(pictures[each], COARSE_PX)
-            rotation = rotation_between(coarse[0], coarse[k], self.camera)
+            rotation = rotation_between(coarse(0), coarse(k), self.camera)
             return np.full(3, np.nan) if rotation is None else rotation.vector_rad
 
         whole = vector(len(pictures) - 1)
@@ -315,8 +331,10 @@ class _Session:
 
     def views(self, path, turns, timing: HeadTiming, report) -> _Seen:
         """Goes along a path (M, 2) of pulses and takes a picture at each."""
-        before = Commanded(*self.head.home_position, 0.0)
-        pulses, sides, features, since = [], [], [], []
+        pan, tilt = self.head.home_position
+        before = Commanded(pan, tilt, 0.0)
+        features: list[Features] = []
+        pulses, sides, since = [], [], []
         for k, goal in enumerate(path):
             report(0.3 + 0.55 * k / len(path), f"view {k + 1} of {len(path)}")
             at, rest_s = self._approach(goal, before, turns, timing)
@@ -334,7 +352,7 @@ class _Session:
 
         Something that moves may look like a servo that does not: so that is looked at again.
         """
-        looks = []
+        looks: list[_Bound] = []
         for again in range(LOOKS):
             found = self.features(self.picture_at(at.t_s + rest_s + LOOK_AGAIN_S * again))
             if not last:
@@ -344,7 +362,7 @@ class _Session:
             if bound is None:
                 return found, rotation
             looks.append(bound)
-        axis, turned_rad, due_rad = bound
+        axis, turned_rad, due_rad = looks[-1]
         if any(
             look.axis != axis or abs(look.turned_rad - turned_rad) > MOVED_RAD for look in looks
         ):
@@ -420,9 +438,9 @@ def _solve(seen, camera, limits, home, camera_std, seed: int = 0) -> HeadCalibra
             f"only {len(near)} of {len(seen.since)} neighbouring pictures could be compared: point "
             "the camera at a scene with texture all over, at rest"
         )
-    pairs = np.array([(k, k + 1) for k in near])
     holds = _holds(seen.pulses)
-    views = Views(seen.pulses, seen.sides, holds, pairs, [seen.since[k] for k in near])
+    neighbours = np.array([(k, k + 1) for k in near])
+    views = Views(seen.pulses, seen.sides, holds, neighbours, [seen.since[k] for k in near])
     rough = solve_head(views, camera, limits, home, camera_std)
     rotations = rough.model.rotation(_stood_rad(rough, seen))
     pairs, measured = [], []

@@ -106,11 +106,11 @@ def features_of(image: np.ndarray, width_px: int = WIDTH_PX) -> Features:
     if scale > 1.0:
         grey = cv2.resize(grey, None, fx=1.0 / scale, fy=1.0 / scale, interpolation=cv2.INTER_AREA)
     # Else each corner lies a quarter of a pixel off, to the right and down.
-    finder = cv2.SIFT_create(2 * CORNERS, enable_precise_upscale=True)
+    finder = cv2.SIFT.create(2 * CORNERS, enable_precise_upscale=True)
     corners, looks = finder.compute(grey, _spread(finder.detect(grey, None), grey.shape))
     if looks is None:
         return Features(np.empty((0, 2)), np.empty((0, 128), np.float32))
-    looks /= np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-6)
+    looks = looks / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-6)
     pixels = np.array([corner.pt for corner in corners], np.float64)
     return Features((pixels + 0.5) * scale - 0.5, looks)
 

@@ -91,7 +91,8 @@ def solve_timing(steps: Sequence[Step]) -> HeadTiming:
             f"{len(steps)} moves were seen well enough to time them, {LEAST_STEPS} are needed: "
             "more light makes pictures sharper while the head moves"
         )
-    fits = [(f, f.fitted(*s)) for f in (_Frames(steps, held) for held in (0, 1)) for s in STARTS]
+    either = [_Frames(steps, held) for held in (False, True)]
+    fits = [(frames, frames.fitted(*s)) for frames in either for s in STARTS]
     frames, fit = min(fits, key=lambda each: each[1].cost)
     delay_s, lag_s, speeds = _unpacked(fit.x)
     reach_s = _standard_error(fit) * student.ppf(0.5 + 0.5 * LEVEL, len(steps) - 1)
@@ -101,7 +102,7 @@ def solve_timing(steps: Sequence[Step]) -> HeadTiming:
         delay_s=delay_s,
         delay_interval_s=(max(0.0, delay_s - reach_s), delay_s + reach_s),
         lag_s=lag_s,
-        speed_rad_s=tuple(speeds),
+        speed_rad_s=speeds,
         still_after_s=still_s,
         step_rad=step.size_rad,
         settling_s=max(0.0, still_s - delay_s - way_s),
@@ -109,9 +110,10 @@ def solve_timing(steps: Sequence[Step]) -> HeadTiming:
     )
 
 
-def _unpacked(x) -> tuple[float, float, list[float]]:
+def _unpacked(x) -> tuple[float, float, tuple[float, float]]:
     """Delay, lag and speeds of the unknowns."""
-    return float(x[0]), 2.0 * math.exp(x[2] - x[1]), np.exp(x[3:5]).tolist()
+    pan, tilt = np.exp(x[3:5]).tolist()
+    return float(x[0]), 2.0 * math.exp(x[2] - x[1]), (pan, tilt)
 
 
 class _Frames:

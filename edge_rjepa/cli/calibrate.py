@@ -366,8 +366,11 @@ def _model_of(camera):
 
     if isinstance(camera, CameraModel):
         return camera
-    size, focal_px = (camera.width_px, camera.height_px), camera.focal_px
-    return CameraModel("pinhole", *size, focal_px, focal_px, *camera.centre_px, (0.0,) * 5)
+    size_px, (x, y) = (camera.width_px, camera.height_px), camera.centre_px
+    distortion = (0.0,) * 5
+    return CameraModel.of_parameters(
+        "pinhole", size_px, (camera.focal_px, camera.focal_px, x, y, *distortion)
+    )
 
 
 def _limits(head) -> str:

@@ -222,11 +222,7 @@ def _limits_in_words(head: PanTiltHead) -> str:
 
 
 def _limits(options: argparse.Namespace) -> int:
-    if not firmware_bridge.kind_of(options.head).keeps_settings:
-        raise HeadError(
-            f"{options.head} keeps its limits in its servos: set them with their maker's tool"
-        )
-    with closing(firmware_bridge.driver_of(options.head)) as board:
+    with closing(_board_of(options.head)) as board:
         _connect(board)
         board_id, pan, tilt = before = _settings(board)
         wanted = (
@@ -248,6 +244,13 @@ def _limits(options: argparse.Namespace) -> int:
             f"at most {axis.slew_us_per_s} us/s"
         )
     return 0
+
+
+def _board_of(spec: str) -> Any:
+    """The driver of a board that keeps settings, not opened yet. Raises HeadError for another."""
+    if not firmware_bridge.kind_of(spec).keeps_settings:
+        raise HeadError(f"{spec} keeps its limits in its servos: set them with their maker's tool")
+    return firmware_bridge.driver_of(spec)
 
 
 def _settings(board: Any) -> tuple[int, Any, Any]:

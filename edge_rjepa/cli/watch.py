@@ -120,13 +120,13 @@ def _configuration(options: argparse.Namespace, of_run):
 
 def _frames(source, head, config, ended):
     """Frames with something to see, each from where the head was; the head goes its round."""
-    from edge_rjepa.run.placed import HEAD_MOVING, PlacedFrames
+    from edge_rjepa.run.placed import HEAD_MOVING, PlacedFrames, allowed_rad
     from edge_rjepa.sources import SourceEnded
     from edge_rjepa.watch.patrol import Patrol
 
     placed_frames = PlacedFrames(source, head, replace(config.head, while_moving="skip"))
     head = placed_frames.head
-    patrol = head and Patrol(placed_frames.limits_rad, source.camera, STAY_S)
+    patrol = Patrol(allowed_rad(head, config.head), source.camera, STAY_S) if head else None
     while not ended():
         try:
             placed = placed_frames.read_next(WAIT_MS)
@@ -136,9 +136,10 @@ def _frames(source, head, config, ended):
             say(event)
         if placed is None or placed.why_unusable == HEAD_MOVING:
             continue
-        aim = patrol and patrol.due(placed.frame.t_capture_s)
-        if aim is not None:
-            head.move(*aim)
+        if head and patrol:
+            aim = patrol.due(placed.frame.t_capture_s)
+            if aim is not None:
+                head.move(*aim)
         if not placed.why_unusable:
             yield placed.frame
 

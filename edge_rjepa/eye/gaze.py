@@ -275,7 +275,7 @@ class Gaze:
         if surprise.shape != (planned,):
             raise InputError(f"surprise is {surprise.shape}: {planned} fixations were planned last")
         finite = np.isfinite(surprise)
-        if not self.terms or not finite.any():
+        if self._planned is None or not self.terms or not finite.any():
             return
         camera, head, pixels = self._planned
         surprise = np.clip(surprise[finite], -MOST_SURPRISE, MOST_SURPRISE)
@@ -339,9 +339,9 @@ class Gaze:
 
         axes = [np.linspace(low, high, GOALS_AN_AXIS) for low, high in limits_rad]
         goals = np.vstack([[head], np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)])
-        where = (goals + [math.pi, 0.5 * math.pi]) / [2.0 * math.pi, math.pi]
-        where = (where * [self._columns, self._rows] - 0.5).astype(np.float32)[:, None]
-        gain = cv2.remap(about, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)[:, 0]
+        shares = (goals + [math.pi, 0.5 * math.pi]) / [2.0 * math.pi, math.pi]
+        cells = shares * [self._columns, self._rows] - 0.5
+        gain = _sample(about, cells, cv2.BORDER_WRAP)
         gain -= TRAVEL_COST * np.hypot(*(goals - head).T)
         best = int(gain.argmax())
         return goals[best].tolist() if gain[best] > gain[0] + LEAST_GAIN else None
@@ -451,15 +451,15 @@ def _appearance(image, pixels, cell_px: float) -> tuple[np.ndarray, np.ndarray]:
     near = cv2.merge([*cv2.split(near), contrast])
     unlike = _channel_sum(np.abs(near - cv2.blur(near, of_surroundings)))
     salience = unlike / (unlike + unlike.mean() + NOISE)
-    where = ((pixels + 0.5) / shrink - 0.5).astype(np.float32)[:, None]
-    found = cv2.remap(
-        cv2.merge([*cv2.split(near), salience]),
-        where,
-        None,
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )[:, 0]
+    layers = cv2.merge([*cv2.split(near), salience])
+    found = _sample(layers, (pixels + 0.5) / shrink - 0.5, cv2.BORDER_REPLICATE)
     return found[:, :4].astype(np.float64), found[:, 4].astype(np.float64)
+
+
+def _sample(picture: np.ndarray, places: np.ndarray, border: int) -> np.ndarray:
+    """Values (n, ..) of a picture at places (n, 2), x and y, between pixels linear."""
+    x, y = places.astype(np.float32).T[..., None]
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=border)[:, 0]
 
 
 def _channel_sum(picture: np.ndarray) -> np.ndarray:

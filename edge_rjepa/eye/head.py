@@ -18,7 +18,9 @@ MOVES_REMEMBERED = 16
 class Head(Protocol):
     """A camera mount that turns. Angles as in optics.py; times as the camera's frames have them."""
 
-    limits_rad: Limits
+    @property
+    def limits_rad(self) -> Limits:
+        """(lowest, highest) pan and tilt."""
 
     def move(self, pan_rad: float, tilt_rad: float) -> tuple[float, float]:
         """Set out for these angles and return at once: the angles commanded, after clipping."""

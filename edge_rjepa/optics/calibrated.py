@@ -19,7 +19,7 @@ def lens_of(found: Calibration, on_head: bool) -> Lens | None:
     if found.head and on_head:
         result = found.head.result
         return lambda *size: HeadCamera(result.camera.resized(*size), result.model)
-    return found.camera and found.camera.result.model.resized
+    return found.camera.result.model.resized if found.camera else None
 
 
 def head_options(found: Calibration) -> dict:

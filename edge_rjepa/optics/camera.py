@@ -44,12 +44,16 @@ class Camera(Protocol):
         """Of its pictures."""
 
     @property
+    def field_of_view_rad(self) -> float:
+        """Horizontal angle between the picture's left and right edges."""
+
+    @property
     def focal_px(self) -> float:
         """Pixels a radian in the middle of the picture."""
 
     @property
     def centre_px(self) -> tuple[float, float]:
-        """The pixel of the optical axis."""
+        """The pixel (x, y) of the optical axis."""
 
     def rotation(self, head=(0.0, 0.0)) -> np.ndarray:
         """Rotation (3, 3) from camera to base."""

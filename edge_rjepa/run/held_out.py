@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -32,6 +32,14 @@ class HeldOutFrame(NamedTuple):
     efference: np.ndarray  # (K, A) float32
     pixels: np.ndarray  # (K, 2)
     image: np.ndarray | None  # of some frames only: there can be hundreds
+
+
+class Sample(TypedDict):
+    """N frames that were held out, and what surprised a learner in them."""
+
+    image: np.ndarray  # (N, H, W, 3) uint8 BGR
+    pixels: np.ndarray  # (N, K, 2)
+    surprise: np.ndarray  # (N, K) nats
 
 
 class HeldOut:
@@ -71,16 +79,14 @@ class HeldOut:
         gained = information(z, z_hat, self._noise_floor) if finite else math.nan
         return health(gained, np.cov(z, rowvar=False))
 
-    def sample(self, learner: RJepa) -> dict[str, np.ndarray]:
-        """N of the frames: image (N, H, W, 3) uint8 BGR, pixels (N, K, 2), surprise (N, K) nats.
-
-        They are the last of those kept with their pictures, SHOWN at most, the oldest first.
-        """
+    def sample(self, learner: RJepa) -> Sample:
+        """The last frames kept with their pictures, SHOWN at most, the oldest first."""
         z, z_hat = self._seen(learner)
         surprise = learner.surprise(z, z_hat).reshape(len(self._looks), -1)
-        shown = [i for i, look in enumerate(self._looks) if look.image is not None][-SHOWN:]
+        images = {i: look.image for i, look in enumerate(self._looks) if look.image is not None}
+        shown = list(images)[-SHOWN:]
         return {
-            "image": np.stack([self._looks[i].image for i in shown]),
+            "image": np.stack([images[i] for i in shown]),
             "pixels": np.stack([self._looks[i].pixels for i in shown]),
             "surprise": surprise[shown],
         }

@@ -25,7 +25,7 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.pace import Latency, Pace
-from edge_rjepa.run.placed import PlacedFrame, PlacedFrames
+from edge_rjepa.run.placed import PlacedFrame, PlacedFrames, allowed_rad
 from edge_rjepa.sources import Frame, FrameUse, Source
 
 WAIT_MS = 200.0  # for a frame: also how soon a signal is noticed while the camera is away
@@ -220,9 +220,8 @@ class Loop:
             self._events.append(f"learning keeps up again: {pace.most} fixations a frame")
 
     def _turn_head(self) -> None:
-        limits_rad = self.placed.limits_rad
-        if self.head is None or limits_rad is None:
+        if self.head is None:
             return
-        aim = self.eye.gaze.aim(limits_rad)
+        aim = self.eye.gaze.aim(allowed_rad(self.head, self.config.head))
         if aim is not None:
             self.head.move(*aim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,13 @@ MEMORY_FRAMES = 20  # time constant of the measures
 LATENCIES = 2048  # frames that the median and the 95th percentile are taken over
 
 
+class _Taken(NamedTuple):
+    """What is kept of a frame: a picture would be held for nothing."""
+
+    sequence: int
+    t_capture_s: float
+
+
 class Pace:
     """Gives up fixations, not freshness, when learning cannot keep up with a live camera."""
 
@@ -21,11 +29,11 @@ class Pace:
         self.fixations = most  # to plan on the next frame
         self._busy_s: float | None = None
         self._interval_s = 1.0 / frames_per_s  # as asked for, until the camera shows its own
-        self._last: Frame | None = None
+        self._last: _Taken | None = None
 
     def learned(self, frame: Frame, busy_s: float) -> None:
         """A frame took busy_s to look at and learn from: fit the fixations of the next to that."""
-        last, self._last = self._last, frame._replace(image=None)
+        last, self._last = self._last, _Taken(frame.sequence, frame.t_capture_s)
         if last is None or frame.sequence <= last.sequence:
             return
         # Frames that were skipped count: the camera's own interval is what matters.

@@ -46,17 +46,6 @@ class PlacedFrames:
         frame = self.source.read_next(timeout_ms)
         return None if frame is None else self._place(frame)
 
-    @property
-    def limits_rad(self) -> Limits | None:
-        """(lowest, highest) pan and tilt that both the head and the configuration allow."""
-        if self.head is None:
-            return None
-        pan_rad, tilt_rad = self.head.limits_rad
-        return (
-            _inside(pan_rad, self._config.pan_limit_rad),
-            _inside(tilt_rad, self._config.tilt_limit_rad),
-        )
-
     def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
         events, self._events = self._events, []
@@ -82,6 +71,12 @@ class PlacedFrames:
             )
             self._blind = reason
         return reason
+
+
+def allowed_rad(head: Head, config: HeadConfig) -> Limits:
+    """(lowest, highest) pan and tilt that both the head and the configuration allow."""
+    pan_rad, tilt_rad = head.limits_rad
+    return _inside(pan_rad, config.pan_limit_rad), _inside(tilt_rad, config.tilt_limit_rad)
 
 
 def _inside(limits_rad: tuple[float, float], most_rad: float) -> tuple[float, float]:
