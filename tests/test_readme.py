@@ -131,8 +131,8 @@ def test_every_python_block_is_found():
     for page in PAGES:
         text = page.read_text()
         assert len(blocks_of(text)) == len(re.findall(r"```(?:py|python3?)\b", text)), page
-        marks = re.findall(r"^ *<!-- not run", text, re.MULTILINE)
-        assert len(marks) == sum(b.why_not is not None for b in blocks_of(text))
+        markers = re.findall(r"^ *<!-- not run", text, re.MULTILINE)
+        assert len(markers) == sum(block.why_not is not None for block in blocks_of(text)), page
 
 
 def test_an_error_names_the_line_of_the_page(tmp_path, world):

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # all is compiled anew there
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("edge_rjepa", "firmware_bridge", "calibration")
 DATA = {
@@ -143,7 +145,6 @@ def test_the_installed_commands_say_their_version(python, tmp_path):
     assert run([python, "-m", "edge_rjepa", "--version"], tmp_path) == version
 
 
-@pytest.mark.slow
 def test_an_installed_package_learns(python, tmp_path):
     (tmp_path / "pictures").mkdir()
     rng = np.random.default_rng(0)

@@ -99,7 +99,8 @@ class NaiveModel:
             if moved >= RENEW_AFTER:
                 P_z, P_e = np.linalg.inv(S_z + eps_I), np.linalg.inv(S_e + eps_I)
                 moved = 0.0
-            losses, z_seen, z_hat_seen, h_seen, surprise = 0.0, [], [], [], []
+            losses = np.zeros(copies)
+            z_seen, z_hat_seen, h_seen, surprise = [], [], [], []
 
             for x, a in zip(features, efference, strict=True):
                 z_hat = self._predict(parameters, self._read(y), z, a)
@@ -162,10 +163,10 @@ def sigmoid(v):
 
 def affine(M, *parts):
     """M [parts; 1] for every copy. M (rows, columns) or (copies, rows, columns)."""
-    parts = [np.atleast_2d(part) for part in parts]
-    copies = max(len(part) for part in parts)
+    rows = [np.atleast_2d(part) for part in parts]
+    copies = max(len(row) for row in rows)
     ones = np.ones((copies, 1))
-    v = np.hstack([np.broadcast_to(part, (copies, part.shape[1])) for part in parts] + [ones])
+    v = np.hstack([np.broadcast_to(row, (copies, row.shape[1])) for row in rows] + [ones])
     return v @ M.T if M.ndim == 2 else (M @ v[..., None])[..., 0]
 
 

@@ -132,6 +132,7 @@ def test_truncation_at_any_byte_is_refused(path):
     refusal(path)
 
 
+@pytest.mark.slow
 def test_no_changed_bit_gives_other_data(path):
     checkpoint.save(path, TENSORS, METADATA)
     whole = path.read_bytes()

@@ -176,6 +176,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 def test_an_overload_in_another_file_is_part_of_the_comparison(installation):
     other = installation.package / "other.py"
     other.write_text(
@@ -204,6 +205,7 @@ def test_damaged_files_are_compiled_again_and_overwritten(compiled, damage):
     assert (healed.hits, healed.misses, healed.warnings) == (1, 0, [])
 
 
+@pytest.mark.slow
 def test_unreadable_cache_file(compiled):
     for file in compiled.cache_files():
         file.unlink()
@@ -213,6 +215,7 @@ def test_unreadable_cache_file(compiled):
     assert any("cannot be read" in warning for warning in blocked.warnings)
 
 
+@pytest.mark.slow
 def test_without_home_or_package_folder_a_private_temporary_folder_serves(installation):
     installation.seal()
     first, second = installation.run(), installation.run()
@@ -251,6 +254,7 @@ def test_a_temporary_folder_that_others_may_write_is_refused(installation, prepa
     assert not list(installation.temporary.rglob("*.nbc"))
 
 
+@pytest.mark.slow
 def test_no_writable_place_at_all_gives_one_warning(installation):
     installation.seal()
     installation.temporary.write_text("a file where the folder would be")
@@ -270,6 +274,7 @@ def test_full_disk_gives_one_warning_and_leaves_nothing_behind(installation):
     assert installation.run().misses == 1
 
 
+@pytest.mark.slow
 def test_numba_cache_dir_is_used(installation, tmp_path):
     installation.environment["NUMBA_CACHE_DIR"] = str(tmp_path / "chosen")
     assert Path(installation.run().folder).parent == tmp_path / "chosen"

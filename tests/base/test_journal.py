@@ -196,6 +196,7 @@ def test_what_fails_while_a_line_is_written_leaves_the_journal_as_it_was(path, m
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_all_that_was_reported_is_there(path):
     """Rotation included: a file takes 20 lines. A process is forked, writes and is killed."""
     instants = random.Random(0)

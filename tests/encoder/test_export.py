@@ -175,6 +175,7 @@ def test_a_float64_learner_exports(tmp_path, few_steps, cell):
     assert_follows(tmp_path / "encoder.onnx", learner, None, n=1)
 
 
+@pytest.mark.slow
 def test_default_network_with_the_default_retina(tmp_path):
     retina = Retina()
     learner = trained(n_features=retina.n_features, n_embedding=128, n_hidden=256)

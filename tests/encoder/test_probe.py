@@ -123,6 +123,7 @@ def test_forms_are_probed_as_they_are(world):
         probe(world / "features.onnx", world / "stripes")
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_split(world):
     one, other = (probe(world / "patches.onnx", world / "stripes", seed=s) for s in (0, 1))
     assert one.rows != other.rows and (one.fitted, one.asked) == (other.fitted, other.asked)

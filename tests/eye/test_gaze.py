@@ -176,6 +176,7 @@ def test_state_is_a_copy(policy):
     assert json.dumps(state) == before
 
 
+@pytest.mark.slow
 def test_memory_is_fixed_and_its_state_small():
     gaze = gaze_of("mixed")
     rng = np.random.default_rng(0)
@@ -333,6 +334,7 @@ def revisits(policy, strength):
     return np.mean(np.any(near, axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["random", "surprise"])
 def test_inhibition_makes_returns_rare_but_not_impossible(policy):
     free, inhibited = revisits(policy, 0.0), revisits(policy, 0.9)
@@ -383,6 +385,7 @@ def fixations_to_find(policy, seed):
     return int(hits.argmax()) + 1 if hits.any() else len(hits)
 
 
+@pytest.mark.slow
 def test_something_new_is_found_much_sooner_than_by_chance():
     random, mixed = (
         np.median([fixations_to_find(policy, seed) for seed in range(25)])
@@ -460,6 +463,7 @@ def flicker_share(policy, frames, last):
     return float(np.mean(on))
 
 
+@pytest.mark.slow
 def test_a_flickering_screen_is_not_stared_at_for_ever():
     random, mixed = (flicker_share(policy, 900, 300) for policy in ("random", "mixed"))
     assert mixed < 2.5 * random
@@ -483,6 +487,7 @@ def test_gaze_goes_where_the_learner_is_surprised_or_getting_better():
     assert improving > 1.1 * flat
 
 
+@pytest.mark.slow
 def test_what_stays_as_surprising_as_it_is_makes_no_progress():
     def share(surprise_of):
         fields = {"surprise_weight": 0.0, "progress_weight": 3.0}
@@ -493,6 +498,7 @@ def test_what_stays_as_surprising_as_it_is_makes_no_progress():
     assert share(lambda i, left: np.where(left, 60.0 - i, 20.0)) > 1.4 * flat
 
 
+@pytest.mark.slow
 def test_what_was_learned_of_a_place_is_remembered_by_angle_and_fades():
     def share_at_spot(frames_away):
         gaze = gaze_of("surprise", 3, surprise_weight=3.0, surprise_frames=200.0)
@@ -586,6 +592,7 @@ def test_the_head_is_not_asked_before_anything_was_seen():
     assert gaze_of("mixed").aim(LIMITS) is None
 
 
+@pytest.mark.slow
 def test_random_head_movements_are_small():
     steps = np.array([np.subtract(aim, head) for head, aim in aims("random", 3000) if aim])
     assert np.degrees(steps.std(axis=0)) == pytest.approx([2.5, 2.5], rel=0.2)

@@ -173,6 +173,7 @@ def test_after_any_bytes_and_a_zero_the_next_frame_is_read(payload, noise):
     assert decoder.bad_frames == bad <= len(noise.strip(b"\0").split(b"\0"))
 
 
+@pytest.mark.slow
 @given(requests, st.data())
 @settings(max_examples=300)
 def test_no_flip_drop_or_repetition_of_two_bytes_is_read_as_another_request(message, data):

@@ -169,6 +169,7 @@ def test_a_day_keeps_its_spikes(run_dir):
     assert (picture(run_dir) != image).any()
 
 
+@pytest.mark.slow
 def test_events_are_marked_where_they_were(run_dir):
     lines = [line(t, frames=t // 16) for t in range(1600, 160_001, 1600)]
     lines.append(json.dumps({"frames": 5000, "time_unix_s": 0.0, "event": "the camera died"}))
@@ -257,6 +258,7 @@ def test_missing_matplotlib_names_the_command(run_dir, monkeypatch):
         report.draw_report(run_dir)
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_to_draw():
     program = "import sys, edge_rjepa.views.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
