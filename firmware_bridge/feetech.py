@@ -164,8 +164,7 @@ class StsBus:
         Raises LinkError when a servo does not answer, HeadError when one answers but does not obey
         and for a position or a duration that is no number.
         """
-        if self._line is None:
-            raise LinkError("the bus is not open: call open() first")
+        self._open_line()
         seen = self._look()
         self._notice(seen)
         if isinstance(command, Status):
@@ -368,17 +367,24 @@ class StsBus:
 
     def _send(self, instruction: bytes) -> None:
         """Say it into silence: what came before is no answer."""
+        line = self._open_line()
         try:
-            self._line.reset_input_buffer()
-            self._line.write(instruction)
+            line.reset_input_buffer()
+            line.write(instruction)
         except LOST as error:
             raise self._lost(error) from error
 
     def _hear(self) -> bytes:
+        line = self._open_line()
         try:
-            return self._line.read(max(1, self._line.in_waiting))
+            return line.read(max(1, line.in_waiting))
         except LOST as error:
             raise self._lost(error) from error
+
+    def _open_line(self) -> Transport:
+        if self._line is None:
+            raise LinkError("the bus is not open: call open() first")
+        return self._line
 
     def _lost(self, error: Exception) -> LinkError:
         return LinkError(f"{self._port} is gone: plug the adapter in again ({error})")

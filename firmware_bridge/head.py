@@ -91,7 +91,7 @@ class PanTiltHead:
         self._aim = aim
         self._changed = threading.Condition()  # guards all that follows
         self._track = Track(settle_s)
-        self._identity: Identity | None = None
+        self._identity: Identity  # of who answered: there before anyone can ask
         self._limits_rad: Limits = ((0.0, 0.0), (0.0, 0.0))
         self._report: Report | None = None
         self._connected = False
@@ -290,11 +290,12 @@ class PanTiltHead:
                 self._changed.wait(min(MOVING_S, end_s - now_s))
 
     def _check_line(self, now_s: float) -> None:
-        if not self._connected and now_s - self._lost_s > LOST_S:
+        if self._lost_s is not None and now_s - self._lost_s > LOST_S:
             raise LinkError(f"the line to the head is lost: {self._trouble}")
 
     def _state(self, now_s: float) -> HeadStatus:
         report, identity = self._report, self._identity
+        assert report is not None  # the head has answered, or this would not be connected
         return HeadStatus(
             *self._track.at(now_s),
             connected=self._connected,
@@ -352,6 +353,7 @@ class PanTiltHead:
             else:
                 with self._changed:
                     before = self._report
+                    assert before is not None  # of _meet
                     self._hear(task, report)
                     if report.was_reset or (report.host_lost and not before.host_lost):
                         self._command_again(report.t_s, report.t_s - before.t_s)

@@ -26,6 +26,7 @@ GREET_S = 0.4  # of greeting a board that may be booting, at a time
 PATIENCE_S = 5.0  # with a board that does not answer, before its port is opened anew
 SETTLED_S = 2.0  # for an EEPROM to be written
 LONGEST_MS = 0xFFFF
+NOT_OPEN = "the line to the head is not open: open() it first"
 FIRMWARE = "firmware_bridge/firmware/edge_head.hex"
 LOST = (OSError, termios.error)  # what a port raises when its device is gone
 
@@ -239,7 +240,7 @@ class ServoBoard:
     def _ask(self, message: protocol.Request) -> Answer:
         """The board's answer. Raises LinkError when none of TRIES is answered."""
         if self._transport is None or self._greeting_since_s is not None:
-            raise LinkError("the line to the head is not open: open() it first")
+            raise LinkError(NOT_OPEN)
         kind = protocol.KINDS[type(message)]
         sent_s: dict[int, float] = {}  # by sequence number
         for attempt in range(TRIES):
@@ -279,16 +280,23 @@ class ServoBoard:
                     self.faults["bad frames"] += 1
 
     def _receive(self, size: int) -> bytes:
+        transport = self._open_line()
         try:
-            return self._transport.read(size)
+            return transport.read(size)
         except LOST as error:
             raise self._gone(error) from error
 
     def _send(self, data: bytes) -> None:
+        transport = self._open_line()
         try:
-            self._transport.write(data)
+            transport.write(data)
         except LOST as error:
             raise self._gone(error) from error
+
+    def _open_line(self) -> Transport:
+        if self._transport is None:
+            raise LinkError(NOT_OPEN)
+        return self._transport
 
     def _gone(self, error: Exception) -> LinkError:
         port = self.port

@@ -35,10 +35,21 @@ class Camera(Protocol):
     leading shape; places that the lens does not see are NaN.
     """
 
-    width_px: int
-    height_px: int
-    focal_px: float  # pixels a radian in the middle of the picture
-    centre_px: tuple[float, float]  # the pixel of the optical axis
+    @property
+    def width_px(self) -> int:
+        """Of its pictures."""
+
+    @property
+    def height_px(self) -> int:
+        """Of its pictures."""
+
+    @property
+    def focal_px(self) -> float:
+        """Pixels a radian in the middle of the picture."""
+
+    @property
+    def centre_px(self) -> tuple[float, float]:
+        """The pixel of the optical axis."""
 
     def rotation(self, head=(0.0, 0.0)) -> np.ndarray:
         """Rotation (3, 3) from camera to base."""

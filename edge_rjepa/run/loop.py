@@ -220,8 +220,9 @@ class Loop:
             self._events.append(f"learning keeps up again: {pace.most} fixations a frame")
 
     def _turn_head(self) -> None:
-        if self.head is None:
+        limits_rad = self.placed.limits_rad
+        if self.head is None or limits_rad is None:
             return
-        aim = self.eye.gaze.aim(self.placed.limits_rad)
+        aim = self.eye.gaze.aim(limits_rad)
         if aim is not None:
             self.head.move(*aim)

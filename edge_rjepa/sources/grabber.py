@@ -113,15 +113,17 @@ class Grabber:
 
     def newest(self) -> Picture:
         """The newest picture, however old it is."""
+        assert self._newest is not None  # else there would be no grabber
         return self._newest
 
     def newer_than(self, sequence: int, timeout_s: float) -> Picture | None:
         """The newest picture as soon as it is newer than that; None if none is in time."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or self._newest.sequence > sequence, timeout_s
+                lambda: self._closed or self.newest().sequence > sequence, timeout_s
             )
-            return self._newest if self._newest.sequence > sequence else None
+            newest = self.newest()
+            return newest if newest.sequence > sequence else None
 
     def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
@@ -151,7 +153,8 @@ class Grabber:
             if self._newest is None:
                 self.close()
         if self._newest is None:
-            raise SourceError(self._reader.fault.words)
+            fault = self._reader.fault
+            raise SourceError(fault.words if fault else "closed before the first picture")
 
     # What the supervisor does: it holds the lock but where it waits.
 
@@ -198,10 +201,11 @@ class Grabber:
 
     def _note_fault(self) -> None:
         self._attempts += 1
-        if self._reader.seen_s:  # else it was only one more attempt to open it
-            self._lost_s = self._reader.seen_s
-            self.faults[self._reader.fault.kind] += 1
-            self._report(f"{self._reader.fault.words}; reopening")
+        fault, seen_s = self._reader.fault, self._reader.seen_s
+        if fault and seen_s:  # else it was only one more attempt to open it
+            self._lost_s = seen_s
+            self.faults[fault.kind] += 1
+            self._report(f"{fault.words}; reopening")
 
     # What its reader does.
 
@@ -230,7 +234,7 @@ class Grabber:
             self._changed.notify_all()
 
     def _publish(self, image: np.ndarray, t_capture_s: float, where: str) -> None:
-        self._size = self._size or self._given
+        self._size = self._size or (image.shape[1], image.shape[0])
         self._newest = Picture(crop_resize(image, self._size), t_capture_s, self._captured)
         self._captured += 1
         if self._attempts:
@@ -274,7 +278,9 @@ class _Reader(threading.Thread):
     @property
     def steady(self) -> bool:
         """Whether it gave pictures for a while."""
-        return self.seen_s is not None and self.seen_s - self.first_s > STEADY_S
+        if self.first_s is None or self.seen_s is None:
+            return False
+        return self.seen_s - self.first_s > STEADY_S
 
     def saw(self, now_s: float) -> None:
         """A picture of it was handed in."""

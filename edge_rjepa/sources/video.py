@@ -70,7 +70,7 @@ class VideoSource:
         """The first `count` frames of the last tenth, or all of it. Raises SourceError."""
         capture = _opened(self._path)
         _skipped(capture, self._shown)
-        frames = []
+        frames: list[Frame] = []
         while len(frames) < count:
             image = _read(capture)
             if image is None:
