@@ -7,7 +7,6 @@ since it tells where to be, not how far to go.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import termios
 import time
@@ -27,6 +26,7 @@ GREET_S = 0.4  # of greeting a board that may be booting, at a time
 PATIENCE_S = 5.0  # with a board that does not answer, before its port is opened anew
 SETTLED_S = 2.0  # for an EEPROM to be written
 LONGEST_MS = 0xFFFF
+NOT_OPEN = "the line to the head is not open: open() it first"
 FIRMWARE = "firmware_bridge/firmware/edge_head.hex"
 LOST = (OSError, termios.error)  # what a port raises when its device is gone
 
@@ -138,8 +138,10 @@ class ServoBoard:
         self._greeting_since_s = None
         self._last = None
         if transport is not None:
-            with contextlib.suppress(LOST):  # it was gone before
+            try:
                 transport.close()
+            except LOST:  # it was gone before
+                pass
 
     # --------------------------------------------------------------------------------------------
     # Settings, which only such a board has
@@ -237,9 +239,8 @@ class ServoBoard:
 
     def _ask(self, message: protocol.Request) -> Answer:
         """The board's answer. Raises LinkError when none of TRIES is answered."""
-        self._open_line()
-        if self._greeting_since_s is not None:
-            raise LinkError("the head has not greeted yet: open() it first")
+        if self._transport is None or self._greeting_since_s is not None:
+            raise LinkError(NOT_OPEN)
         kind = protocol.KINDS[type(message)]
         sent_s: dict[int, float] = {}  # by sequence number
         for attempt in range(TRIES):
@@ -294,7 +295,7 @@ class ServoBoard:
 
     def _open_line(self) -> Transport:
         if self._transport is None:
-            raise LinkError("the line to the head is not open: open() it first")
+            raise LinkError(NOT_OPEN)
         return self._transport
 
     def _gone(self, error: Exception) -> LinkError:
