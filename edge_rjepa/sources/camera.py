@@ -36,7 +36,7 @@ SLOWEST_FRAMES = 3.0  # so many times the usual interval without a picture is no
 RECENT_S = 1.0  # a driver's stamp further back than this is of another clock
 UNCOMPRESSED_PX = 640 * 480  # 30 larger pictures a second do not fit through USB 2 as they are
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
-MOTION_JPEG = cv2.VideoWriter_fourcc(*"MJPG")
+MOTION_JPEG = cv2.VideoWriter.fourcc(*"MJPG")
 END_OF_JPEG, PADDING_BYTES = b"\xff\xd9", 64
 APPSINK = " ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 
@@ -205,7 +205,7 @@ def open_capture(path: str, config: CameraConfig) -> Capture:
     if not capture.isOpened():
         raise SourceError("cannot be opened")
     if config.width_px * config.height_px > UNCOMPRESSED_PX:
-        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
     capture.set(cv2.CAP_PROP_FRAME_WIDTH, config.width_px)
     capture.set(cv2.CAP_PROP_FRAME_HEIGHT, config.height_px)
     capture.set(cv2.CAP_PROP_FPS, config.frames_per_s)

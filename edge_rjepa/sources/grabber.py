@@ -225,10 +225,9 @@ class Grabber:
                 return
             if resized:
                 self.faults["resized"] += 1
-                wanted = f"{self._size[0]}x{self._size[1]}"
-                self._report(
-                    words + ("" if size == self._size else f"; cut and scaled to {wanted}")
-                )
+                wanted = self._size or size
+                fitted = "" if size == wanted else f"; cut and scaled to {wanted[0]}x{wanted[1]}"
+                self._report(words + fitted)
             self._publish(image, t_capture_s, where)
             reader.saw(now_s)
             self._changed.notify_all()

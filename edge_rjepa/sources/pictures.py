@@ -115,11 +115,16 @@ def _fitting(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 def _read(path: Path, enough: tuple[int, int] | None = None) -> np.ndarray:
     """The picture (H, W, 3) uint8; a reduced one, if that is still as large as `enough` (w, h)."""
-    small = cv2.imread(str(path), REDUCED[8])
-    if small is None:
-        raise SourceError(f"{path}: cannot be read as a picture; remove or replace it")
+    small = _read_reduced(path, 8)
     # Reduced sizes are rounded up: the whole picture is at least so large.
     height, width = (8 * (length - 1) for length in small.shape[:2])
     spare = min(width / enough[0], height / enough[1]) if enough else 1.0
     part = next(part for part in REDUCED if part <= max(spare, 1.0))
-    return small if part == 8 else cv2.imread(str(path), REDUCED[part])
+    return small if part == 8 else _read_reduced(path, part)
+
+
+def _read_reduced(path: Path, part: int) -> np.ndarray:
+    image = cv2.imread(str(path), REDUCED[part])
+    if image is None:
+        raise SourceError(f"{path}: cannot be read as a picture; remove or replace it")
+    return image

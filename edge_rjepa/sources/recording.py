@@ -214,8 +214,8 @@ class _FrameWriter:
 
     def add(self, frame: Taken, gaze_rad: np.ndarray | None, fixations: int) -> None:
         number = self.frames // FRAMES_A_SEGMENT
-        if self.frames % FRAMES_A_SEGMENT == 0:
-            self._begin_segment(number)
+        within = self.frames % FRAMES_A_SEGMENT
+        segment = self._segment if self._segment and within else self._begin_segment(number)
         picture = self._pictures.encode(frame.image)
         line = {
             "sequence": int(frame.sequence),
@@ -224,11 +224,11 @@ class _FrameWriter:
             "fixations": int(fixations),
             "gaze_rad": None if gaze_rad is None else np.asarray(gaze_rad, np.float64).tolist(),
             "segment": number,
-            "offset": self._segment.tell(),
+            "offset": segment.tell(),
             "bytes": len(picture),
             "crc32": zlib.crc32(picture),
         }
-        _write_all(self._segment, picture)
+        _write_all(segment, picture)
         _write_all(self._lines, json.dumps(line).encode() + b"\n")
         self.frames += 1
 
@@ -243,11 +243,12 @@ class _FrameWriter:
     def __exit__(self, kind, error, trace) -> None:
         self.close()
 
-    def _begin_segment(self, number: int) -> None:
+    def _begin_segment(self, number: int) -> BinaryIO:
         if self._segment is not None:
             self._segment.close()
         path = _segment_path(self._folder, number, self._pictures.suffix)
         self._segment = open(path, "xb", buffering=0)
+        return self._segment
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:
@@ -266,8 +267,8 @@ def _try_out(pictures: Pictures) -> None:
     image = np.stack([2 * x, 3 * y, x + y], axis=-1).astype(np.uint8)
     try:
         again = _decoded(pictures.encode(image))
-        off = np.abs(again.astype(int) - image).max()
-    except (cv2.error, AttributeError, ValueError):
+        off = 256 if again is None else np.abs(again.astype(int) - image).max()
+    except (cv2.error, ValueError):
         off = 256
     if off > pictures.greatest_error:
         raise RecordingError(
@@ -401,14 +402,16 @@ class FrameReader:
             return 0, self._beyond(0, 0)
         with mmap.mmap(self._lines.fileno(), 0, access=mmap.ACCESS_READ) as lines:
             end = lines.rfind(b"\n") + 1
-            while end > 0:
+            last = None
+            while end > 0 and last is None:
                 start = lines.rfind(b"\n", 0, end - 1) + 1
-                last = _parsed(lines[start:end])
-                if last is not None and self._is_whole(last):
-                    break
-                end = start
+                line = _parsed(lines[start:end])
+                if line is not None and self._is_whole(line):
+                    last = line
+                else:
+                    end = start
             frames = sum(1 for _ in re.compile(b"\n").finditer(lines, 0, end))
-        if frames == 0:
+        if last is None:
             return 0, True
         for number in range(last["segment"]):
             if not _segment_path(self._folder, number, self._suffix).is_file():
@@ -475,7 +478,7 @@ class FrameReader:
 
 
 # What a line must have, and of which type.
-KINDS = {
+KINDS: dict[str, type | tuple[type, ...]] = {
     "sequence": int, "t_capture_s": float, "head_rad": list, "fixations": int,
     "gaze_rad": (list, type(None)), "segment": int, "offset": int, "bytes": int, "crc32": int,
 }  # fmt: skip

@@ -69,7 +69,7 @@ class ReplaySource:
         folder = self._folder / recording.HELD_OUT
         with recording.FrameReader(folder, self._about.pictures) as reader:
             kept = [reader.read() for _ in range(min(count, reader.frames))]
-        return [Frame(*recorded[:4]) for recorded in kept]
+        return [Frame(*recorded[:4]) for recorded in kept if recorded is not None]
 
     def drain_events(self) -> list[str]:
         """What is missing at the recording's end, once."""

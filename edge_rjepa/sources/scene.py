@@ -87,7 +87,8 @@ class SceneSource:
                 f"{photographs[0] if photographs else 'no picture'}: a scene source needs at least "
                 "two pictures, one to learn from and one to hold out; add another"
             )
-        self.head: SimulatedHead | None = SimulatedHead(LIMITS_RAD)
+        self._simulated_head = SimulatedHead(LIMITS_RAD)
+        self.head: SimulatedHead | None = self._simulated_head
         self._names = [path.name for path in photographs]
         self._seed = seed
         self._frames_a_scene = frames_a_scene
@@ -101,21 +102,21 @@ class SceneSource:
         rng = np.random.default_rng([self._seed, number])
         return Views(photographs, rng, self._frames_a_scene)
 
-    def read_next(self, timeout_ms: float = 0.0) -> Frame:
+    def read_next(self, timeout_ms: float = 0.0) -> Frame | None:
         """The next view, never None. Raises SourceError when its photograph cannot be read."""
-        self._stream.turn_to_scene()
-        self.head.advance(self._stream.t_s)
-        pan_rad, tilt_rad, _ = self.head.at(self._stream.t_s)
-        return self._stream.view((pan_rad, tilt_rad))
+        scene = self._stream.next_scene()
+        self._simulated_head.advance(self._stream.t_s)
+        pan_rad, tilt_rad, _ = self._simulated_head.at(self._stream.t_s)
+        return self._stream.view(scene, (pan_rad, tilt_rad))
 
     def held_out(self, count: int) -> list[Frame]:
         """`count` views of the photographs set aside, by a head that wanders."""
         stream, head, frames = self._stream_of(self._held_out, 2), (0.0, 0.0), []
         for i in range(count):
-            stream.turn_to_scene()
+            scene = stream.next_scene()
             if i % FRAMES_A_MOVE == 0:
                 head = wandered(stream.rng, head, LIMITS_RAD)
-            frames.append(stream.view(head))
+            frames.append(stream.view(scene, head))
         return frames
 
     def drain_events(self) -> list[str]:
@@ -179,22 +180,23 @@ class Views:
         """When the next view is taken."""
         return self._sequence / FRAMES_A_SECOND
 
-    def turn_to_scene(self) -> None:
-        """Another scene for the next view, where one is due."""
-        if self._sequence % self._frames_a_scene == 0:
+    def next_scene(self) -> Scene:
+        """The scene of the next view: another one where that is due."""
+        if self._scene is None or self._sequence % self._frames_a_scene == 0:
             self._scene = _another(self.rng, self._scene, len(self._photographs))
+        return self._scene
 
-    def view(self, head: tuple[float, float]) -> Frame:
-        """The next view, of the present scene from head = (pan_rad, tilt_rad)."""
-        self._render(head)
+    def view(self, scene: Scene, head: tuple[float, float]) -> Frame:
+        """The next view, of this scene from head = (pan_rad, tilt_rad)."""
+        self._render(scene, head)
         frame = Frame(self._image, self.t_s, head, self._sequence)
         self._sequence += 1
         return frame
 
-    def _render(self, head: tuple[float, float]) -> None:
-        wanted = self._scene, head
-        if self._rendered is None or self._rendered[0] != self._scene:
-            self._texture = load_texture(self._photographs[self._scene.photograph], self._scene)
+    def _render(self, scene: Scene, head: tuple[float, float]) -> None:
+        wanted = scene, head
+        if self._rendered is None or self._rendered[0] != scene:
+            self._texture = load_texture(self._photographs[scene.photograph], scene)
         if self._rendered != wanted:
             self._image = render(self._texture, head)
         self._rendered = wanted
@@ -264,7 +266,7 @@ def _photograph(path: Path) -> np.ndarray:
 def skimage_photographs() -> list[Path]:
     """The photographs of the installed scikit-image. Raises SourceError if it is not there."""
     package = importlib.util.find_spec("skimage")
-    if package is None:
+    if package is None or package.origin is None:
         raise SourceError(
             "scene: shows scikit-image's photographs, which are not installed; "
             "run `pip install scikit-image`, or name a folder of pictures: scene:DIR"

@@ -57,7 +57,7 @@ class SteeredScene(SceneSource):
         self._start_s = time.monotonic()
         self._sequence = -1
 
-    def read_next(self, timeout_ms: float) -> Frame | None:
+    def read_next(self, timeout_ms: float = 0.0) -> Frame | None:
         """The view that is due next, or was due last; None when none is due in time."""
         due = int((time.monotonic() - self._start_s) * FRAMES_A_SECOND)
         number = max(self._sequence + 1, due)
@@ -70,8 +70,7 @@ class SteeredScene(SceneSource):
         pan_rad, tilt_rad, _ = self._mount.at(t_s)
         if math.isfinite(pan_rad) and math.isfinite(tilt_rad):
             self._angles_rad = within(LIMITS_RAD, (pan_rad, tilt_rad))
-        self._stream.turn_to_scene()
-        view = self._stream.view(self._angles_rad)
+        view = self._stream.view(self._stream.next_scene(), self._angles_rad)
         self._sequence = number
         return view._replace(t_capture_s=t_s, sequence=number)
 

@@ -149,6 +149,7 @@ def test_a_window_begins_with_the_state_that_was_left_there(stepwise):
     np.testing.assert_allclose(peer._z[0], before.z[-1], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_rtrl_is_the_gradient_over_the_whole_past():
     learner = learner_of(STILL)
     peer = peers.RtrlPeer(STILL, learner.parameters())

@@ -319,6 +319,7 @@ def operators_in_the_docs():
     return set(re.findall(r"^\| `([A-Z]\w+)` \|", text, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_deployers_support_every_operator_of_every_graph(tmp_path, few_steps):
     retina = Retina(SMALL_RETINA)
     used = set()

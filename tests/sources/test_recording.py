@@ -117,6 +117,7 @@ frames = st.tuples(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(frames, max_size=8))
 def test_frames_of_any_size_come_back_exactly(drawn):

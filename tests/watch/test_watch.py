@@ -153,6 +153,7 @@ def test_another_place_is_reported_and_learned_anew(photograph, thing):
     assert [alarm.t_s > 72.0 for alarm in found if alarm.t_s > 40.0] == [True]
 
 
+@pytest.mark.slow
 def test_nothing_is_reported_in_the_warm_up(photograph, thing):
     found, watching = watched(stream(photograph, 29.0, placed(thing, 20.0)))
     assert not found
@@ -428,6 +429,7 @@ def test_the_command_reports_to_people_in_words(world, tmp_path, capsys):
     assert "learns what is usual" in err
 
 
+@pytest.mark.slow
 def test_a_video_that_ends_too_early_is_reported(world, tmp_path, capsys):
     rc, out, err = run_watch(
         world, "run", "--source", world / "yard.avi", "--out", tmp_path / "out", capsys=capsys
