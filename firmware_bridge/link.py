@@ -12,6 +12,7 @@ import termios
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from firmware_bridge import protocol
@@ -58,9 +59,10 @@ class Transport(Protocol):
 
 
 class Answer(NamedTuple):
-    """A reply and when it was true."""
+    """A reply to a request, and when it was true."""
 
-    reply: Reply
+    result: Result
+    state: State
     t_s: float
 
 
@@ -109,15 +111,16 @@ class ServoBoard:
         """
         if self._transport is None:
             self._connect()
-        if self._greeting_since_s is None:
-            self._begin_greeting()
+        since_s = self._greeting_since_s
+        if since_s is None:
+            since_s = self._begin_greeting()
         greeting = self._greet()
         if greeting is None:
             message = (
                 f"{self.port} can be opened, but no head answers there: flash its firmware "
                 f"(edge-rjepa head flash --port {self.port}), or name another port"
             )
-            if self._clock() - self._greeting_since_s > PATIENCE_S:
+            if self._clock() - since_s > PATIENCE_S:
                 self.close()
             raise LinkError(message)
         self._greeting_since_s = None
@@ -127,7 +130,7 @@ class ServoBoard:
         """Send the command and tell what the board answered; see Driver.request."""
         self._relaxing |= isinstance(command, Relax)
         answer = self._ask(_message(command))
-        result = answer.reply.result
+        result = answer.result
         if result not in (Result.OK, Result.CLIPPED):
             raise _refusal(command, result)
         return self._report(answer)
@@ -138,10 +141,8 @@ class ServoBoard:
         self._greeting_since_s = None
         self._last = None
         if transport is not None:
-            try:
+            with suppress(*LOST):  # it was gone before
                 transport.close()
-            except LOST:  # it was gone before
-                pass
 
     # --------------------------------------------------------------------------------------------
     # Settings, which only such a board has
@@ -154,7 +155,7 @@ class ServoBoard:
         """
         message = protocol.Configure(board_id, pan, tilt)
         end_s = self._clock() + SETTLED_S
-        while (result := self._ask(message).reply.result) == Result.BUSY:
+        while (result := self._ask(message).result) == Result.BUSY:
             self._await_eeprom(end_s)
         if result != Result.OK:
             raise _refusal(message, result)
@@ -172,7 +173,7 @@ class ServoBoard:
         return state
 
     def _state(self) -> State:
-        return self._ask(protocol.Status()).reply.body
+        return self._ask(protocol.Status()).state
 
     # --------------------------------------------------------------------------------------------
     # Greeting
@@ -190,9 +191,11 @@ class ServoBoard:
         self._pending_bytes = 0
         self._send(b"\0")  # ends whatever the board may have heard of a frame
 
-    def _begin_greeting(self) -> None:
-        self._greeting_since_s = self._clock()
+    def _begin_greeting(self) -> float:
+        """Since when there is a new series of greetings."""
+        self._greeting_since_s = now_s = self._clock()
         self._nonces.clear()
+        return now_s
 
     def _greet(self) -> Greeting | None:
         """The answer to a greeting of this series, if one comes within GREET_S."""
@@ -249,7 +252,8 @@ class ServoBoard:
             for reply in self._heard(STATE_BYTES):
                 if reply.seq in sent_s and reply.kind == kind and isinstance(reply.body, State):
                     self.faults["retries"] += attempt
-                    return Answer(reply, (sent_s[reply.seq] + self._clock()) / 2)
+                    t_s = (sent_s[reply.seq] + self._clock()) / 2
+                    return Answer(reply.result, reply.body, t_s)
                 self.faults["stale replies"] += 1
         self.faults["retries"] += TRIES - 1
         self._begin_greeting()
@@ -307,7 +311,7 @@ class ServoBoard:
     # What the board answered
 
     def _report(self, answer: Answer) -> Report:
-        state: State = answer.reply.body
+        state = answer.state
         before, self._last = self._last, state
         # One that was reset twice in a short time may run for longer now than it did before.
         torque_off = Flag.TORQUE_OFF in state.flags and not self._relaxing
@@ -332,7 +336,7 @@ class ServoBoard:
             homing=Flag.HOMING in state.flags,
             host_lost=Flag.HOST_LOST in state.flags,
             was_reset=was_reset,
-            clipped=answer.reply.result == Result.CLIPPED,
+            clipped=answer.result == Result.CLIPPED,
             uptime_s=1e-3 * state.uptime_ms,
             faults={
                 **self.faults,

@@ -139,15 +139,15 @@ KINDS = {message: kind for kind, message in REQUESTS.items()}
 
 
 class Greeting(NamedTuple):
-    """A board's answer to Hello. Of another protocol only what stands before `pan` is known."""
+    """A board's answer to Hello. Of another protocol only what is before `pan` means anything."""
 
     nonce: int
     protocol: int
     firmware: tuple[int, int, int]  # major, minor, patch
     board_type: int  # what it is built on; 1: an ATmega328P
     board_id: int  # 0: never set
-    pan: AxisSettings | None = None
-    tilt: AxisSettings | None = None
+    pan: AxisSettings = AxisSettings()
+    tilt: AxisSettings = AxisSettings()
     home_slew_us_per_s: int = 0
 
 
@@ -388,7 +388,7 @@ class FrameDecoder:
 def vectors() -> dict:
     """Frames of every kind with what they say, and broken ones: both sides are tested by them."""
     narrow = AxisSettings(600.0, 2400.5, 1450.0, 65535)
-    requests = [
+    requests: list[Request] = [
         Hello(0x12345678),
         Hello(0),
         Status(),
@@ -415,11 +415,6 @@ def vectors() -> dict:
         Reply(5, Kind.CONFIGURE, Result.NOT_NOW, going),
     ]
     numbers = [0, 1, 0x00FF, 0x0100, 0xFFFF, 0x1234, 7, 8, 9, 10, 11]
-    sent = [
-        (seq, message, encode_request(seq, message))
-        for seq, message in zip(numbers, requests, strict=True)
-    ]
-    answered = [(reply.seq, reply, encode_reply(reply)) for reply in replies]
     whole = frame(encode_request(5, Move(1500.0, 1500.0)))
     longest = bytes(range(LONGEST_PAYLOAD))
     bad = {
@@ -435,8 +430,11 @@ def vectors() -> dict:
     }
     return {
         "protocol": PROTOCOL,
-        "requests": [golden(*message) for message in sent],
-        "replies": [golden(*message) for message in answered],
+        "requests": [
+            golden(seq, message, encode_request(seq, message))
+            for seq, message in zip(numbers, requests, strict=True)
+        ],
+        "replies": [golden(reply.seq, reply, encode_reply(reply)) for reply in replies],
         "longest": {"payload": longest.hex(), "frame": frame(longest).hex()},
         "bad": [{"why": why, "frame": data.hex()} for why, data in bad.items()],
     }
