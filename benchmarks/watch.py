@@ -36,7 +36,7 @@ import numpy as np
 
 from benchmarks.tables import Table, put
 from edge_rjepa.cli import main as command
-from edge_rjepa.encoder.opened import learner_embedder, open_encoder
+from edge_rjepa.encoder.opener import learner_embedder, open_encoder
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Camera, Pinhole

@@ -13,7 +13,7 @@ from edge_rjepa.errors import RJepaError
 if TYPE_CHECKING:
     from edge_rjepa.encoder.export import export
     from edge_rjepa.encoder.frozen import FrozenEncoder
-    from edge_rjepa.encoder.opened import open_encoder
+    from edge_rjepa.encoder.opener import open_encoder
     from edge_rjepa.eye.config import GazeConfig, HeadConfig, RetinaConfig
     from edge_rjepa.eye.gaze import Gaze
     from edge_rjepa.eye.retina import Retina
@@ -57,7 +57,7 @@ _MODULES = {
     "Watch": "watch.novelty",
     "export": "encoder.export",
     "load_run": "run.run",
-    "open_encoder": "encoder.opened",
+    "open_encoder": "encoder.opener",
     "open_source": "sources",
 }
 

@@ -60,7 +60,7 @@ def add_to(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.cli import rig
-    from edge_rjepa.encoder.opened import open_encoder
+    from edge_rjepa.encoder.opener import open_encoder
     from edge_rjepa.sources import redacted
     from edge_rjepa.watch.alarms import AlarmFolder, Command
     from edge_rjepa.watch.novelty import Watch
@@ -120,7 +120,7 @@ def _configuration(options: argparse.Namespace, of_run):
 
 def _frames(source, head, config, ended):
     """Frames with something to see, each from where the head was; the head goes its round."""
-    from edge_rjepa.run.placed import HEAD_MOVING, PlacedFrames, allowed_rad
+    from edge_rjepa.run.usable_frames import HEAD_MOVING, PlacedFrames, allowed_rad
     from edge_rjepa.sources import SourceEnded
     from edge_rjepa.watch.patrol import Patrol
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from edge_rjepa.encoder.classify import nearest, ridge
-from edge_rjepa.encoder.opened import OpenedEncoder, open_encoder
+from edge_rjepa.encoder.opener import OpenedEncoder, open_encoder
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.eye.scan import FIXATIONS, Scan, scan
 from edge_rjepa.learner.rjepa import RJepa

@@ -4,7 +4,7 @@ Capture, learning and head each keep their own pace. A live source fills in the 
 out its newest frame only; a head is commanded and not waited for; learning takes as many
 fixations of a frame as there is time for.
 
-Gaze is planned with the head's angle at capture (placed.py), so that the efference copy tells what
+Gaze is planned with the head's angle at capture (usable_frames.py), so that the efference copy tells what
 was really travelled.
 """
 
@@ -25,7 +25,7 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.pace import Latency, Pace
-from edge_rjepa.run.placed import PlacedFrame, PlacedFrames, allowed_rad
+from edge_rjepa.run.usable_frames import PlacedFrame, PlacedFrames, allowed_rad
 from edge_rjepa.sources import Frame, FrameUse, Source
 
 WAIT_MS = 200.0  # for a frame: also how soon a signal is noticed while the camera is away

@@ -14,7 +14,7 @@ from edge_rjepa.sources.kinds import Options, find_kind, kind_of, meant_by, path
 
 if TYPE_CHECKING:
     from edge_rjepa.optics.camera import Lens
-    from edge_rjepa.sources.steered import Mount
+    from edge_rjepa.sources.steered_scene import Mount
 
 __all__ = [
     "Frame", "FrameUse", "Source", "SourceEnded", "absolute", "config_of", "find_kind",

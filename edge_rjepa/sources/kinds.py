@@ -21,7 +21,7 @@ from edge_rjepa.sources.config import CameraConfig
 if TYPE_CHECKING:
     from edge_rjepa.optics.camera import Lens
     from edge_rjepa.sources.frame import Source
-    from edge_rjepa.sources.steered import Mount
+    from edge_rjepa.sources.steered_scene import Mount
 
 EVERYWHERE_RAD = math.inf, math.inf
 SCENE_REACH_RAD = math.radians(14.0), math.radians(8.0)
@@ -87,7 +87,7 @@ KINDS = [
     Kind(
         name="scene",
         example="scene: (scikit-image's photographs before a simulated head), scene:DIR",
-        open=_of_module("steered", "open_scene"),
+        open=_of_module("steered_scene", "open_scene"),
         prefix="scene:",
         names_path=True,
         reach_rad=SCENE_REACH_RAD,

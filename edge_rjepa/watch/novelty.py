@@ -11,7 +11,7 @@ look before: what passes is as unlike itself as it is unlike the place. A direct
 score is the lowest of its last LOOKS scores, averaged with those of its neighbours.
 
 The threshold is one number, the false alarms an hour that are to be expected. The level that is
-passed once an hour follows from the highest persistent scores of the warm-up (tail.py), though that
+passed once an hour follows from the highest persistent scores of the warm-up (threshold.py), though that
 took only minutes. The threshold then stays; what is seen later gives a running estimate of how
 often it is passed with nothing new.
 """
@@ -31,7 +31,7 @@ from edge_rjepa.optics.camera import Camera
 from edge_rjepa.sources import Frame
 from edge_rjepa.watch.background import COVARIANCE_UNTIL, MIN_VISITS, BackgroundModel, Match
 from edge_rjepa.watch.directions import NEIGHBOURS, Directions
-from edge_rjepa.watch.tail import Tail
+from edge_rjepa.watch.threshold import Tail
 
 SWEEP_S = 0.4  # in which every direction in view is looked at once
 LOOKS = 3  # in a row that must be surprising

@@ -12,7 +12,7 @@ from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.classify import PENALTIES, nearest, ridge
 from edge_rjepa.encoder.export import export
-from edge_rjepa.encoder.opened import open_encoder
+from edge_rjepa.encoder.opener import open_encoder
 from edge_rjepa.encoder.probe import (
     ProbeError,
     _principal,

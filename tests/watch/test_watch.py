@@ -13,7 +13,7 @@ import pytest
 from calibration.angles import rays_of_angles
 from edge_rjepa.cli import main
 from edge_rjepa.encoder.export import export
-from edge_rjepa.encoder.opened import open_encoder
+from edge_rjepa.encoder.opener import open_encoder
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
@@ -25,7 +25,7 @@ from edge_rjepa.watch.alarms import AlarmFolder, Command
 from edge_rjepa.watch.directions import Directions, lattice
 from edge_rjepa.watch.novelty import Watch
 from edge_rjepa.watch.patrol import Patrol
-from edge_rjepa.watch.tail import BLOCK_S, MIN_BLOCKS, MIN_PER_HOUR, Tail
+from edge_rjepa.watch.threshold import BLOCK_S, MIN_BLOCKS, MIN_PER_HOUR, Tail
 
 PICTURES_A_SECOND = 10
 WARM_UP_S = 30.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_rjepa.sources import open_source, scene
-from edge_rjepa.sources.steered import SteeredScene
+from edge_rjepa.sources.steered_scene import SteeredScene
 from firmware_bridge.track import Pose
 from tests.optics.homography import homography
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_rjepa.eye.config import HeadConfig
-from edge_rjepa.run.placed import HEAD_MOVING, PlacedFrames, allowed_rad
+from edge_rjepa.run.usable_frames import HEAD_MOVING, PlacedFrames, allowed_rad
 from edge_rjepa.sources import Frame, SourceEnded
 from firmware_bridge.track import Pose
 
