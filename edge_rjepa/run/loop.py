@@ -4,8 +4,8 @@ Capture, learning and head each keep their own pace. A live source fills in the 
 out its newest frame only; a head is commanded and not waited for; learning takes as many
 fixations of a frame as there is time for.
 
-Gaze is planned with the head's angle at capture (usable_frames.py), so that the efference copy tells what
-was really travelled.
+Gaze is planned with the head's angle at capture (usable_frames.py), so that the efference copy
+tells what was really travelled.
 """
 
 from __future__ import annotations

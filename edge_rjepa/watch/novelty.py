@@ -11,8 +11,8 @@ look before: what passes is as unlike itself as it is unlike the place. A direct
 score is the lowest of its last LOOKS scores, averaged with those of its neighbours.
 
 The threshold is one number, the false alarms an hour that are to be expected. The level that is
-passed once an hour follows from the highest persistent scores of the warm-up (threshold.py), though that
-took only minutes. The threshold then stays; what is seen later gives a running estimate of how
+passed once an hour follows from the highest persistent scores of the warm-up (threshold.py), though
+that took only minutes. The threshold then stays; what is seen later gives a running estimate of how
 often it is passed with nothing new.
 """
 
