@@ -431,6 +431,7 @@ def test_a_video_that_ends_too_early_is_told(world, tmp_path, capsys):
     assert "give it longer, or less --warm-up" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "options", "told"),
     [
