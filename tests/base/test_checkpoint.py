@@ -400,6 +400,7 @@ def test_killed_at_every_step_the_newest_is_found_and_the_older_stay(path, keep)
     assert kills > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [2, 3])
 def test_what_was_fallen_back_to_survives_a_save_killed_at_any_step(path, keep):
     for step in itertools.count():

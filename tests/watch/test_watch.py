@@ -438,6 +438,7 @@ def test_a_video_that_ends_too_early_is_reported(world, tmp_path, capsys):
     assert "give it longer, or less --warm-up" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "options", "message"),
     [
