@@ -71,7 +71,7 @@ class PanTiltHead:
     Connects, and raises HeadError when nothing fit answers within connect_timeout_s. From then on
     no call but move_and_wait waits for the head: a thread of its own sends the newest command and
     asks the head 10 times a second how it is, 50 times while it moves. A line that is lost is
-    opened again for as long as it takes; `drain_events` tells.
+    opened again for as long as it takes; `drain_events` reports it.
 
     driver: as driver.py has it; nobody else may use it until close().
     aim: from a calibration; None for what servos of its kind usually do. Positive pan turns right,

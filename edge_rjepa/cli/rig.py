@@ -87,7 +87,7 @@ def with_calibration(config: RunConfig, path: Path | None) -> RunConfig:
 
 
 def with_view(config: RunConfig, fov_deg: float | None) -> RunConfig:
-    """The configuration with a camera this wide, if that is told."""
+    """The configuration with a camera this wide, if a width is given."""
     if fov_deg is None:
         return config
     camera = replace(config.camera, field_of_view_rad=math.radians(fov_deg))

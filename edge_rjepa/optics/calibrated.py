@@ -32,7 +32,7 @@ def head_options(found: Calibration) -> dict:
 
 
 def image_delay_s(found: Calibration) -> float:
-    """How much later a picture shows what the head was told; 0 if that was not measured."""
+    """How much later a picture shows what was commanded; 0 if that was not measured."""
     timing = found.head and found.head.result.timing
     return timing.delay_s + timing.lag_s if timing else 0.0
 

@@ -31,7 +31,8 @@ class PlacedFrame(NamedTuple):
 class PlacedFrames:
     """The frames of a source whose camera sits on `head`; None for the source's own, if it has one.
 
-    `drain_events` tells what happened to the source, to the head, and when pictures become usable.
+    `drain_events` reports what happened to the source, to the head, and when pictures become
+    usable.
     """
 
     def __init__(self, source: Source, head: Head | None, config: HeadConfig) -> None:

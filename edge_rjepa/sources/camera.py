@@ -55,9 +55,9 @@ class CameraSource:
     the way from the camera is not in it, nor, of network streams, that OpenCV decodes in grab().
 
     A camera that stalls, dies, repeats one picture or changes its size is opened again, for ever;
-    drain_events() tells, `faults` counts. A video device is found again under another number. Of
-    network streams other than Motion JPEG OpenCV itself scales pictures whose size changes without
-    the stream breaking off.
+    drain_events() reports it, `faults` counts it. A video device is found again under another
+    number. Of network streams other than Motion JPEG OpenCV itself scales pictures whose size
+    changes without the stream breaking off.
 
     Raises SourceError when it cannot be opened or gives no picture.
     """
