@@ -180,6 +180,7 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
     assert not (world / "x").exists() or not os.listdir(world / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["learn", "export", "probe", "report", "doctor", "check-gradients"]
 )
