@@ -75,6 +75,7 @@ def refusal(path) -> str:
     return message
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(tensors_strategy, json_strategy)
 def test_round_trip_bit_for_bit(tensors, metadata):
@@ -122,6 +123,7 @@ def test_dtypes_that_cannot_be_saved_are_refused(path, tensor):
     assert_same(checkpoint.load(path), TENSORS, METADATA)
 
 
+@pytest.mark.slow
 def test_truncation_at_any_byte_is_refused(path):
     checkpoint.save(path, TENSORS, METADATA)
     whole = path.read_bytes()

@@ -181,6 +181,7 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
     assert not (world / "x").exists() or not os.listdir(world / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [name.replace("_", "-") for name in COMMANDS])
 def test_help_has_an_example(tmp_path, command):
     done = edge_rjepa(tmp_path, command, "--help")

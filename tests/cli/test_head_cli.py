@@ -74,6 +74,7 @@ def test_move_turns_and_waits_and_says_where_it_ended(board):
     assert told(done)["pan_deg"] == pytest.approx(45.0) and "beyond its limits" in done.stderr
 
 
+@pytest.mark.slow
 def test_home_and_relax(board):
     told(run("move", "20", "0", at(board), "--json"))
     assert told(run("home", at(board), "--json"))["pan_deg"] == 0.0
@@ -245,6 +246,7 @@ class Terminal:
         return termios.tcgetattr(self.slave) == self.before
 
 
+@pytest.mark.slow
 def test_jog_turns_by_arrow_keys_and_shows_where(board):
     with Terminal(board) as terminal:
         terminal.press("right", "right", "up")
@@ -261,6 +263,7 @@ def test_jog_turns_by_arrow_keys_and_shows_where(board):
         assert terminal.is_as_before
 
 
+@pytest.mark.slow
 def test_jog_makes_a_limp_head_stiff_first(tmp_path):
     with CoreBoard(tmp_path) as board, Terminal(board) as terminal:
         terminal.wait_for("angles not known, torque off")

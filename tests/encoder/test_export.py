@@ -149,6 +149,7 @@ def test_file_follows_the_learner(tmp_path, few_steps, cell, memory_input, form)
     assert_follows(tmp_path / "encoder.onnx", learner, retina, n=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", range(150, 154))
 def test_surprise_is_measured_as_the_learner_measures_it_now(tmp_path, few_steps, blocks):
     """Learning factors its statistics every so many blocks only."""

@@ -64,6 +64,7 @@ def assert_same_plan(got, want):
 # --- any policy ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_policy
 def test_fixations_stay_in_the_picture_less_the_margin(policy):
     for plan in plans(gaze_of(policy, margin_px=20.0), moving_heads(100)):
@@ -92,6 +93,7 @@ def test_efference_is_saccade_and_gaze_across_frames_and_head_movements(policy):
     np.testing.assert_allclose(efference[:, 2:] * 0.7, gaze_rad[1:], atol=1e-6)
 
 
+@pytest.mark.slow
 @every_policy
 def test_efference_is_about_unit_size(policy):
     efference = np.vstack([p.efference for p in plans(gaze_of(policy), moving_heads(150))])
@@ -137,6 +139,7 @@ def live(gaze, frames, head=HERE, seed=0):
     return done, head
 
 
+@pytest.mark.slow
 @every_policy
 def test_resumes_bit_for_bit_from_json(policy):
     gaze = gaze_of(policy, 7)
@@ -196,6 +199,7 @@ def test_a_picture_smaller_than_the_margins_is_looked_at_in_the_middle(policy, s
     np.testing.assert_allclose(pixels[:, 0], 0.5 * (size[0] - 1))
 
 
+@pytest.mark.slow
 @every_policy
 @pytest.mark.parametrize("field_of_view_rad", [0.01, 0.1, 1.0, 2.0])
 def test_narrow_and_wide_cameras_are_looked_through_all_over(policy, field_of_view_rad):
@@ -607,6 +611,7 @@ def test_the_head_visits_all_that_it_can_reach(policy):
     assert sixths.min() > 0
 
 
+@pytest.mark.slow
 def test_the_head_does_not_jitter():
     """It gets where it set out for: far more ways in one direction than there and back."""
     wide = (-1.2, 1.2), (-0.5, 0.5)

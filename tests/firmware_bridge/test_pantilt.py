@@ -131,6 +131,7 @@ def test_it_is_driven_in_its_own_unit_within_its_own_limits(head, board):
         head.drive(math.nan, 1500.0)
 
 
+@pytest.mark.slow
 def test_home_hold_and_relax(head, board):
     head.move_and_wait(0.5, 0.5)
     head.home()
@@ -227,6 +228,7 @@ def test_many_threads_may_use_it_at_once(head, board):
 # Where it was
 
 
+@pytest.mark.slow
 def test_where_it_was_is_where_the_pulses_had_it(head, board):
     head.move_and_wait(-0.5, 0.3)
     begin_s = time.monotonic()
@@ -292,6 +294,7 @@ def test_it_comes_back_from_being_unplugged_under_another_name(head, board):
     assert head.state().faults["lost"] == 5
 
 
+@pytest.mark.slow
 def test_a_move_told_meanwhile_is_made_when_it_is_back(head, board):
     head.move_and_wait(0.4, 0.1)
     board.unplug()
@@ -338,6 +341,7 @@ def test_a_relaxed_head_stays_limp_through_all_that(head, board):
     assert head.wait().torque_off and board.pulses_us() is None
 
 
+@pytest.mark.slow
 def test_a_board_that_was_reset_is_told_again(head, board):
     head.move_and_wait(0.4, 0.1)
     head.drain_events()
@@ -349,6 +353,7 @@ def test_a_board_that_was_reset_is_told_again(head, board):
     assert board.pulses_us() == pytest.approx((PULSES.position(0.4), PULSES.position(0.1)), abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_board_that_stood_still_is_waited_for_and_makes_its_move_then(head, board):
     head.move_and_wait(0.4, 0.1)
     asked_s = time.monotonic()
@@ -362,6 +367,7 @@ def test_a_board_that_stood_still_is_waited_for_and_makes_its_move_then(head, bo
     assert state.pan_rad == pytest.approx(-0.4, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_program_that_stood_still_makes_its_move_when_it_goes_on(board):
     """The board has held meanwhile: nobody may believe that the move was made."""
     board.send_home()
@@ -424,6 +430,7 @@ def test_a_port_where_nobody_answers_is_told_with_the_cure():
     os.close(slave)
 
 
+@pytest.mark.slow
 def test_a_board_that_boots_for_long_is_waited_for(board):
     board.stop_for(1.5)
     with open_head(f"serial:{board.path}") as head:

@@ -84,6 +84,7 @@ def test_who_reads_all_gets_all_in_order_and_once(source, server):
     assert all(np.diff(numbers) >= np.diff(sequence))
 
 
+@pytest.mark.slow
 def test_who_reads_slowly_gets_fresh_pictures(source, server):
     frames, ages_s = [], []
     for _ in range(10):
@@ -189,6 +190,7 @@ def test_nothing_is_left_open(server):
         source.read_next(1000)
 
 
+@pytest.mark.slow
 def test_closing_in_the_middle_of_a_stall_takes_half_a_second(server):
     server.heal()
     source = open_source(server.url, camera=CONFIG)
@@ -219,6 +221,7 @@ def test_a_server_that_never_answers_is_given_up_within_the_time_limit(monkeypat
     until(lambda: not readers(), 2.0)
 
 
+@pytest.mark.slow
 def test_a_read_that_never_returns_hangs_nothing(monkeypatch, silent_server):
     """As with a driver that knows no time limits: the thread is left, and found again later."""
     monkeypatch.setattr(camera, "OPEN_TIMEOUT_MS", 2000)

@@ -203,6 +203,7 @@ def test_held_out_views_wander_within_the_limits(folder):
     assert len(set(heads)) == 80 / scene.FRAMES_A_MOVE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 1, 37, 298])
 def test_scene_resumes_bit_for_bit(folder, steps):
     """Also with the head under way when it was saved."""

@@ -181,6 +181,7 @@ def test_events_are_marked_where_they_were(run_dir):
     picture(run_dir)
 
 
+@pytest.mark.slow
 def test_rollbacks_are_marked_and_counted(run_dir):
     write_metrics(
         run_dir,
@@ -201,6 +202,7 @@ def test_half_written_lines_are_skipped(run_dir):
     picture(run_dir)
 
 
+@pytest.mark.slow
 def test_measurements_that_are_missing_or_not_finite_are_gaps(run_dir):
     write_metrics(
         run_dir,
