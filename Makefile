@@ -22,7 +22,7 @@ quick: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) -m "not (browser or chip or cuda or fuzz or slow)"
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
