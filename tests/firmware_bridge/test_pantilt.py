@@ -28,6 +28,8 @@ from firmware_bridge.ports import SerialPort
 from firmware_bridge.track import WAKE_S
 from tests.firmware_bridge.core_board import WATCHDOG, CoreBoard
 
+pytestmark = pytest.mark.slow  # a head moves in real time
+
 PATIENCE_S = 10.0  # with what should come about within moments
 
 

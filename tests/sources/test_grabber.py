@@ -11,6 +11,8 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import grabber
 from edge_rjepa.sources.grabber import Grabber, Stillness
 
+pytestmark = pytest.mark.slow  # threads wait in real time
+
 BREAK = object()  # what a connection is given to break off
 
 
