@@ -25,7 +25,7 @@ except ImportError:  # it is no dependency: without it its rows stay empty
     torch = None
 
 NO_TORCH = "PyTorch is not installed: pip install torch"
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPSILON = 0.0, 0.999, 1e-8
 WINDOW = 32  # fixations through which `TorchPeer.learn_one` goes back
 LAYERS = ("W_z", "W", "G_a", "G_b", "V_1", "V_2", "V_3")  # affine maps, the bias in the last column
 
@@ -258,7 +258,6 @@ class RtrlPeer:
     def __init__(self, config: RJepaConfig, weights: dict):
         self.config = config
         self._p = {name: array.astype(config.dtype) for name, array in weights.items()}
-        self._m1 = {name: np.zeros_like(array) for name, array in self._p.items()}
         self._m2 = {name: np.zeros_like(array) for name, array in self._p.items()}
         self._steps = 0
         self._statistics = Statistics(config)
@@ -344,11 +343,10 @@ class RtrlPeer:
         self._y = y + k * (c - y)
 
     def _adam(self, name, g, rate) -> None:
-        m1, m2 = self._m1[name], self._m2[name]
-        m1 += (1 - BETA1) * (g - m1)
+        m2 = self._m2[name]
         m2 += (1 - BETA2) * (g * g - m2)
         scale = np.sqrt(m2 / (1 - BETA2**self._steps)) + EPSILON
-        self._p[name] -= (rate / (1 - BETA1**self._steps)) * m1 / scale
+        self._p[name] -= rate * g / scale
 
 
 def with_one(v: np.ndarray) -> np.ndarray:

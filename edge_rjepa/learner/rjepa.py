@@ -28,7 +28,7 @@ from edge_rjepa.learner.engines import Engine, Learned, Step, open_engine
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.objective import precision, surprise
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam (Kingma & Ba, 2015)
+BETA2, EPSILON = 0.999, 1e-8  # Adam (Kingma & Ba, 2015) with beta_1 = 0: no first moment
 CHECKPOINT_KIND = "learner"
 
 
@@ -144,11 +144,10 @@ class RJepa:
     def _adam(self, rate: float) -> tuple[arrays.Adam, arrays.Adam]:
         """Adam's numbers for all weights but the encoder's, and for those."""
         number, largest, steps = self._number, self._largest, max(1, int(self._counts[1]))
-        bias1, bias2 = 1.0 - BETA1**steps, 1.0 - BETA2**steps
-        rest = number(1.0 - BETA1), number(1.0 - BETA2), number(1.0 / bias2), number(EPSILON)
+        rest = number(1.0 - BETA2), number(1.0 / (1.0 - BETA2**steps)), number(EPSILON)
         return (
-            arrays.Adam(number(min(rate / bias1, largest)), *rest),
-            arrays.Adam(number(min(rate * self.config.encoder_rate / bias1, largest)), *rest),
+            arrays.Adam(number(min(rate, largest)), *rest),
+            arrays.Adam(number(min(rate * self.config.encoder_rate, largest)), *rest),
         )
 
     def warm_up(self) -> None:

@@ -100,7 +100,7 @@ class Engine(Protocol):
     def arrays(self, i: int = 0, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """All that changes of the i-th stream, or what `names` names: host arrays to read from.
 
-        weights, adam.m1, adam.m2, gradient (n,) flat as in `Weights`; traces.E (m, G, n_h, n_u),
+        weights, adam.m2, gradient (n,) flat as in `Weights`; traces.E (m, G, n_h, n_u),
         traces.e_lam (L, m, n_h); past.x (f+1,), past.z (n_z,), past.y (m, n_h);
         statistics.fixations (1,) int64, .mu (n_z,), .S_z, .S_e, .factor_z, .factor_e (n_z, n_z)
         lower Cholesky factors, what is above their diagonal says nothing, .moved (1,) float64. In
@@ -189,7 +189,7 @@ def _block_s(engine: Engine, config: RJepaConfig, cell: Cell, fixations: int) ->
         return rng.normal(size=shape).astype(config.dtype)
 
     weights = normal(count_weights(config, cell)) / math.sqrt(config.n_hidden)
-    still = Adam(*map(number, (0.0, 0.1, 1e-3, 1.0, 1e-8)))
+    still = Adam(*map(number, (0.0, 1e-3, 1.0, 1e-8)))
     block = normal(fixations, config.n_features), normal(fixations, config.n_efference)
     steps = [Step(*block, still, still, STEP)] * engine.streams
     with contextlib.closing(engine):

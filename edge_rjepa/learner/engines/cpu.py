@@ -93,9 +93,9 @@ class Stream:
 
     def __init__(self, config: RJepaConfig, cell: Cell):
         self.config, self.cell = config, cell
-        weights = (arrays.zero_weights(config, cell, i) for i in range(4))
-        self.weights, self.total, self.m1, self.m2 = weights
-        self.gradient = arrays.shared_weights(config, cell, 4)
+        weights = (arrays.zero_weights(config, cell, i) for i in range(3))
+        self.weights, self.total, self.m2 = weights
+        self.gradient = arrays.shared_weights(config, cell, 3)
         self.traces = arrays.zero_traces(config, cell)
         self.workspace = arrays.zero_workspace(config, cell)
         self.statistics = PredictiveInformation(
@@ -155,7 +155,7 @@ class Stream:
     def descent(self, step: Step) -> arrays.Descent:
         """How the weights take the block's gradient."""
         return arrays.Descent(
-            self.gradient, self.weights, self.total, self.m1, self.m2,
+            self.gradient, self.weights, self.total, self.m2,
             step.adam, step.adam_encoder, step.mode,
         )  # fmt: skip
 
@@ -178,7 +178,6 @@ class Stream:
         ws = self.workspace
         return {
             "weights": self.weights.flat,
-            "adam.m1": self.m1.flat,
             "adam.m2": self.m2.flat,
             "gradient": self.total.flat,
             "traces.E": self.traces.E,
@@ -193,7 +192,7 @@ class Stream:
     def nbytes(self) -> int:
         """Bytes of every array."""
         groups = (
-            [w.flat for w in (self.weights, self.gradient, self.total, self.m1, self.m2)],
+            [w.flat for w in (self.weights, self.gradient, self.total, self.m2)],
             self.traces,
             vars(self.workspace).values(),
             self.statistics.buffers(),

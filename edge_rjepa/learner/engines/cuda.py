@@ -27,10 +27,10 @@ from edge_rjepa.learner.kernels.cuda.tiles import TILES
 from edge_rjepa.learner.network import WEIGHTS, count_weights, weight_shapes
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate
 
-STILL = Adam(*(np.float32(0.0),) * 5)
+STILL = Adam(*(np.float32(0.0),) * 4)
 
 NAMES = (  # of `Engine.arrays`, in its order
-    "weights", "adam.m1", "adam.m2", "gradient", "traces.E", "traces.e_lam",
+    "weights", "adam.m2", "gradient", "traces.E", "traces.e_lam",
     "past.x", "past.z", "past.y",
     "statistics.fixations", "statistics.mu", "statistics.S_z", "statistics.S_e",
     "statistics.factor_z", "statistics.factor_e", "statistics.moved",
@@ -99,15 +99,15 @@ class Memory:
         self.queue = cuda.stream()
         self.reported = cuda.event()
         self.nbytes = 0
-        self.weights, self.total, self.m1, self.m2 = (
-            arrays.weights(config, cell, streams, self._zeros) for _ in range(4)
+        self.weights, self.total, self.m2 = (
+            arrays.weights(config, cell, streams, self._zeros) for _ in range(3)
         )
         self.traces = arrays.traces(config, cell, streams, self._zeros)
         self.workspace = arrays.workspace(config, cell, streams, self._zeros)
         self.statistics = arrays.statistics(config, streams, self._zeros)
         table = arrays.descent_table(self.weights, self.workspace, self.tiles)
         self.descent = kernels.Descent(
-            self.weights, self.total, self.m1, self.m2, cuda.to_device(table), int(table[-1, 0])
+            self.weights, self.total, self.m2, cuda.to_device(table), int(table[-1, 0])
         )
         row = arrays.NUMBERS + config.max_block * (config.n_features + config.n_efference)
         self.inbox = self._zeros((streams * row,), self.dtype)
@@ -372,7 +372,7 @@ class CudaEngine:
         ws, known = m.workspace, m.statistics
         n_weights, of_W = count_weights(m.config, m.cell), weight_shapes(m.config, m.cell)["W"]
         groups = {
-            "weights": m.weights, "adam.m1": m.m1, "adam.m2": m.m2, "gradient": m.total,
+            "weights": m.weights, "adam.m2": m.m2, "gradient": m.total,
         }  # fmt: skip
         one = {
             "past.x": ws.x[b, last], "past.z": ws.z[b, last], "past.y": ws.y[b, last],

@@ -24,12 +24,11 @@ STEP, GATHER, STEP_GATHERED = 0, 1, 2
 
 
 class Adam(NamedTuple):
-    """Adam's numbers for one step, in the dtype of the weights."""
+    """Adam's numbers for one step, in the dtype of the weights; it keeps no first moment."""
 
-    rate: np.floating  # learning rate / (1 - beta1^t)
-    blend1: np.floating  # 1 - beta1
-    blend2: np.floating  # 1 - beta2
-    correction2: np.floating  # 1 / (1 - beta2^t)
+    rate: np.floating
+    blend: np.floating  # 1 - beta2
+    correction: np.floating  # 1 / (1 - beta2^t)
     epsilon: np.floating
 
 
@@ -39,8 +38,7 @@ class Descent(NamedTuple):
     gradient: Weights  # of one matrix after the other: they share the memory
     weights: Weights
     total: Weights  # gradients of the blocks since the last step
-    m1: Weights  # Adam's moments
-    m2: Weights
+    m2: Weights  # Adam's second moment: running means of squared gradients
     adam: Adam
     adam_encoder: Adam  # for the encoder's matrices
     mode: int

@@ -64,7 +64,7 @@ def signatures(config: RJepaConfig) -> tuple[types.SimpleNamespace, dict[str, tu
     tiles = GPU.fitting(cell.n_state, config.dtype)
     built = kernels.compiled.__wrapped__(cell, config.dtype, tiles)
     at = Recorded(built, tiles, 0, 2, 16, None)
-    p, total, m1, m2 = (arrays.weights(config, cell, 2, np.zeros) for _ in range(4))
+    p, total, m2 = (arrays.weights(config, cell, 2, np.zeros) for _ in range(3))
     traces = arrays.traces(config, cell, 2, np.zeros)
     ws = arrays.workspace(config, cell, 2, np.zeros)
     known = arrays.statistics(config, 2, np.zeros)
@@ -75,7 +75,7 @@ def signatures(config: RJepaConfig) -> tuple[types.SimpleNamespace, dict[str, tu
     kernels.observe(ws, known, at)
     kernels.renew(ws, known, number(1.0), at)
     kernels.predictor_backward(p, ws, at)
-    kernels.update(ws, traces, kernels.Descent(p, total, m1, m2, table, 1), at)
+    kernels.update(ws, traces, kernels.Descent(p, total, m2, table, 1), at)
     kernels.forget(ws, traces, True, at)
     assert seen.keys() == vars(built).keys(), seen.keys() ^ vars(built).keys()
     return built, seen

@@ -71,7 +71,7 @@ def is_the_cpu_s(config, lengths):
         # moments that are not zero, or Adam would make a whole step of a gradient's last bit
         engine.set({"weights": weights, "adam.m2": weights**2 + 1.0})
     number = np.dtype(config.dtype).type
-    adam, adam_encoder = (Adam(*map(number, (rate, 0.1, 1e-3, 1.5, 1e-8))) for rate in (1e-2, 3e-3))
+    adam, adam_encoder = (Adam(*map(number, (rate, 1e-3, 1.5, 1e-8))) for rate in (1e-2, 3e-3))
     widths = config.n_features, config.n_efference
     for i, K in enumerate(lengths):
         block = [rng.normal(size=(K, width)).astype(config.dtype) for width in widths]

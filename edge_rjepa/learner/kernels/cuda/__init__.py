@@ -175,7 +175,6 @@ class Descent(NamedTuple):
 
     weights: Weights
     total: Weights
-    m1: Weights
     m2: Weights
     table: Any
     tiles_of_matrices: int
@@ -183,20 +182,20 @@ class Descent(NamedTuple):
 
 def update(ws: Workspace, traces: Traces, descent: Descent, at: Block) -> None:
     """Every weight takes its gradient, as the stream's numbers say, and the traces move on."""
-    p, total, m1, m2, table, tiles_of_matrices = descent
+    p, total, m2, table, tiles_of_matrices = descent
     n_h = p.lam.shape[2]
     at.launch_loop(
         "coefficients", n_h, at.K, ws.J, ws.B, ws.D, ws.delta, ws.beta, ws.gamma, ws.alpha, ws.T,
-        traces.e_lam, p.lam, total.lam, m1.lam, m2.lam, ws.numbers,
+        traces.e_lam, p.lam, total.lam, m2.lam, ws.numbers,
     )  # fmt: skip
     grid = (
         count(p.W.shape[2], at.tiles.update_columns), count(p.W.shape[1], at.tiles.update_rows)
     )  # fmt: skip
     at.launch(
-        "recur", grid, at.tiles.update_threads, at.K, p.W, total.W, m1.W, m2.W, traces.E,
+        "recur", grid, at.tiles.update_threads, at.K, p.W, total.W, m2.W, traces.E,
         ws.beta, ws.gamma, ws.u, ws.alpha, ws.T, ws.numbers,
     )  # fmt: skip
     at.launch(
         "descend", (tiles_of_matrices,), at.tiles.update_threads, at.K, table,
-        p.flat, total.flat, m1.flat, m2.flat, ws.flat, ws.numbers,
+        p.flat, total.flat, m2.flat, ws.flat, ws.numbers,
     )  # fmt: skip

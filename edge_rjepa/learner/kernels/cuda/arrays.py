@@ -22,12 +22,12 @@ from edge_rjepa.learner.network import Activations, Shape, Traces, Weights
 Allocate = Callable[[tuple[int, ...], np.dtype], Any]  # zeros of a shape and dtype
 
 # What the host tells the kernels of a block, a number each, ahead of features and efference copies.
-ADAM, ADAM_ENCODER = 0, 5  # five numbers each, as in kernels/arrays.py
-MODE = 10  # STEP, GATHER, STEP_GATHERED
-LAST = 11  # row of x, z and y that holds the fixation before the block
-RATE, KEEP, WEIGHT, MEAN_WEIGHT = 12, 13, 14, 15  # of the statistics: r, 1 - r, r / K, r r
-RENEW = 16  # 1 where the statistics are to be factored after the block
-NUMBERS = 17
+ADAM, ADAM_ENCODER = 0, 4  # four numbers each, as in kernels/arrays.py
+MODE = 8  # STEP, GATHER, STEP_GATHERED
+LAST = 9  # row of x, z and y that holds the fixation before the block
+RATE, KEEP, WEIGHT, MEAN_WEIGHT = 10, 11, 12, 13  # of the statistics: r, 1 - r, r / K, r r
+RENEW = 14  # 1 where the statistics are to be factored after the block
+NUMBERS = 15
 
 ALIGNED = 64  # numbers
 

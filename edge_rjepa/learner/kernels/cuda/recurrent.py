@@ -89,7 +89,7 @@ def scan(first, K, numbers, s, lam, y, J, B, D, c):
 
 @kernel
 def coefficients(
-    first, K, J, B, D, delta, beta, gamma, alpha, transition, e_lam, lam, total, m1, m2, numbers
+    first, K, J, B, D, delta, beta, gamma, alpha, transition, e_lam, lam, total, m2, numbers
 ):
     """alpha, beta, gamma, the block's transition T; the local parameters and their traces move.
 
@@ -162,12 +162,11 @@ def coefficients(
                 g += total[b, i, j]
                 total[b, i, j] = NUMBER(0) if mode == STEP_GATHERED else g
             if mode != GATHER:
-                w, first_moment, second_moment = adam(
-                    g, lam[b, i, j], m1[b, i, j], m2[b, i, j],
+                lam[b, i, j], m2[b, i, j] = adam(
+                    g, lam[b, i, j], m2[b, i, j],
                     numbers[b, ADAM], numbers[b, ADAM + 1], numbers[b, ADAM + 2],
-                    numbers[b, ADAM + 3], numbers[b, ADAM + 4],
+                    numbers[b, ADAM + 3],
                 )  # fmt: skip
-                lam[b, i, j], m1[b, i, j], m2[b, i, j] = w, first_moment, second_moment
 
 
 @kernel
