@@ -15,7 +15,12 @@ from edge_rjepa import RJepaConfig
 from edge_rjepa.base.jit import jit
 from edge_rjepa.learner.cells import find
 from edge_rjepa.learner.kernels import cpu as kernels
-from edge_rjepa.learner.network import LAYERS, WITHOUT_PAST, count_weights, weight_shapes
+from edge_rjepa.learner.network import (
+    count_weights,
+    layers,
+    layers_without_past,
+    weight_shapes,
+)
 from edge_rjepa.learner.objective import RENEW_AFTER
 
 FORWARD, BACKWARD, GRADIENT = "x W'", "d W", "d' x"
@@ -55,8 +60,8 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
     def product(part: str, name: str, kind: str, rows: int = K) -> Product:
         return Product(part, name, kind, rows, *shapes[name])
 
-    listed = [product(layer.part, layer.matrix, FORWARD) for layer in LAYERS]
-    for layer in reversed(WITHOUT_PAST):
+    listed = [product(layer.part, layer.matrix, FORWARD) for layer in layers(config)]
+    for layer in reversed(layers_without_past(config)):
         if layer.passes_back:
             listed.append(product("backward", layer.matrix, BACKWARD))
         listed.append(product("backward", layer.matrix, GRADIENT, K + layer.encoder))

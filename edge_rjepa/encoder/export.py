@@ -191,7 +191,7 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
     graph = Graph()
 
     features = _features(graph, retina, config.n_features, batch)
-    z = tanh(_affine("W_z", weights["W_z"], (features, config.n_features)))
+    z = _embedding(weights, features)
     graph.output(EMBEDDING, _by_sequence(z, batch, n_z), [*batch, n_z], "of what is seen, -1..1")
     if form == PATCHES:
         return graph.model(FORMAT, __version__)
@@ -217,6 +217,15 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
     graph.output(PREDICTION, z_hat, [*batch, n_z], "of embedding, before window was seen")
     graph.output(SURPRISE, reshape(surprise, -1, *batch[1:]), batch, "nats, 0 and more")
     return graph.model(FORMAT, __version__)
+
+
+def _embedding(weights: dict, features: Tensor) -> Tensor:
+    """z (rows, n_z) of features (rows, f)."""
+    for name in ("W_x", "W_z"):
+        matrix = weights[name]
+        if matrix.size:
+            features = tanh(_affine(name, matrix, (features, matrix.shape[1] - 1)))
+    return features
 
 
 def _features(graph: Graph, retina: Retina | None, n_features: int, batch: list) -> Tensor:

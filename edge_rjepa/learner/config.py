@@ -19,6 +19,7 @@ class RJepaConfig:
     n_efference: int = 4  # A: saccade and gaze
     cell: str = "gated"
     memory_input: str = "embedding"  # the recurrent layer reads the embedding, or the features
+    n_encoder_hidden: int = 0  # n_e: tanh units between features and embedding; 0: none
     n_embedding: int = 128  # n_z
     n_hidden: int = 256  # n_h
     n_predictor: int = 256  # n_p
@@ -40,6 +41,7 @@ class RJepaConfig:
             "max_block",
         ):  # fmt: skip
             check_whole(self, name, 1)
+        check_whole(self, "n_encoder_hidden", 0)
         check_whole(self, "n_embedding", 2)
         for name in ("noise_floor", "statistics_fixations", "anneal_fixations"):
             check_number(self, name, above=0.0)

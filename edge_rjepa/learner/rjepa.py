@@ -1,6 +1,7 @@
 """The learner: a recurrent joint embedding predictive network that learns as it sees.
 
-    z_t    = tanh(W_z [x_t; 1])                        embedding of fixation t
+    z_t    = tanh(W_z [x_t; 1])                        embedding of fixation t; with a hidden layer
+                                                       tanh(W_x [x_t; 1]) takes the place of x_t
     u_t    = [z_t; a_t; 1]                             (or [x_t; a_t; 1], `memory_input`)
     y_t    = F(y_{t-1}; W u_t; lambda)                 recurrent layer, unit by unit (cells.py)
     zhat_t = P([h_{t-1}; z_{t-1}], a_t)                prediction from the past and the saccade
@@ -178,9 +179,15 @@ class RJepa:
 
         An embedding needs no past, so any thread may call it, whatever the learner does.
         """
-        weights = self.parameters()["W_z"]
-        matrix, constant = weights[:, :-1].T, weights[:, -1]
-        return lambda features: np.tanh(features @ matrix + constant)
+        weights = self.parameters()
+        layers = [weights[name] for name in ("W_x", "W_z") if weights[name].size]
+
+        def encode(features: np.ndarray) -> np.ndarray:
+            for matrix in layers:
+                features = np.tanh(features @ matrix[:, :-1].T + matrix[:, -1])
+            return features
+
+        return encode
 
     def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:
         """How unusual errors z - z_hat (N, n_z) are: 1/2 e' P_e e, (N,) float64 in nats."""

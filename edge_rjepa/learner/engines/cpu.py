@@ -129,7 +129,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget the past."""
-        for rows in (self.workspace.x, self.workspace.z, self.workspace.y):
+        for rows in self._rows_before(self.workspace):
             rows[0] = 0
         self._forget_traces()
 
@@ -165,9 +165,13 @@ class Stream:
 
     def _carry(self, ws: arrays.Workspace) -> None:
         """The block's last fixation becomes the one before the next block."""
-        ws.x[0] = ws.x[-1]
-        ws.z[0] = ws.z[-1]
-        ws.y[0] = ws.y[-1]
+        for rows in self._rows_before(ws):
+            rows[0] = rows[-1]
+
+    @staticmethod
+    def _rows_before(ws: arrays.Workspace) -> tuple[np.ndarray, ...]:
+        """The arrays whose row 0 is of the fixation before the block."""
+        return ws.x, ws.hidden, ws.z, ws.y
 
     def _forget_traces(self) -> None:
         for trace in self.traces:
@@ -183,6 +187,7 @@ class Stream:
             "traces.E": self.traces.E,
             "traces.e_lam": self.traces.e_lam,
             "past.x": ws.x[0],
+            "past.hidden": ws.hidden[0],
             "past.z": ws.z[0],
             "past.y": ws.y[0],
             **{f"statistics.{k}": v for k, v in self.statistics.arrays().items()},

@@ -53,6 +53,8 @@ class Workspace(Activations):
     d_q: Annotated[Array, "K n_p"]
     d_c: Annotated[Array, "K n_c"]
     d_gain: Annotated[Array, "K n_g+1"]
+    d_hidden: Annotated[Array, "K+1 n_e+1"]
+    scratch_hidden: Annotated[Array, "K+1 n_e"]
     scratch_gain: Annotated[Array, "K n_g"]
     scratch_p: Annotated[Array, "K n_p"]
     beta: Annotated[Array, "K G n_h"]
@@ -104,7 +106,7 @@ def zero_workspace(config: RJepaConfig, cell: Cell) -> Workspace:
     """A workspace for blocks of up to `config.max_block` fixations, its constant 1s in place."""
     arrays = _zeros(Workspace, config, cell)
     for name in network.END_WITH_1:
-        arrays[name][int(name == "x") :, -1] = 1
+        arrays[name][network.first_row_with_1(name) :, -1] = 1
     return Workspace(**arrays, reads=np.array(cell.reads))
 
 

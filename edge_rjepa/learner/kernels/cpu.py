@@ -134,9 +134,16 @@ def tanh_rows(a):
 
 
 def encode(p, ws, remember_features):
-    """z = tanh(W_z [x; 1]), the input u = [z or x; a; 1] and its projections s = W u."""
-    x, z = ws.x[1:], ws.z[1:]
-    product(x, p.W_z.T, z)
+    """z = tanh(W_z [x; 1]), the input u = [z or x; a; 1] and its projections s = W u.
+
+    With a hidden layer z = tanh(W_z [hidden; 1]), hidden = tanh(W_x [x; 1]).
+    """
+    x, z, encoded = ws.x[1:], ws.z[1:], ws.x[1:]
+    if len(p.W_x):
+        hidden, encoded = ws.scratch_hidden[1:], ws.hidden[1:]
+        product(x, p.W_x.T, hidden)
+        tanh_into(hidden, encoded)
+    product(encoded, p.W_z.T, z)
     tanh_rows(z)
     n_memory = ws.u.shape[1] - ws.a.shape[1]
     ws.u[:, :n_memory] = x[:, :n_memory] if remember_features else z
@@ -299,7 +306,13 @@ def predictor_backward(p, ws, descent):
         at += n_hidden
     add_columns(ws.d_c, at, ws.d_z[:-1])  # NumPy's += would take a buffer
     through_tanh(ws.d_z, ws.z, ws.d_z)
-    learn("W_z", ws.d_z, ws.x)
+    if len(p.W_x):
+        product(ws.d_z, p.W_z, ws.d_hidden)
+        learn("W_z", ws.d_z, ws.hidden)
+        through_tanh(ws.d_hidden, ws.hidden, ws.scratch_hidden)
+        learn("W_x", ws.scratch_hidden, ws.x)
+    else:
+        learn("W_z", ws.d_z, ws.x)
 
 
 @jit

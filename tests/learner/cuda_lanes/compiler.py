@@ -68,7 +68,7 @@ def signatures(config: RJepaConfig) -> tuple[types.SimpleNamespace, dict[str, tu
     traces = arrays.traces(config, cell, 2, np.zeros)
     ws = arrays.workspace(config, cell, 2, np.zeros)
     known = arrays.statistics(config, 2, np.zeros)
-    table = arrays.descent_table(p, ws, tiles)
+    table = arrays.descent_table(config, p, ws, tiles)
     kernels.forward(p, ws, np.zeros(1, number), True, at)
     kernels.predict(p, ws, known.mu, at)
     kernels.loss(ws, known, at)

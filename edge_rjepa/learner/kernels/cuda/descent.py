@@ -1,9 +1,10 @@
 """Gradient and Adam in one pass over the weights: a gradient never goes to memory but to be summed.
 
 A thread owns EACH x COLUMNS weights, LANES columns apart, and asks for all that belongs to them
-(weight, second moment, traces) before it sums over the fixations: those loads are under way together
-and hide behind the sums. Rows of the inputs come to shared memory CHUNK fixations at a time, the
-coefficients of a row are the same number for a whole warp. Sums run over fixations in order.
+(weight, second moment, traces) before it sums over the fixations: those loads are under way
+together and hide behind the sums. Rows of the inputs come to shared memory CHUNK fixations at a
+time, the coefficients of a row are the same number for a whole warp. Sums run over fixations in
+order.
 """
 
 from __future__ import annotations
