@@ -1,14 +1,16 @@
-"""The frozen encoder as an ONNX file, in one of three forms; docs/encoder.md is for deployers.
+"""The frozen encoder as an ONNX file, in one of four forms; docs/encoder.md is for deployers.
 
     patches     window -> embedding: what one patch looks like, without a past
     step        one fixation a call, the state handed in and out
     sequence    T fixations a call, in order
+    descriptor  picture -> description: the scan of describe.py is inside
 
     window (N, 64, 64, 3) uint8 BGR, or features (N, f)       what is seen
     efference (N, A)                                          how gaze came there
     state (N, m, n_h), embedding_before (N, n_z)              the past; zeros at the start
         ->
     embedding z (N, n_z), memory h (N, n_r), next_state (N, m, n_h)
+    whitened (N, n_z)     the embedding, centred and whitened by RJepa.whitening
     prediction (N, n_z)   of this embedding, from the past and the efference copy alone
     surprise (N,)         1/2 e' P_e e in nats, e = z - prediction; P_e as learning left it
 
@@ -34,7 +36,10 @@ from onnx import TensorProto, helper
 from edge_rjepa._version import __version__
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
+from edge_rjepa.encoder.describe import scan_to_describe
 from edge_rjepa.encoder.names import (
+    DESCRIPTION,
+    DESCRIPTOR,
     EFFERENCE,
     EMBEDDING,
     EMBEDDING_BEFORE,
@@ -44,12 +49,14 @@ from edge_rjepa.encoder.names import (
     MEMORY,
     NEXT_STATE,
     PATCHES,
+    PICTURE,
     PREDICTION,
     SEQUENCE,
     STATE,
     STEP,
     SURPRISE,
     VERSION,
+    WHITENED,
     WINDOW,
 )
 from edge_rjepa.encoder.onnx_graph import (
@@ -66,7 +73,13 @@ from edge_rjepa.encoder.onnx_graph import (
     tanh,
     tensor,
 )
-from edge_rjepa.encoder.parity import TOLERANCE, ParityReport, check_parity, one_line
+from edge_rjepa.encoder.parity import (
+    TOLERANCE,
+    ParityReport,
+    check_descriptions,
+    check_parity,
+    one_line,
+)
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.retina import Bank, Retina
@@ -76,6 +89,7 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.patches import Patches
 
 SEQUENCE_FIXATIONS = 16
+PICTURE_PX = (320, 240)  # of the usual camera
 
 
 def export(
@@ -85,6 +99,7 @@ def export(
     *,
     form: str = STEP,
     fixations: int = SEQUENCE_FIXATIONS,
+    picture_px: tuple[int, int] = PICTURE_PX,
     gaze: GazeConfig | None = None,
     patches: Patches | None = None,
     licence: str = "not stated",
@@ -93,10 +108,11 @@ def export(
     """Write the learner's frozen encoder to `path` as ONNX, once both are shown to agree.
 
     retina: what turns windows into features inside the graph; None for a graph that takes features.
-    form, fixations: see the top of this file; fixations is T of a sequence. gaze: what made the
-    efference copies, for their units in the file's metadata. patches: real ones to compare on,
-    beside random ones. licence: of the weights. metadata: more to keep there, strings or what JSON
-    can hold; what is written there anyway wins. The learner is left as it is.
+    form, fixations: see the top of this file; fixations is T of a sequence. picture_px: width and
+    height of a camera's pictures, for a descriptor, which takes them as describe.py scans them.
+    gaze: what made the efference copies, for their units in the file's metadata. patches: real ones
+    to compare on, beside random ones. licence: of the weights. metadata: more to keep there,
+    strings or what JSON can hold; what is written there anyway wins. The learner is left as it is.
 
     Raises ExportError, with what was at `path` before untouched, when retina, gaze or patches do
     not fit the learner, its cell cannot be written as ONNX, a reader comes out further from it
@@ -104,8 +120,12 @@ def export(
     """
     _check(learner, retina, gaze, patches, form, fixations)
     fixations = fixations if form == SEQUENCE else 1
-    model = _model(learner, retina, form, fixations)
-    report = check_parity(model, form, fixations, learner, retina, patches)
+    if form == DESCRIPTOR and retina is not None:
+        model = _descriptor(learner, retina, picture_px)
+        report = check_descriptions(model, learner, retina)
+    else:
+        model = _model(learner, retina, form, fixations)
+        report = check_parity(model, form, fixations, learner, retina, patches)
     for check in report.checks:
         if check.differences and not check.ok:
             name, error = max(check.differences.items(), key=lambda item: item[1])
@@ -140,6 +160,8 @@ def _check(
     config = learner.config
     if form not in FORMS:
         raise ExportError(f"form '{form}' is unknown: choose one of {', '.join(FORMS)}")
+    if form == DESCRIPTOR and retina is None:
+        raise ExportError("a descriptor looks at pictures: export it with its retina")
     if form == SEQUENCE and not 2 <= fixations <= 256:
         raise ExportError(
             f"a sequence of {fixations} fixations: give 2 to 256, or export the form '{STEP}'"
@@ -183,6 +205,30 @@ def _check_patches(patches: Patches, config: RJepaConfig, retina: Retina | None)
 # sequence's T in order.
 
 
+def _descriptor(learner: RJepa, retina: Retina, picture_px: tuple[int, int]) -> onnx.ModelProto:
+    """From a picture of this width and height, or rather as it is scanned, to its description."""
+    width, height = picture_px
+    seen = scan_to_describe(np.zeros((height, width, 3), np.uint8))
+    graph, side, n_z = Graph(), retina.config.window_px, learner.config.n_embedding
+    shape = list(seen.image.shape)
+    doc = f"BGR, enlarged or reduced to {shape[1]} x {shape[0]} px"
+    picture = graph.input(PICTURE, ["N", *shape], doc, TensorProto.UINT8)
+    picture = node("Cast", picture, to=TensorProto.FLOAT)
+    windows = []
+    for left, top in retina.corners(seen.image, seen.pixels):
+        rows, columns = (  # beyond its border the picture is continued with the border's pixels
+            integers(*np.clip(np.arange(start, start + side), 0, end - 1))
+            for start, end in zip((top, left), shape[:2], strict=True)
+        )
+        windows.append(node("Gather", node("Gather", picture, rows, axis=1), columns, axis=2))
+    features = _retina(retina, reshape(concat(*windows), -1, side, side, 3))
+    white = _whitened(learner, _embedding(learner.parameters(), features))
+    mean = node("ReduceMean", reshape(white, -1, len(windows), n_z), axes=[1], keepdims=0)
+    length = node("Sqrt", linear(mean * mean, np.ones((1, n_z))))
+    graph.output(DESCRIPTION, mean / length, ["N", n_z], "of length 1: its likeness is a product")
+    return graph.model(FORMAT, __version__)
+
+
 def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.ModelProto:
     config, cell, weights = learner.config, learner.cell, learner.parameters()
     n_z, n_h, A = config.n_embedding, config.n_hidden, config.n_efference
@@ -193,6 +239,8 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
     features = _features(graph, retina, config.n_features, batch)
     z = _embedding(weights, features)
     graph.output(EMBEDDING, _by_sequence(z, batch, n_z), [*batch, n_z], "of what is seen, -1..1")
+    white = _by_sequence(_whitened(learner, z), batch, n_z)
+    graph.output(WHITENED, white, [*batch, n_z], "embedding, centred and whitened; see describe")
     if form == PATCHES:
         return graph.model(FORMAT, __version__)
 
@@ -226,6 +274,12 @@ def _embedding(weights: dict, features: Tensor) -> Tensor:
         if matrix.size:
             features = tanh(_affine(name, matrix, (features, matrix.shape[1] - 1)))
     return features
+
+
+def _whitened(learner: RJepa, z: Tensor) -> Tensor:
+    """Embeddings (rows, n_z), centred and whitened."""
+    matrix, mean = learner.whitening()
+    return linear(z - mean, matrix)
 
 
 def _features(graph: Graph, retina: Retina | None, n_features: int, batch: list) -> Tensor:

@@ -114,7 +114,7 @@ class Retina:
         Raises InputError for any other image, pixels or out.
         """
         image = _checked_image(image)
-        corners = self._corners(image, pixels)
+        corners = self.corners(image, pixels)
         out = _checked_out(out, (len(corners), self.n_features))
         config = self.config
         pooled = np.empty((len(corners), self.banks[-1].pooled.stop), np.float32)
@@ -132,7 +132,7 @@ class Retina:
     def windows(self, image, pixels) -> np.ndarray:
         """The windows (K, window_px, window_px, 3) uint8 that __call__ looks at."""
         image = _checked_image(image)
-        corners = self._corners(image, pixels)
+        corners = self.corners(image, pixels)
         side = np.arange(self.config.window_px)
         columns = np.clip(corners[:, :1] + side, 0, image.shape[1] - 1)
         rows = np.clip(corners[:, 1:] + side, 0, image.shape[0] - 1)
@@ -169,7 +169,7 @@ class Retina:
         contrast[:] = (contrast - self.contrast_centre) / self.contrast_spread
         return out
 
-    def _corners(self, image: np.ndarray, pixels) -> np.ndarray:
+    def corners(self, image: np.ndarray, pixels) -> np.ndarray:
         """Top left pixel (K, 2) int64 (x, y) of the windows about the gaze pixels."""
         pixels = np.asarray(pixels)
         if pixels.dtype.kind not in "fiu" or pixels.shape[1:] != (2,) or not len(pixels):

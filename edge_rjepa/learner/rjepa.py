@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
@@ -188,6 +189,18 @@ class RJepa:
             return features
 
         return encode
+
+    def whitening(self) -> tuple[np.ndarray, np.ndarray]:
+        """What makes embeddings comparable: (n_z, n_z) and (n_z,), of white = matrix (z - mean).
+
+        mean and covariance are the running ones that learning keeps, the matrix is the inverse of
+        the lower Cholesky factor of S_z + eps 1: what varies much in the world counts no more
+        than what varies little, and what varies less than the objective's noise counts less.
+        float64.
+        """
+        factor = np.tril(self._array("statistics.factor_z").astype(np.float64))
+        matrix = solve_triangular(factor, np.eye(len(factor)), lower=True)
+        return matrix, self._array("statistics.mu").astype(np.float64)
 
     def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:
         """How unusual errors z - z_hat (N, n_z) are: 1/2 e' P_e e, (N,) float64 in nats."""
