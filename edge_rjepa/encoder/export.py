@@ -65,7 +65,6 @@ from edge_rjepa.encoder.onnx_graph import (
     Tensor,
     columns,
     concat,
-    integers,
     linear,
     node,
     reshape,
@@ -80,9 +79,10 @@ from edge_rjepa.encoder.parity import (
     check_parity,
     one_line,
 )
+from edge_rjepa.encoder.retina_graph import features_of
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig
-from edge_rjepa.eye.retina import Bank, Retina
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
@@ -221,7 +221,7 @@ def _descriptor(learner: RJepa, retina: Retina, picture_px: tuple[int, int]) -> 
             for start, end in zip((top, left), shape[:2], strict=True)
         )
         windows.append(node("Gather", node("Gather", picture, rows, axis=1), columns, axis=2))
-    features = _retina(retina, reshape(concat(*windows), -1, side, side, 3))
+    features = features_of(retina, reshape(concat(*windows), -1, side, side, 3))
     white = _whitened(learner, _embedding(learner.parameters(), features))
     mean = node("ReduceMean", reshape(white, -1, len(windows), n_z), axes=[1], keepdims=0)
     length = node("Sqrt", linear(mean * mean, np.ones((1, n_z))))
@@ -292,54 +292,7 @@ def _features(graph: Graph, retina: Retina | None, n_features: int, batch: list)
     doc = f"BGR around the gaze pixel, which is at ({side // 2}, {side // 2})"
     window = graph.input(WINDOW, [*batch, *shape], doc, TensorProto.UINT8)
     picture = node("Cast", window, to=TensorProto.FLOAT)  # at once: TensorRT knows no other uint8
-    return _retina(retina, reshape(picture, -1, *shape) if len(batch) > 1 else picture)
-
-
-def _retina(retina: Retina, picture: Tensor) -> Tensor:
-    """The retina's arithmetic (see its docstring); float32 pools without rounding here, too."""
-    config, colour = retina.config, retina.colour
-    picture = node("Transpose", picture, perm=[0, 3, 1, 2])
-    start = (config.window_px - config.fovea_px) // 2
-    stop = start + config.fovea_px
-    middle = node("Slice", picture, integers(start, start), integers(stop, stop), integers(2, 3))
-    surround_px = config.window_px // config.surround_cells
-    colour_px = config.window_px // config.colour_cells
-    groups = [
-        _area_averages(middle, colour[0], 1),
-        _area_averages(picture, colour[0], surround_px),
-        _area_averages(picture, colour[1], colour_px),
-        _area_averages(picture, colour[2], colour_px),
-    ]
-    seen = [_analyse(bank, concat(*groups[bank.groups])) for bank in retina.banks]
-    pattern, mean, power = (concat(*parts) for parts in zip(*seen, strict=True))
-    level = linear(mean, retina.level_mix) - retina.level_centre
-    contrast = linear(node("Log", power), retina.contrast_mix) - retina.contrast_centre
-    return concat(pattern, level / retina.level_spread, contrast / retina.contrast_spread)
-
-
-def _analyse(bank: Bank, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pattern (rows, r n_c), mean (rows, r) and power (rows, r) of r pictures (rows, r, n, n)."""
-    n, orders = bank.basis.shape
-    r, n_c = bank.groups.stop - bank.groups.start, len(bank.kept)
-    mean = linear(reshape(pictures, -1, n), bank.cell_mean.T)
-    mean = linear(reshape(mean, -1, n), bank.cell_mean.T)
-    centred = reshape(pictures, -1, n * n) - mean
-    across = linear(reshape(centred, -1, n), bank.basis.T)
-    across = node("Transpose", reshape(across, -1, n, orders), perm=[0, 2, 1])
-    spectrum = reshape(linear(reshape(across, -1, n), bank.basis.T), -1, orders**2)
-    c = node("Gather", spectrum, integers(*bank.kept), axis=1) * bank.frequency
-    power = linear(c * c, bank.coefficient_mean.T, np.array([bank.floor_power]))
-    pattern = c / node("Sqrt", power)
-    return reshape(pattern, -1, r * n_c), reshape(mean, -1, r), reshape(power, -1, r)
-
-
-def _area_averages(picture: Tensor, channel: np.ndarray, side: int) -> Tensor:
-    """Averages (rows, 1, n, n) over side x side px of a channel (3,) of picture (rows, 3, H, W).
-
-    Channels are whole 256ths, so the sums are whole numbers: float32 rounds once, if at all.
-    """
-    kernel = np.tile(256.0 * channel[None, :, None, None], (1, 1, side, side))
-    return node("Conv", picture, kernel, strides=[side, side]) * (1.0 / (256 * side**2))
+    return features_of(retina, reshape(picture, -1, *shape) if len(batch) > 1 else picture)
 
 
 def _recurrent_layer(

@@ -66,6 +66,9 @@ class EncoderPast(NamedTuple):
     embedding: np.ndarray  # (n_z,) float32 of the fixation before
 
 
+WITHOUT_CODES = {"colour_codes": 0, "orientation_scales": 0}  # files from before there were codes
+
+
 class FrozenEncoder:
     """The encoder in an ONNX file that `edge_rjepa.export` wrote, with the state of one stream.
 
@@ -86,7 +89,7 @@ class FrozenEncoder:
             self.form: str = self.metadata["form"]
             self.fixations = int(self.metadata["fixations"])
             retina = self.metadata["retina"]
-            self.retina = Retina(RetinaConfig(**retina)) if retina else None
+            self.retina = Retina(RetinaConfig(**(WITHOUT_CODES | retina))) if retina else None
         except (KeyError, TypeError, ValueError) as error:
             raise EncoderError(
                 f"{path} lacks what it should say of itself ({error}): export it again"

@@ -15,7 +15,7 @@ DEVICES = ("cpu", "cuda", "auto")  # where to learn; "auto" measures both and ta
 class RJepaConfig:
     """The network and its learning rule; docs/theory.md has the symbols."""
 
-    n_features: int = 124  # f: what the retina gives
+    n_features: int = 316  # f: what the retina gives
     n_efference: int = 4  # A: saccade and gaze
     cell: str = "gated"
     memory_input: str = "embedding"  # the recurrent layer reads the embedding, or the features

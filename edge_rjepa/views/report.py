@@ -336,7 +336,8 @@ def _draw_filters(axes, network):
     axes.imshow(_grid(tiles, round(FILTER_ROWS * box.width / box.height / tile)))
     axes.set_axis_off()
     axes.set_title("What its units look for")
-    parts = ", ".join(f"{share:.0%} {kind}" for kind, share in shares(weights).items())
+    found = shares(weights, network.retina)
+    parts = ", ".join(f"{share:.0%} {kind}" for kind, share in found.items())
     text = f"Patterns, each above the colour that goes with it. Weight: {parts}."
     _write(axes.figure, MARGIN, SEEN_TOP + SEEN_HEIGHT + 0.08, text, size=9.5, color=MUTED)
 

@@ -514,7 +514,7 @@ def test_a_path_that_cannot_be_written(tmp_path, few_steps):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     path, rng = tmp_path / "encoder.onnx", np.random.default_rng(0)
-    with pytest.raises(ExportError, match="the retina gives 124 features, the learner takes 6"):
+    with pytest.raises(ExportError, match="the retina gives 316 features, the learner takes 6"):
         export.export(trained(), Retina(), path)
     with pytest.raises(ExportError, match="efference copies of 4 values, the learner takes 2"):
         export.export(trained(n_efference=2), None, path, gaze=GazeConfig())
