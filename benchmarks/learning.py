@@ -5,6 +5,7 @@
     python -m benchmarks.learning places --seeds 3 --budgets 0,0.4M,10M --learner RFP
     python -m benchmarks.learning places --elsewhere --visits 20:500 --out rows.jsonl
     python -m benchmarks.learning places --set n_embedding=256 --set update_every=8
+    python -m benchmarks.learning places --peers      what else tells places apart, at what cost
     python -m benchmarks.learning cells               every cell on glimpses and recall
     python -m benchmarks.learning --quick             a twentieth of everything: does it run?
 
@@ -35,8 +36,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import threadpoolctl
 
-from benchmarks import photographs
+from benchmarks import photographs, places_peers
 from benchmarks.places import Places
 from benchmarks.protocols import Glimpses, Recall
 from edge_rjepa import RJepa, RJepaConfig
@@ -202,7 +204,13 @@ def main() -> None:
     places.add_argument(
         "--visits", type=visits, metavar="FEWEST:MOST", help="frames of a visit, log-uniform"
     )
+    places.add_argument("--peers", action="store_true", help="what else tells places apart")
+    places.add_argument("--efficientnet", type=Path, help="folder of its environment")
     options = parser.parse_args()
+    if options.peers:
+        threadpoolctl.threadpool_limits(1)  # as the learner
+        print(places_peers.table(Places(options.pictures), options.efficientnet))
+        return
     jobs = jobs_of(options)
     if any(job.protocol == "places" for job in jobs):
         photographs.require(options.pictures)  # before processes fetch them side by side

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ VISIT_FRAMES = 20
 FITTED, ASKED = 40, 25  # sequences of a place
 FEW_LABELS = (1, 5)  # labelled sequences of a place, beside FITTED
 DRAWS = 10  # of those few, to average over
+SHRINKAGES = (0.1, 0.01, 1e-3, 0.3, 1.0, 3.0)  # of whitening; where labels cannot tell, the first
 PICTURE_PX = 1024  # longer side of the pictures of elsewhere, as of the monuments
 
 FOCAL_PX = Pinhole(320, 240, math.radians(60.0)).focal_px  # the camera that GazeConfig is made for
@@ -98,7 +100,8 @@ class Walk:
         return np.array(pixels)
 
 
-class Sequences(NamedTuple):
+@dataclass(frozen=True)
+class Sequences:
     """Labelled sequences of fixations of some views, place by place."""
 
     views: list[View]
@@ -209,45 +212,57 @@ def log_uniform(fewest: int, most: int, rng: np.random.Generator) -> int:
 def accuracies(
     fitted: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray
 ) -> dict[str, float]:
-    """Shares of rows asked (M, d) told right by what was fitted to rows (N, d), sorted by label.
+    """Shares of rows asked (M, d) told right by what was fitted to rows (N, d).
 
-    With all labels, and with few of them a place: means over DRAWS.
+    With all labels, and with few of them a place: means over DRAWS. Whitening needs no labels, so
+    it is of all rows; how much of it, the labelled rows say.
     """
-    whitened = whitening(fitted)
-    unit_fitted, unit_asked = whitened(fitted), whitened(asked)
-    a_place = np.bincount(labels).min()
+    whitened = [(unit(fitted), unit(asked)) for unit in whitenings(fitted)]
 
-    def told(rows: np.ndarray) -> tuple[float, float]:
-        by_ridge = ridge(fitted[rows], labels[rows], asked)
-        by_neighbours = nearest(unit_fitted[rows], labels[rows], unit_asked)
+    def told(chosen: np.ndarray) -> tuple[float, float]:
+        known = labels[chosen]
+        by_ridge = ridge(fitted[chosen], known, asked)
+        best = max(whitened, key=lambda each: left_out_accuracy(each[0][chosen], known))
+        by_neighbours = nearest(best[0][chosen], known, best[1])
         return float((by_ridge == truth).mean()), float((by_neighbours == truth).mean())
 
     found = dict(zip(("ridge", "neighbours"), told(np.arange(len(labels))), strict=True))
     for count in FEW_LABELS:
-        if count < a_place:
+        if count < np.unique(labels, return_counts=True)[1].min():
             rng = np.random.default_rng(count)
-            shares = [told(_draw(labels, count, rng)) for _ in range(DRAWS)]
+            shares = [told(draw(labels, count, rng)) for _ in range(DRAWS)]
             for name, share in zip(("ridge", "neighbours"), np.mean(shares, axis=0), strict=True):
                 found[f"{name}, {count}"] = float(share)
     return found
 
 
-def whitening(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """To unit vectors of whitened coordinates of rows (N, d): the cosine is then their product.
+def whitenings(rows: np.ndarray) -> list[Callable[[np.ndarray], np.ndarray]]:
+    """For each of SHRINKAGES, to unit vectors of whitened coordinates of rows (N, d).
 
-    Directions that vary by less than a thousandth of the mean count for less, not for more.
+    The cosine of two is then their product. A direction of variance v is divided by the root of
+    v + shrinkage * the mean of all v: what hardly varies is not blown up.
     """
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 1e-9)
-    _, s, directions = np.linalg.svd((rows - mean) * scale, full_matrices=False)
+    mean = rows.mean(axis=0)
+    _, s, directions = np.linalg.svd(rows - mean, full_matrices=False)
     variance = s**2 / len(rows)
-    matrix = directions.T / np.sqrt(variance + 1e-3 * variance.mean() + 1e-12)
 
-    def unit(asked: np.ndarray) -> np.ndarray:
-        along = ((asked - mean) * scale) @ matrix
-        return along / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-12)
+    def with_shrinkage(shrinkage: float) -> Callable[[np.ndarray], np.ndarray]:
+        matrix = directions.T / np.sqrt(variance + shrinkage * variance.mean() + 1e-12)
 
-    return unit
+        def unit(asked: np.ndarray) -> np.ndarray:
+            along = (asked - mean) @ matrix
+            return along / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-12)
+
+        return unit
+
+    return [with_shrinkage(shrinkage) for shrinkage in SHRINKAGES]
+
+
+def left_out_accuracy(rows: np.ndarray, labels: np.ndarray) -> float:
+    """Of `nearest`, each of the rows asked about in turn and left out then."""
+    alike = rows @ rows.T
+    np.fill_diagonal(alike, -np.inf)
+    return float((_vote(alike, labels) == labels).mean())
 
 
 def nearest(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -255,15 +270,20 @@ def nearest(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarr
 
     Of equally common ones the nearest decides.
     """
-    k = min(NEIGHBOURS, len(rows))
-    near = np.argsort(-(asked @ rows.T), axis=1, kind="stable")[:, :k]
-    votes = np.zeros((len(asked), labels.max() + 1))
+    return _vote(asked @ rows.T, labels)
+
+
+def _vote(alike: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Labels (M,) by the NEIGHBOURS most alike of N, alike (M, N)."""
+    k = min(NEIGHBOURS, alike.shape[1])
+    near = np.argsort(-alike, axis=1, kind="stable")[:, :k]
+    votes = np.zeros((len(alike), labels.max() + 1))
     for place in range(k):  # one counts a little more than all that are further away can
-        votes[np.arange(len(asked)), labels[near[:, place]]] += 1.0 + 0.5 ** (place + 1)
+        votes[np.arange(len(alike)), labels[near[:, place]]] += 1.0 + 0.5 ** (place + 1)
     return votes.argmax(axis=1)
 
 
-def _draw(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Rows of `count` labelled sequences of every place."""
     order = rng.permutation(len(labels))
     by_place = order[np.argsort(labels[order], kind="stable")]
