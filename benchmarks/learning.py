@@ -1,9 +1,15 @@
-"""Does it learn? The protocols `glimpses` and `recall` against their controls, as tables.
+"""Does it learn? The protocols `places`, `glimpses` and `recall` against their controls, as tables.
 
-    python -m benchmarks.learning                     both protocols, two seeds: about half an hour
+    python -m benchmarks.learning                     all protocols, two seeds: about an hour
     python -m benchmarks.learning glimpses --seeds 3
-    python -m benchmarks.learning cells               every cell on both protocols
+    python -m benchmarks.learning places --seeds 3 --budgets 0,0.4M,10M --learner RFP
+    python -m benchmarks.learning places --elsewhere --visits 20:500 --out rows.jsonl
+    python -m benchmarks.learning places --set n_embedding=256 --set update_every=8
+    python -m benchmarks.learning places --peers      what else tells places apart, at what cost
+    python -m benchmarks.learning cells               every cell on glimpses and recall
     python -m benchmarks.learning --quick             a twentieth of everything: does it run?
+
+Rows are printed as JSON as they come, the tables last.
 
 Every network has the defaults of RJepaConfig. Learners differ in one thing each:
 
@@ -18,25 +24,57 @@ Every network has the defaults of RJepaConfig. Learners differ in one thing each
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import multiprocessing
 import os
 import platform
 import time
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import threadpoolctl
 
+from benchmarks import photographs, places_peers
+from benchmarks.places import Places
 from benchmarks.protocols import Glimpses, Recall
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 
-COLUMNS = ("accuracy", "recall", "late recall", "information", "rank", "std")  # nats, of n_z
-PROTOCOLS = {"glimpses": Glimpses, "recall": Recall}
-BUDGETS = {"glimpses": (144_000, 288_000, 480_000), "recall": (288_000, 576_000, 1_152_000)}
-protocol_named = cache(lambda name: PROTOCOLS[name]())
+COLUMNS = (  # of a table; a row has more. Information in nats, rank of n_z
+    "z ridge", "z neighbours", "all ridge", "all neighbours",
+    "accuracy", "recall", "late recall",
+    "information", "rank", "std", "saturation",
+)  # fmt: skip
+PROTOCOLS = {"places": Places, "glimpses": Glimpses, "recall": Recall}
+BUDGETS = {
+    "places": (100_000, 400_000, 1_600_000),
+    "glimpses": (144_000, 288_000, 480_000),
+    "recall": (288_000, 576_000, 1_152_000),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One learner on one protocol: a row for each budget, in fixations."""
+
+    protocol: str
+    learner: str
+    cell: str
+    seed: int
+    budgets: tuple[int, ...]
+    options: tuple[tuple[str, object], ...] = ()  # of the protocol
+    network: tuple[tuple[str, object], ...] = ()  # of RJepaConfig, in place of its defaults
+
+
+@cache
+def protocol_named(name: str, options: tuple[tuple[str, object], ...] = ()):
+    """One of PROTOCOLS, made once a process."""
+    return PROTOCOLS[name](**dict(options))
 
 
 class MeanSquaredError(Stream):
@@ -78,39 +116,47 @@ def learner_named(name: str, config: RJepaConfig, seed: int) -> RJepa:
     return model
 
 
-def learn(job: tuple[str, str, str, int, tuple[int, ...]]) -> list[dict]:
-    """One learner on one protocol: a row for each budget, in fixations."""
-    name, learner, cell, seed, budgets = job
-    protocol = protocol_named(name)
-    config = RJepaConfig(n_features=protocol.n_features, n_efference=4, cell=cell)
-    model = learner_named(learner, config, seed)
-    rng = np.random.default_rng([seed, 1])
-    rows, started = [], time.perf_counter()
-    for budget in budgets:
+def learn(job: Job, out: Path | None = None) -> list[dict]:
+    """Run a job; print each row as it comes, and append it to `out`."""
+    protocol = protocol_named(job.protocol, job.options)
+    config = RJepaConfig(
+        **{"n_features": protocol.n_features, "n_efference": protocol.n_efference}
+        | {"cell": job.cell, **dict(job.network)}
+    )
+    model = learner_named(job.learner, config, job.seed)
+    blocks = protocol.blocks(np.random.default_rng([job.seed, 1]))
+    rows, seconds = [], 0.0
+    for budget in job.budgets:
+        started = time.perf_counter()
         while model.fixations < budget:
-            model.reset()
-            model.learn_block(*protocol.block(rng))
-        row = {"protocol": name, "learner": learner, "cell": cell, "seed": seed}
-        seconds = time.perf_counter() - started
-        rows.append(row | {"fixations": budget, "seconds": seconds, **protocol.score(model)})
+            features, efference, reset_before = next(blocks)
+            if reset_before:
+                model.reset()
+            model.learn_block(features, efference)
+        seconds += time.perf_counter() - started
+        row = {"protocol": job.protocol, "learner": job.learner, "cell": job.cell}
+        row |= {"seed": job.seed, **{n: v for n, v in job.options if v and n != "folder"}}
+        row |= {**dict(job.network), "fixations": budget, "seconds": round(seconds, 1)}
+        rows.append(row | protocol.score(model))
+        line = json.dumps(rows[-1])
+        print(line, flush=True)
+        if out:
+            with out.open("a") as file:
+                file.write(line + "\n")
     return rows
 
 
-def tables(jobs: list[tuple], processes: int) -> list[dict]:
-    """Run the jobs side by side; print each row as it comes, then a table a protocol."""
-    rows = []
+def tables(jobs: list[Job], processes: int, out: Path | None) -> None:
+    """Run the jobs side by side, then print a table a protocol."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done, result in enumerate(pool.imap_unordered(learn, jobs), 1):
-            rows += result
-            for row in result:
-                print(f"[{done}/{len(jobs)}] {json.dumps(row)}", flush=True)
+        results = [pool.apply_async(learn, (job, out)) for job in jobs]
+        rows = [row for result in results for row in result.get()]
     for name in PROTOCOLS:
         mine = [row for row in rows if row["protocol"] == name]
         if mine:
             print(f"\n{name}: mean over seeds (lowest .. highest)\n{_table(mine)}")
     if any(row["protocol"] == "glimpses" for row in rows):
         print(f"\nglimpses, ridge on all raw pixels of the image: {Glimpses().raw_accuracy():.3f}")
-    return rows
 
 
 def _table(rows: list[dict]) -> str:
@@ -141,24 +187,100 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--budgets", type=budgets_of, help="fixations, such as 0,0.1M,400000")
+    parser.add_argument(
+        "--learner", action="append", choices=LEARNERS, help="only this one; can be repeated"
+    )
+    parser.add_argument(
+        "--set", action="append", type=setting, default=[], metavar="NAME=VALUE",
+        help="of RJepaConfig, the value as JSON; can be repeated",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="append the rows to this file, too")
+    places = parser.add_argument_group("places")
+    places.add_argument("--pictures", type=Path, help="folder of photographs; fetched if it lacks")
+    places.add_argument(
+        "--elsewhere", action="store_true", help="learn from paintings and drawings only"
+    )
+    places.add_argument(
+        "--visits", type=visits, metavar="FEWEST:MOST", help="frames of a visit, log-uniform"
+    )
+    places.add_argument("--peers", action="store_true", help="what else tells places apart")
+    places.add_argument("--efficientnet", type=Path, help="folder of its environment")
     options = parser.parse_args()
-    shrink = 20 if options.quick else 1
-    jobs = []
+    if options.peers:
+        threadpoolctl.threadpool_limits(1)  # as the learner
+        print(places_peers.table(Places(options.pictures), options.efficientnet))
+        return
+    jobs = jobs_of(options)
+    if any(job.protocol == "places" for job in jobs):
+        photographs.require(options.pictures)  # before processes fetch them side by side
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", flush=True)
+    tables(jobs, options.processes, options.out)
+
+
+def jobs_of(options: argparse.Namespace) -> list[Job]:
+    """What the command line asks for."""
+    jobs: list[Job] = []
     for name in PROTOCOLS:
-        budgets = tuple(budget // shrink for budget in BUDGETS[name])
+        of_protocol: tuple = ()
+        if name == "places":
+            of_protocol = (("folder", options.pictures), ("elsewhere", options.elsewhere))
+            if options.visits:
+                of_protocol += (("visit_frames", options.visits),)
+        budgets = options.budgets or BUDGETS[name]
+        if options.quick:
+            budgets = tuple(budget // 20 for budget in budgets)
+
+        def add(learner, cell, budgets, seed, name=name, of_protocol=of_protocol):
+            wanted = not options.learner or learner in options.learner
+            if wanted and budgets:
+                network = tuple(options.set)
+                jobs.append(Job(name, learner, cell, seed, budgets, of_protocol, network))
+
         for seed in range(options.seeds):
             if options.what in (name, "all"):
-                jobs += [(name, "RFP", "gated", seed, budgets)]
-                jobs += [(name, "zero trace", "gated", seed, budgets)]
-                jobs += [(name, "mse", "gated", seed, budgets[:1])]
-                jobs += [(name, "untrained", "gated", seed, (0,))]
-            if name == "recall" and options.what in (name, "all"):
-                jobs += [(name, "RFP, plain gates", "gated", seed, budgets[:2])]
-                jobs += [(name, "zero trace, plain gates", "gated", seed, budgets[:2])]
-            if options.what == "cells":
-                jobs += [(name, "RFP", cell, seed, budgets[1:2]) for cell in CELLS]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", flush=True)
-    tables(jobs, options.processes)
+                learned = tuple(budget for budget in budgets if budget)
+                # Collapse shows early; all that was asked for by name is run.
+                few = learned if options.learner or options.budgets else learned[:1]
+                add("untrained", "gated", (0,), seed)
+                add("RFP", "gated", learned, seed)
+                add("zero trace", "gated", learned, seed)
+                add("mse", "gated", few, seed)
+                if name == "recall":
+                    add("RFP, plain gates", "gated", learned[:2], seed)
+                    add("zero trace, plain gates", "gated", learned[:2], seed)
+            if options.what == "cells" and name != "places":
+                for cell in CELLS:
+                    add("RFP", cell, budgets[1:2], seed)
+    return jobs
+
+
+def budgets_of(text: str) -> tuple[int, ...]:
+    """'0,0.1M,400000' as numbers of fixations, fewest first."""
+    numbers = (
+        float(part.removesuffix("M")) * (1e6 if part.endswith("M") else 1)
+        for part in text.split(",")
+    )
+    return tuple(sorted(round(number) for number in numbers))
+
+
+def visits(text: str) -> tuple[int, int]:
+    """'20:500' as fewest and most frames."""
+    fewest, most = map(int, text.split(":"))
+    if not 0 < fewest <= most:
+        raise ValueError(text)
+    return fewest, most
+
+
+def setting(text: str) -> tuple[str, object]:
+    """A name of RJepaConfig and its value: what is no JSON is text."""
+    name, _, value = text.partition("=")
+    if name not in (field.name for field in dataclasses.fields(RJepaConfig)):
+        raise argparse.ArgumentTypeError(f"RJepaConfig has no {name}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 if __name__ == "__main__":

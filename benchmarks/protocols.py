@@ -1,14 +1,16 @@
-"""The two learning protocols, `glimpses` and `recall`, on 5,000 MNIST digits.
+"""Two of the learning protocols, `glimpses` and `recall`, on 5,000 MNIST digits.
 
 Both show a network short sequences of fixations without any label and then ask what it knows;
-4,000 digits are for learning, 1,000 for asking. A protocol gives blocks to learn from (`block`) and
-scores a learner (`score`), which stays as it was. docs/learning.md describes them.
+4,000 digits are for learning, 1,000 for asking. A protocol gives blocks to learn from (`blocks`)
+and scores a learner (`score`), which stays as it was. docs/learning.md describes them.
 """
 
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
 from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from edge_rjepa.learner.objective import effective_rank, information
 
 N_TRAIN = 4000
 N_WHITE = 64  # whitened components of a patch or digit
+SATURATED = 0.95  # |z| beyond this
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +45,24 @@ class Whitening:
         return (rows - self.mean) @ self.matrix
 
 
-class Glimpses:
+class Block(NamedTuple):
+    """Fixations to learn from at once."""
+
+    features: np.ndarray  # (K, f) float32
+    efference: np.ndarray  # (K, 4) float32
+    reset_before: bool  # whether the past is forgotten first
+
+
+class Digits:
+    """Each block is a sequence of its own: one digit, or one scene of digits."""
+
+    def blocks(self, rng: np.random.Generator) -> Iterator[Block]:
+        """Blocks to learn from, without an end."""
+        while True:
+            yield Block(*self.block(rng), True)
+
+
+class Glimpses(Digits):
     """12 random 10x10 glimpses of one digit; the probe tells the digits apart."""
 
     fixations = 12
@@ -111,7 +131,7 @@ class Glimpses:
         return probe(self.images.reshape(len(self.images), -1), self.labels)
 
 
-class Recall:
+class Recall(Digits):
     """24 looks at a 2x2 grid of digits: what was in the cell that the eye comes back to?"""
 
     fixations = 24
@@ -179,6 +199,7 @@ def held_out_scores(model, seen) -> dict[str, float]:
         "information": information(z, z_hat, 1.0),
         "rank": effective_rank(np.cov(z, rowvar=False)),
         "std": float(z.std(axis=0).mean()),
+        "saturation": float((np.abs(z) > SATURATED).mean()),
     }
 
 
