@@ -12,6 +12,7 @@ from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
+from edge_rjepa.learner.rjepa import NETWORK_VERSION
 
 SMALL = RJepaConfig(
     n_features=5,
@@ -457,6 +458,12 @@ def of_newer_version(path, monkeypatch):
     monkeypatch.undo()
 
 
+def of_another_network(path, version):
+    """As a version of edge_rjepa with another network wrote it; ...: one that did not number it."""
+    moments = {"adam.m1": np.zeros(3, np.float32)} if version is ... else {}
+    saved(path, moments, network=version)
+
+
 BAD_FILES = {
     "missing": lambda path, monkeypatch: None,
     "folder": lambda path, monkeypatch: path.mkdir(),
@@ -476,6 +483,9 @@ BAD_FILES = {
     "unknown cell": lambda path, monkeypatch: saved(path, config={**asdict(SMALL), "cell": "x"}),
     "other sizes": lambda path, monkeypatch: saved(path, config={**asdict(SMALL), "n_hidden": 9}),
     "tensor missing": lambda path, monkeypatch: without(path, "traces.E"),
+    "of an earlier network": lambda path, monkeypatch: of_another_network(path, ...),
+    "of a later network": lambda path, monkeypatch: of_another_network(path, 99),
+    "of a network without number": lambda path, monkeypatch: of_another_network(path, "two"),
     "other shape": lambda path, monkeypatch: saved(path, {"adam.m2": np.zeros(3, np.float32)}),
 }
 
@@ -487,6 +497,30 @@ def test_bad_checkpoints_are_refused(spoil, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError) as caught:
         RJepa.load(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        (..., "earlier version of edge_rjepa, whose network had another optimiser and retina: "
+         "learn anew, or keep that version"),
+        (1, "earlier version of edge_rjepa"),
+        (NETWORK_VERSION + 1, "later version of edge_rjepa: upgrade it"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_network_says_what_to_do(tmp_path, version, says):
+    """Before what the file has another number of tensors or other words for."""
+    path = tmp_path / "learner.safetensors"
+    of_another_network(path, version)
+    tensors, metadata = checkpoint.load(path)
+    metadata["config"]["a word of then"] = 1
+    del tensors["past.hidden"]
+    checkpoint.save(path, tensors, metadata)
+    for load in (RJepa.load, RJepa.load_newest):
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path} was learned by a")
+        assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_saved_leaves_the_older_file(tmp_path):
@@ -501,6 +535,7 @@ def test_a_checkpoint_says_what_made_it(tmp_path):
     taught("rtu").save(tmp_path / "learner")
     _, metadata = checkpoint.load(tmp_path / "learner")
     assert json.loads(json.dumps(metadata))["config"] == asdict(replace(SMALL, cell="rtu"))
+    assert metadata["network"] == NETWORK_VERSION
 
 
 # ------------------------------------------------------------------------------------------------
