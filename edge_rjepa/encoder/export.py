@@ -65,6 +65,7 @@ from edge_rjepa.encoder.onnx_graph import (
     Tensor,
     columns,
     concat,
+    integers,
     linear,
     node,
     reshape,

@@ -32,6 +32,7 @@ from edge_rjepa.learner.objective import precision, surprise
 
 BETA2, EPSILON = 0.999, 1e-8  # Adam (Kingma & Ba, 2015) with beta_1 = 0: no first moment
 CHECKPOINT_KIND = "learner"
+NETWORK_VERSION = 2  # of what a checkpoint goes on with: weights, optimiser, what features mean
 
 
 class BlockReport(NamedTuple):
@@ -346,6 +347,7 @@ class RJepa:
         """
         metadata = {
             "kind": CHECKPOINT_KIND,
+            "network": NETWORK_VERSION,
             "config": dataclasses.asdict(self.config),
             "learning_rate": self._learning_rate,
             "notes": notes or {},
@@ -374,6 +376,7 @@ class RJepa:
         """The learner and the notes that a file at `path` held. Raises CheckpointError."""
         if metadata.get("kind") != CHECKPOINT_KIND:
             raise CheckpointError(f"{path} holds no learner: name the checkpoint of a run")
+        _check_network_version(metadata.get("network", 1), path)
         try:
             config = RJepaConfig(**metadata["config"])
             rate, notes = metadata["learning_rate"], metadata["notes"]
@@ -392,6 +395,18 @@ class RJepa:
                 raise CheckpointError(f"{origin} lacks a fitting tensor '{name}': use another copy")
         self._counts[...] = tensors["counts"]
         self.engine.set({name: tensors[name] for name in own if name != "counts"})
+
+
+def _check_network_version(version: object, path: str | Path) -> None:
+    """Refuse a checkpoint of another network. Files before version 2 do not name theirs."""
+    if version == NETWORK_VERSION:
+        return
+    if isinstance(version, int) and version > NETWORK_VERSION:
+        raise CheckpointError(f"{path} was learned by a later version of edge_rjepa: upgrade it")
+    raise CheckpointError(
+        f"{path} was learned by an earlier version of edge_rjepa, whose network had another "
+        "optimiser and retina: learn anew, or keep that version"
+    )
 
 
 def _check_rows(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> np.ndarray:

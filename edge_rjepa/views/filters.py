@@ -1,4 +1,5 @@
-"""What the units of an embedding look for, as pictures.
+"""What the units that look at features look for, as pictures: of the encoder's hidden layer, or of
+the embedding where there is none.
 
 A unit is moved by w'x of the features x of a patch. Features of photographs are about white
 (retina.py), so of all patches that move it by as much the most usual one has features along w. That
@@ -10,7 +11,7 @@ are left out: they say what is in a window and not where, so no one patch belong
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,25 @@ def preferred_patches(weights: np.ndarray, retina: Retina) -> PreferredPatches:
     )
     to_bgr = np.linalg.inv(retina.colour).T
     return PreferredPatches(pattern @ to_bgr, means[:, 1:] @ to_bgr)
+
+
+def looking_units(
+    parameters: Mapping[str, np.ndarray], covariance: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """Weights (N, f) of the units that look at features, and whether they are a hidden layer's.
+
+    Those that matter most are first. Units of the embedding, with their covariance (n_z, n_z),
+    matter by their variance. A hidden unit matters by how far it moves the arguments of the
+    embedding where the features are one standard deviation along its way, and that is
+    tanh(|w|) times the length of its column in W_z.
+    """
+    W_x, W_z = parameters["W_x"][:, :-1], parameters["W_z"][:, :-1]
+    hidden = len(W_x) > 0
+    if hidden:
+        matter = np.tanh(np.linalg.norm(W_x, axis=1)) * np.linalg.norm(W_z, axis=0)
+    else:
+        matter = np.diag(covariance)
+    return (W_x if hidden else W_z)[np.argsort(-matter, kind="stable")], hidden
 
 
 def mean_colour(retina: Retina) -> np.ndarray:
