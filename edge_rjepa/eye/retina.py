@@ -153,8 +153,10 @@ class Retina:
             pooled,
         )
         self._features_of_pooled(pooled, out)
-        self.colour_codes(colours, out[:, self.parts["colour codes"]])
-        self.oriented_codes(grey, out[:, self.parts["oriented codes"]])
+        if self.colour_codes.count:
+            self.colour_codes(colours, out[:, self.parts["colour codes"]])
+        if self.oriented_codes.count:
+            self.oriented_codes(grey, out[:, self.parts["oriented codes"]])
         return out
 
     def windows(self, image, pixels) -> np.ndarray:
@@ -187,10 +189,12 @@ class Retina:
         pooled = np.hstack([part.reshape(n, -1) for part in (fovea, surround, warm, green)])
         out = np.empty((n, self.n_features), np.float32)
         self._features_of_pooled(pooled, out)
-        cells = self.config.surround_cells
-        colours = [_area_average(channels[..., i], cells).reshape(n, -1) for i in range(3)]
-        self.colour_codes.plain(np.stack(colours, axis=2), out[:, self.parts["colour codes"]])
-        self.oriented_codes.plain(channels[..., 0], out[:, self.parts["oriented codes"]])
+        if self.colour_codes.count:
+            cells = self.config.surround_cells
+            colours = [_area_average(channels[..., i], cells).reshape(n, -1) for i in range(3)]
+            self.colour_codes.plain(np.stack(colours, axis=2), out[:, self.parts["colour codes"]])
+        if self.oriented_codes.count:
+            self.oriented_codes.plain(channels[..., 0], out[:, self.parts["oriented codes"]])
         return out
 
     def _features_of_pooled(self, pooled: np.ndarray, out: np.ndarray) -> None:
