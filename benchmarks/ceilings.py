@@ -15,7 +15,12 @@ from edge_rjepa import RJepaConfig
 from edge_rjepa.base.jit import jit
 from edge_rjepa.learner.cells import find
 from edge_rjepa.learner.kernels import cpu as kernels
-from edge_rjepa.learner.network import LAYERS, WITHOUT_PAST, count_weights, weight_shapes
+from edge_rjepa.learner.network import (
+    count_weights,
+    layers,
+    layers_without_past,
+    weight_shapes,
+)
 from edge_rjepa.learner.objective import RENEW_AFTER
 
 FORWARD, BACKWARD, GRADIENT = "x W'", "d W", "d' x"
@@ -55,8 +60,8 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
     def product(part: str, name: str, kind: str, rows: int = K) -> Product:
         return Product(part, name, kind, rows, *shapes[name])
 
-    listed = [product(layer.part, layer.matrix, FORWARD) for layer in LAYERS]
-    for layer in reversed(WITHOUT_PAST):
+    listed = [product(layer.part, layer.matrix, FORWARD) for layer in layers(config)]
+    for layer in reversed(layers_without_past(config)):
         if layer.passes_back:
             listed.append(product("backward", layer.matrix, BACKWARD))
         listed.append(product("backward", layer.matrix, GRADIENT, K + layer.encoder))
@@ -180,7 +185,7 @@ def learning_operations(config: RJepaConfig, K: int) -> float:
     multiply_adds += 2 * n_z**2  # of z and of e, each solved with two triangles
     multiply_adds += renewals_a_block(config, K) * 2 * n_z**3 / 6 / K
     recur = 2 * 2 * traces(config) / K
-    adam, blend = 12 * n_weights / K, 4 * 2 * n_z**2 / K
+    adam, blend = 9 * n_weights / K, 4 * 2 * n_z**2 / K
     return 2 * multiply_adds + recur + adam + blend
 
 
@@ -193,12 +198,12 @@ def learning_bytes(config: RJepaConfig, K: int) -> float:
     """Bytes a fixation that learning in blocks of K must move past the core, at the least.
 
     Every weight is read forward, those with a way back (V_1, V_2, V_3, G_b) once more; weights,
-    traces and Adam's moments are read and written; S_z, S_e read and written, their factors read.
+    traces and Adam's squares are read and written; S_z, S_e read and written, their factors read.
     The gradient stays in the cache, if that is large enough: it is not counted.
     """
     size = np.dtype(config.dtype).itemsize
     back = sum(p.rows * p.columns for p in products(config, 1) if p.kind == BACKWARD)
-    passes = weights(config) * (1 + 2 * 3) + back + 2 * traces(config)
+    passes = weights(config) * (1 + 2 * 2) + back + 2 * traces(config)
     passes += (2 * 2 + 2) * config.n_embedding**2
     return size * passes / K
 

@@ -27,7 +27,7 @@ from edge_rjepa.sources import Frame
 from edge_rjepa.views.dashboard.live import LiveState
 from edge_rjepa.views.dashboard.server import Dashboard
 
-FRAMES_A_SECOND, FIXATIONS, FEATURES, EMBEDDING = 30.0, 16, 124, 128
+FRAMES_A_SECOND, FIXATIONS, FEATURES, EMBEDDING = 30.0, 16, 316, 128
 DAY = 86_400
 
 

@@ -39,7 +39,7 @@ from edge_rjepa.learner.engines import cuda as engines_cuda
 from edge_rjepa.learner.engines import open_engine
 from edge_rjepa.learner.engines.cuda import CudaEngine
 from edge_rjepa.learner.kernels import cuda as kernels
-from edge_rjepa.learner.network import WITHOUT_PAST
+from edge_rjepa.learner.network import layers_without_past
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 
@@ -339,8 +339,8 @@ def bandwidth(effort: Effort) -> Iterator[Figure]:
     yield Figure("copy from device to device", copied / 1e9, "GB/s", note="read and written")
     number = m.dtype.itemsize
     W, E = m.weights.W.size, m.traces.E.size
-    rest = sum(getattr(m.weights, layer.matrix).size for layer in WITHOUT_PAST)
-    for name, moved in (("recur", 2 * number * (3 * W + E)), ("descend", 2 * number * 3 * rest)):
+    rest = sum(getattr(m.weights, layer.matrix).size for layer in layers_without_past(config))
+    for name, moved in (("recur", 2 * number * (2 * W + E)), ("descend", 2 * number * 2 * rest)):
         seconds = in_a_row_s(calls[name], effort.launches)
         share = moved / seconds / copied
         yield Figure(

@@ -25,9 +25,10 @@ except ImportError:  # it is no dependency: without it its rows stay empty
     torch = None
 
 NO_TORCH = "PyTorch is not installed: pip install torch"
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPSILON = 0.0, 0.999, 1e-8
 WINDOW = 32  # fixations through which `TorchPeer.learn_one` goes back
-LAYERS = ("W_z", "W", "G_a", "G_b", "V_1", "V_2", "V_3")  # affine maps, the bias in the last column
+ENCODER = ("W_x", "W_z")  # affine maps, the bias in the last column; W_x may be empty ..
+LAYERS = (*ENCODER, "W", "G_a", "G_b", "V_1", "V_2", "V_3")  # .. and all of them
 
 
 class Statistics:
@@ -96,10 +97,12 @@ class TorchPeer:
         torch.set_num_threads(1)
         self.config = config
         self.stepwise = stepwise
-        self._layers = {name: _linear(weights[name]) for name in LAYERS}
+        self._layers = {name: _linear(weights[name]) for name in LAYERS if weights[name].size}
+        self._empty = {name: w for name, w in weights.items() if not w.size}
         self._lam = torch.tensor(weights["lam"], requires_grad=True)
-        encoder = list(self._layers["W_z"].parameters())
-        others = [p for name in LAYERS[1:] for p in self._layers[name].parameters()]
+        encoder, others = [], []
+        for name, layer in self._layers.items():
+            (encoder if name in ENCODER else others).extend(layer.parameters())
         self._adam = torch.optim.Adam(
             [{"params": others + [self._lam]}, {"params": encoder}],
             betas=(BETA1, BETA2), eps=EPSILON, fused=True,
@@ -188,7 +191,10 @@ class TorchPeer:
 
     def _encode(self, x, a, y):
         """Embeddings z (K, n_z) and recurrent states (K, n_h), from the state y (1, n_h)."""
-        z = torch.tanh(self._layers["W_z"](x))
+        z = x
+        for name in ENCODER:
+            if name in self._layers:
+                z = torch.tanh(self._layers[name](z))
         projections = self._layers["W"](torch.cat([z.detach(), a], dim=1))
         l1, l2 = self._lam
         states = []
@@ -234,7 +240,7 @@ class TorchPeer:
             for name, layer in self._layers.items()
         }
         named["W"] = named["W"].reshape(2, self.config.n_hidden, -1)
-        return {**named, "lam": look(self._lam).numpy().copy()}
+        return {**self._empty, **named, "lam": look(self._lam).numpy().copy()}
 
 
 def _linear(matrix: np.ndarray):
@@ -258,7 +264,6 @@ class RtrlPeer:
     def __init__(self, config: RJepaConfig, weights: dict):
         self.config = config
         self._p = {name: array.astype(config.dtype) for name, array in weights.items()}
-        self._m1 = {name: np.zeros_like(array) for name, array in self._p.items()}
         self._m2 = {name: np.zeros_like(array) for name, array in self._p.items()}
         self._steps = 0
         self._statistics = Statistics(config)
@@ -266,6 +271,7 @@ class RtrlPeer:
         self._sensitivity = np.zeros((config.n_hidden, n_weights), config.dtype)
         self._moved = np.zeros_like(self._sensitivity)
         self._x = np.zeros(config.n_features + 1, config.dtype)  # not even a bias: no fixation
+        self._hidden = np.zeros(config.n_encoder_hidden + 1, config.dtype)
         self._z = np.zeros(config.n_embedding, config.dtype)
         self._y = np.zeros(config.n_hidden, config.dtype)
 
@@ -282,7 +288,7 @@ class RtrlPeer:
         rate = annealed_rate(self.config, self._statistics.fixations)
         self._steps += 1
         for name, g in total.items():
-            self._adam(name, g, rate * (self.config.encoder_rate if name == "W_z" else 1.0))
+            self._adam(name, g, rate * (self.config.encoder_rate if name in ENCODER else 1.0))
         self._statistics.observe(*(np.array(rows) for rows in zip(*seen, strict=True)))
 
     def last_gradients(self) -> dict[str, np.ndarray]:
@@ -302,7 +308,9 @@ class RtrlPeer:
         q = np.tanh(p["V_1"] @ context)
         p1 = with_one(q * gain)
         p2 = with_one(np.tanh(p["V_2"] @ p1))
-        z_hat, z = p["V_3"] @ p2, np.tanh(p["W_z"] @ x)
+        hidden = with_one(np.tanh(p["W_x"] @ x))
+        encoded, encoded_before = (hidden, self._hidden) if p["W_x"].size else (x, self._x)
+        z_hat, z = p["V_3"] @ p2, np.tanh(p["W_z"] @ encoded)
 
         d_z, d_z_hat = (row[0] for row in self._statistics.gradients(z[None], z_hat[None]))
         d_p2 = (d_z_hat @ p["V_3"])[:-1] * (1 - p2[:-1] ** 2)
@@ -311,10 +319,13 @@ class RtrlPeer:
         d_gain = d_p1 * q * gain * (1 - gain)
         d_hidden = (d_gain @ p["G_b"])[:-1] * (1 - gain_hidden[:-1] ** 2)
         d_context = d_q @ p["V_1"]
-        d_z_before = d_context[n_h : n_h + len(z)] * (1 - self._z**2)
+        d_before = d_context[n_h : n_h + len(z)] * (1 - self._z**2)
+        d_pre = d_z * (1 - z**2)
         d_recurrent = d_context[:n_h] @ self._sensitivity
         gradients = {
-            "W_z": np.outer(d_z * (1 - z**2), x) + np.outer(d_z_before, self._x),
+            "W_x": np.outer(self._to_hidden(d_pre, hidden), x)
+            + np.outer(self._to_hidden(d_before, self._hidden), self._x),
+            "W_z": np.outer(d_pre, encoded) + np.outer(d_before, encoded_before),
             "W": d_recurrent[: p["W"].size].reshape(p["W"].shape),
             "lam": d_recurrent[p["W"].size :].reshape(p["lam"].shape),
             "G_a": np.outer(d_hidden, a),
@@ -324,8 +335,14 @@ class RtrlPeer:
             "V_3": np.outer(d_z_hat, p2),
         }
         self._remember(np.concatenate([z, a]))
-        self._x, self._z = x, z
+        self._x, self._hidden, self._z = x, hidden, z
         return gradients, z, z_hat
+
+    def _to_hidden(self, d_pre, hidden) -> np.ndarray:
+        """Back to the argument of the encoder's hidden layer, of which there may be none."""
+        if hidden.size == 1:
+            return np.empty(0, self.config.dtype)
+        return (d_pre @ self._p["W_z"])[:-1] * (1 - hidden[:-1] ** 2)
 
     def _remember(self, u) -> None:
         """The next recurrent state for the input u (n_u,), and its sensitivity to the weights."""
@@ -344,11 +361,10 @@ class RtrlPeer:
         self._y = y + k * (c - y)
 
     def _adam(self, name, g, rate) -> None:
-        m1, m2 = self._m1[name], self._m2[name]
-        m1 += (1 - BETA1) * (g - m1)
+        m2 = self._m2[name]
         m2 += (1 - BETA2) * (g * g - m2)
         scale = np.sqrt(m2 / (1 - BETA2**self._steps)) + EPSILON
-        self._p[name] -= (rate / (1 - BETA1**self._steps)) * m1 / scale
+        self._p[name] -= rate * g / scale
 
 
 def with_one(v: np.ndarray) -> np.ndarray:

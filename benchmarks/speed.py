@@ -414,7 +414,7 @@ imported = time.perf_counter()
 import numpy as np
 learner = edge_rjepa.RJepa()
 rng = np.random.default_rng(0)
-learner.learn_block(rng.normal(size=(16, 124)), rng.normal(size=(16, 4)))
+learner.learn_block(rng.normal(size=(16, 316)), rng.normal(size=(16, 4)))
 print(json.dumps([imported - started, time.perf_counter() - imported]))
 """
 

@@ -57,7 +57,7 @@ import numpy as np
 from edge_rjepa import RJepa, RJepaConfig
 
 learner = RJepa(RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16), seed=0)
-features = np.random.default_rng(0).standard_normal((8, 124), np.float32)
+features = np.random.default_rng(0).standard_normal((8, 316), np.float32)
 report = learner.learn_block(features, np.zeros((8, 4), np.float32))
 learner.save("eye.safetensors")
 again = RJepa.load("eye.safetensors")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_rjepa.cli import options as flags
-from edge_rjepa.cli.options import positive
+from edge_rjepa.cli.options import positive, size_px
 from edge_rjepa.cli.terminal import say
 from edge_rjepa.encoder.names import FORMS, STEP
 from edge_rjepa.errors import SourceError
@@ -33,11 +33,16 @@ def add_to(commands: Any) -> None:
         choices=FORMS,
         default=STEP,
         help="step: one fixation a call, the state goes in and out; sequence: T fixations a call; "
-        "patches: the embedding of single patches, without memory (step)",
+        "patches: the embedding of single patches, without memory; descriptor: a whole picture to "
+        "one row, the scan inside (step)",
     )
     parser.add_argument(
         "--fixations", type=positive(int), default=16, metavar="T", help="T of a sequence (16)"
     )
+    parser.add_argument(
+        "--picture", type=size_px, default=(320, 240), metavar="WxH",
+        help="size of the camera's pictures, of a descriptor (320x240)",
+    )  # fmt: skip
     parser.add_argument(
         "--int8", action="store_true", help="also write a file with 8-bit weights beside it"
     )
@@ -70,6 +75,7 @@ def execute(options: argparse.Namespace) -> int:
         output,
         form=options.form,
         fixations=options.fixations,
+        picture_px=options.picture,
         gaze=config.gaze,
         patches=patches,
         licence=options.licence,

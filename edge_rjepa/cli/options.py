@@ -125,6 +125,17 @@ def number(text: str) -> float:
 number.__name__ = "number"  # as argparse names it
 
 
+def size_px(text: str) -> tuple[int, int]:
+    """Width and height of WIDTHxHEIGHT; argparse reports what it raises."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: write it as 320x240") from None
+    if not (1 <= width <= 16384 and 1 <= height <= 16384):
+        raise argparse.ArgumentTypeError(f"'{text}': width and height must be 1 to 16384")
+    return width, height
+
+
 def positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
     """What makes a number of this kind above 0 from text, for argparse."""
 

@@ -1,14 +1,16 @@
-"""The frozen encoder as an ONNX file, in one of three forms; docs/encoder.md is for deployers.
+"""The frozen encoder as an ONNX file, in one of four forms; docs/encoder.md is for deployers.
 
     patches     window -> embedding: what one patch looks like, without a past
     step        one fixation a call, the state handed in and out
     sequence    T fixations a call, in order
+    descriptor  picture -> description: the scan of describe.py is inside
 
     window (N, 64, 64, 3) uint8 BGR, or features (N, f)       what is seen
     efference (N, A)                                          how gaze came there
     state (N, m, n_h), embedding_before (N, n_z)              the past; zeros at the start
         ->
     embedding z (N, n_z), memory h (N, n_r), next_state (N, m, n_h)
+    whitened (N, n_z)     the embedding, centred and whitened by RJepa.whitening
     prediction (N, n_z)   of this embedding, from the past and the efference copy alone
     surprise (N,)         1/2 e' P_e e in nats, e = z - prediction; P_e as learning left it
 
@@ -34,7 +36,10 @@ from onnx import TensorProto, helper
 from edge_rjepa._version import __version__
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
+from edge_rjepa.encoder.describe import scan_to_describe
 from edge_rjepa.encoder.names import (
+    DESCRIPTION,
+    DESCRIPTOR,
     EFFERENCE,
     EMBEDDING,
     EMBEDDING_BEFORE,
@@ -44,12 +49,14 @@ from edge_rjepa.encoder.names import (
     MEMORY,
     NEXT_STATE,
     PATCHES,
+    PICTURE,
     PREDICTION,
     SEQUENCE,
     STATE,
     STEP,
     SURPRISE,
     VERSION,
+    WHITENED,
     WINDOW,
 )
 from edge_rjepa.encoder.onnx_graph import (
@@ -66,16 +73,24 @@ from edge_rjepa.encoder.onnx_graph import (
     tanh,
     tensor,
 )
-from edge_rjepa.encoder.parity import TOLERANCE, ParityReport, check_parity, one_line
+from edge_rjepa.encoder.parity import (
+    TOLERANCE,
+    ParityReport,
+    check_descriptions,
+    check_parity,
+    one_line,
+)
+from edge_rjepa.encoder.retina_graph import features_of
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig
-from edge_rjepa.eye.retina import Bank, Retina
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.patches import Patches
 
 SEQUENCE_FIXATIONS = 16
+PICTURE_PX = (320, 240)  # of the usual camera
 
 
 def export(
@@ -85,6 +100,7 @@ def export(
     *,
     form: str = STEP,
     fixations: int = SEQUENCE_FIXATIONS,
+    picture_px: tuple[int, int] = PICTURE_PX,
     gaze: GazeConfig | None = None,
     patches: Patches | None = None,
     licence: str = "not stated",
@@ -93,10 +109,11 @@ def export(
     """Write the learner's frozen encoder to `path` as ONNX, once both are shown to agree.
 
     retina: what turns windows into features inside the graph; None for a graph that takes features.
-    form, fixations: see the top of this file; fixations is T of a sequence. gaze: what made the
-    efference copies, for their units in the file's metadata. patches: real ones to compare on,
-    beside random ones. licence: of the weights. metadata: more to keep there, strings or what JSON
-    can hold; what is written there anyway wins. The learner is left as it is.
+    form, fixations: see the top of this file; fixations is T of a sequence. picture_px: width and
+    height of a camera's pictures, for a descriptor, which takes them as describe.py scans them.
+    gaze: what made the efference copies, for their units in the file's metadata. patches: real ones
+    to compare on, beside random ones. licence: of the weights. metadata: more to keep there,
+    strings or what JSON can hold; what is written there anyway wins. The learner is left as it is.
 
     Raises ExportError, with what was at `path` before untouched, when retina, gaze or patches do
     not fit the learner, its cell cannot be written as ONNX, a reader comes out further from it
@@ -104,8 +121,12 @@ def export(
     """
     _check(learner, retina, gaze, patches, form, fixations)
     fixations = fixations if form == SEQUENCE else 1
-    model = _model(learner, retina, form, fixations)
-    report = check_parity(model, form, fixations, learner, retina, patches)
+    if form == DESCRIPTOR and retina is not None:
+        model = _descriptor(learner, retina, picture_px)
+        report = check_descriptions(model, learner, retina)
+    else:
+        model = _model(learner, retina, form, fixations)
+        report = check_parity(model, form, fixations, learner, retina, patches)
     for check in report.checks:
         if check.differences and not check.ok:
             name, error = max(check.differences.items(), key=lambda item: item[1])
@@ -140,6 +161,8 @@ def _check(
     config = learner.config
     if form not in FORMS:
         raise ExportError(f"form '{form}' is unknown: choose one of {', '.join(FORMS)}")
+    if form == DESCRIPTOR and retina is None:
+        raise ExportError("a descriptor looks at pictures: export it with its retina")
     if form == SEQUENCE and not 2 <= fixations <= 256:
         raise ExportError(
             f"a sequence of {fixations} fixations: give 2 to 256, or export the form '{STEP}'"
@@ -183,6 +206,30 @@ def _check_patches(patches: Patches, config: RJepaConfig, retina: Retina | None)
 # sequence's T in order.
 
 
+def _descriptor(learner: RJepa, retina: Retina, picture_px: tuple[int, int]) -> onnx.ModelProto:
+    """From a picture of this width and height, or rather as it is scanned, to its description."""
+    width, height = picture_px
+    seen = scan_to_describe(np.zeros((height, width, 3), np.uint8))
+    graph, side, n_z = Graph(), retina.config.window_px, learner.config.n_embedding
+    shape = list(seen.image.shape)
+    doc = f"BGR, enlarged or reduced to {shape[1]} x {shape[0]} px"
+    picture = graph.input(PICTURE, ["N", *shape], doc, TensorProto.UINT8)
+    picture = node("Cast", picture, to=TensorProto.FLOAT)
+    windows = []
+    for left, top in retina.corners(seen.image, seen.pixels):
+        rows, columns = (  # beyond its border the picture is continued with the border's pixels
+            integers(*np.clip(np.arange(start, start + side), 0, end - 1))
+            for start, end in zip((top, left), shape[:2], strict=True)
+        )
+        windows.append(node("Gather", node("Gather", picture, rows, axis=1), columns, axis=2))
+    features = features_of(retina, reshape(concat(*windows), -1, side, side, 3))
+    white = _whitened(learner, _embedding(learner.parameters(), features))
+    mean = node("ReduceMean", reshape(white, -1, len(windows), n_z), axes=[1], keepdims=0)
+    length = node("Sqrt", linear(mean * mean, np.ones((1, n_z))))
+    graph.output(DESCRIPTION, mean / length, ["N", n_z], "of length 1: its likeness is a product")
+    return graph.model(FORMAT, __version__)
+
+
 def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.ModelProto:
     config, cell, weights = learner.config, learner.cell, learner.parameters()
     n_z, n_h, A = config.n_embedding, config.n_hidden, config.n_efference
@@ -191,8 +238,10 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
     graph = Graph()
 
     features = _features(graph, retina, config.n_features, batch)
-    z = tanh(_affine("W_z", weights["W_z"], (features, config.n_features)))
+    z = _embedding(weights, features)
     graph.output(EMBEDDING, _by_sequence(z, batch, n_z), [*batch, n_z], "of what is seen, -1..1")
+    white = _by_sequence(_whitened(learner, z), batch, n_z)
+    graph.output(WHITENED, white, [*batch, n_z], "embedding, centred and whitened; see describe")
     if form == PATCHES:
         return graph.model(FORMAT, __version__)
 
@@ -219,6 +268,21 @@ def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.Mod
     return graph.model(FORMAT, __version__)
 
 
+def _embedding(weights: dict, features: Tensor) -> Tensor:
+    """z (rows, n_z) of features (rows, f)."""
+    for name in ("W_x", "W_z"):
+        matrix = weights[name]
+        if matrix.size:
+            features = tanh(_affine(name, matrix, (features, matrix.shape[1] - 1)))
+    return features
+
+
+def _whitened(learner: RJepa, z: Tensor) -> Tensor:
+    """Embeddings (rows, n_z), centred and whitened."""
+    matrix, mean = learner.whitening()
+    return linear(z - mean, matrix)
+
+
 def _features(graph: Graph, retina: Retina | None, n_features: int, batch: list) -> Tensor:
     """The features (rows, f), of an input of windows or as the input itself."""
     if retina is None:
@@ -229,54 +293,7 @@ def _features(graph: Graph, retina: Retina | None, n_features: int, batch: list)
     doc = f"BGR around the gaze pixel, which is at ({side // 2}, {side // 2})"
     window = graph.input(WINDOW, [*batch, *shape], doc, TensorProto.UINT8)
     picture = node("Cast", window, to=TensorProto.FLOAT)  # at once: TensorRT knows no other uint8
-    return _retina(retina, reshape(picture, -1, *shape) if len(batch) > 1 else picture)
-
-
-def _retina(retina: Retina, picture: Tensor) -> Tensor:
-    """The retina's arithmetic (see its docstring); float32 pools without rounding here, too."""
-    config, colour = retina.config, retina.colour
-    picture = node("Transpose", picture, perm=[0, 3, 1, 2])
-    start = (config.window_px - config.fovea_px) // 2
-    stop = start + config.fovea_px
-    middle = node("Slice", picture, integers(start, start), integers(stop, stop), integers(2, 3))
-    surround_px = config.window_px // config.surround_cells
-    colour_px = config.window_px // config.colour_cells
-    groups = [
-        _area_averages(middle, colour[0], 1),
-        _area_averages(picture, colour[0], surround_px),
-        _area_averages(picture, colour[1], colour_px),
-        _area_averages(picture, colour[2], colour_px),
-    ]
-    seen = [_analyse(bank, concat(*groups[bank.groups])) for bank in retina.banks]
-    pattern, mean, power = (concat(*parts) for parts in zip(*seen, strict=True))
-    level = linear(mean, retina.level_mix) - retina.level_centre
-    contrast = linear(node("Log", power), retina.contrast_mix) - retina.contrast_centre
-    return concat(pattern, level / retina.level_spread, contrast / retina.contrast_spread)
-
-
-def _analyse(bank: Bank, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pattern (rows, r n_c), mean (rows, r) and power (rows, r) of r pictures (rows, r, n, n)."""
-    n, orders = bank.basis.shape
-    r, n_c = bank.groups.stop - bank.groups.start, len(bank.kept)
-    mean = linear(reshape(pictures, -1, n), bank.cell_mean.T)
-    mean = linear(reshape(mean, -1, n), bank.cell_mean.T)
-    centred = reshape(pictures, -1, n * n) - mean
-    across = linear(reshape(centred, -1, n), bank.basis.T)
-    across = node("Transpose", reshape(across, -1, n, orders), perm=[0, 2, 1])
-    spectrum = reshape(linear(reshape(across, -1, n), bank.basis.T), -1, orders**2)
-    c = node("Gather", spectrum, integers(*bank.kept), axis=1) * bank.frequency
-    power = linear(c * c, bank.coefficient_mean.T, np.array([bank.floor_power]))
-    pattern = c / node("Sqrt", power)
-    return reshape(pattern, -1, r * n_c), reshape(mean, -1, r), reshape(power, -1, r)
-
-
-def _area_averages(picture: Tensor, channel: np.ndarray, side: int) -> Tensor:
-    """Averages (rows, 1, n, n) over side x side px of a channel (3,) of picture (rows, 3, H, W).
-
-    Channels are whole 256ths, so the sums are whole numbers: float32 rounds once, if at all.
-    """
-    kernel = np.tile(256.0 * channel[None, :, None, None], (1, 1, side, side))
-    return node("Conv", picture, kernel, strides=[side, side]) * (1.0 / (256 * side**2))
+    return features_of(retina, reshape(picture, -1, *shape) if len(batch) > 1 else picture)
 
 
 def _recurrent_layer(

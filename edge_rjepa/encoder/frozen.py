@@ -20,23 +20,30 @@ import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike
 
+from edge_rjepa.encoder.describe import pool, scan_to_describe
 from edge_rjepa.encoder.names import (
+    DESCRIPTION,
+    DESCRIPTOR,
     EFFERENCE,
     EMBEDDING,
     EMBEDDING_BEFORE,
     FORMAT,
     MEMORY,
     NEXT_STATE,
-    PATCHES,
+    PICTURE,
     PREDICTION,
     SEQUENCE,
     STATE,
+    STEP,
     SURPRISE,
     VERSION,
+    WHITENED,
 )
 from edge_rjepa.errors import InputError, RJepaError
 from edge_rjepa.eye.config import RetinaConfig
+from edge_rjepa.eye.image import check_image
 from edge_rjepa.eye.retina import Retina
+from edge_rjepa.eye.scan import resized
 
 
 class EncoderError(RJepaError, OSError):
@@ -59,15 +66,18 @@ class EncoderPast(NamedTuple):
     embedding: np.ndarray  # (n_z,) float32 of the fixation before
 
 
+WITHOUT_CODES = {"colour_codes": 0, "orientation_scales": 0}  # files from before there were codes
+
+
 class FrozenEncoder:
     """The encoder in an ONNX file that `edge_rjepa.export` wrote, with the state of one stream.
 
     path: of the file. threads: of onnxruntime; more than one makes so small a network slower.
 
-    metadata: what the file says of itself. form: step, sequence or patches. fixations: how many a
-    call of the graph takes; of a sequence, blocks must be a multiple of it. retina: the retina
-    inside the graph, whose `windows` cuts what `embed` takes; None if the file takes features.
-    Raises EncoderError for a file that cannot be read, or is not of this package.
+    metadata: what the file says of itself. form: step, sequence, patches or descriptor. fixations:
+    how many a call of the graph takes; of a sequence, blocks must be a multiple of it. retina: the
+    retina inside the graph, whose `windows` cuts what `embed` takes; None if the file takes
+    features. Raises EncoderError for a file that cannot be read, or is not of this package.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1):
@@ -79,7 +89,7 @@ class FrozenEncoder:
             self.form: str = self.metadata["form"]
             self.fixations = int(self.metadata["fixations"])
             retina = self.metadata["retina"]
-            self.retina = Retina(RetinaConfig(**retina)) if retina else None
+            self.retina = Retina(RetinaConfig(**(WITHOUT_CODES | retina))) if retina else None
         except (KeyError, TypeError, ValueError) as error:
             raise EncoderError(
                 f"{path} lacks what it should say of itself ({error}): export it again"
@@ -108,15 +118,39 @@ class FrozenEncoder:
 
         Raises InputError also where the file is of the form `patches`, which has no past.
         """
-        if self.form == PATCHES:
-            raise InputError("an encoder of single patches predicts nothing: export the form step")
+        if self._past is None:
+            raise InputError(f"an encoder of the form {self.form} predicts nothing: export step")
         found = self._run(seen, efference)
         return FrozenPrediction(*(found[n] for n in (EMBEDDING, PREDICTION, MEMORY, SURPRISE)))
+
+    def embed_patches(self, windows: ArrayLike) -> np.ndarray:
+        """Embeddings z (K, n_z) float32 of windows, or features, each by itself; as in `embed`.
+
+        The past is neither used nor changed. Raises InputError as `embed` does.
+        """
+        return self._without_past(windows)[EMBEDDING]
+
+    def describe(self, picture: np.ndarray) -> np.ndarray:
+        """The description (n_z,) float32 of a picture (H, W, 3) uint8 BGR; see describe.py.
+
+        A file of the form `descriptor` makes it of pictures of its own height and width, which
+        the picture is enlarged or reduced to. Raises InputError for any other picture, and where
+        the file takes features.
+        """
+        if self.retina is None:
+            raise InputError("this file takes features: export it with its retina to describe")
+        if self.form == DESCRIPTOR:
+            check_image(picture, "picture")
+            height, width = self._inputs[PICTURE].shape[1:3]
+            picture = resized(picture, width, height)
+            return self._session.run([DESCRIPTION], {PICTURE: picture[None]})[0][0]
+        seen = scan_to_describe(picture)
+        return pool(self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED])
 
     def reset(self) -> None:
         """Forget the past."""
         self._past: EncoderPast | None = None
-        if self.form != PATCHES:
+        if self.form in (STEP, SEQUENCE):
             state, embedding = (self._inputs[name].shape for name in (STATE, EMBEDDING_BEFORE))
             self._past = EncoderPast(*(np.zeros(s[1:], np.float32) for s in (state, embedding)))
 
@@ -128,7 +162,7 @@ class FrozenEncoder:
     @past.setter
     def past(self, past: EncoderPast) -> None:
         if self._past is None:
-            raise InputError("an encoder of single patches has no past: export the form step")
+            raise InputError(f"an encoder of the form {self.form} has no past: export step")
         state, embedding = past
         self._past = EncoderPast(
             _floats("state", state, self._past.state.shape).copy(),
@@ -146,6 +180,23 @@ class FrozenEncoder:
             inputs[STATE] = past.state[None]
             inputs[EMBEDDING_BEFORE] = past.embedding[None]
         return inputs
+
+    def _without_past(self, seen: ArrayLike) -> dict[str, np.ndarray]:
+        """Embedding and whitened embedding (K, n_z) of K windows, as so many streams at once."""
+        seen = self._check_view(seen)
+        K, T = len(seen), self.fixations
+        rows = seen
+        if self.form == SEQUENCE:  # whole sequences: the last window again until they are
+            rows = np.concatenate([seen, np.repeat(seen[-1:], -K % T, axis=0)])
+            rows = rows.reshape(-1, T, *seen.shape[1:])
+        inputs = {self._view: rows}
+        for name, each in self._inputs.items():
+            if name != self._view:
+                sizes = [size for size in each.shape if isinstance(size, int)]
+                inputs[name] = np.zeros((len(rows), *sizes), np.float32)
+        found = self._session.run([EMBEDDING, WHITENED], inputs)
+        named = zip((EMBEDDING, WHITENED), found, strict=True)
+        return {name: rows.reshape(-1, rows.shape[-1])[:K] for name, rows in named}
 
     def _run(self, seen: ArrayLike, efference: ArrayLike | None) -> dict[str, np.ndarray]:
         """All outputs but next_state, (K, ..) each."""
@@ -176,6 +227,8 @@ class FrozenEncoder:
         return found
 
     def _check_view(self, seen: ArrayLike) -> np.ndarray:
+        if self.form == DESCRIPTOR:
+            raise InputError("a descriptor takes whole pictures: describe them, or export step")
         axes = self._inputs[self._view].shape[2 if self.form == SEQUENCE else 1 :]
         if self.retina is None:
             return _floats("features", seen, (None, *axes))

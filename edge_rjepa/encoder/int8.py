@@ -25,6 +25,7 @@ from onnx import helper
 from edge_rjepa.encoder.classify import ridge
 from edge_rjepa.encoder.export import write_model
 from edge_rjepa.encoder.frozen import FrozenEncoder
+from edge_rjepa.encoder.names import DESCRIPTOR
 from edge_rjepa.encoder.onnx_graph import IR_VERSION
 from edge_rjepa.encoder.parity import one_line
 from edge_rjepa.errors import ExportError
@@ -71,6 +72,8 @@ def quantise(encoder: str | os.PathLike, path: str | os.PathLike, patches: Patch
     for an encoder that cannot be read.
     """
     exact = FrozenEncoder(encoder)
+    if exact.form == DESCRIPTOR:
+        raise ExportError(f"{encoder} is a descriptor, which stays in float: quantise another form")
     half = len(patches.windows) // 2 // exact.fixations * exact.fixations
     if half < 100:
         raise ExportError(f"{len(patches.windows)} patches are too few: give 200 or more")

@@ -4,18 +4,21 @@ docs/encoder.md says what each of them means. This module imports nothing heavy,
 line can offer FORMS.
 """
 
-FORMAT, VERSION = "edge_rjepa", 2
+FORMAT, VERSION = "edge_rjepa", 3
 
-FORMS = STEP, SEQUENCE, PATCHES = ("step", "sequence", "patches")
+FORMS = STEP, SEQUENCE, PATCHES, DESCRIPTOR = ("step", "sequence", "patches", "descriptor")
 
-# Inputs: a file takes windows, or features where it holds no retina.
-WINDOW, FEATURES = "window", "features"
+# Inputs: a file takes windows, or features where it holds no retina; a descriptor takes pictures.
+WINDOW, FEATURES, PICTURE = "window", "features", "picture"
 EFFERENCE, STATE, EMBEDDING_BEFORE = "efference", "state", "embedding_before"
 
-OUTPUTS = EMBEDDING, MEMORY, NEXT_STATE, PREDICTION, SURPRISE = (
+OUTPUTS = EMBEDDING, WHITENED, MEMORY, NEXT_STATE, PREDICTION, SURPRISE = (
     "embedding",
+    "whitened",
     "memory",
     "next_state",
     "prediction",
     "surprise",
 )
+
+DESCRIPTION = "description"  # the only output of a descriptor

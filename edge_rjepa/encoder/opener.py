@@ -3,8 +3,10 @@
     encoder = open_encoder(path)                     encoder = open_encoder(path)
     embed = encoder.patch_embedder()                 encoder.model.reset()
     z = embed(windows)                               z, h = encoder.embed(image, pixels, efference)
+    row = encoder.describe(image)
 
-On the left windows are embedded each by itself; on the right fixations of an image in their order.
+On the left windows are embedded each by itself, and a whole picture is described; on the right
+fixations of an image are seen in their order.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_rjepa.encoder.describe import Describe, learner_describer
 from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
@@ -70,18 +73,24 @@ class OpenedEncoder:
     def patch_embedder(self) -> EmbedPatches:
         """What embeds windows, each by itself, without a past.
 
-        Raises ConfigError for a file that takes several fixations at a time.
+        It raises InputError if the file is a descriptor, which takes whole pictures.
         """
         if isinstance(self.model, RJepa):
             return learner_embedder(self.model, self.retina)
-        model = self.model
-        if model.fixations != 1:
-            raise ConfigError(
-                f"{self.path} takes {model.fixations} fixations at a time: export the form "
-                "patches or step"
-            )
-        width = self.network.n_efference
-        return lambda windows: model.embed(windows, np.zeros((len(windows), width), np.float32))[0]
+        return self.model.embed_patches
+
+    def describer(self) -> Describe:
+        """What describes pictures (H, W, 3) uint8 BGR, (n_z,) float32 each; see describe.py."""
+        if isinstance(self.model, RJepa):
+            return learner_describer(self.model, self.retina)
+        return self.model.describe
+
+    def describe(self, picture: np.ndarray) -> np.ndarray:
+        """The description (n_z,) float32 of a picture (H, W, 3) uint8 BGR, of length 1.
+
+        Pictures of the same place have a large product. Raises InputError for any other picture.
+        """
+        return self.describer()(picture)
 
 
 def open_encoder(path: Path) -> OpenedEncoder:

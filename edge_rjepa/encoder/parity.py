@@ -15,12 +15,16 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from edge_rjepa.encoder.describe import learner_describer
 from edge_rjepa.encoder.names import (
+    DESCRIPTION,
+    DESCRIPTOR,
     EFFERENCE,
     EMBEDDING,
     EMBEDDING_BEFORE,
     NEXT_STATE,
     OUTPUTS,
+    PICTURE,
     STATE,
     SURPRISE,
 )
@@ -30,6 +34,7 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.patches import Patches
 
 PARITY_STEPS = 1000
+DESCRIBED_PICTURES = 60
 TOLERANCE = 1e-5
 
 Reader = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -126,6 +131,29 @@ def check_parity(
     return ParityReport(form, TOLERANCE, checks)
 
 
+def check_descriptions(model: onnx.ModelProto, learner: RJepa, retina: Retina) -> ParityReport:
+    """Run the graph of a descriptor beside its learner. Raises ExportError if it is not sound."""
+    height, width = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:3])
+    pictures = random_pictures(np.random.default_rng(0), DESCRIBED_PICTURES, (height, width))
+    describe = learner_describer(learner, retina)
+    expected = {DESCRIPTION: np.array([describe(picture) for picture in pictures], np.float64)}
+    readers = {
+        "onnxruntime": lambda: onnxruntime_reader(model),
+        "cv2.dnn": lambda: opencv_reader(model),
+    }
+    checks = []
+    for name, open_reader in readers.items():
+        try:
+            read = open_reader()
+            found = [read({PICTURE: picture[None]})[DESCRIPTION][0] for picture in pictures]
+        except UnreadableError as error:
+            checks.append(Check(name, "random", 0, None, str(error)))
+        else:
+            differences = _differences({DESCRIPTION: np.array(found, np.float64)}, expected)
+            checks.append(Check(name, "random", len(pictures), differences))
+    return ParityReport(DESCRIPTOR, TOLERANCE, checks)
+
+
 class UnreadableError(Exception):
     """This reader does not take this graph; in words."""
 
@@ -220,8 +248,9 @@ def _outputs_of_learner(
         seen = twin.predict(view[None], a[None])
         rows.append((seen.z[0], seen.h[0], twin.state.ravel(), seen.z_hat[0]))
     z, h, state, z_hat = (np.stack(row).astype(np.float64) for row in zip(*rows, strict=True))
-    surprise = learner.surprise(z, z_hat)[:, None]
-    return dict(zip(OUTPUTS, (z, h, state, z_hat, surprise), strict=True))
+    matrix, mean = learner.whitening()
+    white, surprise = (z - mean) @ matrix.T, learner.surprise(z, z_hat)[:, None]
+    return dict(zip(OUTPUTS, (z, white, h, state, z_hat, surprise), strict=True))
 
 
 def _differences(found: dict, expected: dict) -> dict[str, float]:
@@ -247,13 +276,21 @@ def _random_views(
     if retina is None:
         return rng.standard_normal((steps, learner.config.n_features), np.float32)
     side = retina.config.window_px
-    windows = np.empty((steps, side, side, 3), np.uint8)
-    for i, window in enumerate(windows):
-        grain_px = 2 ** rng.integers(0, side.bit_length()) if i % 3 == 0 else 1
+    return random_pictures(rng, steps, (side, side))
+
+
+def random_pictures(rng: np.random.Generator, count: int, shape: tuple[int, int]) -> np.ndarray:
+    """Pictures (count, H, W, 3) uint8 that are hard on a retina; see _random_views."""
+    pictures = np.empty((count, *shape, 3), np.uint8)
+    height, width = shape
+    for i, picture in enumerate(pictures):
+        grain_px = 2 ** rng.integers(0, min(shape).bit_length()) if i % 3 == 0 else 1
         low, high = [np.sort(rng.integers(0, 256, size=2)).tolist(), [0, 255], [252, 255]][i % 3]
-        coarse = rng.integers(low, high + 1, size=(-(-side // grain_px),) * 2 + (3,))
-        window[:] = coarse.repeat(grain_px, axis=0).repeat(grain_px, axis=1)[:side, :side]
-    return windows
+        coarse = rng.integers(
+            low, high + 1, size=(-(-height // grain_px), -(-width // grain_px), 3)
+        )
+        picture[:] = coarse.repeat(grain_px, axis=0).repeat(grain_px, axis=1)[:height, :width]
+    return pictures
 
 
 def one_line(error: Exception) -> str:

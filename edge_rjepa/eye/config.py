@@ -9,6 +9,10 @@ from enum import Enum
 from edge_rjepa.base.checks import check_choice, check_number, check_whole
 from edge_rjepa.errors import ConfigError
 
+MOST_COLOUR_CODES = 96  # colour_codes.py lists so many
+MOST_ORIENTATION_SCALES = 4
+ORIENTATIONS = 8
+
 
 @dataclass(frozen=True)
 class RetinaConfig:
@@ -26,6 +30,9 @@ class RetinaConfig:
     surround_degree: int = 8
     colour_degree: int = 4
     contrast_floor: float = 4.0  # grey levels: below it a pattern counts as noise
+    colour_codes: int = 96  # colours whose share of the window is told; 0: none
+    orientation_scales: int = 3  # at which edges are measured, 1, 2, 4, .. px; 0: none
+    orientation_parts: int = 2  # side of the grid of parts of the window, each measured by itself
 
     def __post_init__(self) -> None:
         check_whole(self, "window_px", 2)
@@ -35,6 +42,9 @@ class RetinaConfig:
         for name in ("fovea_degree", "surround_degree", "colour_degree"):
             check_whole(self, name, 1)
         check_number(self, "contrast_floor", above=0.0)
+        check_whole(self, "colour_codes", 0)
+        check_whole(self, "orientation_scales", 0)
+        check_whole(self, "orientation_parts", 1)
         for name, parts in (
             ("window_px", 2),
             ("fovea_px", 2),
@@ -51,12 +61,32 @@ class RetinaConfig:
         ):
             if getattr(self, name) >= below:
                 raise ConfigError(f"{name} = {getattr(self, name)}: must be below {below}")
+        self._check_codes()
+
+    def _check_codes(self) -> None:
+        for name, most in (
+            ("colour_codes", MOST_COLOUR_CODES),
+            ("orientation_scales", MOST_ORIENTATION_SCALES),
+        ):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} = {getattr(self, name)}: must be at most {most}")
+        for scale in range(self.orientation_scales):
+            cells, rest = divmod(self.window_px, 2**scale)
+            inner = cells - 2
+            if rest or inner < self.orientation_parts or inner % self.orientation_parts:
+                raise ConfigError(
+                    f"orientation_scales = {self.orientation_scales}: {cells} x {cells} "
+                    f"cells of {2**scale} px, without those at its edge, must come in "
+                    f"{self.orientation_parts} x {self.orientation_parts} equal parts"
+                )
 
     @property
     def n_features(self) -> int:
-        """f: kept coefficients of the four groups, and level and contrast of each."""
+        """f: kept coefficients of the four groups, level and contrast of each, and the codes."""
         degrees = (self.fovea_degree, self.surround_degree, self.colour_degree, self.colour_degree)
-        return sum((d + 1) * (d + 2) // 2 - 1 for d in degrees) + 2 * len(degrees)
+        patterns = sum((d + 1) * (d + 2) // 2 - 1 for d in degrees)
+        edges = self.orientation_scales * ORIENTATIONS * self.orientation_parts**2
+        return patterns + 2 * len(degrees) + self.colour_codes + edges
 
 
 class GazePolicy(str, Enum):

@@ -45,8 +45,10 @@ import numpy as np
 
 from edge_rjepa.base.jit import jit
 from edge_rjepa.errors import InputError
+from edge_rjepa.eye.colour_codes import ColourCodes
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.image import check_image
+from edge_rjepa.eye.oriented_codes import OrientedCodes
 
 GROUPS = ("fovea", "surround", "warm", "green")
 
@@ -98,6 +100,24 @@ class Retina:
         self.contrast_mix = CONTRAST.astype(np.float32)
         self.contrast_centre = CONTRAST_CENTRE.astype(np.float32)
         self.contrast_spread = CONTRAST_SPREAD.astype(np.float32)
+        self.colour_codes = ColourCodes(config.colour_codes)
+        self.oriented_codes = OrientedCodes(config.orientation_scales, config.orientation_parts)
+        self.parts = self._parts()
+
+    def _parts(self) -> dict[str, slice]:
+        """Where each kind of feature stands among all."""
+        sizes = {
+            "pattern": self.banks[-1].pattern.stop,
+            "level": len(GROUPS),
+            "contrast": len(GROUPS),
+            "colour codes": self.colour_codes.count,
+            "oriented codes": self.oriented_codes.count,
+        }
+        stops = itertools.accumulate(sizes.values())
+        return {
+            kind: slice(stop - size, stop)
+            for (kind, size), stop in zip(sizes.items(), stops, strict=True)
+        }
 
     @property
     def n_features(self) -> int:
@@ -114,25 +134,33 @@ class Retina:
         Raises InputError for any other image, pixels or out.
         """
         image = _checked_image(image)
-        corners = self._corners(image, pixels)
+        corners = self.corners(image, pixels)
         out = _checked_out(out, (len(corners), self.n_features))
         config = self.config
-        pooled = np.empty((len(corners), self.banks[-1].pooled.stop), np.float32)
-        column_sums = np.empty(3 * config.window_px, np.int32)
+        K, side, cells = len(corners), config.window_px, config.surround_cells
+        grey = np.empty((K, side, side), np.int32)
+        colours = np.empty((K, cells**2, 3), np.float32)
+        pooled = np.empty((K, self.banks[-1].pooled.stop), np.float32)
+        column_sums = np.empty(3 * side, np.int32)
         height, width = image.shape[:2]
         _pool(
             image.reshape(height, 3 * width),
             corners,
-            (config.window_px, config.fovea_px, config.surround_cells, config.colour_cells),
+            (side, config.fovea_px, cells, config.colour_cells),
             column_sums,
+            grey,
+            colours,
             pooled,
         )
-        return self._features_of_pooled(pooled, out)
+        self._features_of_pooled(pooled, out)
+        self.colour_codes(colours, out[:, self.parts["colour codes"]])
+        self.oriented_codes(grey, out[:, self.parts["oriented codes"]])
+        return out
 
     def windows(self, image, pixels) -> np.ndarray:
         """The windows (K, window_px, window_px, 3) uint8 that __call__ looks at."""
         image = _checked_image(image)
-        corners = self._corners(image, pixels)
+        corners = self.corners(image, pixels)
         side = np.arange(self.config.window_px)
         columns = np.clip(corners[:, :1] + side, 0, image.shape[1] - 1)
         rows = np.clip(corners[:, 1:] + side, 0, image.shape[0] - 1)
@@ -157,19 +185,24 @@ class Retina:
         green = _area_average(channels[..., 2], self.config.colour_cells)
         n = len(windows)
         pooled = np.hstack([part.reshape(n, -1) for part in (fovea, surround, warm, green)])
-        return self._features_of_pooled(pooled, np.empty((n, self.n_features), np.float32))
+        out = np.empty((n, self.n_features), np.float32)
+        self._features_of_pooled(pooled, out)
+        cells = self.config.surround_cells
+        colours = [_area_average(channels[..., i], cells).reshape(n, -1) for i in range(3)]
+        self.colour_codes.plain(np.stack(colours, axis=2), out[:, self.parts["colour codes"]])
+        self.oriented_codes.plain(channels[..., 0], out[:, self.parts["oriented codes"]])
+        return out
 
-    def _features_of_pooled(self, pooled: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def _features_of_pooled(self, pooled: np.ndarray, out: np.ndarray) -> None:
         mean, power = np.empty((2, len(pooled), len(GROUPS)), np.float32)
         for bank in self.banks:
             bank.analyse(pooled, mean, power, out)
-        level, contrast = out[:, -2 * len(GROUPS) : -len(GROUPS)], out[:, -len(GROUPS) :]
+        level, contrast = out[:, self.parts["level"]], out[:, self.parts["contrast"]]
         level[:] = (mean @ self.level_mix.T - self.level_centre) / self.level_spread
         contrast[:] = np.log(power) @ self.contrast_mix.T
         contrast[:] = (contrast - self.contrast_centre) / self.contrast_spread
-        return out
 
-    def _corners(self, image: np.ndarray, pixels) -> np.ndarray:
+    def corners(self, image: np.ndarray, pixels) -> np.ndarray:
         """Top left pixel (K, 2) int64 (x, y) of the windows about the gaze pixels."""
         pixels = np.asarray(pixels)
         if pixels.dtype.kind not in "fiu" or pixels.shape[1:] != (2,) or not len(pixels):
@@ -277,50 +310,62 @@ def _checked_out(out: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
 
 
 @jit
-def _pool(image, corners, sizes, column_sums, out):
-    """Pooled values out (K, n_p) of the windows at corners (K, 2) of image (H, 3 W)."""
+def _pool(image, corners, sizes, column_sums, grey, colours, pooled):
+    """What the windows at corners (K, 2) of image (H, 3 W) hold, without rounding.
+
+    grey: (K, window, window) luminance, in 256ths. colours: (K, cells cells, 3) averages of
+    luminance, warm and green over a cell of the surround. pooled: (K, n_p) of the four groups.
+    """
     window, fovea, cells, colour_cells = sizes
-    block, colours = window // cells, cells // colour_cells
+    block, coarse = window // cells, cells // colour_cells
     at_surround = fovea * fovea
     at_warm = at_surround + cells * cells
     at_green = at_warm + colour_cells * colour_cells
     edge = (window - fovea) // 2
-    luminance_scale = np.float32(1.0 / (256 * block * block))
-    warm_scale = np.float32(1.0 / (block * block * colours * colours))
-    green_scale = np.float32(0.5) * warm_scale
+    share = np.float32(1.0 / (block * block))
+    luminance_share = np.float32(1.0 / (256 * block * block))
+    coarse_share = np.float32(1.0 / (coarse * coarse))
     last_row, last_column = image.shape[0] - 1, image.shape[1] // 3 - 1
 
     for k in range(corners.shape[0]):
         x, y = corners[k]
         inside = 0 <= x and x + window - 1 <= last_column
-        out[k, at_warm:] = 0
+        pooled[k, at_warm:] = 0
         for v in range(cells):
             # Down the columns first: long runs of neighbours, which the compiler can vectorise.
             column_sums[:] = 0
             for i in range(v * block, (v + 1) * block):
                 row = image[min(max(y + i, 0), last_row)]
                 if inside:
+                    within = row[3 * x : 3 * (x + window)]
                     for j in range(3 * window):
-                        column_sums[j] += row[3 * x + j]
+                        column_sums[j] += within[j]
+                    for j in range(window):
+                        b, g, r = within[3 * j], within[3 * j + 1], within[3 * j + 2]
+                        grey[k, i, j] = 29 * np.int32(b) + 150 * np.int32(g) + 77 * np.int32(r)
                 else:
                     for j in range(window):
                         column = 3 * min(max(x + j, 0), last_column)
-                        for channel in range(3):
-                            column_sums[3 * j + channel] += row[column + channel]
+                        b, g, r = row[column], row[column + 1], row[column + 2]
+                        column_sums[3 * j] += b
+                        column_sums[3 * j + 1] += g
+                        column_sums[3 * j + 2] += r
+                        grey[k, i, j] = 29 * np.int32(b) + 150 * np.int32(g) + 77 * np.int32(r)
             for u in range(cells):
                 b = g = r = 0
                 for j in range(u * block, (u + 1) * block):
                     b += column_sums[3 * j]
                     g += column_sums[3 * j + 1]
                     r += column_sums[3 * j + 2]
-                colour = (v // colours) * colour_cells + u // colours
-                out[k, at_surround + v * cells + u] = (29 * b + 150 * g + 77 * r) * luminance_scale
-                out[k, at_warm + colour] += (r - b) * warm_scale
-                out[k, at_green + colour] += (2 * g - r - b) * green_scale
+                colour = colours[k, v * cells + u]
+                colour[0] = (29 * b + 150 * g + 77 * r) * luminance_share
+                colour[1] = (r - b) * share
+                colour[2] = (2 * g - r - b) * (np.float32(0.5) * share)
+                part = (v // coarse) * colour_cells + u // coarse
+                pooled[k, at_surround + v * cells + u] = colour[0]
+                pooled[k, at_warm + part] += colour[1] * coarse_share
+                pooled[k, at_green + part] += colour[2] * coarse_share
         for i in range(fovea):
-            row = image[min(max(y + edge + i, 0), last_row)]
             for j in range(fovea):
-                column = 3 * min(max(x + edge + j, 0), last_column)
-                b, g, r = row[column], row[column + 1], row[column + 2]
-                grey = 29 * np.int64(b) + 150 * np.int64(g) + 77 * np.int64(r)
-                out[k, i * fovea + j] = grey * np.float32(1.0 / 256)
+                middle = grey[k, edge + i, edge + j]
+                pooled[k, i * fovea + j] = middle * np.float32(1.0 / 256)

@@ -1,8 +1,8 @@
 """How a still picture is seen: a fixed scan, the same for every picture of that shape.
 
-The picture is enlarged or reduced until its longer side has PICTURE_PX. Gaze goes over it line by
-line, back and forth, about as far a step as in learning, and stops near the middle of each field of
-a grid, a little beside it by the seed.
+The picture is enlarged or reduced until its longer side has some PICTURE_PX. Gaze goes over it line
+by line, back and forth, about as far a step as in learning, and stops near the middle of each field
+of a grid, a little beside it by the seed.
 """
 
 from __future__ import annotations
@@ -38,17 +38,19 @@ def scan(
     fixations: int = FIXATIONS,
     seed: int = 0,
     scales_rad: tuple[float, float] | None = None,
+    longer_px: int = PICTURE_PX,
 ) -> Scan:
     """The scan of a picture (H, W, 3) uint8 BGR.
 
-    scales_rad: of saccade and gaze in the efference copy; None for GazeConfig's. The first saccade
-    comes from the middle of the picture. Raises InputError for any other picture, or no fixation.
+    scales_rad: of saccade and gaze in the efference copy; None for GazeConfig's. longer_px: the
+    picture's longer side as it is scanned. The first saccade comes from the middle of the picture.
+    Raises InputError for any other picture, or no fixation.
     """
     picture = np.asarray(picture)
     check_image(picture, "picture")
     if fixations < 1:
         raise InputError(f"{fixations} fixations asked for: must be at least 1")
-    image = _resized(picture)
+    image = _to_longer_side(picture, longer_px)
     height, width = image.shape[:2]
     pixels = _places(fixations, seed) * (width - 1, height - 1)
     camera = Pinhole(width, height, 2.0 * math.atan(0.5 * width / FOCAL_PX))
@@ -69,9 +71,17 @@ def _places(count: int, seed: int) -> np.ndarray:
     return middles / (across, down)
 
 
-def _resized(picture: np.ndarray) -> np.ndarray:
+def _to_longer_side(picture: np.ndarray, longer_px: int) -> np.ndarray:
     height, width = picture.shape[:2]
-    scale = PICTURE_PX / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    how = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
-    return cv2.resize(picture, size, interpolation=how)
+    scale = longer_px / max(height, width)
+    return resized(picture, max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def resized(picture: np.ndarray, width_px: int, height_px: int) -> np.ndarray:
+    """The picture (H, W, 3) enlarged or reduced to this size."""
+    height, width = picture.shape[:2]
+    if (height, width) == (height_px, width_px):
+        return picture
+    smaller = width_px * height_px < width * height
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width_px, height_px), interpolation=how)

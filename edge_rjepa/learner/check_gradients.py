@@ -8,6 +8,7 @@ fixations in blocks of 1, of 7, of 16 and of unequal lengths, with a reset after
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from edge_rjepa.learner.reference import NaiveModel
 from edge_rjepa.learner.rjepa import RJepa
 
 MEMORY_INPUTS = ("embedding", "features")
+ENCODERS_HIDDEN = (0, 8)  # units of the encoder's hidden layer; 0: none
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 CUTS = ((1,) * 64, (7,) * 10, (16,) * 5, (3, 16, 1, 9, 2, 11, 7, 1, 13, 4, 5))  # block lengths
 NETWORK: dict[str, Any] = {
@@ -43,6 +45,7 @@ class Row(NamedTuple):
 
     cell: str
     memory_input: str
+    n_encoder_hidden: int
     dtype: str
     parameter: str
     error: float  # norm of the difference / norm of the reference
@@ -56,9 +59,10 @@ def check_gradients(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
     memory_inputs: Iterable[str] = MEMORY_INPUTS,
+    encoders_hidden: Iterable[int] = ENCODERS_HIDDEN,
     learner: Callable[[RJepaConfig], RJepa] = RJepa,
 ) -> list[Row]:
-    """One row for every cell, memory input, dtype and parameter array; takes seconds a cell.
+    """One row for every cell, memory input, encoder, dtype and array; takes seconds a cell.
 
     cells: names; all that are registered and that the reference knows when not given.
     progress: called with (networks done, networks in all, what comes now).
@@ -75,24 +79,29 @@ def check_gradients(
         known = ", ".join(REFERENCE_CELLS)
         raise ConfigError(f"the reference has no cell '{name}': choose one of {known}")
     dtypes, memory_inputs = tuple(dtypes), tuple(memory_inputs)
-    networks = [(cell, memory_input) for cell in cells for memory_input in memory_inputs]
+    networks = list(itertools.product(cells, memory_inputs, encoders_hidden))
     rows = []
-    for done, (cell, memory_input) in enumerate(networks):
+    for done, network in enumerate(networks):
         if progress:
-            progress(done, len(networks), f"{cell}, {memory_input}")
-        rows += _check_network(cell, memory_input, dtypes, seed, learner)
+            progress(done, len(networks), ", ".join(_words(*network)))
+        rows += _check_network(*network, dtypes, seed, learner)
     if progress:
         progress(len(networks), len(networks), "done")
     return rows
 
 
-def _check_network(cell, memory_input, dtypes, seed, learner) -> list[Row]:
+def _words(cell: str, memory_input: str, n_encoder_hidden: int) -> tuple[str, str, str]:
+    return cell, memory_input, f"{n_encoder_hidden} hidden" if n_encoder_hidden else "no hidden"
+
+
+def _check_network(cell, memory_input, n_encoder_hidden, dtypes, seed, learner) -> list[Row]:
+    network = NETWORK | {"n_encoder_hidden": n_encoder_hidden}
     configs = [
-        RJepaConfig(**NETWORK, cell=cell, memory_input=memory_input, dtype=dtype)
+        RJepaConfig(**network, cell=cell, memory_input=memory_input, dtype=dtype)
         for dtype in dtypes
     ]
     rng = np.random.default_rng(seed)
-    weights = _weights(rng, cell, memory_input)
+    weights = _weights(rng, configs[0])
     streams = [_stream(rng, sizes) for sizes in CUTS]
     reference = NaiveModel(
         weights, cell, memory_input, NETWORK["noise_floor"], NETWORK["statistics_fixations"]
@@ -102,15 +111,19 @@ def _check_network(cell, memory_input, dtypes, seed, learner) -> list[Row]:
     for config in configs:
         found = [_gradients(_with(weights, learner(config)), blocks) for blocks in streams]
         tolerance = TOLERANCES[config.dtype]
-        for name in WEIGHTS:
+        for name in (name for name in WEIGHTS if weights[name].size):
             error = np.max([_error(*pair, name) for pair in zip(found, true, strict=True)])
             ok = bool(error <= tolerance)  # False for NaN
-            rows.append(Row(cell, memory_input, config.dtype, name, float(error), tolerance, ok))
+            rows.append(
+                Row(
+                    cell, memory_input, n_encoder_hidden, config.dtype,
+                    name, float(error), tolerance, ok,
+                )
+            )  # fmt: skip
     return rows
 
 
-def _weights(rng, cell, memory_input) -> dict[str, np.ndarray]:
-    config = RJepaConfig(**NETWORK, cell=cell, memory_input=memory_input)
+def _weights(rng, config) -> dict[str, np.ndarray]:
     arrays = RJepa(config).parameters()
     return {name: _normal(rng, array.shape, scale=0.5) for name, array in arrays.items()}
 
@@ -179,19 +192,20 @@ def _part(rows: list[Row]) -> str:
     missed = sum(not row.ok for row in rows)
     lines = [
         f"{worst.dtype}: relative error of the gradient",
-        f"{'cell':<8}{'memory input':<13}" + "".join(f"{name:>9} " for name in WEIGHTS),
+        f"{'cell':<8}{'memory input':<13}{'encoder':<10}"
+        + "".join(f"{name:>9} " for name in WEIGHTS),
     ]
-    networks = dict.fromkeys((row.cell, row.memory_input) for row in rows)
-    for cell, memory_input in networks:
-        line = f"{cell:<8}{memory_input:<13}"
-        for row in rows:
-            if (row.cell, row.memory_input) == (cell, memory_input):
-                mark = "!" if not row.ok else "*" if row is worst else " "
-                line += f"{row.error:9.1e}{mark}"
+    for network in dict.fromkeys(row[:3] for row in rows):
+        line = "{:<8}{:<13}{:<10}".format(*_words(*network))
+        errors = {row.parameter: row for row in rows if row[:3] == network}
+        for row in map(errors.get, WEIGHTS):
+            mark = " " if row is None or row.ok else "!"
+            mark = "*" if row is worst and mark == " " else mark
+            line += f"{row.error:9.1e}{mark}" if row else f"{'-':>9}{mark}"
         lines.append(line)
     verdict = f"{missed} of {len(rows)} arrays miss" if missed else f"all {len(rows)} arrays within"
     lines.append(
-        f"largest {worst.error:.1e} ({worst.cell}, {worst.memory_input}, {worst.parameter}): "
+        f"largest {worst.error:.1e} ({', '.join(_words(*worst[:3]))}, {worst.parameter}): "
         f"{verdict} {worst.tolerance:.0e}"
     )
     return "\n".join(line.rstrip() for line in lines)

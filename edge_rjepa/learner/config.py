@@ -15,21 +15,22 @@ DEVICES = ("cpu", "cuda", "auto")  # where to learn; "auto" measures both and ta
 class RJepaConfig:
     """The network and its learning rule; docs/theory.md has the symbols."""
 
-    n_features: int = 124  # f: what the retina gives
+    n_features: int = 316  # f: what the retina gives
     n_efference: int = 4  # A: saccade and gaze
     cell: str = "gated"
     memory_input: str = "embedding"  # the recurrent layer reads the embedding, or the features
-    n_embedding: int = 128  # n_z
+    n_encoder_hidden: int = 0  # n_e: tanh units between features and embedding; 0: none
+    n_embedding: int = 256  # n_z
     n_hidden: int = 256  # n_h
     n_predictor: int = 256  # n_p
     n_gain: int = 32  # hidden units of the gain field
     noise_floor: float = 1.0  # eps of the objective, in squared units of the embedding
     statistics_fixations: float = 2500.0  # time constant of mu, S_z, S_e
-    learning_rate: float = 1e-3  # Adam, at the start
+    learning_rate: float = 3e-3  # Adam, at the start
     anneal_fixations: float = 50_000.0  # experience after which the rate has fallen by sqrt(2)
     anneal_floor: float = 0.1  # share of learning_rate that always stays
     encoder_rate: float = 1.0  # the encoder's rate in units of learning_rate
-    update_every: int = 1  # blocks whose gradients are summed before a step
+    update_every: int = 4  # blocks whose gradients are summed before a step
     max_block: int = 64  # longest block, in fixations: buffers are made for it
     dtype: str = "float32"
 
@@ -40,6 +41,7 @@ class RJepaConfig:
             "max_block",
         ):  # fmt: skip
             check_whole(self, name, 1)
+        check_whole(self, "n_encoder_hidden", 0)
         check_whole(self, "n_embedding", 2)
         for name in ("noise_floor", "statistics_fixations", "anneal_fixations"):
             check_number(self, name, above=0.0)

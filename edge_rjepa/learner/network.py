@@ -30,6 +30,8 @@ class Sizes(NamedTuple):
     K: int  # fixations of a block
     f: int  # features
     A: int  # values of an efference copy
+    n_e: int  # encoder's hidden layer, 0 for none
+    n_x: int  # what the embedding is made of: n_e, or f
     n_z: int  # embedding
     n_h: int  # hidden units
     n_p: int  # predictor
@@ -49,6 +51,8 @@ def sizes(config: RJepaConfig, cell: Cell) -> Sizes:
         K=config.max_block,
         f=config.n_features,
         A=config.n_efference,
+        n_e=config.n_encoder_hidden,
+        n_x=config.n_encoder_hidden or config.n_features,
         n_z=config.n_embedding,
         n_h=config.n_hidden,
         n_p=config.n_predictor,
@@ -67,7 +71,7 @@ def sizes(config: RJepaConfig, cell: Cell) -> Sizes:
 
 
 class Weights(NamedTuple):
-    """One number for every learned weight: the weights themselves, gradients, Adam's moments.
+    """One number for every learned weight: the weights themselves, gradients, Adam's m2.
 
     `flat` holds them all in this order; the others are views into it. Every matrix has one row an
     output, and its bias in the last column.
@@ -75,7 +79,8 @@ class Weights(NamedTuple):
 
     flat: Array
     W: Annotated[Array, "G n_h n_u"]  # input projections of the recurrent layer
-    W_z: Annotated[Array, "n_z f+1"]  # encoder
+    W_x: Annotated[Array, "n_e f+1"]  # encoder's hidden layer; empty where there is none
+    W_z: Annotated[Array, "n_z n_x+1"]  # encoder
     lam: Annotated[Array, "L n_h"]  # local parameters of the cell
     G_a: Annotated[Array, "n_g A+1"]  # gain field, first layer
     G_b: Annotated[Array, "n_p n_g+1"]  # gain field, second layer
@@ -99,6 +104,7 @@ class Activations:
     """
 
     x: Annotated[Array, "K+1 f+1"]  # features, 1
+    hidden: Annotated[Array, "K+1 n_e+1"]  # encoder's hidden layer, 1
     a: Annotated[Array, "K A+1"]  # efference copy, 1
     z: Annotated[Array, "K+1 n_z"]  # embedding
     u: Annotated[Array, "K n_u"]  # input of the recurrent layer, 1
@@ -122,7 +128,7 @@ class Activations:
     delta: Annotated[Array, "K m n_h"]  # dl_{k+1}/dy_k
 
 
-END_WITH_1 = ("x", "a", "u", "c", "gain", "p1", "p2")  # x but for row 0: no fixation, no gradient
+END_WITH_1 = ("x", "hidden", "a", "u", "c", "gain", "p1", "p2")  # see first_row_with_1
 
 
 class Layer(NamedTuple):
@@ -137,17 +143,30 @@ class Layer(NamedTuple):
 
 
 RECURRENT = Layer("W", "forward", "u", "", False, False)  # learns by RFP, from all of the past
-LAYERS = (  # in the order of the forward pass
-    Layer("W_z", "forward", "x", "d_z", False, True),
-    RECURRENT,
+PREDICTOR = (  # in the order of the forward pass
     Layer("G_a", "predict", "a", "d_gain", False, False),
     Layer("G_b", "predict", "gain", "d_g", True, False),
     Layer("V_1", "predict", "c", "d_1", True, False),
     Layer("V_2", "predict", "p1", "d_2", True, False),
     Layer("V_3", "predict", "p2", "d_zhat", True, False),
 )
-WITHOUT_PAST = tuple(layer for layer in LAYERS if layer is not RECURRENT)
-ENCODER = frozenset(layer.matrix for layer in LAYERS if layer.encoder)
+SHALLOW_ENCODER = (Layer("W_z", "forward", "x", "d_z", False, True),)
+DEEP_ENCODER = (
+    Layer("W_x", "forward", "x", "d_hidden", False, True),
+    Layer("W_z", "forward", "hidden", "d_z", True, True),
+)
+ENCODER = frozenset(layer.matrix for layer in DEEP_ENCODER)
+
+
+def layers(config: RJepaConfig) -> tuple[Layer, ...]:
+    """All of a network, in the order of the forward pass."""
+    encoder = DEEP_ENCODER if config.n_encoder_hidden else SHALLOW_ENCODER
+    return (*encoder, RECURRENT, *PREDICTOR)
+
+
+def layers_without_past(config: RJepaConfig) -> tuple[Layer, ...]:
+    """All but the recurrent one."""
+    return tuple(layer for layer in layers(config) if layer is not RECURRENT)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -162,6 +181,14 @@ def declarations(group: type) -> dict[str, str]:
 
 
 WEIGHTS = tuple(declarations(Weights))
+
+
+def first_row_with_1(name: str) -> int:
+    """Of an array of END_WITH_1: not row 0 of those that have the fixation before the block.
+
+    Where there was no such fixation it must get no gradient, not even for a bias.
+    """
+    return int(declarations(Activations)[name].startswith("K+1"))
 
 
 def shapes(group: type, n: Sizes) -> dict[str, Shape]:
@@ -207,7 +234,7 @@ def initial_weights(config: RJepaConfig, cell: Cell, rng: np.random.Generator) -
     """
     flat = np.zeros(count_weights(config, cell), config.dtype)
     p = Weights(flat, **weights_in(flat, config, cell))
-    for matrix in (p.W, p.W_z, p.V_1, p.V_2):
+    for matrix in (p.W_x, p.W, p.W_z, p.V_1, p.V_2):
         fan_in = matrix.shape[-1] - 1
         matrix[..., :-1] = rng.normal(size=(*matrix.shape[:-1], fan_in)) / math.sqrt(fan_in)
     place = slice(-1 - config.n_efference, -1)

@@ -6,8 +6,9 @@ gets an imaginary step of 1e-30, the network runs forward over all fixations, an
 of the loss divided by the step is the derivative, exact to rounding. Many such copies of the
 network run side by side along a leading axis.
 
-Sizes: f features, A efference, n_z embedding, n_h units, n_r = n_h values read of each state,
-n_p predictor, n_g gain, m state components, G input projections, L local parameters a unit.
+Sizes: f features, A efference, n_e hidden units of the encoder (0: none), n_x = n_e (f where there
+are none), n_z embedding, n_h units, n_r = n_h values read of each state, n_p predictor, n_g gain, m
+state components, G input projections, L local parameters a unit.
 """
 
 from typing import NamedTuple
@@ -33,8 +34,9 @@ class BlockResult(NamedTuple):
 class NaiveModel:
     """The network at fixed weights, with its own running statistics.
 
-    parameters: real arrays W_z (n_z, f+1), W (G, n_h, n_u), lam (L, n_h), G_a (n_g, A+1),
-        G_b (n_p, n_g+1), V_1 (n_p, n_r+n_z+A+1), V_2 (n_p, n_p+1), V_3 (n_z, n_p+1).
+    parameters: real arrays W_x (n_e, f+1), W_z (n_z, n_x+1), W (G, n_h, n_u), lam (L, n_h),
+        G_a (n_g, A+1), G_b (n_p, n_g+1), V_1 (n_p, n_r+n_z+A+1), V_2 (n_p, n_p+1),
+        V_3 (n_z, n_p+1).
     cell: "gated", "leaky", "lstm", "rgc" or "rtu".
     memory_input: "embedding" (no gradient flows from the recurrent layer into z) or "features".
     noise_floor: eps of the objective.
@@ -104,7 +106,7 @@ class NaiveModel:
 
             for x, a in zip(features, efference, strict=True):
                 z_hat = self._predict(parameters, self._read(y), z, a)
-                z = np.tanh(affine(parameters["W_z"], x))
+                z = self._embed(parameters, x)
                 y = self._remember(parameters, y, z, x, a)
                 e, d = z - z_hat, z - mu
                 half_e_P_e = quadratic(P_e, e) / 2
@@ -134,6 +136,12 @@ class NaiveModel:
                     h=np.array(h_seen),
                 ),
             )
+
+    def _embed(self, parameters, x):
+        """z_t (copies, n_z) from x_t, by way of the hidden layer if there is one."""
+        if parameters["W_x"].size:
+            x = np.tanh(affine(parameters["W_x"], x))
+        return np.tanh(affine(parameters["W_z"], x))
 
     def _predict(self, parameters, h, z, a):
         """zhat_t (copies, n_z) from h_{t-1}, z_{t-1} and the coming saccade a_t."""

@@ -1,6 +1,7 @@
 """The learner: a recurrent joint embedding predictive network that learns as it sees.
 
-    z_t    = tanh(W_z [x_t; 1])                        embedding of fixation t
+    z_t    = tanh(W_z [x_t; 1])                        embedding of fixation t; with a hidden layer
+                                                       tanh(W_x [x_t; 1]) takes the place of x_t
     u_t    = [z_t; a_t; 1]                             (or [x_t; a_t; 1], `memory_input`)
     y_t    = F(y_{t-1}; W u_t; lambda)                 recurrent layer, unit by unit (cells.py)
     zhat_t = P([h_{t-1}; z_{t-1}], a_t)                prediction from the past and the saccade
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
@@ -28,8 +30,9 @@ from edge_rjepa.learner.engines import Engine, Learned, Step, open_engine
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.objective import precision, surprise
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam (Kingma & Ba, 2015)
+BETA2, EPSILON = 0.999, 1e-8  # Adam (Kingma & Ba, 2015) with beta_1 = 0: no first moment
 CHECKPOINT_KIND = "learner"
+NETWORK_VERSION = 2  # of what a checkpoint goes on with: weights, optimiser, what features mean
 
 
 class BlockReport(NamedTuple):
@@ -144,11 +147,10 @@ class RJepa:
     def _adam(self, rate: float) -> tuple[arrays.Adam, arrays.Adam]:
         """Adam's numbers for all weights but the encoder's, and for those."""
         number, largest, steps = self._number, self._largest, max(1, int(self._counts[1]))
-        bias1, bias2 = 1.0 - BETA1**steps, 1.0 - BETA2**steps
-        rest = number(1.0 - BETA1), number(1.0 - BETA2), number(1.0 / bias2), number(EPSILON)
+        rest = number(1.0 - BETA2), number(1.0 / (1.0 - BETA2**steps)), number(EPSILON)
         return (
-            arrays.Adam(number(min(rate / bias1, largest)), *rest),
-            arrays.Adam(number(min(rate * self.config.encoder_rate / bias1, largest)), *rest),
+            arrays.Adam(number(min(rate, largest)), *rest),
+            arrays.Adam(number(min(rate * self.config.encoder_rate, largest)), *rest),
         )
 
     def warm_up(self) -> None:
@@ -179,9 +181,27 @@ class RJepa:
 
         An embedding needs no past, so any thread may call it, whatever the learner does.
         """
-        weights = self.parameters()["W_z"]
-        matrix, constant = weights[:, :-1].T, weights[:, -1]
-        return lambda features: np.tanh(features @ matrix + constant)
+        weights = self.parameters()
+        layers = [weights[name] for name in ("W_x", "W_z") if weights[name].size]
+
+        def encode(features: np.ndarray) -> np.ndarray:
+            for matrix in layers:
+                features = np.tanh(features @ matrix[:, :-1].T + matrix[:, -1])
+            return features
+
+        return encode
+
+    def whitening(self) -> tuple[np.ndarray, np.ndarray]:
+        """What makes embeddings comparable: (n_z, n_z) and (n_z,), of white = matrix (z - mean).
+
+        mean and covariance are the running ones that learning keeps, the matrix is the inverse of
+        the lower Cholesky factor of S_z + eps 1: what varies much in the world counts no more
+        than what varies little, and what varies less than the objective's noise counts less.
+        float64.
+        """
+        factor = np.tril(self._array("statistics.factor_z").astype(np.float64))
+        matrix = solve_triangular(factor, np.eye(len(factor)), lower=True)
+        return matrix, self._array("statistics.mu").astype(np.float64)
 
     def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:
         """How unusual errors z - z_hat (N, n_z) are: 1/2 e' P_e e, (N,) float64 in nats."""
@@ -327,6 +347,7 @@ class RJepa:
         """
         metadata = {
             "kind": CHECKPOINT_KIND,
+            "network": NETWORK_VERSION,
             "config": dataclasses.asdict(self.config),
             "learning_rate": self._learning_rate,
             "notes": notes or {},
@@ -355,6 +376,7 @@ class RJepa:
         """The learner and the notes that a file at `path` held. Raises CheckpointError."""
         if metadata.get("kind") != CHECKPOINT_KIND:
             raise CheckpointError(f"{path} holds no learner: name the checkpoint of a run")
+        _check_network_version(metadata.get("network", 1), path)
         try:
             config = RJepaConfig(**metadata["config"])
             rate, notes = metadata["learning_rate"], metadata["notes"]
@@ -373,6 +395,18 @@ class RJepa:
                 raise CheckpointError(f"{origin} lacks a fitting tensor '{name}': use another copy")
         self._counts[...] = tensors["counts"]
         self.engine.set({name: tensors[name] for name in own if name != "counts"})
+
+
+def _check_network_version(version: object, path: str | Path) -> None:
+    """Refuse a checkpoint of another network. Files before version 2 do not name theirs."""
+    if version == NETWORK_VERSION:
+        return
+    if isinstance(version, int) and version > NETWORK_VERSION:
+        raise CheckpointError(f"{path} was learned by a later version of edge_rjepa: upgrade it")
+    raise CheckpointError(
+        f"{path} was learned by an earlier version of edge_rjepa, whose network had another "
+        "optimiser and retina: learn anew, or keep that version"
+    )
 
 
 def _check_rows(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> np.ndarray:

@@ -1,15 +1,17 @@
-"""What the units of an embedding look for, as pictures.
+"""What the units that look at features look for, as pictures: of the encoder's hidden layer, or of
+the embedding where there is none.
 
 A unit is moved by w'x of the features x of a patch. Features of photographs are about white
 (retina.py), so of all patches that move it by as much the most usual one has features along w. That
 patch is drawn: every step of the retina is undone for w, with the contrast that windows usually
-have in place of the patch's own, which is what makes the retina linear.
+have in place of the patch's own, which is what makes the retina linear. Codes of colours and edges
+are left out: they say what is in a window and not where, so no one patch belongs to them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +19,6 @@ import numpy as np
 from edge_rjepa.eye.retina import GROUPS, Bank, Retina
 
 CHANNEL = {"fovea": 0, "surround": 0, "warm": 1, "green": 2}  # as the rows of retina.COLOUR
-LEVELS = slice(-2 * len(GROUPS), -len(GROUPS))  # of the features; patterns before, contrasts after
 
 
 class PreferredPatches(NamedTuple):
@@ -34,9 +35,30 @@ def preferred_patches(weights: np.ndarray, retina: Retina) -> PreferredPatches:
     for pictures, group in _patterns(weights, retina):
         within = slice(edge, side - edge) if group == "fovea" else slice(None)
         pattern[:, within, within, CHANNEL[group]] += pictures
-    means = weights[:, LEVELS] * retina.level_spread @ np.linalg.inv(retina.level_mix).T
+    means = (
+        weights[:, retina.parts["level"]] * retina.level_spread @ np.linalg.inv(retina.level_mix).T
+    )
     to_bgr = np.linalg.inv(retina.colour).T
     return PreferredPatches(pattern @ to_bgr, means[:, 1:] @ to_bgr)
+
+
+def looking_units(
+    parameters: Mapping[str, np.ndarray], covariance: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """Weights (N, f) of the units that look at features, and whether they are a hidden layer's.
+
+    Those that matter most are first. Units of the embedding, with their covariance (n_z, n_z),
+    matter by their variance. A hidden unit matters by how far it moves the arguments of the
+    embedding where the features are one standard deviation along its way, and that is
+    tanh(|w|) times the length of its column in W_z.
+    """
+    W_x, W_z = parameters["W_x"][:, :-1], parameters["W_z"][:, :-1]
+    hidden = len(W_x) > 0
+    if hidden:
+        matter = np.tanh(np.linalg.norm(W_x, axis=1)) * np.linalg.norm(W_z, axis=0)
+    else:
+        matter = np.diag(covariance)
+    return (W_x if hidden else W_z)[np.argsort(-matter, kind="stable")], hidden
 
 
 def mean_colour(retina: Retina) -> np.ndarray:
@@ -45,12 +67,10 @@ def mean_colour(retina: Retina) -> np.ndarray:
     return np.linalg.solve(retina.colour, means[1:])
 
 
-def shares(weights: np.ndarray) -> dict[str, float]:
-    """How much of the squared weights (N, f) goes to each kind of feature."""
+def shares(weights: np.ndarray, retina: Retina) -> dict[str, float]:
+    """How much of the squared weights (N, f) goes to each kind of feature, as `Retina.parts`."""
     squares = np.square(weights, dtype=np.float64).sum(axis=0)
-    level, contrast = squares[LEVELS].sum(), squares[-len(GROUPS) :].sum()
-    parts = {"colour": level, "contrast": contrast, "pattern": squares.sum() - level - contrast}
-    return {kind: float(part / squares.sum()) for kind, part in parts.items()}
+    return {kind: float(squares[at].sum() / squares.sum()) for kind, at in retina.parts.items()}
 
 
 def _patterns(weights: np.ndarray, retina: Retina) -> Iterator[tuple[np.ndarray, str]]:

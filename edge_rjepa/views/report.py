@@ -23,7 +23,13 @@ from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.views import metrics, overlay
-from edge_rjepa.views.filters import PreferredPatches, mean_colour, preferred_patches, shares
+from edge_rjepa.views.filters import (
+    PreferredPatches,
+    looking_units,
+    mean_colour,
+    preferred_patches,
+    shares,
+)
 from edge_rjepa.views.metrics import Record, column, is_number
 
 # The picture is laid out in inches, from its top left; it is as wide as a slide.
@@ -326,19 +332,23 @@ def _label_marks(figure, marks):
 
 
 def _draw_filters(axes, network):
-    """What the units that vary most look for, and what the weights of all go to."""
-    weights = network.learner.parameters()["W_z"][:, :-1]
-    order = np.argsort(-np.diag(network.learner.embedding_covariance), kind="stable")
+    """What the units that matter most look for, and what the weights of all go to."""
+    learner = network.learner
+    weights, hidden = looking_units(learner.parameters(), learner.embedding_covariance)
     length = np.linalg.norm(weights, axis=1, keepdims=True)
-    ways = TWO_STD * (weights / np.maximum(length, 1e-12))[order]
+    ways = TWO_STD * weights / np.maximum(length, 1e-12)
     tiles = _tiles(preferred_patches(ways, network.retina), mean_colour(network.retina))
     box, tile = axes.get_window_extent(), tiles.shape[2] / tiles.shape[1]
     axes.imshow(_grid(tiles, round(FILTER_ROWS * box.width / box.height / tile)))
     axes.set_axis_off()
-    axes.set_title("What its units look for")
-    parts = ", ".join(f"{share:.0%} {kind}" for kind, share in shares(weights).items())
+    axes.set_title("What its hidden units look for" if hidden else "What its units look for")
+    found = shares(weights, network.retina)
+    parts = ", ".join(f"{share:.0%} {kind}" for kind, share in found.items())
     text = f"Patterns, each above the colour that goes with it. Weight: {parts}."
     _write(axes.figure, MARGIN, SEEN_TOP + SEEN_HEIGHT + 0.08, text, size=9.5, color=MUTED)
+    first = "move the embedding most" if hidden else "vary most"
+    text = f"First the units that {first}."
+    _write(axes.figure, MARGIN, SEEN_TOP + SEEN_HEIGHT + 0.27, text, size=9.5, color=MUTED)
 
 
 def _tiles(patches: PreferredPatches, mean_bgr: np.ndarray) -> np.ndarray:

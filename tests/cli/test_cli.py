@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_rjepa.base import checkpoint
 from edge_rjepa.cli import COMMANDS
 from edge_rjepa.learner.rjepa import RJepa
 
@@ -48,6 +50,18 @@ def world(tmp_path_factory):
 
 
 LEARN = ("learn", "--source", "scene:pictures", "--config", "small.toml")
+
+
+@pytest.fixture(scope="module")
+def old(world):
+    """The run as a version before checkpoints named their network would have left it."""
+    folder = world / "old"
+    shutil.copytree(world / "run", folder)
+    for path in folder.glob("*.safetensors"):
+        tensors, metadata = checkpoint.load(path)
+        del metadata["network"]
+        checkpoint.save(path, tensors, metadata)
+    return "old"
 
 
 def start(folder, *arguments):
@@ -179,6 +193,27 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
         assert said[-1].startswith("edge-rjepa: ")
         assert all(line.startswith("run: ") for line in said[:-1])
     assert not (world / "x").exists() or not os.listdir(world / "x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("learn", "--resume"), ("export",), ("report",), ("probe", "--data", "pictures"),
+        ("watch", "--source", "nowhere.mp4"),
+    ],
+)  # fmt: skip
+def test_a_run_of_an_earlier_network_is_refused_by_every_command(world, old, arguments):
+    command, *rest = arguments
+    order = (*rest, old) if "--resume" in rest else (old, *rest)
+    done = edge_rjepa(world, command, *order)
+    assert (done.returncode, done.stdout) == (1, "")
+    (said,) = done.stderr.strip().splitlines()
+    assert said.startswith("edge-rjepa: old/")
+    assert said.endswith(
+        ".safetensors was learned by an earlier version of edge_rjepa, whose network had another "
+        "optimiser and retina: learn anew, or keep that version"
+    )
 
 
 @pytest.mark.slow

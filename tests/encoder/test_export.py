@@ -28,6 +28,7 @@ SMALL_RETINA = RetinaConfig(
     fovea_degree=3, surround_degree=4, colour_degree=2,
 )  # fmt: skip
 A, N_Z, N_H, T = 4, 5, 7, 3
+every_encoder = pytest.mark.parametrize("n_e", [0, 9], ids=["shallow", "deep"])
 
 # Of the operators that TensorRT's parser and OpenVINO's frontend name in their documentation
 # (docs/encoder.md has the pages), those without a restriction that our graphs could run into.
@@ -47,7 +48,8 @@ def few_steps(monkeypatch):
 
 def trained(cell="gated", n_features=6, seed=0, **config):
     """A small learner that has seen something, in the middle of a sequence."""
-    config = {"n_efference": A, "n_embedding": N_Z, "n_hidden": N_H, **config}
+    sizes = {"n_efference": A, "n_encoder_hidden": 9, "n_embedding": N_Z, "n_hidden": N_H}
+    config = {**sizes, "learning_rate": 1e-3, "update_every": 1, **config}
     config = RJepaConfig(n_features, cell=cell, n_predictor=8, n_gain=3, max_block=16, **config)
     learner = RJepa(config, seed)
     rng = np.random.default_rng(seed)
@@ -142,9 +144,10 @@ def assert_follows(path, learner, retina, n, steps=12):
 @pytest.mark.parametrize("form", ["step", "sequence"])
 @pytest.mark.parametrize("memory_input", ["embedding", "features"])
 @pytest.mark.parametrize("cell", BUILT_IN)
-def test_file_follows_the_learner(tmp_path, few_steps, cell, memory_input, form):
+@every_encoder
+def test_file_follows_the_learner(tmp_path, few_steps, n_e, cell, memory_input, form):
     retina = Retina(SMALL_RETINA)
-    learner = trained(cell, retina.n_features, memory_input=memory_input)
+    learner = trained(cell, retina.n_features, memory_input=memory_input, n_encoder_hidden=n_e)
     export.export(learner, retina, tmp_path / "encoder.onnx", form=form, fixations=T)
     assert_follows(tmp_path / "encoder.onnx", learner, retina, n=3)
 
@@ -193,9 +196,10 @@ def test_default_network_with_the_default_retina(tmp_path):
     assert_follows(tmp_path / "encoder.onnx", learner, retina, n=2, steps=6)
 
 
-def test_a_patch_is_seen_alike_in_every_form(tmp_path, few_steps):
+@every_encoder
+def test_a_patch_is_seen_alike_in_every_form(tmp_path, few_steps, n_e):
     retina = Retina(SMALL_RETINA)
-    learner = trained("rtu", retina.n_features)
+    learner = trained("rtu", retina.n_features, n_encoder_hidden=n_e)
     for form in FORMS:
         export.export(learner, retina, tmp_path / form, form=form, fixations=T)
     view, seen, _, efference = streams_of(learner, retina, 2, 2 * T)
@@ -204,6 +208,8 @@ def test_a_patch_is_seen_alike_in_every_form(tmp_path, few_steps):
     for name, values in step.items():
         assert_allclose(sequence[name], values, rtol=1e-5, atol=1e-6)
     alone = outputs_of(session_of(tmp_path / "patches"), {view: seen[:, 0]})
+    encoded = learner.patch_encoder()(retina.features_of_windows(seen[:, 0]))
+    assert_allclose(alone["embedding"], encoded, rtol=0, atol=1e-5)
     assert alone.keys() == {"embedding"}
     assert_allclose(alone["embedding"], step["embedding"][:, 0], rtol=0, atol=1e-6)
 
@@ -280,14 +286,16 @@ def graph_of(path):
     return onnx.load(path).graph
 
 
-def test_only_what_an_output_needs_is_written(tmp_path, few_steps):
+@every_encoder
+def test_only_what_an_output_needs_is_written(tmp_path, few_steps, n_e):
     """No derivative of the cell, and nothing of its constants' arithmetic."""
-    export.export(trained("gated"), None, tmp_path / "gated.onnx")
+    hidden_layers = int(n_e > 0)
+    export.export(trained("gated", n_encoder_hidden=n_e), None, tmp_path / "gated.onnx")
     operators = Counter(node.op_type for node in graph_of(tmp_path / "gated.onnx").node)
-    # Gemm: encoder 1, two drives of 2 parts, V_1 of 3, V_2, V_3, gain 2, surprise 2.
+    # Gemm: encoder 1 or 2, two drives of 2 parts, V_1 of 3, V_2, V_3, gain 2, surprise 2.
     # Mul: l0 y, l1 y, k (c - y); q g; the square of the surprise.
-    assert (operators["Gemm"], operators["Mul"], operators["Sub"]) == (14, 5, 2)
-    assert (operators["Tanh"], operators["Sigmoid"]) == (5, 2)
+    assert (operators["Gemm"], operators["Mul"], operators["Sub"]) == (14 + hidden_layers, 5, 2)
+    assert (operators["Tanh"], operators["Sigmoid"]) == (5 + hidden_layers, 2)
 
     export.export(trained("rtu"), None, tmp_path / "rtu.onnx")
     graph = graph_of(tmp_path / "rtu.onnx")
@@ -473,20 +481,22 @@ def test_a_reader_that_cannot_read_is_reported_and_never_counted(tmp_path, monke
 
 def test_what_differs_more_than_allowed_is_no_exception(tmp_path):
     """Weights that magnify the rounding of pixels, as no learning makes them."""
-    learner = trained("gated", Retina().n_features, n_embedding=64)
+    learner = trained("gated", Retina().n_features, n_embedding=64, n_encoder_hidden=0)
     learner.set_parameters({"W_z": 1000 * learner.parameters()["W_z"]})
     with pytest.raises(ExportError, match="its embedding is off by up to"):
         export.export(learner, Retina(), tmp_path / "encoder.onnx", form="patches")
     assert not list(tmp_path.iterdir())
 
 
-def test_full_saturation_is_finite_for_every_reader(tmp_path, few_steps):
+@every_encoder
+def test_full_saturation_is_finite_for_every_reader(tmp_path, few_steps, n_e):
     """OpenCV 5.0 has NaN for tanh(45), which a long life of learning comes to."""
-    learner = trained("gated", n_embedding=64, n_hidden=32)
+    learner = trained("gated", n_embedding=64, n_hidden=32, n_encoder_hidden=n_e)
     weights = learner.parameters()
-    learner.set_parameters({name: 1000 * weights[name] for name in ("W_z", "W", "V_1")})
+    learner.set_parameters({name: 1000 * weights[name] for name in ("W_x", "W_z", "W", "V_1")})
     model = export._model(learner, None, "step", 1)
-    features = np.full((1, 6), 5.0, np.float32) * np.sign(learner.parameters()["W_z"][0, :6])
+    first = learner.parameters()["W_x" if n_e else "W_z"]
+    features = np.full((1, 6), 5.0, np.float32) * np.sign(first[0, :6])
     efference = np.full((1, A), 9.0, np.float32)
     inputs = {"features": features, "efference": efference} | no_past(learner, 1)
     for open_reader in (parity.onnxruntime_reader, parity.opencv_reader):
@@ -514,7 +524,7 @@ def test_a_path_that_cannot_be_written(tmp_path, few_steps):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     path, rng = tmp_path / "encoder.onnx", np.random.default_rng(0)
-    with pytest.raises(ExportError, match="the retina gives 124 features, the learner takes 6"):
+    with pytest.raises(ExportError, match="the retina gives 316 features, the learner takes 6"):
         export.export(trained(), Retina(), path)
     with pytest.raises(ExportError, match="efference copies of 4 values, the learner takes 2"):
         export.export(trained(n_efference=2), None, path, gaze=GazeConfig())

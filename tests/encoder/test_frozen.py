@@ -29,7 +29,8 @@ def learner():
     """Of two state components, one of them hidden from the predictor."""
     config = RJepaConfig(
         RETINA.n_features, A, "rgc",
-        n_embedding=N_Z, n_hidden=N_H, n_predictor=8, n_gain=3, max_block=32,
+        n_encoder_hidden=9, n_embedding=N_Z, n_hidden=N_H, n_predictor=8, n_gain=3, max_block=32,
+        learning_rate=1e-3, update_every=1,
     )  # fmt: skip
     learner = RJepa(config, seed=0)
     rng = np.random.default_rng(0)

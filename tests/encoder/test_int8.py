@@ -34,7 +34,9 @@ def patches(count=400, frames=8, seed=0):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A float and an INT8 file of each form, and the report of the INT8 one, by form."""
-    learner = RJepa(RJepaConfig(n_embedding=64, n_hidden=48, n_predictor=64), seed=0)
+    sizes = {"n_encoder_hidden": 40, "n_embedding": 64, "n_hidden": 48, "n_predictor": 64}
+    rates = {"learning_rate": 1e-3, "update_every": 1}
+    learner = RJepa(RJepaConfig(RETINA.n_features, **sizes, **rates), seed=0)
     rng, seen = np.random.default_rng(0), patches(seed=1)
     features = RETINA.features_of_windows(seen.windows)
     for _ in range(40):
@@ -85,7 +87,8 @@ def test_its_format_is_what_tensorrt_reads(files, form):
     assert all(constants[name].dtype == np.int8 and not constants[name].any() for name in points)
 
     products = [n for n in model.graph.node if n.op_type == "Gemm" and n.input[1] in made_by]
-    assert len(products) == report.products == (1 if form == "patches" else 8)
+    assert len(products) == report.products == (2 if form == "patches" else 9)
+    assert {"W_x", "W_z"} <= {product.name.removesuffix("_quant") for product in products}
     for product in products:
         weights, activation = made_by[product.input[1]], made_by[product.input[0]]
         assert {weights.op_type, activation.op_type} == {"DequantizeLinear"}

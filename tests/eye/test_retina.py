@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 from scipy.fft import dctn
+from scipy.interpolate import interpn
 
 from edge_rjepa.errors import ConfigError, InputError
+from edge_rjepa.eye.colour_codes import CODES, DENSITY, POINTS, START
 from edge_rjepa.eye.config import RetinaConfig
+from edge_rjepa.eye.oriented_codes import CENTRE, SPREAD
 from edge_rjepa.eye.retina import (
     CONTRAST,
     CONTRAST_CENTRE,
@@ -68,7 +71,44 @@ def reference(window, config):
         logs.append(math.log(power))
     level = (LEVEL @ means - LEVEL_CENTRE) / LEVEL_SPREAD
     contrast = (CONTRAST @ logs - CONTRAST_CENTRE) / CONTRAST_SPREAD
-    return np.concatenate([pattern, level, contrast])
+    codes = [colour_codes(luminance, r - b, g - (r + b) / 2, averaged, config)]
+    codes += [oriented_codes(luminance, config)]
+    return np.concatenate([pattern, level, contrast, *codes])
+
+
+def colour_codes(luminance, warm, green, averaged, config):
+    """Cell by cell: SciPy's linear interpolation says what each point of the lattice gets."""
+    cells = np.stack([averaged(c, config.surround_cells) for c in (luminance, warm, green)], -1)
+    axes = [start + np.arange(n) / d for start, n, d in zip(START, POINTS, DENSITY, strict=True)]
+    cells = np.clip(cells.reshape(-1, 3), [a[0] for a in axes], [a[-1] for a in axes])
+    found = []
+    for i, j, m, centre, spread in CODES[: config.colour_codes]:
+        one = np.zeros(POINTS)
+        one[i, j, m] = 1.0
+        found.append((math.sqrt(interpn(axes, one, cells).mean()) - centre) / spread)
+    return found
+
+
+def oriented_codes(luminance, config):
+    """Every cell's slope towards every direction by itself."""
+    found = []
+    for scale in range(config.orientation_scales):
+        px = 2**scale
+        cells = len(luminance) // px
+        grey = luminance.reshape(cells, px, cells, px).mean(axis=(1, 3))
+        n = (cells - 2) // config.orientation_parts
+        for turn in range(8):
+            angle = math.radians(45.0 * turn)
+            for v, u in np.ndindex(config.orientation_parts, config.orientation_parts):
+                total = 0.0
+                for i in range(1 + v * n, 1 + v * n + n):
+                    for j in range(1 + u * n, 1 + u * n + n):
+                        across = (grey[i, j + 1] - grey[i, j - 1]) / 2
+                        down = (grey[i + 1, j] - grey[i - 1, j]) / 2
+                        total += max(0.0, across * math.cos(angle) + down * math.sin(angle))
+                log = math.log(total / n**2 + 0.5)
+                found.append((log - CENTRE[scale]) / SPREAD[scale])
+    return found
 
 
 @pytest.mark.parametrize(
@@ -271,7 +311,7 @@ def test_bad_pixels_are_refused(pixels):
 
 
 @pytest.mark.parametrize(
-    "out", [np.empty((2, 124), np.float32), np.empty((1, 124)), np.empty((1, 120), np.float32)]
+    "out", [np.empty((2, 316), np.float32), np.empty((1, 316)), np.empty((1, 120), np.float32)]
 )
 def test_a_wrong_out_is_refused(out):
     with pytest.raises(InputError):

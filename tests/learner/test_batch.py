@@ -22,6 +22,7 @@ FORMS = {
     "every block": {},
     "every third block": {"update_every": 3},
     "float64, features": {"dtype": "float64", "memory_input": "features"},
+    "no hidden layer": {"n_encoder_hidden": 0},
 }
 
 

@@ -20,8 +20,12 @@ FORMS = {
     "float64": {"dtype": "float64"},
     "every third block": {"update_every": 3},
     "features": {"memory_input": "features"},
-    "one unit": {"n_hidden": 1, "n_features": 1, "n_efference": 1, "n_gain": 1, "n_predictor": 1},
-}
+    "one unit": {
+        "n_hidden": 1, "n_features": 1, "n_efference": 1, "n_gain": 1, "n_predictor": 1,
+        "n_encoder_hidden": 1,
+    },
+    "no hidden layer": {"n_encoder_hidden": 0},
+}  # fmt: skip
 
 
 @pytest.fixture(params=engine_checks.DEVICES)

@@ -13,14 +13,24 @@ from edge_rjepa.learner.reference import NaiveModel
 
 every_cell = pytest.mark.parametrize("cell", list(CELLS))
 every_input = pytest.mark.parametrize("memory_input", check.MEMORY_INPUTS)
+every_encoder = pytest.mark.parametrize("n_encoder_hidden", [0, 8], ids=["shallow", "deep"])
+ARRAYS = 8 + 9  # without a hidden layer of the encoder, and with one
+
+
+def config_of(cell, memory_input, n_encoder_hidden, dtype="float64"):
+    return RJepaConfig(
+        **check.NETWORK, cell=cell, memory_input=memory_input, n_encoder_hidden=n_encoder_hidden,
+        dtype=dtype,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
 @every_cell
 def test_gradients_are_exact(cell):
     rows = check.check_gradients([cell])
-    assert len(rows) == 2 * 2 * 8
-    assert len({row[:4] for row in rows}) == len(rows)
+    assert len(rows) == 2 * 2 * ARRAYS
+    assert len({row[:5] for row in rows}) == len(rows)
+    assert {row.n_encoder_hidden for row in rows if row.parameter == "W_x"} == {8}
     for row in rows:
         assert row.ok and row.error <= {"float64": 1e-10, "float32": 1e-4}[row.dtype], row
         assert row.error > 0.0, "exactly alike to the last bit: not computed independently"
@@ -65,6 +75,26 @@ class NoFirstDelta(Stream):
         super().update(ws, descent)
 
 
+class NoShareBeforeTheBlock(Stream):
+    """The block's first error does not reach the hidden layer of the fixation before it."""
+
+    def learn(self, step):
+        self.workspace.hidden[0] = 0
+        return super().learn(step)
+
+
+def test_a_hidden_layer_s_share_before_the_block_is_not_small():
+    def learner(config):
+        return RJepa(config, engine=CpuEngine([NoShareBeforeTheBlock(config, find("leaky"))]))
+
+    rows = check.check_gradients(
+        ["leaky"], ["float64"], memory_inputs=["features"], encoders_hidden=[8], learner=learner
+    )
+    missed = {row.parameter for row in rows if not row.ok}
+    assert missed == {"W_x", "W_z"}
+    assert all(row.error > 1e-3 for row in rows if row.parameter in missed)
+
+
 @pytest.mark.slow
 @every_cell
 @pytest.mark.parametrize("stream", [NoTransport, CutAtTheBorder, NoFirstDelta])
@@ -73,7 +103,7 @@ def test_negative_controls_miss(cell, stream):
         return RJepa(config, engine=CpuEngine([stream(config, find(cell))]))
 
     rows = check.check_gradients([cell], ["float64"], memory_inputs=["embedding"], learner=learner)
-    assert len(rows) == 8
+    assert len(rows) == ARRAYS
     for row in rows:
         if row.parameter in ("W", "lam"):
             assert not row.ok and row.error > 1e-3, row
@@ -88,12 +118,15 @@ def test_negative_controls_miss(cell, stream):
 @pytest.mark.slow
 @every_cell
 @every_input
+@every_encoder
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 1e-4)])
-def test_forward_pass_and_losses_are_the_reference_s(cell, memory_input, dtype, tolerance):
+def test_forward_pass_and_losses_are_the_reference_s(
+    cell, memory_input, n_encoder_hidden, dtype, tolerance
+):
     rng = np.random.default_rng(1)
-    weights = check._weights(rng, cell, memory_input)
+    config = config_of(cell, memory_input, n_encoder_hidden, dtype)
+    weights = check._weights(rng, config)
     blocks = check._stream(rng, check.CUTS[3])
-    config = RJepaConfig(**check.NETWORK, cell=cell, memory_input=memory_input, dtype=dtype)
     learner = check._with(weights, RJepa(config))
     reference = NaiveModel(
         weights, cell, memory_input, config.noise_floor, config.statistics_fixations
@@ -128,11 +161,12 @@ class StillStatistics(Stream):
 
 @every_cell
 @every_input
-def test_how_the_stream_is_cut_does_not_matter(cell, memory_input):
+@every_encoder
+def test_how_the_stream_is_cut_does_not_matter(cell, memory_input, n_encoder_hidden):
     rng = np.random.default_rng(2)
-    weights = check._weights(rng, cell, memory_input)
+    config = config_of(cell, memory_input, n_encoder_hidden)
+    weights = check._weights(rng, config)
     features, efference = rng.normal(size=(64, 6)), rng.normal(size=(64, 2))
-    config = RJepaConfig(**check.NETWORK, cell=cell, memory_input=memory_input, dtype="float64")
     results = []
     for sizes in ((1,) * 64, (7,) * 9 + (1,), (16,) * 4, (64,), (5, 1, 16, 30, 2, 10)):
         still = StillStatistics(config, find(cell))
@@ -152,7 +186,7 @@ def test_how_the_stream_is_cut_does_not_matter(cell, memory_input):
     first, *others = results
     for other in others:
         for name, array in first.items():
-            scale = np.abs(array).max()
+            scale = np.abs(array).max(initial=0.0)
             np.testing.assert_allclose(other[name], array, rtol=0, atol=1e-12 * scale)
 
 
@@ -171,28 +205,40 @@ def test_what_cannot_be_checked_is_refused():
 def test_progress_is_told():
     told = []
     check.check_gradients(["leaky"], dtypes=["float64"], progress=lambda *now: told.append(now))
-    assert told == [(0, 2, "leaky, embedding"), (1, 2, "leaky, features"), (2, 2, "done")]
+    assert told == [
+        (0, 4, "leaky, embedding, no hidden"),
+        (1, 4, "leaky, embedding, 8 hidden"),
+        (2, 4, "leaky, features, no hidden"),
+        (3, 4, "leaky, features, 8 hidden"),
+        (4, 4, "done"),
+    ]
 
 
-def rows_with(errors, dtype="float64", tolerance=1e-10):
+def rows_with(errors, dtype="float64", tolerance=1e-10, hidden=8):
+    names = [name for name in WEIGHTS if hidden or name != "W_x"]
     return [
-        check.Row("gated", "embedding", dtype, name, error, tolerance, error <= tolerance)
-        for name, error in zip(WEIGHTS, errors, strict=True)
+        check.Row("gated", "embedding", hidden, dtype, name, error, tolerance, error <= tolerance)
+        for name, error in zip(names, errors, strict=True)
     ]
 
 
 def test_table_marks_the_largest_error():
-    text = check.table(rows_with([1e-16, 3e-15] + [1e-15] * 6))
-    title, header, line, verdict = text.split("\n")
-    assert title.startswith("float64") and header.split()[3:] == list(WEIGHTS)
-    assert line.split() == ["gated", "embedding", "1.0e-16", "3.0e-15*"] + ["1.0e-15"] * 6
-    assert verdict == "largest 3.0e-15 (gated, embedding, W_z): all 8 arrays within 1e-10"
+    text = check.table(rows_with([1e-16, 3e-15] + [1e-15] * 7) + rows_with([1e-15] * 8, hidden=0))
+    title, header, deep, shallow, verdict = text.split("\n")
+    assert title.startswith("float64") and header.split()[4:] == list(WEIGHTS)
+    network = ["gated", "embedding"]
+    assert deep.split() == [*network, "8", "hidden", "1.0e-16", "3.0e-15*"] + ["1.0e-15"] * 7
+    assert shallow.split() == [*network, "no", "hidden", "1.0e-15", "-"] + ["1.0e-15"] * 7
+    assert verdict == (
+        "largest 3.0e-15 (gated, embedding, 8 hidden, W_x): all 17 arrays within 1e-10"
+    )
+    assert deep.index("1.0e-16") == shallow.index("1.0e-15")
 
 
 @pytest.mark.parametrize(("miss", "shown"), [(1e-3, "1.0e-03!"), (float("nan"), "nan!")])
 def test_table_marks_what_misses(miss, shown):
-    text = check.table(rows_with([1e-16] * 7 + [miss]) + rows_with([1e-7] * 8, "float32", 1e-4))
+    text = check.table(rows_with([1e-16] * 8 + [miss]) + rows_with([1e-7] * 9, "float32", 1e-4))
     float64, float32 = text.split("\n\n")
     assert float64.count("!") == 1 and shown in float64
-    assert "(gated, embedding, V_3): 1 of 8 arrays miss 1e-10" in float64
-    assert "!" not in float32 and "all 8 arrays within 1e-04" in float32
+    assert "(gated, embedding, 8 hidden, V_3): 1 of 9 arrays miss 1e-10" in float64
+    assert "!" not in float32 and "all 9 arrays within 1e-04" in float32

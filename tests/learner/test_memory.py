@@ -21,7 +21,9 @@ SMALL = {
     "n_hidden": 96,
     "n_predictor": 32,
     "n_gain": 8,
+    "n_encoder_hidden": 12,
     "max_block": 16,
+    "update_every": 1,
 }
 KERNELS = {
     "forward": lambda stream, ws, step: stream.forward(ws),
@@ -116,8 +118,10 @@ def handles(monkeypatch):
 
 @pytest.mark.parametrize("cell", list(CELLS))
 @pytest.mark.parametrize("K", [1, 16])
-def test_compiled_code_allocates_nothing(cell, K, allocations, handles):
-    given = operands(RJepaConfig(**SMALL, cell=cell), K)
+@pytest.mark.parametrize("n_encoder_hidden", [0, 12])
+def test_compiled_code_allocates_nothing(cell, K, n_encoder_hidden, allocations, handles):
+    config = RJepaConfig(**{**SMALL, "n_encoder_hidden": n_encoder_hidden}, cell=cell)
+    given = operands(config, K)
     for name, run in KERNELS.items():
         assert allocations(run, *given) == handles(name, run, *given), name
 
@@ -126,6 +130,7 @@ def test_compiled_code_allocates_nothing(cell, K, allocations, handles):
 def test_between_it_no_array_is_made(name):
     """Products go into arrays that are there: 16 rows of the narrowest would be 8 kB."""
     sizes = {**SMALL, "n_hidden": 512, "n_embedding": 128, "n_predictor": 128, "n_gain": 128}
+    sizes["n_encoder_hidden"] = 128
     given = operands(RJepaConfig(**sizes), 16)
     KERNELS[name](*given)
     tracemalloc.start()
@@ -154,8 +159,10 @@ def test_the_count_sees_an_allocation(allocations):
 
 
 @pytest.mark.parametrize("memory_input", ["embedding", "features"])
-def test_every_buffer_stays_where_it_is(memory_input):
-    learner = RJepa(RJepaConfig(**SMALL, memory_input=memory_input))
+@pytest.mark.parametrize("n_encoder_hidden", [0, 12])
+def test_every_buffer_stays_where_it_is(memory_input, n_encoder_hidden):
+    sizes = {**SMALL, "n_encoder_hidden": n_encoder_hidden}
+    learner = RJepa(RJepaConfig(**sizes, memory_input=memory_input))
     before = buffers(learner)
     for K in range(1, 17):
         for call in (learner.learn_block, learner.predict, learner.gradients, learner.embed):

@@ -27,10 +27,13 @@ SIZES = {
 }
 every_cell = pytest.mark.parametrize("cell", list(CELLS))
 every_input = pytest.mark.parametrize("memory_input", ["embedding", "features"])
+every_encoder = pytest.mark.parametrize("n_encoder_hidden", [0, 6], ids=["shallow", "deep"])
 
 
-def network_of(cell="rtu", memory_input="embedding"):
-    config = RJepaConfig(**SIZES, cell=cell, memory_input=memory_input)
+def network_of(cell="rtu", memory_input="embedding", n_encoder_hidden=6):
+    config = RJepaConfig(
+        **SIZES, cell=cell, memory_input=memory_input, n_encoder_hidden=n_encoder_hidden
+    )
     return config, find(cell)
 
 
@@ -62,8 +65,9 @@ def test_what_a_symbol_is_that_no_network_has_is_an_error():
 
 @every_cell
 @every_input
-def test_both_devices_have_the_arrays_of_the_table(cell, memory_input):
-    config, cell = network_of(cell, memory_input)
+@every_encoder
+def test_both_devices_have_the_arrays_of_the_table(cell, memory_input, n_encoder_hidden):
+    config, cell = network_of(cell, memory_input, n_encoder_hidden)
     shapes = network.shapes(network.Activations, network.sizes(config, cell))
     ours, gpus = workspaces(config, cell)
     for name, shape in shapes.items():
@@ -75,68 +79,123 @@ def test_both_devices_have_the_arrays_of_the_table(cell, memory_input):
     )
     for name, shape in network.weight_shapes(config, cell).items():
         assert getattr(weights, name).shape == shape, name
-        assert getattr(gpu_weights, name).size == np.prod(shape), name
+        if np.prod(shape):
+            assert getattr(gpu_weights, name).size == np.prod(shape), name
+        else:
+            assert name == "W_x" and n_encoder_hidden == 0
+            assert getattr(gpu_weights, name) is None and gpus.d_hidden is None
+
+
+@every_encoder
+def test_what_ends_with_1_does_so_but_for_the_fixation_before(n_encoder_hidden):
+    config, cell = network_of(n_encoder_hidden=n_encoder_hidden)
+    ours, gpus = workspaces(config, cell)
+    start = cuda_arrays.constant_ones(gpus)
+    assert start.keys() == set(network.END_WITH_1)
+    for name in network.END_WITH_1:
+        array = getattr(ours, name)
+        before = {"x": 1, "hidden": 1}.get(name, 0)  # rows of no fixation, without a 1
+        assert network.first_row_with_1(name) == before == len(array) - config.max_block, name
+        assert not array[:before].any() and not array[:, :-1].any(), name
+        assert (array[before:, -1] == 1).all(), name
+        np.testing.assert_array_equal(start[name], array[None], err_msg=name)
 
 
 @every_cell
-def test_the_first_rows_of_a_workspace_are_views_of_it(cell):
-    config, cell = network_of(cell)
+@every_encoder
+def test_the_first_rows_of_a_workspace_are_views_of_it(cell, n_encoder_hidden):
+    config, cell = network_of(cell, n_encoder_hidden=n_encoder_hidden)
     workspace = arrays.zero_workspace(config, cell)
     two = arrays.rows(workspace, config, cell, 2)
     for name in (field.name for field in dataclasses.fields(workspace)):
         whole, part = getattr(workspace, name), getattr(two, name)
-        assert np.shares_memory(whole, part), name
+        assert np.shares_memory(whole, part) or not whole.size, name
         assert part.shape[1:] == whole.shape[1:], name
         axis = network.declarations(arrays.Workspace).get(name, "").partition(" ")[0]
         assert len(part) == {"K": 2, "K+1": 3}.get(axis, len(whole)), name
 
 
-def test_weights_lie_in_the_order_of_the_table():
-    config, cell = network_of()
+@every_encoder
+def test_weights_lie_in_the_order_of_the_table(n_encoder_hidden):
+    config, cell = network_of(n_encoder_hidden=n_encoder_hidden)
     flat = np.arange(network.count_weights(config, cell))
     parts = network.weights_in(flat, config, cell)
     assert tuple(parts) == network.WEIGHTS == arrays.Weights._fields[1:]
     assert np.concatenate([part.ravel() for part in parts.values()]).tolist() == flat.tolist()
-    assert all(np.shares_memory(part, flat) for part in parts.values())
+    empty = {name for name, part in parts.items() if not np.shares_memory(part, flat)}
+    assert empty == (set() if n_encoder_hidden else {"W_x"})
 
 
 @every_input
-def test_every_layer_fits_what_it_reads_and_what_it_makes(memory_input):
-    config, cell = network_of(memory_input=memory_input)
+@every_encoder
+def test_every_layer_fits_what_it_reads_and_what_it_makes(memory_input, n_encoder_hidden):
+    config, cell = network_of(memory_input=memory_input, n_encoder_hidden=n_encoder_hidden)
     n = network.sizes(config, cell)
     weights = network.weight_shapes(config, cell)
     activations = network.shapes(cuda_arrays.Workspace, n)
-    assert {layer.matrix for layer in network.LAYERS} == set(network.WEIGHTS) - {"lam"}
-    for layer in network.LAYERS:
+    layers = network.layers(config)
+    with_arrays = {name for name, shape in weights.items() if np.prod(shape)}
+    assert {layer.matrix for layer in layers} == with_arrays - {"lam"}
+    for layer in layers:
         *_, columns = weights[layer.matrix]
         assert activations[layer.reads][1] == columns, layer
         assert layer.reads in network.END_WITH_1, layer
-    for layer in network.WITHOUT_PAST:
+        assert layer.encoder == (layer.matrix in network.ENCODER), layer
+    assert set(layers) - set(network.layers_without_past(config)) == {network.RECURRENT}
+    for layer in network.layers_without_past(config):
         assert activations[layer.d_out] == (
             config.max_block + layer.encoder,
             weights[layer.matrix][0],
         ), layer
 
 
-def test_the_gpu_takes_its_steps_from_where_the_arrays_are():
-    config, cell = network_of()
+@every_encoder
+def test_only_a_hidden_layer_reads_the_features_in_its_place(n_encoder_hidden):
+    """In the order of the forward pass; what is read comes from before."""
+    config, _ = network_of(n_encoder_hidden=n_encoder_hidden)
+    reads = {layer.matrix: layer.reads for layer in network.layers(config)}
+    encoder = {"W_x": "x", "W_z": "hidden"} if n_encoder_hidden else {"W_z": "x"}
+    assert list(reads.items())[: len(encoder)] == list(encoder.items())
+    assert list(reads)[len(encoder) :] == ["W", "G_a", "G_b", "V_1", "V_2", "V_3"]
+    back = {layer.matrix for layer in network.layers(config) if layer.passes_back}
+    assert back - {"G_b", "V_1", "V_2", "V_3"} == ({"W_z"} if n_encoder_hidden else set())
+
+
+def test_a_hidden_layer_starts_at_unit_variance_and_the_embedding_small():
+    config, cell = RJepaConfig(n_features=50, n_encoder_hidden=400, n_embedding=100), find("gated")
+    flat = network.initial_weights(config, cell, np.random.default_rng(0))
+    parts = network.weights_in(flat, config, cell)
+    W_x, W_z = parts["W_x"][:, :-1], parts["W_z"][:, :-1]
+    assert W_x.shape == (400, 50) and W_z.shape == (100, 400)
+    assert W_x.std() * 50**0.5 == pytest.approx(1.0, rel=0.05)
+    assert W_z.std() * 400**0.5 == pytest.approx(network.ENCODER_GAIN, rel=0.05)
+    assert not parts["W_x"][:, -1].any() and not parts["W_z"][:, -1].any()
+
+
+@every_encoder
+def test_the_gpu_takes_its_steps_from_where_the_arrays_are(n_encoder_hidden):
+    config, cell = network_of(n_encoder_hidden=n_encoder_hidden)
     weights = cuda_arrays.weights(config, cell, 2, np.zeros)
     workspace = cuda_arrays.workspace(config, cell, 2, np.zeros)
-    table = cuda_arrays.descent_table(weights, workspace, GPU)
-    assert len(table) == len(network.WITHOUT_PAST) + 1
+    table = cuda_arrays.descent_table(config, weights, workspace, GPU)
+    layers = network.layers_without_past(config)
+    assert len(table) == len(layers) + 1 == (8 if n_encoder_hidden else 7)
 
     def place(group, array):
         return (array.ctypes.data - group.flat.ctypes.data) // array.itemsize
 
-    rows = {tuple(row[3:7]) for row in table[:-1].tolist()}
+    rows = {tuple(row[3:]) for row in table[:-1].tolist()}
     assert rows == {
         (
             place(weights, getattr(weights, layer.matrix)),
             place(workspace, getattr(workspace, layer.d_out)),
             getattr(workspace, layer.d_out).shape[1],
             place(workspace, getattr(workspace, layer.reads)),
+            getattr(workspace, layer.reads).shape[1],
+            1 if layer.encoder else 0,
+            cuda_arrays.ADAM_ENCODER if layer.encoder else cuda_arrays.ADAM,
         )
-        for layer in network.WITHOUT_PAST
+        for layer in layers
     }
     sizes = [row[1] * row[2] for row in table.tolist()]
     assert sizes == sorted(sizes, reverse=True)
@@ -148,9 +207,10 @@ def test_the_gpu_takes_its_steps_from_where_the_arrays_are():
 
 @every_cell
 @every_input
-def test_the_reference_has_the_arrays_of_the_table(cell, memory_input):
+@every_encoder
+def test_the_reference_has_the_arrays_of_the_table(cell, memory_input, n_encoder_hidden):
     """Its documented shapes; and it runs with weights of those shapes."""
-    config, registered = network_of(cell, memory_input)
+    config, registered = network_of(cell, memory_input, n_encoder_hidden)
     _, components, reads = reference.CELLS[cell]
     assert (components, reads) == (registered.n_state, registered.reads)
     symbols = network.sizes(config, registered)._asdict()
@@ -165,8 +225,9 @@ def test_the_reference_has_the_arrays_of_the_table(cell, memory_input):
     assert result.h.shape == (2, symbols["n_r"]) and result.z.shape == (2, 7)
 
 
-def test_the_peers_have_the_arrays_of_the_table():
-    config = RJepaConfig(**SIZES)
+@every_encoder
+def test_the_peers_have_the_arrays_of_the_table(n_encoder_hidden):
+    config = RJepaConfig(**SIZES, n_encoder_hidden=n_encoder_hidden)
     assert {*peers.LAYERS, "lam"} == set(network.WEIGHTS)
     rtrl = peers.RtrlPeer(config, RJepa(config).parameters())
     rtrl.learn_block(np.ones((1, 11)), np.ones((1, 3)))

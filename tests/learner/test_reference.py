@@ -11,7 +11,7 @@ import pytest
 from edge_rjepa.learner import reference
 from edge_rjepa.learner.reference import CELLS, NaiveModel
 
-N_FEATURES, N_EFFERENCE, N_Z, N_H, N_P, N_G = 3, 2, 3, 2, 3, 2
+N_FEATURES, N_EFFERENCE, N_E, N_Z, N_H, N_P, N_G = 3, 2, 2, 3, 2, 3, 2
 PROJECTIONS_AND_LOCALS = {
     "gated": (2, 2),
     "leaky": (1, 1),
@@ -23,14 +23,16 @@ INPUTS = ("embedding", "features")
 every_network = pytest.mark.parametrize(
     ("cell", "memory_input"), [(c, i) for c in PROJECTIONS_AND_LOCALS for i in INPUTS]
 )
+every_encoder = pytest.mark.parametrize("n_e", [0, N_E], ids=["shallow", "deep"])
 
 
-def random_parameters(cell, memory_input, rng):
+def random_parameters(cell, memory_input, rng, n_e=0):
     G, L = PROJECTIONS_AND_LOCALS[cell]
     n_r = N_H * len(CELLS[cell][2])
     n_u = (N_Z if memory_input == "embedding" else N_FEATURES) + N_EFFERENCE + 1
     shapes = {
-        "W_z": (N_Z, N_FEATURES + 1),
+        "W_x": (n_e, N_FEATURES + 1),
+        "W_z": (N_Z, (n_e or N_FEATURES) + 1),
         "W": (G, N_H, n_u),
         "lam": (L, N_H),
         "G_a": (N_G, N_EFFERENCE + 1),
@@ -70,7 +72,10 @@ def summed_loss(parameters, cell, memory_input, blocks, at):
         P_z, P_e = (np.linalg.inv(S + 0.5 * np.eye(N_Z)) for S in (S_z, S_e))
         for t, (x, a) in enumerate(zip(features, efference, strict=True)):
             e = -moved._predict(moved.parameters, moved._read(y), z, a)[0]
-            z = np.tanh(moved.parameters["W_z"] @ np.append(x, 1.0))[None]
+            encoded = np.append(x, 1.0)
+            if len(parameters["W_x"]):
+                encoded = np.append(np.tanh(parameters["W_x"] @ encoded), 1.0)
+            z = np.tanh(parameters["W_z"] @ encoded)[None]
             e, d = e + z[0], z[0] - mu
             total += (e @ P_e @ e - d @ P_z @ d) / 2
             y = moved._remember(moved.parameters, y, there.z[t][None], x, a)
@@ -84,9 +89,10 @@ def summed_loss(parameters, cell, memory_input, blocks, at):
 
 @pytest.mark.slow
 @every_network
-def test_gradient_is_the_central_difference_of_the_loss(cell, memory_input):
+@every_encoder
+def test_gradient_is_the_central_difference_of_the_loss(cell, memory_input, n_e):
     rng = np.random.default_rng(1)
-    parameters, blocks = random_parameters(cell, memory_input, rng), random_blocks(rng)
+    parameters, blocks = random_parameters(cell, memory_input, rng, n_e), random_blocks(rng)
     gradient = naive(parameters, cell, memory_input).gradient(blocks)
     step = 1e-5
     for name, array in parameters.items():
@@ -99,22 +105,27 @@ def test_gradient_is_the_central_difference_of_the_loss(cell, memory_input):
                 summed_loss({**parameters, name: up}, cell, memory_input, blocks, parameters)
                 - summed_loss({**parameters, name: down}, cell, memory_input, blocks, parameters)
             ) / (2 * step)
+        if not array.size:
+            assert name == "W_x" and n_e == 0 and gradient[name].shape == array.shape
+            continue
         assert np.abs(gradient[name]).max() > 1e-4, f"{name} has no gradient: nothing is tested"
         np.testing.assert_allclose(gradient[name], slopes, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 @every_network
-def test_loss_of_the_run_is_the_loss_that_is_differentiated(cell, memory_input):
+@every_encoder
+def test_loss_of_the_run_is_the_loss_that_is_differentiated(cell, memory_input, n_e):
     rng = np.random.default_rng(2)
-    parameters, blocks = random_parameters(cell, memory_input, rng), random_blocks(rng)
+    parameters, blocks = random_parameters(cell, memory_input, rng, n_e), random_blocks(rng)
     losses = [result.loss for result in naive(parameters, cell, memory_input).run(blocks)]
     expected = summed_loss(parameters, cell, memory_input, blocks, parameters)
     assert sum(losses) == pytest.approx(expected, rel=1e-12)
 
 
-def test_gated_network_matches_two_fixations_by_hand():
+@every_encoder
+def test_gated_network_matches_two_fixations_by_hand(n_e):
     rng = np.random.default_rng(3)
-    p = random_parameters("gated", "embedding", rng)
+    p = random_parameters("gated", "embedding", rng, n_e)
     features, efference, _ = random_blocks(rng, (2,), (False,))[0]
     result = naive(p, "gated", "embedding").run([(features, efference, False)])[0]
 
@@ -129,7 +140,8 @@ def test_gated_network_matches_two_fixations_by_hand():
     h, z, loss = np.zeros(N_H), np.zeros(N_Z), 0.0
     for t in range(2):
         z_hat = predict(h, z, efference[t])
-        z = np.tanh(affine(p["W_z"], features[t]))
+        encoded = np.tanh(affine(p["W_x"], features[t])) if n_e else features[t]
+        z = np.tanh(affine(p["W_z"], encoded))
         loss += np.sum((z - z_hat) ** 2 - z**2) / (2 * 0.5)  # empty statistics: P = I / eps
         u = np.concatenate([z, efference[t]])
         candidate = np.tanh(affine(p["W"][0], u) + p["lam"][0] * h)
@@ -194,7 +206,7 @@ def test_reset_cuts_the_past_and_its_gradient(cell, memory_input):
     z_hat_joined, gradient_joined = last_block(early, reset=False)
     z_hat_other, _ = last_block(changed, reset=False)
     assert np.abs(z_hat_joined - z_hat_other).max() > 1e-4
-    assert max(np.abs(gradient_joined[k] - gradient[k]).max() for k in parameters) > 1e-4
+    assert max(np.abs(gradient_joined[k] - gradient[k]).max(initial=0) for k in parameters) > 1e-4
 
 
 @every_network

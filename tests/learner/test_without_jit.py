@@ -18,13 +18,18 @@ from edge_rjepa.learner.check_gradients import check_gradients
 from edge_rjepa.learner.kernels import cpu as kernels
 
 ROOT = Path(__file__).parents[2]
+HIDDEN = (0, 6)  # units of the encoder's hidden layer
 TOLERANCE = {"float32": 1e-4, "float64": 1e-12}  # of the norm, after three steps of Adam
 
 
-def learned(cell: str, dtype: str) -> dict[str, np.ndarray]:
+def learned(cell: str, dtype: str, n_encoder_hidden: int) -> dict[str, np.ndarray]:
     """All that changed of a tiny network in three blocks, and what it predicts after them."""
     sizes = {"n_features": 5, "n_embedding": 4, "n_hidden": 3, "n_predictor": 5, "n_gain": 2}
-    learner = RJepa(RJepaConfig(**sizes, cell=cell, dtype=dtype, statistics_fixations=50.0), seed=1)
+    rates = {"learning_rate": 1e-3, "update_every": 1, "statistics_fixations": 50.0}
+    config = RJepaConfig(
+        **sizes, **rates, cell=cell, dtype=dtype, n_encoder_hidden=n_encoder_hidden
+    )
+    learner = RJepa(config, seed=1)
     rng = np.random.default_rng(2)
     for K in (5, 1, 3):
         learner.learn_block(rng.normal(size=(K, 5)), rng.normal(size=(K, 4)))
@@ -36,10 +41,11 @@ def learned(cell: str, dtype: str) -> dict[str, np.ndarray]:
 def main(path: str) -> None:
     assert isinstance(kernels.product, FunctionType), "compiled after all"
     found = {
-        f"{cell} {dtype} {name}": array
+        f"{cell} {dtype} {hidden} {name}": array
         for cell in CELLS
         for dtype in TOLERANCE
-        for name, array in learned(cell, dtype).items()
+        for hidden in HIDDEN
+        for name, array in learned(cell, dtype, hidden).items()
     }
     np.savez(path, **found)
     rows = check_gradients(["leaky"], memory_inputs=["embedding"])
@@ -59,10 +65,11 @@ def plain(tmp_path_factory) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("cell", list(CELLS))
-def test_plain_python_learns_what_compiled_code_learns(plain, cell, dtype):
-    for name, array in learned(cell, dtype).items():
-        found = plain[f"{cell} {dtype} {name}"]
+def test_plain_python_learns_what_compiled_code_learns(plain, cell, dtype, hidden):
+    for name, array in learned(cell, dtype, hidden).items():
+        found = plain[f"{cell} {dtype} {hidden} {name}"]
         assert found.dtype == array.dtype and found.shape == array.shape, name
         error = np.linalg.norm(np.subtract(found, array, dtype=np.float64))
         assert error <= TOLERANCE[dtype] * np.linalg.norm(array), (name, error)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_rjepa.base import journal
+from edge_rjepa.base import checkpoint, journal
 from edge_rjepa.errors import (
     CheckpointError,
     CollapseError,
@@ -262,6 +262,19 @@ def test_resuming_what_is_no_run_or_all_damaged_is_refused(tmp_path, config):
     damage(tmp_path / GOOD)
     with pytest.raises(CheckpointError, match="damaged"):
         resume(tmp_path, config)
+
+
+def test_a_run_of_an_earlier_network_is_refused_with_what_to_do(tmp_path, config):
+    begin(tmp_path, config).learn(frames(50), ignore)
+    for path in tmp_path.glob("*.safetensors"):
+        tensors, metadata = checkpoint.load(path)
+        del metadata["network"]
+        metadata["notes"]["config"]["a word of then"] = 1
+        checkpoint.save(path, tensors, metadata)
+    for go_on in (lambda: resume(tmp_path, config), lambda: load_run(tmp_path)):
+        with pytest.raises(CheckpointError, match="earlier version .*learn anew") as caught:
+            go_on()
+        assert "\n" not in str(caught.value)
 
 
 def test_when_all_checkpoints_are_lost_the_last_good_state_is_gone_on_from(tmp_path, config):

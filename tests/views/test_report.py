@@ -60,9 +60,15 @@ def add_sample(run_dir, **changes):
     np.savez(run_dir / "sample.npz", **{**sample_of(3), **changes})
 
 
-def add_checkpoint(run_dir):
-    config = RunConfig(network=RJepaConfig(n_hidden=16, n_predictor=16, n_gain=4))
+def add_checkpoint(run_dir, n_encoder_hidden=40, scale=None):
+    """scale: of each hidden unit's weights to the embedding."""
+    sizes = {"n_embedding": 128, "n_hidden": 16, "n_predictor": 16, "n_gain": 4}
+    config = RunConfig(network=RJepaConfig(**sizes, n_encoder_hidden=n_encoder_hidden))
     learner = RJepa(config.network, seed=1)
+    if scale is not None:
+        W_z = learner.parameters()["W_z"]
+        W_z[:, :-1] *= scale
+        learner.set_parameters({"W_z": W_z})
     learner.save(run_dir / "checkpoint.safetensors", {"config": asdict(config)})
 
 
@@ -126,11 +132,23 @@ def test_surprise_that_is_not_finite_is_drawn_around(run_dir):
 
 @pytest.mark.slow
 def test_filters_are_those_of_the_units_that_vary_most(run_dir):
+    add_checkpoint(run_dir, n_encoder_hidden=0)
+    first = picture(run_dir)
+    tensors, metadata = checkpoint.load(run_dir / "checkpoint.safetensors")
+    tensors["statistics.S_z"] = np.diag(np.arange(128.0)).astype(np.float32)
+    checkpoint.save(run_dir / "checkpoint.safetensors", tensors, metadata)
+    assert (picture(run_dir) != first).any()
+
+
+@pytest.mark.slow
+def test_filters_of_a_hidden_layer_are_those_of_the_units_that_move_the_embedding_most(run_dir):
     add_checkpoint(run_dir)
     first = picture(run_dir)
     tensors, metadata = checkpoint.load(run_dir / "checkpoint.safetensors")
     tensors["statistics.S_z"] = np.diag(np.arange(128.0)).astype(np.float32)
     checkpoint.save(run_dir / "checkpoint.safetensors", tensors, metadata)
+    np.testing.assert_array_equal(picture(run_dir), first)  # the embedding's variance: no matter
+    add_checkpoint(run_dir, scale=np.linspace(1.0, 9.0, 40))
     assert (picture(run_dir) != first).any()
 
 

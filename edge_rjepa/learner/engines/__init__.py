@@ -33,7 +33,7 @@ class Step(NamedTuple):
     features: np.ndarray  # (K, f) finite, in the config's dtype and C order
     efference: np.ndarray  # (K, A) the same
     adam: Adam
-    adam_encoder: Adam  # for W_z
+    adam_encoder: Adam  # for W_x and W_z
     mode: int  # STEP, GATHER or STEP_GATHERED of kernels/arrays.py
 
 
@@ -86,7 +86,7 @@ class Engine(Protocol):
         """
 
     def reset(self) -> None:
-        """All its streams forget the past: row 0 of x, z and y, and the traces, become zero."""
+        """All its streams forget the past: row 0 of x, hidden, z, y and the traces become zero."""
 
     def slot(self, i: int) -> Engine:
         """The i-th stream as an engine of one, on the same memory."""
@@ -100,8 +100,9 @@ class Engine(Protocol):
     def arrays(self, i: int = 0, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """All that changes of the i-th stream, or what `names` names: host arrays to read from.
 
-        weights, adam.m1, adam.m2, gradient (n,) flat as in `Weights`; traces.E (m, G, n_h, n_u),
-        traces.e_lam (L, m, n_h); past.x (f+1,), past.z (n_z,), past.y (m, n_h);
+        weights, adam.m2, gradient (n,) flat as in `Weights`; traces.E (m, G, n_h, n_u),
+        traces.e_lam (L, m, n_h); past.x (f+1,), past.hidden (n_e+1,), past.z (n_z,),
+        past.y (m, n_h);
         statistics.fixations (1,) int64, .mu (n_z,), .S_z, .S_e, .factor_z, .factor_e (n_z, n_z)
         lower Cholesky factors, what is above their diagonal says nothing, .moved (1,) float64. In
         this order. Copies or views, as is cheaper: valid until the next call.
@@ -189,7 +190,7 @@ def _block_s(engine: Engine, config: RJepaConfig, cell: Cell, fixations: int) ->
         return rng.normal(size=shape).astype(config.dtype)
 
     weights = normal(count_weights(config, cell)) / math.sqrt(config.n_hidden)
-    still = Adam(*map(number, (0.0, 0.1, 1e-3, 1.0, 1e-8)))
+    still = Adam(*map(number, (0.0, 1e-3, 1.0, 1e-8)))
     block = normal(fixations, config.n_features), normal(fixations, config.n_efference)
     steps = [Step(*block, still, still, STEP)] * engine.streams
     with contextlib.closing(engine):

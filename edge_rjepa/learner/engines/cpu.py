@@ -93,9 +93,9 @@ class Stream:
 
     def __init__(self, config: RJepaConfig, cell: Cell):
         self.config, self.cell = config, cell
-        weights = (arrays.zero_weights(config, cell, i) for i in range(4))
-        self.weights, self.total, self.m1, self.m2 = weights
-        self.gradient = arrays.shared_weights(config, cell, 4)
+        weights = (arrays.zero_weights(config, cell, i) for i in range(3))
+        self.weights, self.total, self.m2 = weights
+        self.gradient = arrays.shared_weights(config, cell, 3)
         self.traces = arrays.zero_traces(config, cell)
         self.workspace = arrays.zero_workspace(config, cell)
         self.statistics = PredictiveInformation(
@@ -129,7 +129,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget the past."""
-        for rows in (self.workspace.x, self.workspace.z, self.workspace.y):
+        for rows in self._rows_before(self.workspace):
             rows[0] = 0
         self._forget_traces()
 
@@ -155,7 +155,7 @@ class Stream:
     def descent(self, step: Step) -> arrays.Descent:
         """How the weights take the block's gradient."""
         return arrays.Descent(
-            self.gradient, self.weights, self.total, self.m1, self.m2,
+            self.gradient, self.weights, self.total, self.m2,
             step.adam, step.adam_encoder, step.mode,
         )  # fmt: skip
 
@@ -165,9 +165,13 @@ class Stream:
 
     def _carry(self, ws: arrays.Workspace) -> None:
         """The block's last fixation becomes the one before the next block."""
-        ws.x[0] = ws.x[-1]
-        ws.z[0] = ws.z[-1]
-        ws.y[0] = ws.y[-1]
+        for rows in self._rows_before(ws):
+            rows[0] = rows[-1]
+
+    @staticmethod
+    def _rows_before(ws: arrays.Workspace) -> tuple[np.ndarray, ...]:
+        """The arrays whose row 0 is of the fixation before the block."""
+        return ws.x, ws.hidden, ws.z, ws.y
 
     def _forget_traces(self) -> None:
         for trace in self.traces:
@@ -178,12 +182,12 @@ class Stream:
         ws = self.workspace
         return {
             "weights": self.weights.flat,
-            "adam.m1": self.m1.flat,
             "adam.m2": self.m2.flat,
             "gradient": self.total.flat,
             "traces.E": self.traces.E,
             "traces.e_lam": self.traces.e_lam,
             "past.x": ws.x[0],
+            "past.hidden": ws.hidden[0],
             "past.z": ws.z[0],
             "past.y": ws.y[0],
             **{f"statistics.{k}": v for k, v in self.statistics.arrays().items()},
@@ -193,7 +197,7 @@ class Stream:
     def nbytes(self) -> int:
         """Bytes of every array."""
         groups = (
-            [w.flat for w in (self.weights, self.gradient, self.total, self.m1, self.m2)],
+            [w.flat for w in (self.weights, self.gradient, self.total, self.m2)],
             self.traces,
             vars(self.workspace).values(),
             self.statistics.buffers(),

@@ -24,14 +24,14 @@ from edge_rjepa.learner.kernels import cuda as kernels
 from edge_rjepa.learner.kernels.arrays import Adam
 from edge_rjepa.learner.kernels.cuda import arrays
 from edge_rjepa.learner.kernels.cuda.tiles import TILES
-from edge_rjepa.learner.network import WEIGHTS, count_weights, weight_shapes
+from edge_rjepa.learner.network import WEIGHTS, Weights, count_weights, weight_shapes
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate
 
-STILL = Adam(*(np.float32(0.0),) * 5)
+STILL = Adam(*(np.float32(0.0),) * 4)
 
 NAMES = (  # of `Engine.arrays`, in its order
-    "weights", "adam.m1", "adam.m2", "gradient", "traces.E", "traces.e_lam",
-    "past.x", "past.z", "past.y",
+    "weights", "adam.m2", "gradient", "traces.E", "traces.e_lam",
+    "past.x", "past.hidden", "past.z", "past.y",
     "statistics.fixations", "statistics.mu", "statistics.S_z", "statistics.S_e",
     "statistics.factor_z", "statistics.factor_e", "statistics.moved",
 )  # fmt: skip
@@ -72,7 +72,7 @@ def _in_words(error: Exception) -> str:
 class Past:
     """What the host knows of a stream, so that it need not ask."""
 
-    last: int = 0  # row of x, z and y that holds the last fixation
+    last: int = 0  # row of x, hidden, z and y that holds the last fixation
     fixations: int = 0  # in the statistics
     moved: float = 0.0  # of the statistics since they were factored, as a share
     information: float = 0.0
@@ -99,15 +99,15 @@ class Memory:
         self.queue = cuda.stream()
         self.reported = cuda.event()
         self.nbytes = 0
-        self.weights, self.total, self.m1, self.m2 = (
-            arrays.weights(config, cell, streams, self._zeros) for _ in range(4)
+        self.weights, self.total, self.m2 = (
+            arrays.weights(config, cell, streams, self._zeros) for _ in range(3)
         )
         self.traces = arrays.traces(config, cell, streams, self._zeros)
         self.workspace = arrays.workspace(config, cell, streams, self._zeros)
         self.statistics = arrays.statistics(config, streams, self._zeros)
-        table = arrays.descent_table(self.weights, self.workspace, self.tiles)
+        table = arrays.descent_table(config, self.weights, self.workspace, self.tiles)
         self.descent = kernels.Descent(
-            self.weights, self.total, self.m1, self.m2, cuda.to_device(table), int(table[-1, 0])
+            self.weights, self.total, self.m2, cuda.to_device(table), int(table[-1, 0])
         )
         row = arrays.NUMBERS + config.max_block * (config.n_features + config.n_efference)
         self.inbox = self._zeros((streams * row,), self.dtype)
@@ -372,20 +372,18 @@ class CudaEngine:
         ws, known = m.workspace, m.statistics
         n_weights, of_W = count_weights(m.config, m.cell), weight_shapes(m.config, m.cell)["W"]
         groups = {
-            "weights": m.weights, "adam.m1": m.m1, "adam.m2": m.m2, "gradient": m.total,
+            "weights": m.weights, "adam.m2": m.m2, "gradient": m.total,
         }  # fmt: skip
         one = {
-            "past.x": ws.x[b, last], "past.z": ws.z[b, last], "past.y": ws.y[b, last],
+            "past.x": ws.x[b, last], "past.hidden": ws.hidden[b, last],
+            "past.z": ws.z[b, last], "past.y": ws.y[b, last],
             "statistics.mu": known.mu[b],
             "statistics.S_z": known.S[b, 0], "statistics.S_e": known.S[b, 1],
             "statistics.factor_z": known.factor[b, 0], "statistics.factor_e": known.factor[b, 1],
             "traces.e_lam": m.traces.e_lam[b],
         }  # fmt: skip
         return {
-            **{
-                name: ([getattr(group, each)[b] for each in WEIGHTS], (n_weights,))
-                for name, group in groups.items()
-            },
+            **{name: (_of_stream(group, b), (n_weights,)) for name, group in groups.items()},
             **{name: ([array], array.shape) for name, array in one.items()},
             "traces.E": ([m.traces.E[b]], (m.cell.n_state, *of_W)),
         }
@@ -404,6 +402,12 @@ class CudaEngine:
         for part, place in _cut(host, parts):
             part.copy_to_device(place, stream=self._memory.queue)
         self._memory.queue.synchronize()
+
+
+def _of_stream(group: Weights, b: int) -> list:
+    """A stream's part of each array in it; there is none of a layer that the network lacks."""
+    arrays = (getattr(group, name) for name in WEIGHTS)
+    return [array[b] for array in arrays if array is not None]
 
 
 def _cut(host: np.ndarray, parts: list):

@@ -24,12 +24,11 @@ STEP, GATHER, STEP_GATHERED = 0, 1, 2
 
 
 class Adam(NamedTuple):
-    """Adam's numbers for one step, in the dtype of the weights."""
+    """Adam's numbers for one step, in the dtype of the weights; it keeps no first moment."""
 
-    rate: np.floating  # learning rate / (1 - beta1^t)
-    blend1: np.floating  # 1 - beta1
-    blend2: np.floating  # 1 - beta2
-    correction2: np.floating  # 1 / (1 - beta2^t)
+    rate: np.floating
+    blend: np.floating  # 1 - beta2
+    correction: np.floating  # 1 / (1 - beta2^t)
     epsilon: np.floating
 
 
@@ -39,8 +38,7 @@ class Descent(NamedTuple):
     gradient: Weights  # of one matrix after the other: they share the memory
     weights: Weights
     total: Weights  # gradients of the blocks since the last step
-    m1: Weights  # Adam's moments
-    m2: Weights
+    m2: Weights  # Adam's second moment: running means of squared gradients
     adam: Adam
     adam_encoder: Adam  # for the encoder's matrices
     mode: int
@@ -55,6 +53,8 @@ class Workspace(Activations):
     d_q: Annotated[Array, "K n_p"]
     d_c: Annotated[Array, "K n_c"]
     d_gain: Annotated[Array, "K n_g+1"]
+    d_hidden: Annotated[Array, "K+1 n_e+1"]
+    scratch_hidden: Annotated[Array, "K+1 n_e"]
     scratch_gain: Annotated[Array, "K n_g"]
     scratch_p: Annotated[Array, "K n_p"]
     beta: Annotated[Array, "K G n_h"]
@@ -106,7 +106,7 @@ def zero_workspace(config: RJepaConfig, cell: Cell) -> Workspace:
     """A workspace for blocks of up to `config.max_block` fixations, its constant 1s in place."""
     arrays = _zeros(Workspace, config, cell)
     for name in network.END_WITH_1:
-        arrays[name][int(name == "x") :, -1] = 1
+        arrays[name][network.first_row_with_1(name) :, -1] = 1
     return Workspace(**arrays, reads=np.array(cell.reads))
 
 

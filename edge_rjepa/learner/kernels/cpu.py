@@ -134,9 +134,16 @@ def tanh_rows(a):
 
 
 def encode(p, ws, remember_features):
-    """z = tanh(W_z [x; 1]), the input u = [z or x; a; 1] and its projections s = W u."""
-    x, z = ws.x[1:], ws.z[1:]
-    product(x, p.W_z.T, z)
+    """z = tanh(W_z [x; 1]), the input u = [z or x; a; 1] and its projections s = W u.
+
+    With a hidden layer z = tanh(W_z [hidden; 1]), hidden = tanh(W_x [x; 1]).
+    """
+    x, z, encoded = ws.x[1:], ws.z[1:], ws.x[1:]
+    if len(p.W_x):
+        hidden, encoded = ws.scratch_hidden[1:], ws.hidden[1:]
+        product(x, p.W_x.T, hidden)
+        tanh_into(hidden, encoded)
+    product(encoded, p.W_z.T, z)
     tanh_rows(z)
     n_memory = ws.u.shape[1] - ws.a.shape[1]
     ws.u[:, :n_memory] = x[:, :n_memory] if remember_features else z
@@ -276,7 +283,7 @@ def predictor_backward(p, ws, descent):
 
     def learn(name, d_out, x):
         rate = descent.adam_encoder if name in ENCODER else descent.adam
-        learn_matrix(d_out, x, *(getattr(group, name) for group in descent[:5]), rate, descent.mode)
+        learn_matrix(d_out, x, *(getattr(group, name) for group in descent[:4]), rate, descent.mode)
 
     product(ws.d_zhat, p.V_3, ws.d_p)
     learn("V_3", ws.d_zhat, ws.p2)
@@ -299,7 +306,13 @@ def predictor_backward(p, ws, descent):
         at += n_hidden
     add_columns(ws.d_c, at, ws.d_z[:-1])  # NumPy's += would take a buffer
     through_tanh(ws.d_z, ws.z, ws.d_z)
-    learn("W_z", ws.d_z, ws.x)
+    if len(p.W_x):
+        product(ws.d_z, p.W_z, ws.d_hidden)
+        learn("W_z", ws.d_z, ws.hidden)
+        through_tanh(ws.d_hidden, ws.hidden, ws.scratch_hidden)
+        learn("W_x", ws.scratch_hidden, ws.x)
+    else:
+        learn("W_z", ws.d_z, ws.x)
 
 
 @jit
@@ -402,10 +415,10 @@ def step_back(r, T, J, delta, r_next, T_next):
 
 
 @jit
-def descend(w, g, total, m1, m2, adam, mode):
+def descend(w, g, total, m2, adam, mode):
     """One row of weights w takes its gradient g, as `mode` says (kernels/arrays.py).
 
-    Adam (Kingma & Ba, 2015), the bias corrections folded into `adam.rate` and `adam.correction2`.
+    Adam (Kingma & Ba, 2015) without a first moment.
     """
     if mode != STEP:
         for i in range(w.size):
@@ -413,29 +426,28 @@ def descend(w, g, total, m1, m2, adam, mode):
             g[i] = total[i]
     if mode != GATHER:
         for i in range(w.size):
-            m1[i] += adam.blend1 * (g[i] - m1[i])
-            m2[i] += adam.blend2 * (g[i] * g[i] - m2[i])
-            w[i] -= adam.rate * m1[i] / (math.sqrt(m2[i] * adam.correction2) + adam.epsilon)
+            m2[i] += adam.blend * (g[i] * g[i] - m2[i])
+            w[i] -= adam.rate * g[i] / (math.sqrt(m2[i] * adam.correction) + adam.epsilon)
     if mode == STEP_GATHERED:
         for i in range(w.size):
             total[i] = 0
 
 
 @jit
-def descend_rows(g, w, total, m1, m2, adam, mode):
+def descend_rows(g, w, total, m2, adam, mode):
     """All rows of a matrix (n, m) of weights."""
     for i in range(w.shape[0]):
-        descend(w[i], g[i], total[i], m1[i], m2[i], adam, mode)
+        descend(w[i], g[i], total[i], m2[i], adam, mode)
 
 
 @jit
-def learn_matrix(d_out, x, g, w, total, m1, m2, adam, mode):
+def learn_matrix(d_out, x, g, w, total, m2, adam, mode):
     """w (n, m), of out = w x, takes its gradient d_out' x of K fixations; g is room to work in.
 
     Right after the product the gradient is still in the cache.
     """
     product(d_out.T, x, g)
-    descend_rows(g, w, total, m1, m2, adam, mode)
+    descend_rows(g, w, total, m2, adam, mode)
 
 
 @jit
@@ -461,7 +473,7 @@ def recur_row(alpha, T, E, E_new, g, row, j):
 
 
 @jit
-def recur_rows(alpha, T, E, E_new, g, w, total, m1, m2, adam, mode):
+def recur_rows(alpha, T, E, E_new, g, w, total, m2, adam, mode):
     """Every row of the projections' weights, once through memory: gradient, traces, Adam.
 
     E, E_new (m, G n_h, n_u); the others (G, n_h, n_u).
@@ -470,7 +482,7 @@ def recur_rows(alpha, T, E, E_new, g, w, total, m1, m2, adam, mode):
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
             recur_row(alpha, T, E, E_new, g[i, j], row, j)
-            descend(w[i, j], g[i, j], total[i, j], m1[i, j], m2[i, j], adam, mode)
+            descend(w[i, j], g[i, j], total[i, j], m2[i, j], adam, mode)
             row += 1
 
 
@@ -481,7 +493,7 @@ def update(ws, traces, descent):
     pass through memory once:
         dL/dW = alpha E + beta' u        E <- T_0 E + gamma' u
     """
-    gradient, weights, total, m1, m2, adam, _, mode = descent
+    gradient, weights, total, m2, adam, _, mode = descent
     ws.r[:] = 0
     ws.T[:] = 0
     for a in range(len(ws.T)):
@@ -495,10 +507,10 @@ def update(ws, traces, descent):
         (ws.beta, ws.gamma, gradient.lam, ws.e_lam_new),
         traces.e_lam,
     )
-    descend_rows(gradient.lam, weights.lam, total.lam, m1.lam, m2.lam, adam, mode)
+    descend_rows(gradient.lam, weights.lam, total.lam, m2.lam, adam, mode)
     K = ws.u.shape[0]
     m, G, n_hidden, n_u = traces.E.shape
     E, E_new = traces.E.reshape(m, G * n_hidden, n_u), ws.E_new.reshape(m, G * n_hidden, n_u)
     product(ws.beta.reshape(K, G * n_hidden).T, ws.u, gradient.W.reshape(G * n_hidden, n_u))
     product(ws.gamma.reshape(K, m * G * n_hidden).T, ws.u, ws.E_new.reshape(m * G * n_hidden, n_u))
-    recur_rows(alpha, T, E, E_new, gradient.W, weights.W, total.W, m1.W, m2.W, adam, mode)
+    recur_rows(alpha, T, E, E_new, gradient.W, weights.W, total.W, m2.W, adam, mode)

@@ -23,6 +23,8 @@ from edge_rjepa.learner.cells import CELLS, find
 
 DTYPES = "float32", "float64"
 TARGETS = {"sm_72": (7, 2), "sm_87": (8, 7)}  # Xavier, Orin
+DEEP, SHALLOW = {"n_encoder_hidden": 96}, {"n_encoder_hidden": 0}
+OF_HIDDEN = {"encode_hidden", "back_to_hidden"}  # launched where the encoder has a hidden layer
 STEP, STATES = {"scan"}, {"scan", "coefficients", "recur", "descend", "back_to_past", "forget"}
 # Kernels in single precision that may compute in double: the sums of the report, and libdevice's
 # sine, which reduces large angles in it.
@@ -64,20 +66,21 @@ def signatures(config: RJepaConfig) -> tuple[types.SimpleNamespace, dict[str, tu
     tiles = GPU.fitting(cell.n_state, config.dtype)
     built = kernels.compiled.__wrapped__(cell, config.dtype, tiles)
     at = Recorded(built, tiles, 0, 2, 16, None)
-    p, total, m1, m2 = (arrays.weights(config, cell, 2, np.zeros) for _ in range(4))
+    p, total, m2 = (arrays.weights(config, cell, 2, np.zeros) for _ in range(3))
     traces = arrays.traces(config, cell, 2, np.zeros)
     ws = arrays.workspace(config, cell, 2, np.zeros)
     known = arrays.statistics(config, 2, np.zeros)
-    table = arrays.descent_table(p, ws, tiles)
+    table = arrays.descent_table(config, p, ws, tiles)
     kernels.forward(p, ws, np.zeros(1, number), True, at)
     kernels.predict(p, ws, known.mu, at)
     kernels.loss(ws, known, at)
     kernels.observe(ws, known, at)
     kernels.renew(ws, known, number(1.0), at)
     kernels.predictor_backward(p, ws, at)
-    kernels.update(ws, traces, kernels.Descent(p, total, m1, m2, table, 1), at)
+    kernels.update(ws, traces, kernels.Descent(p, total, m2, table, 1), at)
     kernels.forget(ws, traces, True, at)
-    assert seen.keys() == vars(built).keys(), seen.keys() ^ vars(built).keys()
+    launched = vars(built).keys() - (set() if config.n_encoder_hidden else OF_HIDDEN)
+    assert seen.keys() == launched, seen.keys() ^ launched
     return built, seen
 
 
@@ -128,14 +131,16 @@ def main() -> None:
         folder = Path(name)
         ptxas = toolkit(folder)
         os.environ["CUDA_HOME"] = name
-        configs = [(RJepaConfig(), None), (RJepaConfig(dtype="float64"), None)]
+        configs = [(RJepaConfig(cell="gated", dtype=dtype, **DEEP), None) for dtype in DTYPES]
+        configs.append((RJepaConfig(cell="gated", **SHALLOW), {"take", "encode", "descend"}))
         configs += [
-            (RJepaConfig(cell=cell), STEP) for cell in CELLS if cell not in ("gated", wheel)
+            (RJepaConfig(cell=cell, **DEEP), STEP) for cell in CELLS if cell not in ("gated", wheel)
         ]
-        configs += [(RJepaConfig(cell=wheel, dtype=dtype), STATES) for dtype in DTYPES]
-        configs.append((RJepaConfig(cell="rgc"), {"coefficients", "recur"}))
+        configs += [(RJepaConfig(cell=wheel, dtype=dtype, **DEEP), STATES) for dtype in DTYPES]
+        configs.append((RJepaConfig(cell="rgc", **DEEP), {"coefficients", "recur"}))
         checks = {
-            f"{config.cell} {config.dtype}: {len(names) if names else 'all'} kernels": partial(
+            f"{config.cell} {config.dtype}, {config.n_encoder_hidden} hidden: "
+            f"{len(names) if names else 'all'} kernels": partial(
                 check, config, names, ptxas, folder
             )
             for config, names in configs

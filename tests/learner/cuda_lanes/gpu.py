@@ -12,7 +12,10 @@ from edge_rjepa.learner.cells import CELLS
 from edge_rjepa.learner.engines import open_engine
 from edge_rjepa.errors import DeviceError
 
-LARGER = {"n_embedding": 70, "n_hidden": 130, "n_predictor": 150, "max_block": 33}
+LARGER = {
+    "n_embedding": 70, "n_hidden": 130, "n_predictor": 150, "n_encoder_hidden": 90, "max_block": 33,
+}  # fmt: skip
+SIZES = {"": {}, ", no hidden layer": {"n_encoder_hidden": 0}, ", larger": LARGER}
 
 
 def make(device, config, streams):
@@ -31,8 +34,8 @@ def main() -> None:
     checks, on_gpu, on_cpu = {}, partial(make, "cuda"), partial(make, "cpu")
     for cell in (*CELLS, lane.register_wheel()):
         for memory_input in ("embedding", "features"):
-            for sizes in ({}, LARGER):
-                name = f"{cell}, {memory_input}{', larger' if sizes else ''}"
+            for what, sizes in SIZES.items():
+                name = f"{cell}, {memory_input}{what}"
                 single, double = (
                     engine_checks.network(cell, memory_input=memory_input, dtype=dtype, **sizes)
                     for dtype in ("float32", "float64")

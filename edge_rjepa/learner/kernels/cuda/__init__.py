@@ -9,6 +9,7 @@ One block of K fixations is these launches, and no others (docs/jetson.md says w
     predictor_backward  back_to_mix, back_to_gate, back_to_past              3
     update              coefficients, recur, descend                         3
 
+an encoder with a hidden layer takes encode_hidden and back_to_hidden, 2 more,
 and in a block after which the statistics are renewed 1 + 2 n_z / 32 more (`renew`). A launch is a
 step that needs all of the one before: what can be worked out from a product's own output follows it
 in the same launch, and all matrices without a past take their steps in one.
@@ -90,13 +91,17 @@ def forward(p: Weights, ws: Workspace, inbox, remember_features: bool, at: Block
     """
     n_z, n_h, n_g = p.W_z.shape[1], p.lam.shape[2], p.G_a.shape[1]
     n_context_h = ws.c.shape[2] - n_z - ws.a.shape[2]
-    width = max(ws.x.shape[2], n_z, ws.numbers.shape[1])
+    width = max(ws.x.shape[2], ws.hidden.shape[2], n_z, ws.numbers.shape[1])
     at.launch_loop(
         "take", width, at.K, inbox, remember_features, n_context_h,
-        ws.numbers, ws.x, ws.a, ws.z, ws.u, ws.c,
+        ws.numbers, ws.x, ws.hidden, ws.a, ws.z, ws.u, ws.c,
     )  # fmt: skip
+    encoded = ws.x
+    if p.W_x is not None:
+        encoded = ws.hidden
+        at.launch_product("encode_hidden", (p.W_x.shape[1],), p.W_x, ws.x, ws.hidden)
     at.launch_product(
-        "encode", (n_z, n_g), p.W_z, p.G_a, ws.x, ws.a, remember_features, n_context_h,
+        "encode", (n_z, n_g), p.W_z, p.G_a, encoded, ws.a, remember_features, n_context_h,
         ws.z, ws.u, ws.c, ws.gain,
     )  # fmt: skip
     at.launch_product("project", (p.W.shape[1],), p.W, ws.u, ws.s)
@@ -153,9 +158,12 @@ def invert(ws: Workspace, known: Statistics, at: Block) -> None:
 
 
 def forget(ws: Workspace, traces: Traces, past_too: bool, at: Block) -> None:
-    """Clear the traces and, with `past_too`, row 0 of x, z and y: one launch."""
+    """Clear the traces and, with `past_too`, row 0 of x, hidden, z and y: one launch."""
     grid = (min(traces.E.shape[2], 1024),)
-    at.launch("forget", grid, at.tiles.threads, past_too, ws.x, ws.z, ws.y, traces.e_lam, traces.E)
+    at.launch(
+        "forget", grid, at.tiles.threads, past_too, ws.x, ws.hidden, ws.z, ws.y,
+        traces.e_lam, traces.E,
+    )  # fmt: skip
 
 
 def predictor_backward(p: Weights, ws: Workspace, at: Block) -> None:
@@ -168,6 +176,11 @@ def predictor_backward(p: Weights, ws: Workspace, at: Block) -> None:
         "back_to_past", (n_context, n_g), p.V_1, p.G_b, ws.d_1, ws.d_g, ws.gain, ws.z,
         ws.d_gain, ws.delta, ws.d_z,
     )  # fmt: skip
+    if p.W_x is not None:
+        with_row_before = at._replace(K=at.K + 1)
+        with_row_before.launch_product(
+            "back_to_hidden", (p.W_x.shape[1],), p.W_z, ws.d_z, ws.hidden, ws.d_hidden
+        )
 
 
 class Descent(NamedTuple):
@@ -175,7 +188,6 @@ class Descent(NamedTuple):
 
     weights: Weights
     total: Weights
-    m1: Weights
     m2: Weights
     table: Any
     tiles_of_matrices: int
@@ -183,20 +195,20 @@ class Descent(NamedTuple):
 
 def update(ws: Workspace, traces: Traces, descent: Descent, at: Block) -> None:
     """Every weight takes its gradient, as the stream's numbers say, and the traces move on."""
-    p, total, m1, m2, table, tiles_of_matrices = descent
+    p, total, m2, table, tiles_of_matrices = descent
     n_h = p.lam.shape[2]
     at.launch_loop(
         "coefficients", n_h, at.K, ws.J, ws.B, ws.D, ws.delta, ws.beta, ws.gamma, ws.alpha, ws.T,
-        traces.e_lam, p.lam, total.lam, m1.lam, m2.lam, ws.numbers,
+        traces.e_lam, p.lam, total.lam, m2.lam, ws.numbers,
     )  # fmt: skip
     grid = (
         count(p.W.shape[2], at.tiles.update_columns), count(p.W.shape[1], at.tiles.update_rows)
     )  # fmt: skip
     at.launch(
-        "recur", grid, at.tiles.update_threads, at.K, p.W, total.W, m1.W, m2.W, traces.E,
+        "recur", grid, at.tiles.update_threads, at.K, p.W, total.W, m2.W, traces.E,
         ws.beta, ws.gamma, ws.u, ws.alpha, ws.T, ws.numbers,
     )  # fmt: skip
     at.launch(
         "descend", (tiles_of_matrices,), at.tiles.update_threads, at.K, table,
-        p.flat, total.flat, m1.flat, m2.flat, ws.flat, ws.numbers,
+        p.flat, total.flat, m2.flat, ws.flat, ws.numbers,
     )  # fmt: skip

@@ -22,12 +22,12 @@ from edge_rjepa.learner.network import Activations, Shape, Traces, Weights
 Allocate = Callable[[tuple[int, ...], np.dtype], Any]  # zeros of a shape and dtype
 
 # What the host tells the kernels of a block, a number each, ahead of features and efference copies.
-ADAM, ADAM_ENCODER = 0, 5  # five numbers each, as in kernels/arrays.py
-MODE = 10  # STEP, GATHER, STEP_GATHERED
-LAST = 11  # row of x, z and y that holds the fixation before the block
-RATE, KEEP, WEIGHT, MEAN_WEIGHT = 12, 13, 14, 15  # of the statistics: r, 1 - r, r / K, r r
-RENEW = 16  # 1 where the statistics are to be factored after the block
-NUMBERS = 17
+ADAM, ADAM_ENCODER = 0, 4  # four numbers each, as in kernels/arrays.py
+MODE = 8  # STEP, GATHER, STEP_GATHERED
+LAST = 9  # row of x, hidden, z and y that holds the fixation before the block
+RATE, KEEP, WEIGHT, MEAN_WEIGHT = 10, 11, 12, 13  # of the statistics: r, 1 - r, r / K, r r
+RENEW = 14  # 1 where the statistics are to be factored after the block
+NUMBERS = 15
 
 ALIGNED = 64  # numbers
 
@@ -40,6 +40,7 @@ class Workspace(Activations):
     d_2: Annotated[Any, "K n_p"]  # dl/d(V_2 p1)
     d_1: Annotated[Any, "K n_p"]  # dl/d(V_1 c)
     d_gain: Annotated[Any, "K n_g"]  # dl/d(G_a a)
+    d_hidden: Annotated[Any, "K+1 n_e"]  # dl/d(W_x x)
     beta: Annotated[Any, "K G*n_h"]
     gamma: Annotated[Any, "K m G*n_h"]
     alpha: Annotated[Any, "m n_h"]
@@ -87,12 +88,12 @@ def workspace(config: RJepaConfig, cell: Cell, streams: int, allocate: Allocate)
 
 
 def constant_ones(ws: Workspace) -> dict[str, np.ndarray]:
-    """What the arrays that end with a constant 1 hold at the start; row 0 of x: no fixation."""
+    """What the arrays that end with a constant 1 hold at the start."""
     start = {}
     for name in network.END_WITH_1:
         array = getattr(ws, name)
         start[name] = np.zeros(array.shape, array.dtype)
-        start[name][:, int(name == "x") :, -1] = 1
+        start[name][:, network.first_row_with_1(name) :, -1] = 1
     return start
 
 
@@ -108,7 +109,7 @@ def statistics(config: RJepaConfig, streams: int, allocate: Allocate) -> Statist
     )
 
 
-def descent_table(p: Weights, ws: Workspace, tiles: Tiles) -> np.ndarray:
+def descent_table(config: RJepaConfig, p: Weights, ws: Workspace, tiles: Tiles) -> np.ndarray:
     """What `descend` must know of each matrix without a past, a row of int64 each.
 
     First block, rows, columns, where it starts in Weights.flat; where d_out starts in
@@ -118,7 +119,9 @@ def descent_table(p: Weights, ws: Workspace, tiles: Tiles) -> np.ndarray:
     rows = []
     first_block = 0
     for layer in sorted(
-        network.WITHOUT_PAST, key=lambda layer: getattr(p, layer.matrix).size, reverse=True
+        network.layers_without_past(config),
+        key=lambda layer: getattr(p, layer.matrix).size,
+        reverse=True,
     ):
         matrix, d, x = getattr(p, layer.matrix), getattr(ws, layer.d_out), getattr(ws, layer.reads)
         _, n_rows, n_columns = matrix.shape
@@ -137,12 +140,12 @@ def descent_table(p: Weights, ws: Workspace, tiles: Tiles) -> np.ndarray:
 def _lay_out(
     shapes: Mapping[str, Shape], streams: int, dtype: np.dtype, allocate: Allocate
 ) -> dict[str, Any]:
-    """The stretch of memory, `flat`, and the array of each shape in it."""
+    """The stretch of memory, `flat`, and the array of each shape in it; None for an empty one."""
     sizes = {name: streams * math.prod(shape) for name, shape in shapes.items()}
     flat = allocate((sum(map(_pad, sizes.values())),), dtype)
     arrays, at = {"flat": flat}, 0
     for name, size in sizes.items():
-        arrays[name] = flat[at : at + size].reshape(streams, *shapes[name])
+        arrays[name] = flat[at : at + size].reshape(streams, *shapes[name]) if size else None
         at += _pad(size)
     return arrays
 
@@ -151,7 +154,8 @@ def _start(group: Weights | Workspace, name: str) -> int:
     """Where in the group's memory an array starts."""
     kind: type = type(group)
     names = list(network.declarations(kind))
-    return sum(_pad(getattr(group, each).size) for each in names[: names.index(name)])
+    before = (getattr(group, each) for each in names[: names.index(name)])
+    return sum(_pad(array.size) for array in before if array is not None)
 
 
 def _pad(size: int) -> int:

@@ -1,9 +1,10 @@
 """Gradient and Adam in one pass over the weights: a gradient never goes to memory but to be summed.
 
 A thread owns EACH x COLUMNS weights, LANES columns apart, and asks for all that belongs to them
-(weight, both moments, traces) before it sums over the fixations: those loads are under way together
-and hide behind the sums. Rows of the inputs come to shared memory CHUNK fixations at a time, the
-coefficients of a row are the same number for a whole warp. Sums run over fixations in order.
+(weight, second moment, traces) before it sums over the fixations: those loads are under way
+together and hide behind the sums. Rows of the inputs come to shared memory CHUNK fixations at a
+time, the coefficients of a row are the same number for a whole warp. Sums run over fixations in
+order.
 """
 
 from __future__ import annotations
@@ -26,15 +27,14 @@ UPDATE_THREADS, WIDTH = GPU.update_threads, GPU.update_columns
 
 
 @device
-def adam(g, w, m1, m2, rate, blend1, blend2, correction2, epsilon):
-    """The new w, m1, m2 of one weight with gradient g (Kingma & Ba, 2015)."""
-    m1 += blend1 * (g - m1)
-    m2 += blend2 * (g * g - m2)
-    return w - rate * m1 / (math.sqrt(m2 * correction2) + epsilon), m1, m2
+def adam(g, w, m2, rate, blend, correction, epsilon):
+    """The new w, m2 of one weight with gradient g (Kingma & Ba, 2015; no first moment)."""
+    m2 += blend * (g * g - m2)
+    return w - rate * g / (math.sqrt(m2 * correction) + epsilon), m2
 
 
 @kernel
-def recur(first, K, W, total, m1, m2, E, beta, gamma, u, alpha, T, numbers):
+def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
     """The projections' weights: dL/dW = alpha E + beta' u, E <- T E + gamma' u, and a step.
 
     W and its like (B, G n_h, n_u), E (B, m, G n_h, n_u). Grid: x tiles of columns, y tiles of rows.
@@ -47,8 +47,7 @@ def recur(first, K, W, total, m1, m2, E, beta, gamma, u, alpha, T, numbers):
     first_row = cuda.blockIdx.y * WARPS * EACH + warp
     tile = cuda.shared.array((CHUNK, WIDTH), NUMBER)
     w = cuda.local.array((EACH, COLUMNS), NUMBER)
-    one = cuda.local.array((EACH, COLUMNS), NUMBER)
-    two = cuda.local.array((EACH, COLUMNS), NUMBER)
+    old_m2 = cuda.local.array((EACH, COLUMNS), NUMBER)
     e = cuda.local.array((EACH, COLUMNS, N_STATE), NUMBER)
     g = cuda.local.array((EACH, COLUMNS), NUMBER)
     seen = cuda.local.array(COLUMNS, NUMBER)
@@ -62,8 +61,7 @@ def recur(first, K, W, total, m1, m2, E, beta, gamma, u, alpha, T, numbers):
                 e_new[q, p, a] = NUMBER(0)
             if row < n_rows and column < n_columns:
                 w[q, p] = W[b, index(row), index(column)]
-                one[q, p] = m1[b, index(row), index(column)]
-                two[q, p] = m2[b, index(row), index(column)]
+                old_m2[q, p] = m2[b, index(row), index(column)]
                 for a in range(N_STATE):
                     e[q, p, a] = E[b, a, index(row), index(column)]
     for start in range(0, K, CHUNK):
@@ -92,8 +90,8 @@ def recur(first, K, W, total, m1, m2, E, beta, gamma, u, alpha, T, numbers):
                     for p in range(COLUMNS):
                         e_new[q, p, a] += weight * seen[p]
     mode = int(numbers[b, MODE])
-    rate, blend1, blend2 = numbers[b, ADAM], numbers[b, ADAM + 1], numbers[b, ADAM + 2]
-    correction2, epsilon = numbers[b, ADAM + 3], numbers[b, ADAM + 4]
+    rate, blend = numbers[b, ADAM], numbers[b, ADAM + 1]
+    correction, epsilon = numbers[b, ADAM + 2], numbers[b, ADAM + 3]
     for q in range(EACH):
         row = first_row + q * WARPS
         unit = index(row % n_h)
@@ -112,17 +110,15 @@ def recur(first, K, W, total, m1, m2, E, beta, gamma, u, alpha, T, numbers):
                     kept = NUMBER(0) if mode == STEP_GATHERED else gradient
                     total[b, index(row), index(column)] = kept
                 if mode != GATHER:
-                    new_w, new_one, new_two = adam(
-                        gradient, w[q, p], one[q, p], two[q, p],
-                        rate, blend1, blend2, correction2, epsilon,
-                    )  # fmt: skip
+                    new_w, new_m2 = adam(
+                        gradient, w[q, p], old_m2[q, p], rate, blend, correction, epsilon
+                    )
                     W[b, index(row), index(column)] = new_w
-                    m1[b, index(row), index(column)] = new_one
-                    m2[b, index(row), index(column)] = new_two
+                    m2[b, index(row), index(column)] = new_m2
 
 
 @kernel
-def descend(first, K, table, weights, total, m1, m2, activity, numbers):
+def descend(first, K, table, weights, total, m2, activity, numbers):
     """Every other matrix, in one launch: dL/dW = d_out' x, and a step.
 
     table (matrices + 1, 10): see `arrays.descent_table`, which says where in `weights` and its like
@@ -147,8 +143,7 @@ def descend(first, K, table, weights, total, m1, m2, activity, numbers):
     first_row = (block // column_tiles) * WARPS * EACH + warp
     tile = cuda.shared.array((CHUNK, WIDTH), NUMBER)
     w = cuda.local.array((EACH, COLUMNS), NUMBER)
-    one = cuda.local.array((EACH, COLUMNS), NUMBER)
-    two = cuda.local.array((EACH, COLUMNS), NUMBER)
+    old_m2 = cuda.local.array((EACH, COLUMNS), NUMBER)
     g = cuda.local.array((EACH, COLUMNS), NUMBER)
     seen = cuda.local.array(COLUMNS, NUMBER)
     for q in range(EACH):
@@ -159,8 +154,7 @@ def descend(first, K, table, weights, total, m1, m2, activity, numbers):
             if row < n_rows and column < n_columns:
                 at = index(at_weights + row * n_columns + column)
                 w[q, p] = weights[at]
-                one[q, p] = m1[at]
-                two[q, p] = m2[at]
+                old_m2[q, p] = m2[at]
     for start in range(0, length, CHUNK):
         cuda.syncthreads()
         for i in range(t, CHUNK * WIDTH, UPDATE_THREADS):
@@ -181,8 +175,8 @@ def descend(first, K, table, weights, total, m1, m2, activity, numbers):
                 for p in range(COLUMNS):
                     g[q, p] += weight * seen[p]
     mode = int(numbers[b, MODE])
-    rate, blend1, blend2 = numbers[b, at_adam], numbers[b, at_adam + 1], numbers[b, at_adam + 2]
-    correction2, epsilon = numbers[b, at_adam + 3], numbers[b, at_adam + 4]
+    rate, blend = numbers[b, at_adam], numbers[b, at_adam + 1]
+    correction, epsilon = numbers[b, at_adam + 2], numbers[b, at_adam + 3]
     for q in range(EACH):
         row = first_row + q * WARPS
         for p in range(COLUMNS):
@@ -194,7 +188,6 @@ def descend(first, K, table, weights, total, m1, m2, activity, numbers):
                     gradient += total[at]
                     total[at] = NUMBER(0) if mode == STEP_GATHERED else gradient
                 if mode != GATHER:
-                    weights[at], m1[at], m2[at] = adam(
-                        gradient, w[q, p], one[q, p], two[q, p],
-                        rate, blend1, blend2, correction2, epsilon,
-                    )  # fmt: skip
+                    weights[at], m2[at] = adam(
+                        gradient, w[q, p], old_m2[q, p], rate, blend, correction, epsilon
+                    )

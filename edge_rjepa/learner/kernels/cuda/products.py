@@ -107,8 +107,27 @@ def product(w, transposed, n_out, n_in, x, first_row, K, first_out, w_tile, x_ti
 
 
 @kernel
+def encode_hidden(first, K, W_x, x, hidden):
+    """The encoder's hidden layer, hidden = tanh(W_x [x; 1])."""
+    w_tile = cuda.shared.array((INNER, OUT_PITCH), NUMBER)
+    x_tile = cuda.shared.array((INNER, ROWS_PITCH), NUMBER)
+    sums = cuda.shared.array((SLICES, ROWS, OUT), NUMBER)
+    totals = cuda.local.array(OUTPUTS, NUMBER)
+    b = first + cuda.blockIdx.z
+    n_e, out = W_x.shape[1], cuda.blockIdx.x * OUT
+    product(W_x[b], False, n_e, W_x.shape[2], x[b], 1, K, out, w_tile, x_tile, sums, totals)
+    for q in range(OUTPUTS):
+        k, o = place_of(q, out)
+        if k < K and o < n_e:
+            hidden[b, k + 1, o] = tanh(totals[q])
+
+
+@kernel
 def encode(first, K, W_z, G_a, x, a, remember_features, n_context_h, z, u, c, gain):
-    """z = tanh(W_z [x; 1]); gain = tanh(G_a [a; 1]); z goes into u and into the next context."""
+    """z = tanh(W_z [x; 1]); gain = tanh(G_a [a; 1]); z goes into u and into the next context.
+
+    x: the features, or the encoder's hidden layer.
+    """
     w_tile = cuda.shared.array((INNER, OUT_PITCH), NUMBER)
     x_tile = cuda.shared.array((INNER, ROWS_PITCH), NUMBER)
     sums = cuda.shared.array((SLICES, ROWS, OUT), NUMBER)
@@ -308,3 +327,22 @@ def back_to_past(first, K, V_1, G_b, d_1, d_g, gain, z, d_gain, delta, d_z):
                 if k + 1 == K:
                     slope = one_minus(z[b, K, i] * z[b, K, i])
                     d_z[b, K, i] *= slope
+
+
+@kernel
+def back_to_hidden(first, rows, W_z, d_z, hidden, d_hidden):
+    """From z = tanh(W_z [hidden; 1]) back to the argument of hidden = tanh(.).
+
+    rows: K + 1, since the fixation before the block has a share of d_z, too.
+    """
+    w_tile = cuda.shared.array((INNER, OUT_PITCH), NUMBER)
+    x_tile = cuda.shared.array((INNER, ROWS_PITCH), NUMBER)
+    sums = cuda.shared.array((SLICES, ROWS, OUT), NUMBER)
+    totals = cuda.local.array(OUTPUTS, NUMBER)
+    b = first + cuda.blockIdx.z
+    n_z, n_columns, out = W_z.shape[1], W_z.shape[2], cuda.blockIdx.x * OUT
+    product(W_z[b], True, n_columns, n_z, d_z[b], 0, rows, out, w_tile, x_tile, sums, totals)
+    for q in range(OUTPUTS):
+        k, o = place_of(q, out)
+        if k < rows and o < n_columns - 1:
+            d_hidden[b, k, o] = totals[q] * one_minus(hidden[b, k, o] * hidden[b, k, o])

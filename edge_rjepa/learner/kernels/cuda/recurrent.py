@@ -24,7 +24,7 @@ THREADS = GPU.threads
 
 
 @kernel
-def take(first, K, inbox, remember_features, n_context_h, numbers, x, a, z, u, c):
+def take(first, K, inbox, remember_features, n_context_h, numbers, x, hidden, a, z, u, c):
     """Unpack what the host sent, and make the last fixation the one before this block.
 
     inbox: for each stream of this launch NUMBERS numbers, features (K, f), efference (K, A).
@@ -40,6 +40,8 @@ def take(first, K, inbox, remember_features, n_context_h, numbers, x, a, z, u, c
     at += NUMBERS
     if i <= f:
         x[b, 0, i] = x[b, last, i]
+    if i < hidden.shape[2]:
+        hidden[b, 0, i] = hidden[b, last, i]
     if i < f:
         for k in range(K):
             value = inbox[at + k * f + i]
@@ -89,7 +91,7 @@ def scan(first, K, numbers, s, lam, y, J, B, D, c):
 
 @kernel
 def coefficients(
-    first, K, J, B, D, delta, beta, gamma, alpha, transition, e_lam, lam, total, m1, m2, numbers
+    first, K, J, B, D, delta, beta, gamma, alpha, transition, e_lam, lam, total, m2, numbers
 ):
     """alpha, beta, gamma, the block's transition T; the local parameters and their traces move.
 
@@ -162,16 +164,15 @@ def coefficients(
                 g += total[b, i, j]
                 total[b, i, j] = NUMBER(0) if mode == STEP_GATHERED else g
             if mode != GATHER:
-                w, first_moment, second_moment = adam(
-                    g, lam[b, i, j], m1[b, i, j], m2[b, i, j],
+                lam[b, i, j], m2[b, i, j] = adam(
+                    g, lam[b, i, j], m2[b, i, j],
                     numbers[b, ADAM], numbers[b, ADAM + 1], numbers[b, ADAM + 2],
-                    numbers[b, ADAM + 3], numbers[b, ADAM + 4],
+                    numbers[b, ADAM + 3],
                 )  # fmt: skip
-                lam[b, i, j], m1[b, i, j], m2[b, i, j] = w, first_moment, second_moment
 
 
 @kernel
-def forget(first, past_too, x, z, y, e_lam, E):
+def forget(first, past_too, x, hidden, z, y, e_lam, E):
     """Clear the traces and, with `past_too`, the fixation before the next block (row 0).
 
     E (B, m, G n_h, n_u): the blocks of grid x take its rows in turn.
@@ -193,5 +194,7 @@ def forget(first, past_too, x, z, y, e_lam, E):
     if past_too:
         for i in range(t, x.shape[2], THREADS):
             x[b, 0, i] = NUMBER(0)
+        for i in range(t, hidden.shape[2], THREADS):
+            hidden[b, 0, i] = NUMBER(0)
         for i in range(t, z.shape[2], THREADS):
             z[b, 0, i] = NUMBER(0)

@@ -1,0 +1,140 @@
+"""Oriented codes: how strong edges of each direction are, at several scales, part by part.
+
+The luminance of the window is averaged over cells of 1, 2, 4, .. px. Central differences across and
+down, gx and gy, combine into the slope towards each of eight directions, 45 degrees apart: a step
+from dark to bright is told from one from bright to dark. What slopes upwards that way is averaged
+over each of n x n parts of the window; cells at the window's edge have no neighbours in it and take
+part in no average of their own:
+
+    energy = mean over a part of  max(0, slope)                grey levels a cell
+    code   = (log(energy + floor) - centre) / spread
+
+The order is scale, direction, part. A pattern (retina.py) says where lines and edges are, to a
+pixel; this says that they are there, wherever, which a layer of tanh cannot make out of the other.
+
+The floor is half a grey level: what a camera's noise comes to after averaging. CENTRE and SPREAD
+are what benchmarks/retina_constants.py prints, one of each for a scale, since all directions are
+alike to a robot that may tilt its head.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_rjepa.base.jit import jit
+
+# Towards which the luminance rises, (x, y) with y downwards: right, then clockwise.
+DIRECTIONS = np.array([(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
+FLOOR = 0.5  # grey levels a cell
+CENTRE = np.array([1.12, 1.27, 1.38, 1.41])  # log of grey levels a cell, by scale
+SPREAD = np.array([0.71, 0.77, 0.86, 1.01])
+MOST_SCALES = len(CENTRE)
+
+
+class OrientedCodes:
+    """Codes at `scales` scales in parts x parts parts.
+
+    What an export needs, in float32: `slope` (8,), what differences of two cells that are two apart
+    are multiplied with; `floor`; `centre` and `spread` (count,).
+    """
+
+    def __init__(self, scales: int, parts: int) -> None:
+        self.scales, self.parts = scales, parts
+        a_scale = len(DIRECTIONS) * parts**2
+        self.count = scales * a_scale
+        self.slope = (0.5 / np.hypot(*DIRECTIONS.T)).astype(np.float32)
+        self.floor = np.float32(FLOOR)
+        self.centre = np.repeat(CENTRE[:scales], a_scale).astype(np.float32)
+        self.spread = np.repeat(SPREAD[:scales], a_scale).astype(np.float32)
+
+    def __call__(self, grey: np.ndarray, out: np.ndarray) -> None:
+        """Into out (K, count) float32 the codes of grey (K, side, side) int32, 256ths of grey
+        levels. Overwrites grey."""
+        side, start = grey.shape[1], 0
+        for scale in range(self.scales):
+            if scale:
+                _halve(grey, side)
+                side //= 2
+            stop = start + self.count // self.scales
+            # In units of 256 * 4^scale: whole numbers, whose sums stay below 2^31.
+            _energies(
+                grey, side, self.parts, self.slope / np.float32(256 * 4**scale), out[:, start:stop]
+            )
+            start = stop
+        self._standardise(out)
+
+    def plain(self, luminance: np.ndarray, out: np.ndarray) -> None:
+        """The same as an export does it; luminance: (K, side, side) float32, grey levels."""
+        energies = []
+        for scale in range(self.scales):
+            if scale:
+                halves = luminance.reshape(len(luminance), luminance.shape[1] // 2, 2, -1, 2)
+                luminance = halves.mean(axis=(2, 4))
+            across = luminance[:, 1:-1, 2:] - luminance[:, 1:-1, :-2]
+            down = luminance[:, 2:, 1:-1] - luminance[:, :-2, 1:-1]
+            n = across.shape[1] // self.parts
+            for (x, y), slope in zip(DIRECTIONS, self.slope, strict=True):
+                rising = np.maximum(np.float32(x) * across + np.float32(y) * down, 0)
+                parts = rising.reshape(-1, self.parts, n, self.parts, n).mean(axis=4).mean(axis=2)
+                energies.append(parts.reshape(len(parts), -1) * slope)
+        out[:] = np.concatenate(energies, axis=1)
+        self._standardise(out)
+
+    def _standardise(self, energies: np.ndarray) -> None:
+        energies += self.floor
+        np.log(energies, out=energies)
+        energies -= self.centre
+        energies /= self.spread
+
+
+@jit
+def _halve(grey, side):
+    """Sums of 2 x 2 of the first side x side into the first side / 2 x side / 2."""
+    for k in range(grey.shape[0]):
+        for i in range(side // 2):
+            for j in range(side // 2):
+                upper = grey[k, 2 * i, 2 * j] + grey[k, 2 * i, 2 * j + 1]
+                grey[k, i, j] = upper + grey[k, 2 * i + 1, 2 * j] + grey[k, 2 * i + 1, 2 * j + 1]
+
+
+@jit
+def _energies(grey, side, parts, slope, out):
+    """Mean rise towards each direction, times slope, by part: out (K, 8 parts parts)."""
+    n = (side - 2) // parts
+    for k in range(grey.shape[0]):
+        for v in range(parts):
+            for u in range(parts):
+                # Opposite directions share a difference d: max(0, d) and max(0, -d) are half of
+                # |d| + d and |d| - d.
+                all_x = all_y = all_sum = all_gap = 0
+                net_x = net_y = 0
+                for i in range(1 + v * n, 1 + (v + 1) * n):
+                    left, right = grey[k, i, u * n :], grey[k, i, u * n + 2 :]
+                    upper, lower = grey[k, i - 1, u * n + 1 :], grey[k, i + 1, u * n + 1 :]
+                    size_x = size_y = size_sum = size_gap = sum_x = sum_y = np.int32(0)
+                    for j in range(n):
+                        x, y = np.int32(right[j] - left[j]), np.int32(lower[j] - upper[j])
+                        size_x += np.int32(abs(x))
+                        size_y += np.int32(abs(y))
+                        size_sum += np.int32(abs(x + y))
+                        size_gap += np.int32(abs(y - x))
+                        sum_x += x
+                        sum_y += y
+                    all_x += size_x
+                    all_y += size_y
+                    all_sum += size_sum
+                    all_gap += size_gap
+                    net_x += sum_x
+                    net_y += sum_y
+                place, half = v * parts + u, 0.5 / (n * n)
+                for direction, (size, net) in enumerate(
+                    (
+                        (all_x, net_x),
+                        (all_sum, net_x + net_y),
+                        (all_y, net_y),
+                        (all_gap, net_y - net_x),
+                    )
+                ):
+                    one, other = direction, direction + 4
+                    out[k, one * parts * parts + place] = slope[one] * half * (size + net)
+                    out[k, other * parts * parts + place] = slope[other] * half * (size - net)
