@@ -15,8 +15,8 @@ layer of tanh cannot make one out of the other.
 
 Why a lattice and not prototypes that fit: it tells places apart as well as k-means with as many
 colours and soft assignment, costs eight additions a cell however many colours there are, needs no
-exponential, and rounds next to nothing, since spacings are powers of two or a third of one. That
-matters because the square root is steep at 0.
+exponential, and hardly rounds, since spacings are powers of two or a third of one: a share of 0 is
+0 in every program. That matters because the square root is steep there.
 
 CODES are those colours of the lattice that windows hold at all, the commonest first; so the first n
 of them are the best n. They and their centres and spreads are what benchmarks/retina_constants.py

@@ -3,8 +3,7 @@
 The luminance of the window is averaged over cells of 1, 2, 4, .. px. Central differences across and
 down, gx and gy, combine into the slope towards each of eight directions, 45 degrees apart: a step
 from dark to bright is told from one from bright to dark. What slopes upwards that way is averaged
-over each of n x n parts of the window; cells at the window's edge have no neighbours in it and take
-part in no average of their own:
+over each of n x n parts of the window. Cells at its edge lack a neighbour, so they have no slope:
 
     energy = mean over a part of  max(0, slope)                grey levels a cell
     log    = log(energy + floor)
@@ -34,7 +33,6 @@ FLOOR = 0.5  # grey levels a cell
 SHARED = 0.8
 CENTRE = np.array([0.20, 0.23, 0.24, 0.22])  # of logs, by scale
 SPREAD = np.array([0.53, 0.64, 0.78, 1.06])
-MOST_SCALES = len(CENTRE)
 
 
 class OrientedCodes:

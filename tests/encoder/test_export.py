@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 
 from edge_rjepa import RJepa, RJepaConfig, __version__
 from edge_rjepa.encoder import export, onnx_graph, parity
-from edge_rjepa.encoder.names import FORMS, OUTPUTS
+from edge_rjepa.encoder.names import FORMS_OF_WINDOWS, OUTPUTS
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig, RetinaConfig
 from edge_rjepa.eye.retina import Retina
@@ -200,7 +200,7 @@ def test_default_network_with_the_default_retina(tmp_path):
 def test_a_patch_is_seen_alike_in_every_form(tmp_path, few_steps, n_e):
     retina = Retina(SMALL_RETINA)
     learner = trained("rtu", retina.n_features, n_encoder_hidden=n_e)
-    for form in FORMS:
+    for form in FORMS_OF_WINDOWS:
         export.export(learner, retina, tmp_path / form, form=form, fixations=T)
     view, seen, _, efference = streams_of(learner, retina, 2, 2 * T)
     step, _ = run_through(tmp_path / "step", learner, view, seen, efference)
@@ -210,7 +210,7 @@ def test_a_patch_is_seen_alike_in_every_form(tmp_path, few_steps, n_e):
     alone = outputs_of(session_of(tmp_path / "patches"), {view: seen[:, 0]})
     encoded = learner.patch_encoder()(retina.features_of_windows(seen[:, 0]))
     assert_allclose(alone["embedding"], encoded, rtol=0, atol=1e-5)
-    assert alone.keys() == {"embedding"}
+    assert alone.keys() == {"embedding", "whitened"}
     assert_allclose(alone["embedding"], step["embedding"][:, 0], rtol=0, atol=1e-6)
 
 
@@ -334,7 +334,7 @@ def test_deployers_support_every_operator_of_every_graph(tmp_path, few_steps):
     used = set()
     for cell in BUILT_IN:
         learner = trained(cell, retina.n_features)
-        for form in FORMS:
+        for form in FORMS_OF_WINDOWS:
             export.export(learner, retina, tmp_path / "encoder.onnx", form=form, fixations=T)
             graph = graph_of(tmp_path / "encoder.onnx")
             used |= {node.op_type for node in graph.node}
@@ -353,7 +353,7 @@ def shapes_of(values):
     }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS_OF_WINDOWS)
 def test_graph_is_what_deployers_are_told(tmp_path, few_steps, form):
     learner = trained("rtu", Retina().n_features)
     export.export(learner, Retina(), tmp_path / "encoder.onnx", form=form)
@@ -362,7 +362,7 @@ def test_graph_is_what_deployers_are_told(tmp_path, few_steps, form):
     assert model.ir_version == 8
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 17)]
     batch = ["N", 16] if form == "sequence" else ["N"]
-    inputs, outputs = {"window": [*batch, 64, 64, 3]}, {"embedding": [*batch, N_Z]}
+    inputs, outputs = {"window": [*batch, 64, 64, 3]}, {"embedding": [*batch, N_Z], "whitened": [*batch, N_Z]}
     if form != "patches":
         inputs |= {
             "efference": [*batch, A], "state": ["N", 2, N_H], "embedding_before": ["N", N_Z],
@@ -397,7 +397,7 @@ def test_metadata_says_what_the_file_is(tmp_path, few_steps):
     model = onnx.load(path)
     found = {each.key: each.value for each in model.metadata_props}
     assert (model.producer_name, model.producer_version) == ("edge_rjepa", __version__)
-    assert (found["format"], found["version"]) == ("edge_rjepa", "2")
+    assert (found["format"], found["version"]) == ("edge_rjepa", "3")
     assert found["package_version"] == __version__
     assert RJepaConfig(**json.loads(found["config"])) == learner.config
     assert RetinaConfig(**json.loads(found["retina"])) == SMALL_RETINA

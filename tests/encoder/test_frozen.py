@@ -136,9 +136,9 @@ def test_single_patches_have_no_past(files, learner):
     assert_allclose(z, learner.copy().embed(RETINA(image, pixels), efference)[0], atol=1e-5)
     encoder.reset()
     assert_allclose(encoder.embed(windows[::-1], efference)[0][::-1], z, rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match="predicts nothing: export the form step"):
+    with pytest.raises(InputError, match="form patches predicts nothing: export step"):
         encoder.predict(windows, efference)
-    with pytest.raises(InputError, match="no past: export the form step"):
+    with pytest.raises(InputError, match="form patches has no past: export step"):
         encoder.past = EncoderPast(np.zeros((2, N_H), np.float32), np.zeros(N_Z, np.float32))
 
 
@@ -247,8 +247,8 @@ def test_files_that_are_no_encoders_are_refused(files, tmp_path):
     [
         ({"format": "another"}, "is an ONNX file of another program"),
         ({"format": None}, "is an ONNX file of another program"),
-        ({"version": "1"}, "is of version 1 of the format, this package reads 2: export it again"),
-        ({"version": "3"}, "is of version 3"),
+        ({"version": "2"}, "is of version 2 of the format, this package reads 3: export it again"),
+        ({"version": "4"}, "is of version 4"),
         ({"form": None}, "lacks what it should say of itself"),
         ({"fixations": "many"}, "lacks what it should say of itself"),
         ({"retina": json.dumps({"window_px": 7})}, "lacks what it should say of itself"),
@@ -262,6 +262,18 @@ def test_onnx_files_of_others_are_refused(files, tmp_path, changed, says):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(EncoderError, match=says):
         FrozenEncoder(tmp_path / "other.onnx")
+
+
+def test_a_file_that_names_no_codes_has_none(files, tmp_path):
+    model = onnx.load(files / "step")
+    found = {each.key: each.value for each in model.metadata_props}
+    retina = json.loads(found["retina"])
+    del retina["colour_codes"], retina["orientation_scales"]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, found | {"retina": json.dumps(retina)})
+    onnx.save(model, tmp_path / "older.onnx")
+    older = FrozenEncoder(tmp_path / "older.onnx").retina.config
+    assert (older.colour_codes, older.orientation_scales) == (0, 0)
 
 
 def test_threads_are_a_whole_number(files):

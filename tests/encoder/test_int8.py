@@ -11,7 +11,7 @@ from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.frozen import EncoderError, FrozenEncoder
 from edge_rjepa.encoder.int8 import Int8Report, quantise
-from edge_rjepa.encoder.names import FORMS
+from edge_rjepa.encoder.names import FORMS_OF_WINDOWS
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.run.patches import Patches
@@ -46,7 +46,7 @@ def files(tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "PARITY_STEPS", 32)
-        for form in FORMS:
+        for form in FORMS_OF_WINDOWS:
             exact, coarse = folder / f"{form}.onnx", folder / f"{form}.int8.onnx"
             export(learner, RETINA, exact, form=form, fixations=8)
             made[form] = exact, coarse, quantise(exact, coarse, patches())
@@ -54,7 +54,7 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS_OF_WINDOWS)
 def test_it_is_close_to_the_float_file_and_says_how_close(files, form):
     exact, coarse, report = files[form]
     unseen = patches(seed=2)
@@ -74,7 +74,7 @@ def test_it_is_close_to_the_float_file_and_says_how_close(files, form):
         assert report.memory_cosine_mean > 0.99
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS_OF_WINDOWS)
 def test_its_format_is_what_tensorrt_reads(files, form):
     exact, coarse, report = files[form]
     model = onnx.load(coarse)
@@ -99,7 +99,7 @@ def test_its_format_is_what_tensorrt_reads(files, form):
     assert new == {"QuantizeLinear", "DequantizeLinear"}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS_OF_WINDOWS)
 def test_it_is_smaller_and_labelled(files, form):
     exact, coarse, report = files[form]
     assert coarse.stat().st_size < exact.stat().st_size == report.bytes_float
