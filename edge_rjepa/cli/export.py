@@ -11,13 +11,14 @@ from typing import Any
 from edge_rjepa.cli import options as flags
 from edge_rjepa.cli.options import positive, size_px
 from edge_rjepa.cli.terminal import say
-from edge_rjepa.encoder.names import FORMS, STEP
-from edge_rjepa.errors import SourceError
+from edge_rjepa.encoder.names import DESCRIPTOR, FORMS, STEP
+from edge_rjepa.errors import ExportError, SourceError
 
 EXAMPLES = """examples:
   edge-rjepa export runs/mine -o encoder.onnx
   edge-rjepa export runs/mine -o sequence.onnx --form sequence --fixations 16
   edge-rjepa export runs/mine -o encoder.onnx --int8     also writes encoder.int8.onnx
+  edge-rjepa export runs/mine -o place.onnx --form descriptor --picture 640x480
 """
 
 
@@ -64,10 +65,13 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.eye.retina import Retina
     from edge_rjepa.run.run import load_run
 
+    if options.int8 and options.form == DESCRIPTOR:
+        raise ExportError("a descriptor stays in float: export another form for --int8")
     learner, config, _, problems = load_run(options.run)
     for problem in problems:
         say(f"warning: {problem}")
-    patches = _patches(options, config)
+    # A descriptor is compared on whole pictures.
+    patches = None if options.form == DESCRIPTOR else _patches(options, config)
     output = options.output or options.run / "encoder.onnx"
     parity = export(
         learner,

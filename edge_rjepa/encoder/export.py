@@ -36,7 +36,7 @@ from onnx import TensorProto, helper
 from edge_rjepa._version import __version__
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
-from edge_rjepa.encoder.describe import scan_to_describe
+from edge_rjepa.encoder.describe import described_size, scan_to_describe
 from edge_rjepa.encoder.names import (
     DESCRIPTION,
     DESCRIPTOR,
@@ -120,6 +120,7 @@ def export(
     than parity.TOLERANCE, or the file cannot be written.
     """
     _check(learner, retina, gaze, patches, form, fixations)
+    _check_picture(picture_px)
     fixations = fixations if form == SEQUENCE else 1
     if form == DESCRIPTOR and retina is not None:
         model = _descriptor(learner, retina, picture_px)
@@ -132,7 +133,8 @@ def export(
             name, error = max(check.differences.items(), key=lambda item: item[1])
             raise ExportError(
                 f"{path} is not written: under {check.reader} its {name} is off by up to "
-                f"{error:.2g} over {check.steps} fixations (allowed {TOLERANCE:.0e}): report this"
+                f"{error:.2g} over {check.steps} {report.unit} (allowed {TOLERANCE:.0e}): report "
+                "this"
             )
     ranges = patches and _ranges_of(patches)
     properties = _properties(learner, retina, gaze, form, fixations, ranges, report, model)
@@ -179,9 +181,17 @@ def _check(
         )
     if patches is not None:
         _check_patches(patches, config, retina)
-    learned = [*learner.parameters().values(), learner.error_covariance]
+    learned = [*learner.parameters().values(), learner.error_covariance, *learner.whitening()]
     if not all(np.isfinite(array).all() for array in learned):
         raise ExportError("the learner holds NaN or infinity: export an earlier checkpoint")
+
+
+def _check_picture(picture_px: tuple[int, int]) -> None:
+    whole = all(isinstance(side, int | np.integer) for side in picture_px)
+    if len(picture_px) != 2 or not whole or not all(1 <= px <= 16384 for px in picture_px):
+        raise ExportError(
+            f"pictures of {picture_px} px: give width and height, whole numbers of 1 to 16384"
+        )
 
 
 def _check_patches(patches: Patches, config: RJepaConfig, retina: Retina | None) -> None:
@@ -208,7 +218,7 @@ def _check_patches(patches: Patches, config: RJepaConfig, retina: Retina | None)
 
 def _descriptor(learner: RJepa, retina: Retina, picture_px: tuple[int, int]) -> onnx.ModelProto:
     """From a picture of this width and height, or rather as it is scanned, to its description."""
-    width, height = picture_px
+    width, height = described_size(*picture_px)
     seen = scan_to_describe(np.zeros((height, width, 3), np.uint8))
     graph, side, n_z = Graph(), retina.config.window_px, learner.config.n_embedding
     shape = list(seen.image.shape)

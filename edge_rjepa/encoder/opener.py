@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,11 @@ class OpenedEncoder:
 
         Pictures of the same place have a large product. Raises InputError for any other picture.
         """
-        return self.describer()(picture)
+        return self._describe(picture)
+
+    @cached_property
+    def _describe(self) -> Describe:
+        return self.describer()
 
 
 def open_encoder(path: Path) -> OpenedEncoder:

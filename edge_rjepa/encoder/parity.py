@@ -50,7 +50,7 @@ class Check(NamedTuple):
 
     reader: str
     patches: str  # random or real
-    steps: int
+    steps: int  # fixations; pictures of a descriptor
     differences: dict[str, float] | None
     not_checked: str = ""
 
@@ -70,6 +70,11 @@ class ParityReport(NamedTuple):
     checks: list[Check]
 
     @property
+    def unit(self) -> str:
+        """What the steps are."""
+        return "pictures" if self.form == DESCRIPTOR else "fixations"
+
+    @property
     def worst(self) -> float:
         """The largest difference of all."""
         found = [check.differences for check in self.checks if check.differences]
@@ -83,12 +88,12 @@ class ParityReport(NamedTuple):
         """A line a check."""
         lines = []
         for reader, patches, steps, differences, why in self.checks:
-            on = f"{reader} on {patches} patches"
+            on = f"{reader} on {patches} {'pictures' if self.form == DESCRIPTOR else 'patches'}"
             if differences is None:
                 lines.append(f"{on}: not checked: {why}")
             else:
                 name, worst = max(differences.items(), key=lambda item: item[1])
-                lines.append(f"{on}: within {worst:.1e} over {steps} fixations ({name})")
+                lines.append(f"{on}: within {worst:.1e} over {steps} {self.unit} ({name})")
         return "\n".join(lines)
 
 

@@ -50,8 +50,8 @@ def scan(
     check_image(picture, "picture")
     if fixations < 1:
         raise InputError(f"{fixations} fixations asked for: must be at least 1")
-    image = _to_longer_side(picture, longer_px)
-    height, width = image.shape[:2]
+    width, height = scanned_size(picture.shape[1], picture.shape[0], longer_px)
+    image = resized(picture, width, height)
     pixels = _places(fixations, seed) * (width - 1, height - 1)
     camera = Pinhole(width, height, 2.0 * math.atan(0.5 * width / FOCAL_PX))
     gaze_rad = camera.angles_of_pixels(pixels)
@@ -71,10 +71,10 @@ def _places(count: int, seed: int) -> np.ndarray:
     return middles / (across, down)
 
 
-def _to_longer_side(picture: np.ndarray, longer_px: int) -> np.ndarray:
-    height, width = picture.shape[:2]
-    scale = longer_px / max(height, width)
-    return resized(picture, max(1, round(width * scale)), max(1, round(height * scale)))
+def scanned_size(width_px: int, height_px: int, longer_px: int = PICTURE_PX) -> tuple[int, int]:
+    """Width and height that a picture of this width and height is scanned at."""
+    scale = longer_px / max(height_px, width_px)
+    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
 
 
 def resized(picture: np.ndarray, width_px: int, height_px: int) -> np.ndarray:

@@ -195,12 +195,17 @@ class RJepa:
         """What makes embeddings comparable: (n_z, n_z) and (n_z,), of white = matrix (z - mean).
 
         mean and covariance are the running ones that learning keeps, the matrix is the inverse of
-        the lower Cholesky factor of S_z + eps 1: what varies much in the world counts no more
-        than what varies little, and what varies less than the objective's noise counts less.
-        float64.
+        the lower Cholesky factor of S_z + eps 1, so matrix (S_z + eps 1) matrix' = 1: what varies
+        much in the world counts no more than what varies little, and what varies less than the
+        objective's noise counts less. float64; NaN once learning diverged.
         """
-        factor = np.tril(self._array("statistics.factor_z").astype(np.float64))
-        matrix = solve_triangular(factor, np.eye(len(factor)), lower=True)
+        one = np.eye(self.config.n_embedding)
+        covariance = self.embedding_covariance + self.config.noise_floor * one
+        if np.isfinite(covariance).all():
+            factor = np.linalg.cholesky(covariance)
+            matrix = solve_triangular(factor, one, lower=True)
+        else:
+            matrix = np.full_like(one, np.nan)
         return matrix, self._array("statistics.mu").astype(np.float64)
 
     def surprise(self, z: np.ndarray, z_hat: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 
 from edge_rjepa import RJepa, RJepaConfig, __version__
 from edge_rjepa.encoder import export, onnx_graph, parity
-from edge_rjepa.encoder.names import FORMS_OF_WINDOWS, OUTPUTS
+from edge_rjepa.encoder.names import FORMS, OUTPUTS, PATCHES, SEQUENCE, STEP
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig, RetinaConfig
 from edge_rjepa.eye.retina import Retina
@@ -28,14 +28,15 @@ SMALL_RETINA = RetinaConfig(
     fovea_degree=3, surround_degree=4, colour_degree=2,
 )  # fmt: skip
 A, N_Z, N_H, T = 4, 5, 7, 3
+OF_WINDOWS = STEP, SEQUENCE, PATCHES  # the descriptor's own tests are in test_describe.py
 every_encoder = pytest.mark.parametrize("n_e", [0, 9], ids=["shallow", "deep"])
 
 # Of the operators that TensorRT's parser and OpenVINO's frontend name in their documentation
 # (docs/encoder.md has the pages), those without a restriction that our graphs could run into.
 TENSORRT = set(
-    "Abs Add Cast Clip Concat Conv Cos DequantizeLinear Div Exp Flatten Gather Gemm Identity Log "
-    "MatMul Max Mean Min Mul Neg Pow QuantizeLinear ReduceMean Relu Reshape Shape Sigmoid Sin "
-    "Slice Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where".split()
+    "Abs Add AveragePool Cast Clip Concat Conv Cos DequantizeLinear Div Exp Flatten Gather Gemm "
+    "Identity Log MatMul Max Mean Min Mul Neg Pow QuantizeLinear ReduceMean Relu Reshape Shape "
+    "Sigmoid Sin Slice Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where".split()
 )
 OPENVINO = TENSORRT | {"Einsum", "Mod", "Reciprocal", "Sign"}
 
@@ -200,7 +201,7 @@ def test_default_network_with_the_default_retina(tmp_path):
 def test_a_patch_is_seen_alike_in_every_form(tmp_path, few_steps, n_e):
     retina = Retina(SMALL_RETINA)
     learner = trained("rtu", retina.n_features, n_encoder_hidden=n_e)
-    for form in FORMS_OF_WINDOWS:
+    for form in OF_WINDOWS:
         export.export(learner, retina, tmp_path / form, form=form, fixations=T)
     view, seen, _, efference = streams_of(learner, retina, 2, 2 * T)
     step, _ = run_through(tmp_path / "step", learner, view, seen, efference)
@@ -211,7 +212,8 @@ def test_a_patch_is_seen_alike_in_every_form(tmp_path, few_steps, n_e):
     encoded = learner.patch_encoder()(retina.features_of_windows(seen[:, 0]))
     assert_allclose(alone["embedding"], encoded, rtol=0, atol=1e-5)
     assert alone.keys() == {"embedding", "whitened"}
-    assert_allclose(alone["embedding"], step["embedding"][:, 0], rtol=0, atol=1e-6)
+    for name, values in alone.items():
+        assert_allclose(values, step[name][:, 0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["step", "sequence"])
@@ -292,9 +294,10 @@ def test_only_what_an_output_needs_is_written(tmp_path, few_steps, n_e):
     hidden_layers = int(n_e > 0)
     export.export(trained("gated", n_encoder_hidden=n_e), None, tmp_path / "gated.onnx")
     operators = Counter(node.op_type for node in graph_of(tmp_path / "gated.onnx").node)
-    # Gemm: encoder 1 or 2, two drives of 2 parts, V_1 of 3, V_2, V_3, gain 2, surprise 2.
+    # Gemm: encoder 1 or 2, whitened, two drives of 2 parts, V_1 of 3, V_2, V_3, gain 2, surprise 2.
     # Mul: l0 y, l1 y, k (c - y); q g; the square of the surprise.
-    assert (operators["Gemm"], operators["Mul"], operators["Sub"]) == (14 + hidden_layers, 5, 2)
+    # Sub: c - y; the error; the mean from the embedding.
+    assert (operators["Gemm"], operators["Mul"], operators["Sub"]) == (15 + hidden_layers, 5, 3)
     assert (operators["Tanh"], operators["Sigmoid"]) == (5 + hidden_layers, 2)
 
     export.export(trained("rtu"), None, tmp_path / "rtu.onnx")
@@ -339,7 +342,8 @@ def test_deployers_support_every_operator_of_every_graph(tmp_path, few_steps):
             graph = graph_of(tmp_path / "encoder.onnx")
             used |= {node.op_type for node in graph.node}
             # TensorRT takes uint8 as an input, and nowhere after its cast.
-            readers = [node.op_type for node in graph.node if "window" in node.input]
+            view = "picture" if form == "descriptor" else "window"
+            readers = [node.op_type for node in graph.node if view in node.input]
             assert readers == ["Cast"]
     told = operators_in_the_docs()
     assert used <= told <= TENSORRT & OPENVINO
@@ -353,7 +357,7 @@ def shapes_of(values):
     }
 
 
-@pytest.mark.parametrize("form", FORMS_OF_WINDOWS)
+@pytest.mark.parametrize("form", OF_WINDOWS)
 def test_graph_is_what_deployers_are_told(tmp_path, few_steps, form):
     learner = trained("rtu", Retina().n_features)
     export.export(learner, Retina(), tmp_path / "encoder.onnx", form=form)
@@ -362,7 +366,8 @@ def test_graph_is_what_deployers_are_told(tmp_path, few_steps, form):
     assert model.ir_version == 8
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 17)]
     batch = ["N", 16] if form == "sequence" else ["N"]
-    inputs, outputs = {"window": [*batch, 64, 64, 3]}, {"embedding": [*batch, N_Z], "whitened": [*batch, N_Z]}
+    inputs = {"window": [*batch, 64, 64, 3]}
+    outputs = {"embedding": [*batch, N_Z], "whitened": [*batch, N_Z]}
     if form != "patches":
         inputs |= {
             "efference": [*batch, A], "state": ["N", 2, N_H], "embedding_before": ["N", N_Z],

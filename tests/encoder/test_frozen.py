@@ -136,9 +136,9 @@ def test_single_patches_have_no_past(files, learner):
     assert_allclose(z, learner.copy().embed(RETINA(image, pixels), efference)[0], atol=1e-5)
     encoder.reset()
     assert_allclose(encoder.embed(windows[::-1], efference)[0][::-1], z, rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match="form patches predicts nothing: export step"):
+    with pytest.raises(InputError, match="predicts nothing: export step"):
         encoder.predict(windows, efference)
-    with pytest.raises(InputError, match="form patches has no past: export step"):
+    with pytest.raises(InputError, match="no past: export step"):
         encoder.past = EncoderPast(np.zeros((2, N_H), np.float32), np.zeros(N_Z, np.float32))
 
 
@@ -247,7 +247,7 @@ def test_files_that_are_no_encoders_are_refused(files, tmp_path):
     [
         ({"format": "another"}, "is an ONNX file of another program"),
         ({"format": None}, "is an ONNX file of another program"),
-        ({"version": "2"}, "is of version 2 of the format, this package reads 3: export it again"),
+        ({"version": "1"}, "is of version 1 of the format, this package reads 3: export it again"),
         ({"version": "4"}, "is of version 4"),
         ({"form": None}, "lacks what it should say of itself"),
         ({"fixations": "many"}, "lacks what it should say of itself"),

@@ -11,12 +11,13 @@ from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.frozen import EncoderError, FrozenEncoder
 from edge_rjepa.encoder.int8 import Int8Report, quantise
-from edge_rjepa.encoder.names import FORMS_OF_WINDOWS
+from edge_rjepa.encoder.names import PATCHES, SEQUENCE, STEP
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.run.patches import Patches
 
 RETINA = Retina()
+FORMS = STEP, SEQUENCE, PATCHES
 
 
 def patches(count=400, frames=8, seed=0):
