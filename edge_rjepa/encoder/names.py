@@ -7,7 +7,6 @@ line can offer FORMS.
 FORMAT, VERSION = "edge_rjepa", 3
 
 FORMS = STEP, SEQUENCE, PATCHES, DESCRIPTOR = ("step", "sequence", "patches", "descriptor")
-FORMS_OF_WINDOWS = (STEP, SEQUENCE, PATCHES)  # the others take whole pictures
 
 # Inputs: a file takes windows, or features where it holds no retina; a descriptor takes pictures.
 WINDOW, FEATURES, PICTURE = "window", "features", "picture"
