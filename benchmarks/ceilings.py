@@ -62,9 +62,10 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
 
     listed = [product(layer.part, layer.matrix, FORWARD) for layer in layers(config)]
     for layer in reversed(layers_without_past(config)):
+        rows = K + layer.encoder
         if layer.passes_back:
-            listed.append(product("backward", layer.matrix, BACKWARD))
-        listed.append(product("backward", layer.matrix, GRADIENT, K + layer.encoder))
+            listed.append(product("backward", layer.matrix, BACKWARD, rows))
+        listed.append(product("backward", layer.matrix, GRADIENT, rows))
     listed += [product("update", "W", GRADIENT)] * 2  # of the loss; of the state: the traces
     listed += [product("statistics", "S", GRADIENT)] * 2  # of z, of e
     return listed
@@ -197,8 +198,9 @@ def inference_operations(config: RJepaConfig, K: int) -> float:
 def learning_bytes(config: RJepaConfig, K: int) -> float:
     """Bytes a fixation that learning in blocks of K must move past the core, at the least.
 
-    Every weight is read forward, those with a way back (V_1, V_2, V_3, G_b) once more; weights,
-    traces and Adam's squares are read and written; S_z, S_e read and written, their factors read.
+    Every weight is read forward, those with a way back (V_1, V_2, V_3, G_b, W_z behind a hidden
+    layer) once more; weights, traces and Adam's squares are read and written; S_z, S_e read and
+    written, their factors read.
     The gradient stays in the cache, if that is large enough: it is not counted.
     """
     size = np.dtype(config.dtype).itemsize

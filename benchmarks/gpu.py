@@ -62,7 +62,7 @@ class Effort(NamedTuple):
 
 TINY = {
     "n_embedding": 3, "n_hidden": 4, "n_predictor": 3, "n_features": 3, "n_efference": 2,
-    "n_gain": 2, "max_block": 3,
+    "n_gain": 2, "n_encoder_hidden": 3, "max_block": 3,
 }  # fmt: skip
 QUICK = Effort(RJepaConfig(**TINY), RJepaConfig(**TINY), 3, 1, 2, 2, 2, (1, 2), 2**10)
 

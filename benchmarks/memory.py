@@ -36,7 +36,7 @@ def held(config: RJepaConfig) -> int:
         [math.prod(shape) for shape in network.shapes(group, network.sizes(config, cell)).values()]
         for group in (network.Weights, network.Traces, Workspace)
     )
-    weights = 4 * sum(matrices) + max(matrices)  # and total, Adam's moments; one gradient
+    weights = 3 * sum(matrices) + max(matrices)  # and total, Adam's squares; one gradient
     statistics = 5 * config.n_embedding**2 + 2 * config.n_embedding
     numbers = weights + sum(traces) + sum(workspace) + statistics
     return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2)

@@ -136,13 +136,17 @@ def peers(places: Places) -> Iterator[Peer]:
 
 
 def retina_operations(places: Places) -> int:
-    """Multiply-adds of a fixation: averaging the window, and the DCT of each group."""
+    """Multiply-adds of a fixation: averaging the window, the DCT of each group, the codes."""
     retina = places.retina
     operations = 3 * retina.config.window_px**2
     for bank in retina.banks:
         n, orders = bank.basis.shape
         pictures = bank.groups.stop - bank.groups.start
         operations += pictures * (n * n * orders + n * orders * orders)
+    if retina.config.colour_codes:  # each cell on three axes, then shared out among eight colours
+        operations += retina.config.surround_cells**2 * (3 + 8 * 2)
+    for scale in range(retina.config.orientation_scales):  # two differences, four sizes, six sums
+        operations += 12 * (retina.config.window_px // 2**scale) ** 2
     return operations
 
 

@@ -79,9 +79,9 @@ def colours_of(windows: np.ndarray) -> np.ndarray:
 
 
 def print_oriented_codes(windows: np.ndarray) -> None:
-    """Centre and spread of the logarithms, by scale."""
+    """Centre and spread of the logarithms without what they share, by scale."""
     scales = len(CENTRE)
-    codes = OrientedCodes(scales, 1)
+    codes = OrientedCodes(scales, RetinaConfig().orientation_parts)
     grey = (windows @ np.array([29, 150, 77])).astype(np.int32)
     logs = np.empty((len(windows), codes.count), np.float32)
     codes(grey, logs)

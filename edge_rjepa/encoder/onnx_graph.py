@@ -145,7 +145,7 @@ def reshape(x: Tensor, *shape: int) -> Tensor:
 
 
 def columns(x: Tensor, start: int, stop: int) -> Tensor:
-    """x[:, start:stop] of a tensor of two axes."""
+    """x[:, start:stop] of a tensor."""
     return node("Slice", x, integers(start), integers(stop), integers(1))
 
 

@@ -3,14 +3,18 @@
 The luminance of the window is averaged over cells of 1, 2, 4, .. px. Central differences across and
 down, gx and gy, combine into the slope towards each of eight directions, 45 degrees apart: a step
 from dark to bright is told from one from bright to dark. What slopes upwards that way is averaged
-over each of n x n parts of the window; cells at the window's edge have no neighbours in it and take
-part in no average of their own:
+over each of n x n parts of the window. Cells at its edge lack a neighbour, so they have no slope:
 
     energy = mean over a part of  max(0, slope)                grey levels a cell
-    code   = (log(energy + floor) - centre) / spread
+    log    = log(energy + floor)
+    code   = (log - SHARED * mean log of its scale - centre) / spread
 
-The order is scale, direction, part. A pattern (retina.py) says where lines and edges are, to a
-pixel; this says that they are there, wherever, which a layer of tanh cannot make out of the other.
+Edges of all directions and parts come and go together: more than half of the variance of the logs
+is that of their mean, which the contrast features (retina.py) tell, too. Most of it is taken out,
+so that what a direction or part has of its own counts. The order is scale, direction, part.
+
+A pattern (retina.py) says where lines and edges are, to a pixel; this says that they are there,
+wherever, which a layer of tanh cannot make out of the other.
 
 The floor is half a grey level: what a camera's noise comes to after averaging. CENTRE and SPREAD
 are what benchmarks/retina_constants.py prints, one of each for a scale, since all directions are
@@ -26,16 +30,16 @@ from edge_rjepa.base.jit import jit
 # Towards which the luminance rises, (x, y) with y downwards: right, then clockwise.
 DIRECTIONS = np.array([(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
 FLOOR = 0.5  # grey levels a cell
-CENTRE = np.array([1.12, 1.27, 1.38, 1.41])  # log of grey levels a cell, by scale
-SPREAD = np.array([0.71, 0.77, 0.86, 1.01])
-MOST_SCALES = len(CENTRE)
+SHARED = 0.8
+CENTRE = np.array([0.20, 0.23, 0.24, 0.22])  # of logs, by scale
+SPREAD = np.array([0.53, 0.64, 0.78, 1.06])
 
 
 class OrientedCodes:
     """Codes at `scales` scales in parts x parts parts.
 
     What an export needs, in float32: `slope` (8,), what differences of two cells that are two apart
-    are multiplied with; `floor`; `centre` and `spread` (count,).
+    are multiplied with; `floor`; `shared`; `centre` and `spread` (count,).
     """
 
     def __init__(self, scales: int, parts: int) -> None:
@@ -43,7 +47,7 @@ class OrientedCodes:
         a_scale = len(DIRECTIONS) * parts**2
         self.count = scales * a_scale
         self.slope = (0.5 / np.hypot(*DIRECTIONS.T)).astype(np.float32)
-        self.floor = np.float32(FLOOR)
+        self.floor, self.shared = np.float32(FLOOR), np.float32(SHARED)
         self.centre = np.repeat(CENTRE[:scales], a_scale).astype(np.float32)
         self.spread = np.repeat(SPREAD[:scales], a_scale).astype(np.float32)
 
@@ -82,9 +86,9 @@ class OrientedCodes:
 
     def _standardise(self, energies: np.ndarray) -> None:
         energies += self.floor
-        np.log(energies, out=energies)
-        energies -= self.centre
-        energies /= self.spread
+        logs = np.log(energies).reshape(len(energies), self.scales, -1)
+        logs -= self.shared * logs.mean(axis=2, keepdims=True)
+        energies[:] = (logs.reshape(energies.shape) - self.centre) / self.spread
 
 
 @jit

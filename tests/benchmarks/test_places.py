@@ -12,7 +12,7 @@ from edge_rjepa import RJepa, RJepaConfig
 
 WIDTH, HEIGHT = 300, 200
 PLACES = 4
-SMALL = {"n_embedding": 8, "n_hidden": 8, "n_predictor": 8, "n_gain": 4}
+SMALL = {"n_embedding": 8, "n_hidden": 8, "n_predictor": 8, "n_gain": 4, "update_every": 1}
 
 
 def coloured(name: str) -> list[np.ndarray]:
@@ -36,7 +36,7 @@ def many_blocks(protocol):
 
 
 def corners(protocol, part):
-    return np.concatenate([protocol.retina._corners(part.views[0].image, p) for p in part.pixels])
+    return np.concatenate([protocol.retina.corners(part.views[0].image, p) for p in part.pixels])
 
 
 def test_windows_stay_in_their_half(protocol):

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +24,10 @@ SIZES = {
     "n_predictor": 17,
     "n_gain": 5,
 }
+THEORY_S = RJepaConfig(  # the sizes at which docs/theory.md counts
+    n_features=124, n_efference=4, n_encoder_hidden=0, n_embedding=128, n_hidden=256,
+    n_predictor=256, n_gain=32, cell="gated", memory_input="embedding",
+)  # fmt: skip
 
 
 def by_the_documented_formula(config: RJepaConfig) -> int:
@@ -47,15 +52,21 @@ def by_the_documented_formula(config: RJepaConfig) -> int:
 @pytest.mark.parametrize("cell", list(CELLS))
 @pytest.mark.parametrize("memory_input", ["embedding", "features"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_formula_counts_every_byte(cell, memory_input, dtype):
-    config = RJepaConfig(**SIZES, cell=cell, memory_input=memory_input, dtype=dtype, max_block=19)
+@pytest.mark.parametrize("n_e", [0, 9])
+def test_the_formula_counts_every_byte(cell, memory_input, dtype, n_e):
+    config = RJepaConfig(
+        **SIZES, cell=cell, memory_input=memory_input, dtype=dtype, max_block=19,
+        n_encoder_hidden=n_e,
+    )  # fmt: skip
     assert memory.held(config) == by_the_documented_formula(config) == RJepa(config).nbytes
 
 
-@pytest.mark.parametrize("larger", ["n_features", "n_embedding", "n_hidden", "n_predictor"])
+@pytest.mark.parametrize(
+    "larger", ["n_features", "n_encoder_hidden", "n_embedding", "n_hidden", "n_predictor"]
+)
 def test_the_formula_counts_every_byte_whatever_is_large(larger):
     """The gradient has room for the largest matrix, and which one that is depends on the sizes."""
-    config = RJepaConfig(**{**SIZES, larger: 300}, max_block=2)
+    config = RJepaConfig(**{**SIZES, "n_encoder_hidden": 9, larger: 300}, max_block=2)
     assert memory.held(config) == by_the_documented_formula(config) == RJepa(config).nbytes
 
 
@@ -64,7 +75,8 @@ def shape_of(a, b):
 
 
 @pytest.mark.parametrize("K", [1, 6])
-def test_products_are_those_of_a_learning_block(K, monkeypatch):
+@pytest.mark.parametrize("n_e", [0, 9])
+def test_products_are_those_of_a_learning_block(K, n_e, monkeypatch):
     done = Counter()
     product, learn_matrix = kernels.product, kernels.learn_matrix
 
@@ -76,7 +88,7 @@ def test_products_are_those_of_a_learning_block(K, monkeypatch):
         done[shape_of(d_out.T, x)] += 1
         learn_matrix(d_out, x, *rest)
 
-    learner = RJepa(RJepaConfig(**SIZES))
+    learner = RJepa(RJepaConfig(**SIZES, n_encoder_hidden=n_e))
     fixations = np.ones((K, 11)), np.ones((K, 3))
     learner.learn_block(*fixations)  # compiled from the true ones
     monkeypatch.setattr(kernels, "product", counting_product)
@@ -89,7 +101,7 @@ def test_products_are_those_of_a_learning_block(K, monkeypatch):
 
 @pytest.mark.slow
 def test_operands_have_the_shapes_and_all_are_multiplied():
-    config = RJepaConfig(**SIZES)
+    config = RJepaConfig(**SIZES, n_encoder_hidden=9)
     operands = ceilings.Operands(config, 6)
     for _, _, out in operands._arrays:
         out[:] = np.nan
@@ -106,18 +118,42 @@ def test_operands_have_the_shapes_and_all_are_multiplied():
 
 
 def test_operations_are_those_that_the_theory_counts():
-    config = RJepaConfig()
-    recurrent, predictor, encoder = 68_096, 206_880, 128 * 125
+    assert_operations(THEORY_S, 128 * 125, 2 * 128 * 125)
+    deep = replace(THEORY_S, n_encoder_hidden=50)  # forward, and 2 n_e (f + 1) + n_z (3 n_e + 2)
+    assert_operations(deep, 50 * 125 + 128 * 51, 2 * 50 * 125 + 128 * (3 * 50 + 2))
+
+
+def assert_operations(config, encoder, encoder_learning):
+    recurrent, predictor = 68_096, 206_880
     assert ceilings.inference_operations(config, 16) == 2 * (recurrent + predictor + encoder)
     learning = ceilings.learning_operations(config, 1_000_000) / 2  # where nothing is paid a block
-    every_fixation = 3 * recurrent + 3 * predictor + 2 * encoder + 4 * 128**2
+    every_fixation = 3 * recurrent + 3 * predictor + encoder_learning + 4 * 128**2
     assert learning == pytest.approx(every_fixation, rel=0.01)
 
 
 def test_longer_blocks_move_fewer_bytes_for_each_fixation():
-    one, many = (ceilings.learning_bytes(RJepaConfig(), K) for K in (1, 16))
+    one, many = (ceilings.learning_bytes(THEORY_S, K) for K in (1, 16))
     assert one == pytest.approx(16 * many)
-    assert 4 * ceilings.weights(RJepaConfig()) < one < 10 * memory.held(RJepaConfig())
+    assert 4 * ceilings.weights(THEORY_S) < one < 10 * memory.held(THEORY_S)
+
+
+def test_bytes_are_those_of_weights_squares_traces_and_statistics():
+    """Weights once forward, once to step; squares read and written; those with a way back again."""
+    config = RJepaConfig(**SIZES, n_encoder_hidden=9)
+    n = network.count_weights(config, find(config.cell))
+    ways_back = 7 * 10 + 17 * 6 + 17 * (13 + 7 + 3 + 1) + 17 * 18 + 7 * 18  # W_z, G_b, V_1 to V_3
+    traces = 2 * 13 * (7 + 3 + 1)
+    numbers = 5 * n + ways_back + 2 * traces + 6 * 7**2
+    assert ceilings.learning_bytes(config, 1) == 4 * numbers
+
+
+def test_a_step_costs_nine_operations_a_weight():
+    """Of longer blocks less: what is left of the difference is what is done once a block."""
+    config = RJepaConfig(**SIZES, n_encoder_hidden=9, statistics_fixations=1e9)
+    n, traces = network.count_weights(config, find(config.cell)), 2 * 13 * (7 + 3 + 1)
+    once = 2 * 7 * 10 + 9 * 12  # of the fixation before: both gradients, and back through W_z
+    one, two = (ceilings.learning_operations(config, K) for K in (1, 2))
+    assert 2 * (one - two) == pytest.approx(9 * n + 4 * traces + 8 * 7**2 + 2 * once, rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------

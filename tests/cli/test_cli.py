@@ -209,7 +209,7 @@ def test_a_run_of_an_earlier_network_is_refused_by_every_command(world, old, arg
     done = edge_rjepa(world, command, *order)
     assert (done.returncode, done.stdout) == (1, "")
     (said,) = done.stderr.strip().splitlines()
-    assert said.startswith("edge-rjepa: old/")
+    assert said.startswith("edge-rjepa: ") and "/old/" in said
     assert said.endswith(
         ".safetensors was learned by an earlier version of edge_rjepa, whose network had another "
         "optimiser and retina: learn anew, or keep that version"
@@ -293,7 +293,10 @@ def test_doctor_says_what_to_do(world):
 def test_check_gradients_prints_every_parameter(world):
     done = edge_rjepa(world, "check-gradients", "--cell", "leaky")
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in ("leaky", "W_z", "lam", "V_3", "float64"))
+    assert all(
+        name in done.stdout for name in ("leaky", "8 hidden", "W_x", "W_z", "lam", "V_3", "float64")
+    )
     done = edge_rjepa(world, "check-gradients", "--cell", "leaky", "--json")
     rows = json.loads(done.stdout)
-    assert len(rows) == 2 * 2 * 8 and all(row["ok"] for row in rows)
+    assert len(rows) == 2 * 2 * (8 + 9) and all(row["ok"] for row in rows)
+    assert {row["n_encoder_hidden"] for row in rows if row["parameter"] == "W_x"} == {8}

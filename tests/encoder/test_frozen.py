@@ -264,6 +264,18 @@ def test_onnx_files_of_others_are_refused(files, tmp_path, changed, says):
         FrozenEncoder(tmp_path / "other.onnx")
 
 
+def test_a_file_that_names_no_codes_has_none(files, tmp_path):
+    model = onnx.load(files / "step")
+    found = {each.key: each.value for each in model.metadata_props}
+    retina = json.loads(found["retina"])
+    del retina["colour_codes"], retina["orientation_scales"]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, found | {"retina": json.dumps(retina)})
+    onnx.save(model, tmp_path / "older.onnx")
+    older = FrozenEncoder(tmp_path / "older.onnx").retina.config
+    assert (older.colour_codes, older.orientation_scales) == (0, 0)
+
+
 def test_threads_are_a_whole_number(files):
     with pytest.raises(InputError, match="0 threads asked for"):
         FrozenEncoder(files / "step", threads=0)

@@ -9,8 +9,13 @@ from scipy.interpolate import interpn
 
 from edge_rjepa.errors import ConfigError, InputError
 from edge_rjepa.eye.colour_codes import CODES, DENSITY, POINTS, START
-from edge_rjepa.eye.config import RetinaConfig
-from edge_rjepa.eye.oriented_codes import CENTRE, SPREAD
+from edge_rjepa.eye.config import (
+    MOST_COLOUR_CODES,
+    MOST_ORIENTATION_SCALES,
+    ORIENTATIONS,
+    RetinaConfig,
+)
+from edge_rjepa.eye.oriented_codes import CENTRE, DIRECTIONS, SPREAD
 from edge_rjepa.eye.retina import (
     CONTRAST,
     CONTRAST_CENTRE,
@@ -93,7 +98,7 @@ def oriented_codes(luminance, config):
     """Every cell's slope towards every direction by itself."""
     found = []
     for scale in range(config.orientation_scales):
-        px = 2**scale
+        px, logs = 2**scale, []
         cells = len(luminance) // px
         grey = luminance.reshape(cells, px, cells, px).mean(axis=(1, 3))
         n = (cells - 2) // config.orientation_parts
@@ -106,8 +111,9 @@ def oriented_codes(luminance, config):
                         across = (grey[i, j + 1] - grey[i, j - 1]) / 2
                         down = (grey[i + 1, j] - grey[i - 1, j]) / 2
                         total += max(0.0, across * math.cos(angle) + down * math.sin(angle))
-                log = math.log(total / n**2 + 0.5)
-                found.append((log - CENTRE[scale]) / SPREAD[scale])
+                logs.append(math.log(total / n**2 + 0.5))
+        own = np.array(logs) - 0.8 * np.mean(logs)
+        found.extend((own - CENTRE[scale]) / SPREAD[scale])
     return found
 
 
@@ -162,15 +168,52 @@ def test_exposed_constants_are_the_whole_arithmetic():
     pattern, mean, power = (np.concatenate(parts, axis=1) for parts in zip(*seen, strict=True))
     level = (mean @ r.level_mix.T - r.level_centre) / r.level_spread
     contrast = (np.log(power) @ r.contrast_mix.T - r.contrast_centre) / r.contrast_spread
-    features = np.concatenate([pattern, level, contrast], axis=1)
-    constants = [*vars(r).values(), *(each for bank in r.banks for each in bank)]
+    codes = exposed_colour_codes(r.colour_codes, fine), exposed_oriented_codes(channels[..., 0])
+    features = np.concatenate([pattern, level, contrast, *codes], axis=1)
+    parts = [r, r.colour_codes, r.oriented_codes]
+    constants = [value for part in parts for value in vars(part).values()]
+    constants += [each for bank in r.banks for each in bank]
     kinds = {v.dtype for v in constants if isinstance(v, np.ndarray)}
     assert kinds == {np.dtype(np.float32), np.dtype(np.int64)}
     np.testing.assert_allclose(r.features_of_windows(windows), features, rtol=0, atol=1e-5)
 
 
+def exposed_colour_codes(codes, cells):
+    places = np.clip((cells - codes.start) * codes.density, 0, codes.last).reshape(5, -1, 1, 3)
+    near = np.maximum(1 - np.abs(places - codes.points), 0).prod(axis=3).mean(axis=1)
+    return (np.sqrt(near) - codes.centre) / codes.spread
+
+
+def exposed_oriented_codes(grey):
+    codes, logs = RETINA.oriented_codes, []
+    for px in (1, 2, 4):
+        cells = grey.reshape(5, 64 // px, px, 64 // px, px).mean(axis=(2, 4))
+        across = cells[:, 1:-1, 2:] - cells[:, 1:-1, :-2]
+        down = cells[:, 2:, 1:-1] - cells[:, :-2, 1:-1]
+        rising = np.maximum(np.einsum("da,anij->dnij", DIRECTIONS, [across, down]), 0)
+        n = rising.shape[-1] // 2
+        energy = rising.reshape(8, 5, 2, n, 2, n).mean(axis=(3, 5)) * codes.slope.reshape(
+            8, 1, 1, 1
+        )
+        log = np.log(energy.transpose(1, 0, 2, 3).reshape(5, 32) + codes.floor)
+        logs.append(log - codes.shared * log.mean(axis=1, keepdims=True))
+    return (np.hstack(logs) - codes.centre) / codes.spread
+
+
 def test_default_layout():
-    assert RETINA.n_features == 44 + 44 + 14 + 14 + 4 + 4
+    sizes = {kind: part.stop - part.start for kind, part in RETINA.parts.items()}
+    assert sizes == {
+        "pattern": 44 + 44 + 14 + 14,
+        "level": 4,
+        "contrast": 4,
+        "colour codes": 96,
+        "oriented codes": 3 * 8 * 4,
+    }
+    assert [part.start for part in RETINA.parts.values()] == [0, 116, 120, 124, 220]
+    assert RETINA.n_features == 316
+    assert len(CODES) == MOST_COLOUR_CODES == len({code[:3] for code in CODES})
+    assert len(CENTRE) == len(SPREAD) == MOST_ORIENTATION_SCALES
+    assert len(DIRECTIONS) == ORIENTATIONS
     luminance, colour = RETINA.banks
     assert luminance.basis.shape == (16, 9) and colour.basis.shape == (8, 5)
     assert (luminance.pooled, colour.pooled) == (slice(0, 512), slice(512, 640))
@@ -201,13 +244,22 @@ def test_features_are_about_white_on_photographs(frames):
     features = np.vstack(
         [RETINA(frame.image, rng.uniform((16, 16), (304, 224), (40, 2))) for frame in frames]
     )
+    codes = features[:, RETINA.parts["colour codes"]]
+    features = np.delete(features, np.r_[RETINA.parts["colour codes"]], axis=1)
     spread = features.std(axis=0)
     assert 0.4 < spread.min() and spread.max() < 1.6
     assert np.abs(features.mean(axis=0)).max() < 0.5
     correlation = np.abs(np.corrcoef(features.T))[~np.eye(features.shape[1], dtype=bool)]
-    assert correlation.mean() < 0.04
-    assert np.quantile(correlation, 0.99) < 0.3
-    assert correlation.max() < 0.7
+    assert correlation.mean() < 0.1
+    assert np.quantile(correlation, 0.99) < 0.75  # directions side by side overlap
+    patterns = np.abs(np.corrcoef(features[:, :124].T))[~np.eye(124, dtype=bool)]
+    assert patterns.mean() < 0.04
+    assert np.quantile(patterns, 0.99) < 0.3
+    assert patterns.max() < 0.7
+    # A dozen photographs, a third of them grey, do not hold all colours, and much of those.
+    assert np.abs(codes.mean(axis=0)).max() < 1.6
+    assert np.abs(codes.mean(axis=0)).mean() < 0.3
+    assert codes.std(axis=0).max() < 2.0
 
 
 def test_noise_in_flat_patches_is_not_amplified():
@@ -229,6 +281,102 @@ def test_pattern_does_not_depend_on_brightness_and_hardly_on_contrast():
     contrasty = RETINA.features_of_windows(half * np.uint8(2))[0, :116]
     np.testing.assert_allclose(brighter, pattern, atol=1e-5)
     assert np.corrcoef(contrasty, pattern)[0, 1] > 0.99
+
+
+def codes_of(windows):
+    """Colour codes (N, 96), and oriented codes by scale, direction, row and column of parts."""
+    features = RETINA.features_of_windows(windows)
+    oriented = features[:, RETINA.parts["oriented codes"]].reshape(-1, 3, 8, 2, 2)
+    return features[:, RETINA.parts["colour codes"]], oriented
+
+
+def textures(seed, count=6):
+    """Coloured noise of several grains, with clear edges in it."""
+    rng = np.random.default_rng(seed)
+    grains = [rng.integers(0, 256, (count, 64 // g, 64 // g, 3)) for g in (2, 8, 32)]
+    parts = [p.repeat(64 // p.shape[1], axis=1).repeat(64 // p.shape[1], axis=2) for p in grains]
+    return (sum(parts) // 3).astype(np.uint8)
+
+
+def test_a_mirrored_window_swaps_directions_and_parts_and_keeps_colours():
+    windows = textures(20)
+    colours, edges = codes_of(windows)
+    mirrored_colours, mirrored_edges = codes_of(windows[:, :, ::-1])
+    np.testing.assert_allclose(mirrored_colours, colours, atol=1e-5)
+    swapped = edges[:, :, [4, 3, 2, 1, 0, 7, 6, 5]][..., ::-1]
+    np.testing.assert_allclose(mirrored_edges, swapped, atol=1e-5)
+    assert np.abs(mirrored_edges - edges).max() > 0.1
+
+
+def test_a_quarter_turn_turns_directions_and_parts_and_keeps_colours():
+    windows = textures(21)
+    colours, edges = codes_of(windows)
+    turned_colours, turned_edges = codes_of(np.rot90(windows, -1, axes=(1, 2)))  # clockwise
+    np.testing.assert_allclose(turned_colours, colours, atol=1e-5)
+    turned = np.rot90(np.roll(edges, 2, axis=2), -1, axes=(3, 4))
+    np.testing.assert_allclose(turned_edges, turned, atol=1e-5)
+    assert np.abs(turned_edges - edges).max() > 0.1
+
+
+def test_colour_codes_know_no_place_and_nothing_finer_than_cells():
+    windows = textures(22)
+    colours, _ = codes_of(windows)
+    cells = windows.reshape(-1, 16, 4, 16, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 256, 16, 3)
+    rng = np.random.default_rng(0)
+    shuffled = cells[:, rng.permutation(256)][:, :, rng.permutation(16)]
+    shuffled = shuffled.reshape(-1, 16, 16, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5)
+    np.testing.assert_allclose(codes_of(shuffled.reshape(windows.shape))[0], colours, atol=1e-5)
+
+
+def test_other_colours_are_other_codes_and_other_light_is_other_colours():
+    windows = textures(23)
+    colours, _ = codes_of(windows)
+    assert np.abs(codes_of(windows[..., ::-1])[0] - colours).max(axis=1).min() > 0.5
+    assert np.abs(codes_of(windows // 2)[0] - colours).max(axis=1).min() > 0.5
+
+
+@pytest.mark.parametrize("bgr", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (0, 0, 255)])
+def test_the_codes_of_one_colour_are_the_points_around_it(bgr):
+    codes = RETINA.colour_codes
+    colours, edges = codes_of(np.full((1, 64, 64, 3), bgr, np.uint8))
+    share = (colours[0] * codes.spread + codes.centre) ** 2
+    place = (RETINA.colour @ np.float32(bgr) - codes.start) * codes.density
+    near = np.abs(np.clip(place, 0, codes.last) - codes.points).max(axis=1) < 1
+    assert (share[near] > 0.0).all() and np.abs(share[~near]).max() < 1e-9
+    assert share.sum() < 1.0 + 1e-6
+    np.testing.assert_allclose(
+        edges, edges[:, :, :1, :1, :1].repeat(8, 2).repeat(2, 3).repeat(2, 4)
+    )
+
+
+def test_edges_do_not_depend_on_brightness_and_grow_with_contrast():
+    half = textures(24) // 3
+    _, edges = codes_of(half)
+    _, brighter = codes_of(half + np.uint8(80))
+    _, stronger = codes_of(half * np.uint8(2))
+    np.testing.assert_allclose(brighter, edges, atol=1e-4)
+    assert (stronger.mean(axis=(2, 3, 4)) > edges.mean(axis=(2, 3, 4))).all()
+
+
+def test_a_step_is_told_by_the_direction_in_which_it_rises():
+    window = np.zeros((1, 64, 64, 3), np.uint8)
+    window[:, :, 16:] = 100  # dark on the left, in the left parts
+    _, edges = codes_of(window)
+    assert (edges[0, :, :, :, 0].argmax(axis=1) == 0).all()
+    _, edges = codes_of(255 - window)
+    assert (edges[0, :, :, :, 0].argmax(axis=1) == 4).all()
+
+
+def test_fewer_codes_are_the_first_of_them():
+    image, pixels = random_image(14), [[30.0, 40.0], [2.0, 90.0]]
+    everything = RETINA(image, pixels)
+    some = Retina(RetinaConfig(colour_codes=7, orientation_scales=1))(image, pixels)
+    kept = np.r_[0:131, 220:252]
+    np.testing.assert_array_equal(some, everything[:, kept])
+    none = Retina(RetinaConfig(colour_codes=0, orientation_scales=0))
+    np.testing.assert_array_equal(none(image, pixels), everything[:, :124])
+    windows = none.windows(image, pixels)
+    np.testing.assert_allclose(none.features_of_windows(windows), everything[:, :124], atol=1e-5)
 
 
 def test_windows_beyond_the_border_repeat_it():
@@ -338,6 +486,12 @@ def test_bad_windows_are_refused(windows):
         {"surround_cells": 8, "colour_cells": 16},
         {"fovea_degree": 16},
         {"colour_degree": 0},
+        {"colour_codes": -1},
+        {"colour_codes": 97},
+        {"orientation_scales": 5},
+        {"orientation_parts": 0},
+        {"orientation_parts": 4},
+        {"window_px": 36, "surround_cells": 12, "colour_cells": 6, "orientation_scales": 3},
         {"contrast_floor": 0.0},
         {"contrast_floor": math.nan},
     ],

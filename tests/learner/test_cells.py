@@ -192,7 +192,9 @@ def test_the_cell_of_the_docs(tmp_path, monkeypatch, capsys):
 
     assert blocks[0].count("def ") == 1 and blocks[0].count("register(") == 1
     assert all(row.ok for row in mine.rows) and "indrnn" in capsys.readouterr().out
-    assert mine.model.embed(np.ones((16, 316)), np.ones((16, 4)))[1].shape == (16, 256)
+    sizes = mine.model.config
+    block = np.ones((16, sizes.n_features)), np.ones((16, sizes.n_efference))
+    assert mine.model.embed(*block)[1].shape == (16, sizes.n_hidden)
     assert information_gained_on_a_ring("indrnn") > 0.5
 
 

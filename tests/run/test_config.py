@@ -24,7 +24,7 @@ OTHER = RunConfig(
     seed=7,
     fixations_per_frame=3,
     network=RJepaConfig(
-        n_features=89, cell="rtu", memory_input="features", noise_floor=1 / 3, dtype="float64"
+        n_features=281, cell="rtu", memory_input="features", noise_floor=1 / 3, dtype="float64"
     ),
     retina=RetinaConfig(window_px=32, fovea_px=8, fovea_degree=3),
     gaze=GazeConfig(inhibition_strength=0.0, saccade_log_std=1e-12),
