@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -59,7 +58,7 @@ def kinds_of_rows(encoder: str) -> dict[str, Rows]:
     `describe` evens the light by itself; to be fair, so do two of the others.
     """
     kinds = {
-        "description": open_encoder(Path(encoder)).describe,
+        "description": open_encoder(encoder).describe,
         "pixels": thumbnail,
         "pixels, even light": lambda picture: thumbnail(in_even_light(picture)),
         "histogram": histogram,

@@ -129,6 +129,7 @@ def test_learner_run_and_every_form_describe_alike(learner, files, seed):
         }
         if name != "run":
             describers[name] = FrozenEncoder(files / name).describe
+    describers["by name"] = open_encoder(str(files / "run")).describe
     for name, describe in describers.items():
         found = describe(picture)
         assert found.shape == (N_Z,) and found.dtype == np.float32, name

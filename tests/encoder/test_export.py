@@ -338,7 +338,7 @@ def test_deployers_support_every_operator_of_every_graph(tmp_path, few_steps):
     used = set()
     for cell in BUILT_IN:
         learner = trained(cell, retina.n_features)
-        for form in FORMS_OF_WINDOWS:
+        for form in FORMS:
             export.export(learner, retina, tmp_path / "encoder.onnx", form=form, fixations=T)
             graph = graph_of(tmp_path / "encoder.onnx")
             used |= {node.op_type for node in graph.node}
