@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 
 from edge_rjepa import RJepa, RJepaConfig, __version__
 from edge_rjepa.encoder import export, onnx_graph, parity
-from edge_rjepa.encoder.names import FORMS, OUTPUTS, PATCHES, SEQUENCE, STEP
+from edge_rjepa.encoder.names import OUTPUTS, PATCHES, SEQUENCE, STEP
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig, RetinaConfig
 from edge_rjepa.eye.retina import Retina
@@ -337,7 +337,7 @@ def test_deployers_support_every_operator_of_every_graph(tmp_path, few_steps):
     used = set()
     for cell in BUILT_IN:
         learner = trained(cell, retina.n_features)
-        for form in FORMS_OF_WINDOWS:
+        for form in OF_WINDOWS:
             export.export(learner, retina, tmp_path / "encoder.onnx", form=form, fixations=T)
             graph = graph_of(tmp_path / "encoder.onnx")
             used |= {node.op_type for node in graph.node}
