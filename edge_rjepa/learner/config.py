@@ -30,7 +30,7 @@ class RJepaConfig:
     anneal_fixations: float = 50_000.0  # experience after which the rate has fallen by sqrt(2)
     anneal_floor: float = 0.1  # share of learning_rate that always stays
     encoder_rate: float = 1.0  # the encoder's rate in units of learning_rate
-    update_every: int = 4  # blocks whose gradients are summed before a step
+    update_every: int = 8  # blocks whose gradients are summed before a step
     max_block: int = 64  # longest block, in fixations: buffers are made for it
     dtype: str = "float32"
 

@@ -16,6 +16,7 @@ from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.run.patches import Patches
 
+OF_WINDOWS = STEP, SEQUENCE, PATCHES  # a descriptor stays in float
 RETINA = Retina()
 FORMS = STEP, SEQUENCE, PATCHES
 
@@ -47,7 +48,7 @@ def files(tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "PARITY_STEPS", 32)
-        for form in FORMS:
+        for form in OF_WINDOWS:
             exact, coarse = folder / f"{form}.onnx", folder / f"{form}.int8.onnx"
             export(learner, RETINA, exact, form=form, fixations=8)
             made[form] = exact, coarse, quantise(exact, coarse, patches())
@@ -55,7 +56,7 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OF_WINDOWS)
 def test_it_is_close_to_the_float_file_and_says_how_close(files, form):
     exact, coarse, report = files[form]
     unseen = patches(seed=2)
@@ -75,7 +76,7 @@ def test_it_is_close_to_the_float_file_and_says_how_close(files, form):
         assert report.memory_cosine_mean > 0.99
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OF_WINDOWS)
 def test_its_format_is_what_tensorrt_reads(files, form):
     exact, coarse, report = files[form]
     model = onnx.load(coarse)
@@ -100,7 +101,7 @@ def test_its_format_is_what_tensorrt_reads(files, form):
     assert new == {"QuantizeLinear", "DequantizeLinear"}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OF_WINDOWS)
 def test_it_is_smaller_and_labelled(files, form):
     exact, coarse, report = files[form]
     assert coarse.stat().st_size < exact.stat().st_size == report.bytes_float
