@@ -107,7 +107,7 @@ def test_operands_have_the_shapes_and_all_are_multiplied():
 
 def test_operations_are_those_that_the_theory_counts():
     config = RJepaConfig()
-    recurrent, predictor, encoder = 68_096, 206_880, 128 * 125
+    recurrent, predictor, encoder = 68_096, 206_880, 128 * 317
     assert ceilings.inference_operations(config, 16) == 2 * (recurrent + predictor + encoder)
     learning = ceilings.learning_operations(config, 1_000_000) / 2  # where nothing is paid a block
     every_fixation = 3 * recurrent + 3 * predictor + 2 * encoder + 4 * 128**2
