@@ -1,68 +1,50 @@
-"""Find the place where a picture was taken: compare its embedding with those of known views.
+"""Is this the same place, seen from elsewhere and in other light?
 
     edge-rjepa export runs/demo -o encoder.onnx
     python examples/find_place.py encoder.onnx
 
 A simulated camera on a pan-tilt head stands before one photograph after another; the photographs
-come with scikit-image. At each it looks in fifteen known directions: that is the map. Then it looks
-at any of them in any direction and in dimmer light, and the map has to say which photograph it is,
-and in which direction the camera looks.
+come with scikit-image. At each it looks in five directions: these views are what the robot knows.
+Later it comes back. It looks elsewhere, stands closer, and the light is dimmer and warmer. The
+known view with the largest product of rows (a plain cosine) says which place it is.
 """
 
-import math
 import sys
 
-import cv2
 import numpy as np
+from simulated import dim_and_warm, kinds_of_rows, photographs, view
 
-from edge_rjepa import FrozenEncoder
-from edge_rjepa.eye.scan import scan
-from edge_rjepa.sources.scene import Scene, load_texture, render, skimage_photographs
-
-PANS_RAD = np.radians([-12, -6, 0, 6, 12])
-TILTS_RAD = np.radians([-6, 0, 6])
-QUERIES = 10  # at each place
-
-
-def embed(encoder: FrozenEncoder, view: np.ndarray) -> np.ndarray:
-    """A row of length 1 for a view: the embeddings of 16 fixations on it."""
-    scanned = scan(view, fixations=16)
-    windows = encoder.retina.windows(scanned.image, scanned.pixels)
-    encoder.reset()
-    z, _ = encoder.embed(windows, scanned.efference)
-    return z.ravel() / np.linalg.norm(z)
-
-
-def thumbnail(view: np.ndarray) -> np.ndarray:
-    """A row of length 1 to compare with: the view as a small picture."""
-    row = cv2.resize(view, (16, 12), interpolation=cv2.INTER_AREA).astype(float).ravel()
-    row -= row.mean()
-    return row / np.linalg.norm(row)
+KNOWN_DEG = [(0, 0), (-8, -4), (8, -4), (-8, 4), (8, 4)]  # pan, tilt
+PAN_DEG, TILT_DEG = 14, 8  # asked from -PAN_DEG to PAN_DEG, beyond what is known
+CLOSER = 1.3
+ASKED = 10  # at each place
+CONDITIONS = ("other direction", "and closer", "and other light", "all three")
 
 
 def main() -> None:
-    encoder = FrozenEncoder(sys.argv[1])
     rng = np.random.default_rng(0)
-    known, asked = [], []  # (place, pan, tilt, view)
-    for place, path in enumerate(skimage_photographs()):
-        texture = load_texture(path, Scene(place, 0.0, 0.0, 1.0, mirrored=False))
-        for pan in PANS_RAD:
-            known += [(place, pan, tilt, render(texture, (pan, tilt))) for tilt in TILTS_RAD]
-        for _ in range(QUERIES):
-            pan, tilt = rng.uniform(PANS_RAD[0], PANS_RAD[-1]), rng.uniform(*TILTS_RAD[[0, -1]])
-            view = render(texture, (pan, tilt)) * rng.uniform(0.5, 1.0)  # dimmer
-            asked.append((place, pan, tilt, view.astype(np.uint8)))
+    known, asked, places = [], {condition: [] for condition in CONDITIONS}, []
+    for place, wall in enumerate(photographs()):
+        known += [(place, view(wall, *head)) for head in KNOWN_DEG]
+        for _ in range(ASKED):
+            head = rng.uniform(-PAN_DEG, PAN_DEG), rng.uniform(-TILT_DEG, TILT_DEG)
+            light = dim_and_warm(rng)
+            asked["other direction"].append(view(wall, *head))
+            asked["and closer"].append(view(wall, *head, CLOSER))
+            asked["and other light"].append(view(wall, *head, 1.0, light))
+            asked["all three"].append(view(wall, *head, CLOSER, light))
+            places.append(place)
 
-    print(f"{len(known)} known views of {place + 1} places, {len(asked)} views to find")
-    for name, row in (("frozen embedding", lambda v: embed(encoder, v)), ("pixels", thumbnail)):
-        likeness = np.array([row(a[3]) for a in asked]) @ np.array([row(k[3]) for k in known]).T
-        best = [known[i] for i in likeness.argmax(axis=1)]
-        right = [(a, b) for a, b in zip(asked, best, strict=True) if a[0] == b[0]]
-        apart = [math.degrees(math.hypot(a[1] - b[1], a[2] - b[2])) for a, b in right]
-        print(
-            f"{name:<17} right place {len(right) / len(asked):.2f}, "
-            f"then {np.median(apart):.1f} degrees off"
-        )
+    print(f"{len(known)} known views of {place + 1} places, {len(places)} views to find each time")
+    print(f"{'share found':<26}" + "".join(f"{condition:>17}" for condition in CONDITIONS))
+    for name, row_of in kinds_of_rows(sys.argv[1]).items():
+        rows = np.array([row_of(picture) for _, picture in known])
+        shares = []
+        for pictures in asked.values():
+            likeness = np.array([row_of(picture) for picture in pictures]) @ rows.T
+            found = [known[i][0] for i in likeness.argmax(axis=1)]
+            shares.append(np.mean(np.equal(found, places)))
+        print(f"{name:<26}" + "".join(f"{share:>17.2f}" for share in shares))
 
 
 if __name__ == "__main__":

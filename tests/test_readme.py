@@ -57,10 +57,11 @@ def blocks_of(text):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with room.jpg, yard.mp4, eye.safetensors, encoder.onnx and calibration.json.
+    """A folder with room.jpg, yard.mp4, eye.safetensors, calibration.json and two encoders.
 
-    Its reader.py gives the names `frame`, `pixels`, `windows`, `features` and `efference` of 16
-    fixations, and `fixations`, pairs of a window and its efference.
+    Those are encoder.onnx and place.onnx, a descriptor. Its reader.py gives the names `frame`,
+    `pixels`, `windows`, `features` and `efference` of 16 fixations, and `fixations`, pairs of a
+    window and its efference.
     """
     folder = tmp_path_factory.mktemp("reader")
     frame = cv2.resize(cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR), (640, 480))
@@ -87,6 +88,8 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "PARITY_STEPS", 16)
         export(learner, retina, folder / "encoder.onnx", gaze=GazeConfig())
+        size = 640, 480
+        export(learner, retina, folder / "place.onnx", form="descriptor", picture_px=size)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Two plain classifiers for rows of features: what a probe asks them with."""
+"""Plain classifiers for rows of features: what a probe asks them with."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ def nearest(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarr
     for place in range(k):
         votes[np.arange(len(asked)), index[near[:, place]]] += 1.0 + 0.5 ** (place + 1)
     return classes[votes.argmax(axis=1)]
+
+
+def nearest_by_cosine(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Labels (M,) of the rows asked (M, d): that of the row (N, d) with the largest product.
+
+    All rows are of length 1, as descriptions are.
+    """
+    return np.asarray(labels)[(np.asarray(asked) @ np.asarray(rows).T).argmax(axis=1)]
 
 
 def _standardise(rows: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

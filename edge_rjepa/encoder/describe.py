@@ -1,5 +1,7 @@
 """What a picture is like, as a row of numbers: the same place gives nearly the same row.
 
+    reduce        to DESCRIBED_PX on the longer side
+    even light    each channel times what makes its mean EVEN_LEVEL, as if light never changed
     scan          DESCRIBED_FIXATIONS windows, at the same places in every picture (eye/scan.py)
     embed         each by itself: no past, so any thread may ask, in any order
     whiten        by mean and covariance that learning keeps (RJepa.whitening)
@@ -27,12 +29,28 @@ if TYPE_CHECKING:
 DESCRIBED_FIXATIONS = 16
 DESCRIBED_PX = 192  # longer side of the picture as it is scanned
 
+# Gains are whole GAIN_STEPS-ths, so that every reader of a graph rounds each pixel alike. The nudge
+# keeps usual gains, such as 1, away from where a last digit decides.
+EVEN_LEVEL, DARKEST_LEVEL = 110.0, 4.0  # of 255; means below the latter count as it
+GAIN_STEPS, GAIN_NUDGE = 64.0, 1.0 / 1024.0
+
 Describe = Callable[[np.ndarray], np.ndarray]  # picture (H, W, 3) uint8 BGR -> (n_z,) float32
 
 
 def scan_to_describe(picture: np.ndarray) -> Scan:
-    """Where a picture (H, W, 3) uint8 BGR is looked at. Raises InputError for any other."""
-    return scan(picture, DESCRIBED_FIXATIONS, longer_px=DESCRIBED_PX)
+    """A picture (H, W, 3) uint8 BGR in even light, and where it is looked at.
+
+    Raises InputError for any other.
+    """
+    seen = scan(picture, DESCRIBED_FIXATIONS, longer_px=DESCRIBED_PX)
+    return seen._replace(image=in_even_light(seen.image))
+
+
+def in_even_light(image: np.ndarray) -> np.ndarray:
+    """The image (H, W, 3) uint8 as if its light were grey, and as strong as in any other."""
+    level = np.maximum(image.reshape(-1, 3).mean(axis=0), DARKEST_LEVEL)
+    gain = np.floor(GAIN_STEPS * EVEN_LEVEL / level + GAIN_NUDGE) / GAIN_STEPS
+    return np.minimum(np.floor(image * gain + 0.5), 255.0).astype(np.uint8)
 
 
 def described_size(width_px: int, height_px: int) -> tuple[int, int]:

@@ -36,7 +36,14 @@ from onnx import TensorProto, helper
 from edge_rjepa._version import __version__
 from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
-from edge_rjepa.encoder.describe import described_size, scan_to_describe
+from edge_rjepa.encoder.describe import (
+    DARKEST_LEVEL,
+    EVEN_LEVEL,
+    GAIN_NUDGE,
+    GAIN_STEPS,
+    described_size,
+    scan_to_describe,
+)
 from edge_rjepa.encoder.names import (
     DESCRIPTION,
     DESCRIPTOR,
@@ -224,7 +231,7 @@ def _descriptor(learner: RJepa, retina: Retina, picture_px: tuple[int, int]) -> 
     shape = list(seen.image.shape)
     doc = f"BGR, enlarged or reduced to {shape[1]} x {shape[0]} px"
     picture = graph.input(PICTURE, ["N", *shape], doc, TensorProto.UINT8)
-    picture = node("Cast", picture, to=TensorProto.FLOAT)
+    picture = _in_even_light(node("Cast", picture, to=TensorProto.FLOAT))
     windows = []
     for left, top in retina.corners(seen.image, seen.pixels):
         rows, columns = (  # beyond its border the picture is continued with the border's pixels
@@ -238,6 +245,15 @@ def _descriptor(learner: RJepa, retina: Retina, picture_px: tuple[int, int]) -> 
     length = node("Sqrt", linear(mean * mean, np.ones((1, n_z))))
     graph.output(DESCRIPTION, mean / length, ["N", n_z], "of length 1: its likeness is a product")
     return graph.model(FORMAT, __version__)
+
+
+def _in_even_light(picture: Tensor) -> Tensor:
+    """describe.in_even_light of pictures (N, H, W, 3); sums of so few pixels are exact."""
+    level = node("Clip", node("ReduceMean", picture, axes=[1, 2], keepdims=1), DARKEST_LEVEL, 255.0)
+    gain = node("Floor", node("Div", GAIN_STEPS * EVEN_LEVEL, level) + GAIN_NUDGE) * (
+        1.0 / GAIN_STEPS
+    )
+    return node("Clip", node("Floor", picture * gain + 0.5), 0.0, 255.0)
 
 
 def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.ModelProto:

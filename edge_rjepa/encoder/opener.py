@@ -11,6 +11,7 @@ fixations of an image are seen in their order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,11 +99,12 @@ class OpenedEncoder:
         return self.describer()
 
 
-def open_encoder(path: Path) -> OpenedEncoder:
+def open_encoder(path: str | os.PathLike) -> OpenedEncoder:
     """The encoder of a run folder or of an ONNX file.
 
     Raises what load_run and FrozenEncoder raise, and ConfigError for a file without a retina.
     """
+    path = Path(path)
     if path.is_dir():
         run = load_run(path)
         gaze = run.config.gaze

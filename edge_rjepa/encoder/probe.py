@@ -1,10 +1,11 @@
 """What a frozen embedding is worth: how well it tells classes of labelled pictures apart.
 
-Every picture is seen by the same scan (scan.py) from a reset; its row of features is the mean of
-the embeddings z, or that beside the last and the mean memory h. A linear and a nearest-neighbour
-classifier are fitted to two thirds of each class's pictures and asked about the others. Beside the
-encoder stand an untrained network of the same size, PCA of the same width on the same windows
-(fitted on pictures for fitting only, averaged over the scan), and raw pixels.
+Every picture is described (describe.py). It is also seen by the same scan (scan.py) from a reset;
+then its row of features is the mean of the embeddings z, or that beside the last and the mean
+memory h. A linear and a nearest-neighbour classifier are fitted to two thirds of each class's
+pictures and asked about the others; the neighbour of a description is the one nearest by plain
+cosine. Beside the encoder stand an untrained network of the same size, PCA of the same width on the
+same windows (fitted on pictures for fitting only, averaged over the scan), and raw pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge_rjepa.encoder.classify import nearest, ridge
+from edge_rjepa.encoder.classify import nearest, nearest_by_cosine, ridge
+from edge_rjepa.encoder.frozen import FrozenEncoder
+from edge_rjepa.encoder.names import DESCRIPTOR
 from edge_rjepa.encoder.opener import OpenedEncoder, open_encoder
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.eye.scan import FIXATIONS, Scan, scan
@@ -30,7 +33,8 @@ FEWEST_PICTURES = 6  # of a class
 ASKED_SHARE = 1 / 3
 RAW_PX = 16  # side of the raw pixels' picture
 PCA_WINDOWS = 1000  # that PCA is fitted on, at most
-PASSES = 4  # over all pictures: networks, PCA fitted, PCA used, raw pixels
+PASSES = 5  # over all pictures: described, networks, PCA fitted, PCA used, raw pixels
+DESCRIBE = "describe"  # how the names of rows of descriptions end
 WILSON_Z = 1.959964  # 95% of a normal distribution lie within
 
 
@@ -52,7 +56,7 @@ class ProbeRow(NamedTuple):
     features: str
     width: int
     linear: Accuracy
-    neighbours: Accuracy
+    neighbours: Accuracy  # five, rows standardised; of a description one, by cosine
 
 
 class ProbeReport(NamedTuple):
@@ -84,6 +88,9 @@ class ProbeReport(NamedTuple):
         for row in self.rows:
             cells = [f"{a.share:.3f} ({a.low:.2f}-{a.high:.2f})" for a in row[2:]]
             lines.append(f"{row.features:<34}{row.width:>6}   {cells[0]:<20}{cells[1]:<20}")
+        lines.append(
+            f"neighbours: the five nearest; of '{DESCRIBE}' the one nearest by plain cosine"
+        )
         return "\n".join(lines)
 
 
@@ -105,7 +112,8 @@ def probe(
     paths, labels, classes = _pictures(Path(data))
     asked = _split(labels, seed)
     scans = _Scans(paths, fixations, seed, opened.scales_rad, progress)
-    rows = _rows_of_networks(scans, opened, fixations, seed)
+    rows = _rows_of_describers(scans.pictures(), opened, seed)
+    rows |= _rows_of_networks(scans, opened, fixations, seed)
     rows["PCA of the windows"] = _rows_of_pca(scans, opened, ~asked, seed)
     rows[f"raw pixels, {RAW_PX}x{RAW_PX}"] = [_raw_pixels(scanned) for scanned in scans]
     return ProbeReport(
@@ -171,18 +179,42 @@ class _Scans:
         self._done = 0
 
     def __iter__(self) -> Iterator[Scan]:
+        for picture in self.pictures():
+            yield scan(picture, *self._arguments)
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """The pictures themselves."""
         for path in self._paths:
-            yield scan(read_picture(path), *self._arguments)
+            yield read_picture(path)
             self._done += 1
             self._progress(self._done, PASSES * len(self._paths))
+
+
+def _untrained(encoder: OpenedEncoder, fixations: int, seed: int) -> OpenedEncoder:
+    """A network of the same size that has seen nothing."""
+    network = replace(encoder.network, max_block=max(fixations, encoder.network.max_block))
+    return replace(encoder, model=RJepa(network, seed))
+
+
+def _rows_of_describers(
+    pictures: Iterable[np.ndarray], encoder: OpenedEncoder, seed: int
+) -> dict[str, list]:
+    """Descriptions by the encoder and by an untrained network, by name."""
+    encoders = {"encoder": encoder, "untrained": _untrained(encoder, 1, seed)}
+    rows: dict[str, list] = {f"{name}: {DESCRIBE}": [] for name in encoders}
+    for picture in pictures:
+        for name, each in encoders.items():
+            rows[f"{name}: {DESCRIBE}"].append(each.describe(picture))
+    return rows
 
 
 def _rows_of_networks(
     scans: Iterable[Scan], encoder: OpenedEncoder, fixations: int, seed: int
 ) -> dict[str, list]:
-    """Rows of the encoder and of an untrained network, by name."""
-    network = replace(encoder.network, max_block=max(fixations, encoder.network.max_block))
-    networks = {"encoder": encoder, "untrained": replace(encoder, model=RJepa(network, seed))}
+    """Rows of the encoder, if it sees fixations, and of an untrained network, by name."""
+    networks = {"encoder": encoder, "untrained": _untrained(encoder, fixations, seed)}
+    if isinstance(encoder.model, FrozenEncoder) and encoder.model.form == DESCRIPTOR:
+        del networks["encoder"]
     rows: dict[str, list] = {}
     for scanned in scans:
         for name, each in networks.items():
@@ -253,7 +285,7 @@ def read_picture(path: Path) -> np.ndarray:
 def _row(name: str, rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> ProbeRow:
     fitted = rows[~asked], labels[~asked], rows[asked]
     accuracies = []
-    for classify in (ridge, nearest):
+    for classify in (ridge, nearest_by_cosine if name.endswith(DESCRIBE) else nearest):
         right = classify(*fitted) == labels[asked]
         accuracies.append(wilson(int(right.sum()), right.size))
     return ProbeRow(name, rows.shape[1], *accuracies)

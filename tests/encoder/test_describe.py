@@ -1,7 +1,7 @@
 """Descriptions: the same from learner, run and every form of file, and refused where they must be.
 
-The expected ones are made here from windows cut by hand, NumPy's Cholesky and the learner's
-embedding of one fixation after another.
+The expected ones are made here from light evened pixel by pixel, windows cut by hand, NumPy's
+Cholesky and the learner's embedding of one fixation after another.
 """
 
 import json
@@ -81,11 +81,23 @@ def files(learner, tmp_path_factory):
     return folder
 
 
+def even(image):
+    """Every channel's pixels times whole 64ths that bring the mean to 110 or a little less."""
+    evened = np.empty_like(image)
+    for i in range(3):
+        channel = [int(value) for value in image[..., i].ravel()]
+        level = max(sum(channel) / len(channel), 4.0)
+        gain = int(64 * 110 / level + 1 / 1024)  # in 64ths
+        rounded = [min((2 * value * gain + 64) // 128, 255) for value in channel]
+        evened[..., i] = np.reshape(rounded, image.shape[:2])
+    return evened
+
+
 def expected(learner, picture):
     """By hand: embeddings from single fixations after a reset each, whitened by solving."""
     seen = scan(picture, DESCRIBED_FIXATIONS, longer_px=DESCRIBED_PX)
     side, half = SMALL.window_px, SMALL.window_px // 2
-    framed = np.pad(seen.image, ((side, side), (side, side), (0, 0)), "edge")
+    framed = np.pad(even(seen.image), ((side, side), (side, side), (0, 0)), "edge")
     rows = []
     for x, y in np.floor(seen.pixels + 0.5).astype(int) + side - half:
         twin = learner.copy()
@@ -117,6 +129,7 @@ def test_learner_run_and_every_form_describe_alike(learner, files, seed):
         }
         if name != "run":
             describers[name] = FrozenEncoder(files / name).describe
+    describers["by name"] = open_encoder(str(files / "run")).describe
     for name, describe in describers.items():
         found = describe(picture)
         assert found.shape == (N_Z,) and found.dtype == np.float32, name
@@ -214,6 +227,29 @@ def test_a_descriptor_is_made_for_a_camera(learner, tmp_path, monkeypatch, width
     assert longer == DESCRIBED_PX
     picture = picture_of((height_px, width_px), 7)
     assert_allclose(encoder.describe(picture), expected(learner, picture), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("light", [(0.4, 0.5, 0.6), (0.3, 0.8, 1.0), (1.0, 1.0, 0.5)])
+def test_light_makes_little_difference(learner, files, light):
+    """The same picture in light of any strength and colour is nearer than any other picture."""
+    for name in ("run", *FORMS):
+        describe = open_encoder(files / name).describe
+        pictures = [picture_of(SHAPE, seed) for seed in range(6)]
+        rows = np.array([describe(picture) for picture in pictures])
+        lit = np.array([describe((picture * light).astype(np.uint8)) for picture in pictures])
+        likeness = lit @ rows.T
+        assert (likeness.argmax(axis=1) == np.arange(6)).all(), name
+        assert np.diag(likeness).min() > 0.99, name
+
+
+@pytest.mark.parametrize("level", [0, 1, 3, 4, 110, 254, 255])
+def test_pictures_of_one_level_are_described(learner, files, level):
+    """Black is no reason to divide by 0, and white is not cut off."""
+    picture = np.full((*SHAPE, 3), level, np.uint8)
+    wanted = expected(learner, picture)
+    assert np.isfinite(wanted).all()
+    for name in ("run", *FORMS):
+        assert_allclose(open_encoder(files / name).describe(picture), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +432,15 @@ def plant_no_mean(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("plant", [plant_another_pool, plant_another_order, plant_no_mean])
+def plant_another_light(monkeypatch):
+    """Brings the mean of channels to another level."""
+    monkeypatch.setattr(exporting, "EVEN_LEVEL", 113.0)
+
+
+PLANTS = [plant_another_pool, plant_another_order, plant_no_mean, plant_another_light]
+
+
+@pytest.mark.parametrize("plant", PLANTS)
 def test_a_descriptor_that_disagrees_is_not_written(
     learner, tmp_path, monkeypatch, few_pictures, plant
 ):

@@ -34,9 +34,10 @@ every_encoder = pytest.mark.parametrize("n_e", [0, 9], ids=["shallow", "deep"])
 # Of the operators that TensorRT's parser and OpenVINO's frontend name in their documentation
 # (docs/encoder.md has the pages), those without a restriction that our graphs could run into.
 TENSORRT = set(
-    "Abs Add AveragePool Cast Clip Concat Conv Cos DequantizeLinear Div Exp Flatten Gather Gemm "
-    "Identity Log MatMul Max Mean Min Mul Neg Pow QuantizeLinear ReduceMean Relu Reshape Shape "
-    "Sigmoid Sin Slice Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where".split()
+    "Abs Add AveragePool Cast Clip Concat Conv Cos DequantizeLinear Div Exp Flatten Floor "
+    "Gather Gemm Identity Log MatMul Max Mean Min Mul Neg Pow QuantizeLinear ReduceMean "
+    "Relu Reshape Shape Sigmoid Sin Slice Split Sqrt Squeeze Sub Sum Tanh Transpose "
+    "Unsqueeze Where".split()
 )
 OPENVINO = TENSORRT | {"Einsum", "Mod", "Reciprocal", "Sign"}
 

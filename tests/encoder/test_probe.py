@@ -10,7 +10,7 @@ import pytest
 
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.encoder import parity
-from edge_rjepa.encoder.classify import PENALTIES, nearest, ridge
+from edge_rjepa.encoder.classify import PENALTIES, nearest, nearest_by_cosine, ridge
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.opener import open_encoder
 from edge_rjepa.encoder.probe import (
@@ -65,8 +65,11 @@ def world(tmp_path_factory):
     learner.save(folder / "run" / "checkpoint.safetensors", {"config": config})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "PARITY_STEPS", 65)
-        for form in ("step", "sequence", "patches"):
-            export(learner, Retina(), folder / f"{form}.onnx", form=form, gaze=GazeConfig())
+        for form in ("step", "sequence", "patches", "descriptor"):
+            path = folder / f"{form}.onnx"
+            export(
+                learner, Retina(), path, form=form, picture_px=(60, 40), gaze=GazeConfig()
+            )  # of stripes
         export(learner, Retina(), folder / "long.onnx", form="sequence", fixations=65)
         small = RJepa(RJepaConfig(6, n_embedding=8, n_hidden=8))
         export(small, None, folder / "features.onnx")
@@ -78,23 +81,25 @@ def test_classes_that_differ_are_told_apart_and_figures_add_up(world):
     report = probe(world / "run", world / "stripes")
     names = [row.features for row in report.rows]
     assert names == [
-        "encoder: z", "encoder: z and memory", "untrained: z", "untrained: z and memory",
+        "encoder: describe", "untrained: describe", "encoder: z", "encoder: z and memory",
+        "untrained: z", "untrained: z and memory",
         "PCA of the windows", "raw pixels, 16x16",
     ]  # fmt: skip
-    assert [row.width for row in report.rows] == [24, 56, 24, 56, 24, 768]
+    assert [row.width for row in report.rows] == [24, 24, 24, 56, 24, 56, 24, 768]
     assert (report.fitted, report.asked, report.fixations) == (36, 18, 12)
     assert report.chance == pytest.approx(1 / 3)
     assert report.classes == ["class 0", "class 1", "class 2"]
-    assert report.rows[0].linear.share > 0.9
+    z = next(row for row in report.rows if row.features == "encoder: z")
+    assert z.linear.share > 0.9
     for row in report.rows:
         assert row.linear.share > 0.6 and row.neighbours.share > 0.5
     for row in report.rows:
         for found in row[2:]:
             assert 0.0 <= found.low <= found.share <= found.high <= 1.0
             assert found.high - found.low > 0.1  # of 18 pictures nothing is known for sure
-    assert json.loads(json.dumps(report.as_json()))["rows"][0]["linear"]["share"] > 0.8
+    assert json.loads(json.dumps(report.as_json()))["rows"][2]["linear"]["share"] > 0.8
     table = report.table()
-    assert len(table.splitlines()) == 2 + len(report.rows) and "chance 0.33" in table
+    assert len(table.splitlines()) == 3 + len(report.rows) and "chance 0.33" in table
 
 
 def test_classes_that_do_not_differ_are_not_told_apart(world):
@@ -122,6 +127,11 @@ def test_forms_are_probed_as_they_are(world):
     assert "encoder: z and memory" not in [row.features for row in patches.rows]
     assert probe(world / "sequence.onnx", world / "stripes").fixations == 16
     assert probe(world / "long.onnx", world / "stripes").fixations == 65  # more than max_block
+    descriptor = probe(world / "descriptor.onnx", world / "stripes").rows
+    assert not [row for row in descriptor if row.features.startswith("encoder: z")]
+    assert [row for row in patches.rows if "describe" in row.features] == [
+        row for row in descriptor if "describe" in row.features
+    ]
     with pytest.raises(ConfigError, match="takes features, not pictures"):
         probe(world / "features.onnx", world / "stripes")
 
@@ -292,6 +302,16 @@ def test_nearest_is_the_commonest_of_the_five_nearest():
         near = labels[np.argsort((((rows - row) / scale) ** 2).sum(axis=1))[:5]].tolist()
         commonest = max(near.count(label) for label in near)
         assert told == next(label for label in near if near.count(label) == commonest)
+
+
+def test_the_nearest_by_cosine_has_the_smallest_angle():
+    rng = np.random.default_rng(6)
+    rows, asked = rng.normal(size=(30, 5)), rng.normal(size=(40, 5))
+    rows, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, asked))
+    labels = rng.choice(["ant", "bee", "fly"], 30)
+    told = nearest_by_cosine(rows, labels, asked)
+    for row, label in zip(asked, told, strict=True):
+        assert label == labels[np.argmin([math.acos(row @ each) for each in rows])]
 
 
 def test_classifiers_take_columns_that_never_vary_and_names_as_labels():
