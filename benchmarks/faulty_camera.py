@@ -92,7 +92,7 @@ class FaultyCamera:
 
     def sent_s(self, number: int) -> float | None:
         """When (time.monotonic()) frame `number` was last sent; None if that is long ago."""
-        return next((at_s for sent, at_s in reversed(self._sent_s) if sent == number), None)
+        return next((at_s for sent, at_s in reversed(list(self._sent_s)) if sent == number), None)
 
     def age_s(self, image: np.ndarray) -> float | None:
         """How long ago the picture was sent; None if it does not tell."""

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 
 from edge_rjepa import RJepa, RJepaConfig, __version__
 from edge_rjepa.encoder import export, onnx_graph, parity
-from edge_rjepa.encoder.names import OUTPUTS, PATCHES, SEQUENCE, STEP
+from edge_rjepa.encoder.names import FORMS, OUTPUTS, PATCHES, SEQUENCE, STEP
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig, RetinaConfig
 from edge_rjepa.eye.retina import Retina

@@ -29,7 +29,10 @@ from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
 
 PER_CLASS = 18
-NETWORK = RJepaConfig(n_embedding=24, n_hidden=16, n_predictor=16)
+NETWORK = RJepaConfig(
+    n_embedding=24, n_hidden=16, n_predictor=16, n_encoder_hidden=0,
+    learning_rate=1e-3, update_every=1,
+)  # fmt: skip
 
 
 def stripes(rng, kind):
