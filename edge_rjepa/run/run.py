@@ -357,7 +357,7 @@ class Run:
         That it failed is an event.
         """
         self._saved_s = time.monotonic()
-        if self.monitor.broken(health_of(self.learner)):
+        if self._is_broken():
             return
         try:
             for name in (*more, CHECKPOINT):
@@ -371,10 +371,14 @@ class Run:
                 self._report(f"saved again: {self.folder / CHECKPOINT}")
             self._saving_fails = False
 
+    def _is_broken(self) -> bool:
+        """Beyond doubt; one that has learned nothing yet only lacks statistics."""
+        return self.learner.fixations > 0 and bool(self.monitor.broken(health_of(self.learner)))
+
     def _keep_at_the_end(self) -> None:
         """Half a step is no state to go on from: then the last checkpoint is."""
         try:
-            if not (self.loop.torn or self.monitor.broken(health_of(self.learner))):
+            if not (self.loop.torn or self._is_broken()):
                 self._save(CHECKPOINT)
         except DeviceError as error:
             self._leave_device(error)
