@@ -22,6 +22,7 @@ from edge_rjepa.encoder.describe import in_even_light, learner_describer
 from edge_rjepa.encoder.opener import open_encoder
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.sources.scene import pictures_in
+from examples.simulated import histogram, thumbnail
 
 WIDTH_PX, HEIGHT_PX = 320, 240
 PLACES = [(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)]  # of known views
@@ -61,17 +62,6 @@ def views(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
             seen.append((view * light).astype(np.uint8))
         asked.append(seen)
     return np.array(known), np.array(asked)
-
-
-def thumbnail(view: np.ndarray) -> np.ndarray:
-    row = cv2.resize(view, (16, 12), interpolation=cv2.INTER_AREA).astype(float).ravel()
-    return row - row.mean()
-
-
-def histogram(view: np.ndarray) -> np.ndarray:
-    hsv = cv2.cvtColor(view, cv2.COLOR_BGR2HSV)
-    counts = cv2.calcHist([hsv], [0, 1, 2], None, [8, 4, 4], [0, 180, 0, 256, 0, 256])
-    return np.sqrt(counts.ravel())
 
 
 def shares_right(

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import photographs
 from benchmarks.protocols import Block, held_out_scores
-from edge_rjepa.encoder.classify import NEIGHBOURS, ridge
+from edge_rjepa.encoder.classify import NEIGHBOURS, commonest, ridge
 from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.efference import efference_copy
 from edge_rjepa.eye.retina import Retina
@@ -277,10 +277,7 @@ def _vote(alike: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Labels (M,) by the NEIGHBOURS most alike of N, alike (M, N)."""
     k = min(NEIGHBOURS, alike.shape[1])
     near = np.argsort(-alike, axis=1, kind="stable")[:, :k]
-    votes = np.zeros((len(alike), labels.max() + 1))
-    for place in range(k):  # one counts a little more than all that are further away can
-        votes[np.arange(len(alike)), labels[near[:, place]]] += 1.0 + 0.5 ** (place + 1)
-    return votes.argmax(axis=1)
+    return commonest(labels[near], labels.max() + 1)
 
 
 def draw(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

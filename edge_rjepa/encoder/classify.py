@@ -43,11 +43,19 @@ def nearest(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarr
     k = min(NEIGHBOURS, len(rows))
     squared = (rows**2).sum(axis=1) - 2.0 * asked @ rows.T
     near = np.argsort(squared, axis=1, kind="stable")[:, :k]
+    return classes[commonest(index[near], len(classes))]
+
+
+def commonest(near: np.ndarray, classes: int) -> np.ndarray:
+    """The commonest class (M,) in each row of near (M, k), numbers of classes, the nearest first.
+
+    Of equally common ones the nearest decides.
+    """
     # A vote counts a little more than all that are further away can, and less than two.
-    votes = np.zeros((len(asked), len(classes)))
-    for place in range(k):
-        votes[np.arange(len(asked)), index[near[:, place]]] += 1.0 + 0.5 ** (place + 1)
-    return classes[votes.argmax(axis=1)]
+    votes = np.zeros((len(near), classes))
+    for place in range(near.shape[1]):
+        votes[np.arange(len(near)), near[:, place]] += 1.0 + 0.5 ** (place + 1)
+    return votes.argmax(axis=1)
 
 
 def nearest_by_cosine(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -371,9 +371,7 @@ class CudaEngine:
         m, b, last = self._memory, self._first + i, self._pasts[i].last
         ws, known = m.workspace, m.statistics
         n_weights, of_W = count_weights(m.config, m.cell), weight_shapes(m.config, m.cell)["W"]
-        groups = {
-            "weights": m.weights, "adam.m2": m.m2, "gradient": m.total,
-        }  # fmt: skip
+        groups = {"weights": m.weights, "adam.m2": m.m2, "gradient": m.total}
         one = {
             "past.x": ws.x[b, last], "past.hidden": ws.hidden[b, last],
             "past.z": ws.z[b, last], "past.y": ws.y[b, last],
