@@ -40,14 +40,14 @@ import threadpoolctl
 
 from benchmarks import photographs, places_peers
 from benchmarks.places import Places
-from benchmarks.protocols import Glimpses, Recall
+from benchmarks.protocols import FEW_LABELS, Glimpses, Recall
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 
 COLUMNS = (  # of a table; a row has more. Information in nats, rank of n_z
-    "z ridge", "z neighbours", "all ridge", "all neighbours",
-    "accuracy", "recall", "late recall",
+    "z ridge", "z neighbours", "z and spread ridge", "all ridge", "all neighbours",
+    "accuracy", f"ridge, {FEW_LABELS}", f"neighbours, {FEW_LABELS}", "recall", "late recall",
     "information", "rank", "std", "saturation",
 )  # fmt: skip
 PROTOCOLS = {"places": Places, "glimpses": Glimpses, "recall": Recall}
@@ -156,7 +156,8 @@ def tables(jobs: list[Job], processes: int, out: Path | None) -> None:
         if mine:
             print(f"\n{name}: mean over seeds (lowest .. highest)\n{_table(mine)}")
     if any(row["protocol"] == "glimpses" for row in rows):
-        print(f"\nglimpses, ridge on all raw pixels of the image: {Glimpses().raw_accuracy():.3f}")
+        told = (f"{name} {share:.3f}" for name, share in Glimpses().raw_accuracy().items())
+        print(f"\nglimpses, all raw pixels of the image: {'; '.join(told)}")
 
 
 def _table(rows: list[dict]) -> str:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from benchmarks import photographs
-from benchmarks.protocols import Block, held_out_scores
+from benchmarks.protocols import DRAWS, Block, draw, held_out_scores
 from edge_rjepa.encoder.classify import NEIGHBOURS, commonest, ridge
 from edge_rjepa.eye.config import GazeConfig
 from edge_rjepa.eye.efference import efference_copy
@@ -29,7 +29,6 @@ FIXATIONS = 16  # of a frame, which is a block, and of a labelled sequence
 VISIT_FRAMES = 20
 FITTED, ASKED = 40, 25  # sequences of a place
 FEW_LABELS = (1, 5)  # labelled sequences of a place, beside FITTED
-DRAWS = 10  # of those few, to average over
 SHRINKAGES = (0.1, 0.01, 1e-3, 0.3, 1.0, 3.0)  # of whitening; where labels cannot tell, the first
 PICTURE_PX = 1024  # longer side of the pictures of elsewhere, as of the monuments
 
@@ -41,6 +40,7 @@ CANDIDATES = 64  # saccades drawn for a frame; once they are used up, gaze goes 
 # What a sequence is known by: from a Prediction of (N, 16, n_z) and (N, 16, n_h), rows (N, d).
 POOLINGS: dict[str, Callable[[Prediction], np.ndarray]] = {
     "z": lambda seen: seen.z.mean(axis=1),
+    "z and spread": lambda seen: np.hstack([seen.z.mean(axis=1), seen.z.std(axis=1)]),
     "all": lambda seen: np.hstack([seen.z.mean(axis=1), seen.h[:, -1], seen.h.mean(axis=1)]),
 }
 
@@ -278,14 +278,6 @@ def _vote(alike: np.ndarray, labels: np.ndarray) -> np.ndarray:
     k = min(NEIGHBOURS, alike.shape[1])
     near = np.argsort(-alike, axis=1, kind="stable")[:, :k]
     return commonest(labels[near], labels.max() + 1)
-
-
-def draw(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `count` labelled sequences of every place."""
-    order = rng.permutation(len(labels))
-    by_place = order[np.argsort(labels[order], kind="stable")]
-    first = np.searchsorted(labels[by_place], np.unique(labels))
-    return by_place[(first[:, None] + np.arange(count)).ravel()]
 
 
 def _seen(model, features: np.ndarray, efference: np.ndarray) -> Prediction:

@@ -14,11 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_rjepa.encoder.classify import nearest, ridge
 from edge_rjepa.learner.objective import effective_rank, information
 
 N_TRAIN = 4000
 N_WHITE = 64  # whitened components of a patch or digit
 SATURATED = 0.95  # |z| beyond this
+FEW_LABELS = 10  # labelled digits of a class, beside all
+DRAWS = 10  # of few labels, to average over
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -124,11 +127,20 @@ class Glimpses(Digits):
             rows.append(np.concatenate([seen.z.mean(0), seen.h[-1], seen.h.mean(0)]))
             if index >= N_TRAIN:
                 held_out.append(seen)
-        return {"accuracy": probe(np.array(rows), self.labels), **held_out_scores(model, held_out)}
+        return self._told(np.array(rows)) | held_out_scores(model, held_out)
 
-    def raw_accuracy(self) -> float:
-        """The same probe on all raw pixels of the image at once."""
-        return probe(self.images.reshape(len(self.images), -1), self.labels)
+    def raw_accuracy(self) -> dict[str, float]:
+        """The same probes on all raw pixels of the image at once."""
+        return self._told(self.images.reshape(len(self.images), -1))
+
+    def _told(self, rows: np.ndarray) -> dict[str, float]:
+        """Accuracy with all labels of the training images, and with few of each class."""
+        return {
+            "accuracy": probe(rows, self.labels),
+            **few_labels(
+                rows[:N_TRAIN], self.labels[:N_TRAIN], rows[N_TRAIN:], self.labels[N_TRAIN:]
+            ),
+        }
 
 
 class Recall(Digits):
@@ -201,6 +213,28 @@ def held_out_scores(model, seen) -> dict[str, float]:
         "std": float(z.std(axis=0).mean()),
         "saturation": float((np.abs(z) > SATURATED).mean()),
     }
+
+
+def draw(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `count` labelled examples of every class."""
+    order = rng.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    first = np.searchsorted(labels[by_class], np.unique(labels))
+    return by_class[(first[:, None] + np.arange(count)).ravel()]
+
+
+def few_labels(
+    rows: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray
+) -> dict[str, float]:
+    """Accuracies with FEW_LABELS rows of each class, by both classifiers: means over DRAWS."""
+    shares: dict[str, list[float]] = {"ridge": [], "neighbours": []}
+    rng = np.random.default_rng(3)
+    for _ in range(DRAWS):
+        chosen = draw(labels, FEW_LABELS, rng)
+        for name, classify in (("ridge", ridge), ("neighbours", nearest)):
+            found = classify(rows[chosen], labels[chosen], asked)
+            shares[name].append(float((found == truth).mean()))
+    return {f"{name}, {FEW_LABELS}": float(np.mean(share)) for name, share in shares.items()}
 
 
 def probe(rows: np.ndarray, labels: np.ndarray) -> float:
