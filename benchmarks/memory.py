@@ -36,8 +36,8 @@ def held(config: RJepaConfig) -> int:
         [math.prod(shape) for shape in network.shapes(group, network.sizes(config, cell)).values()]
         for group in (network.Weights, network.Traces, Workspace)
     )
-    weights = 3 * sum(matrices) + max(matrices)  # and total, Adam's squares; one gradient
-    statistics = 5 * config.n_embedding**2 + 2 * config.n_embedding
+    weights = 3 * sum(matrices)  # and gradients, Adam's squares
+    statistics = 4 * config.n_embedding**2 + 2 * config.n_embedding
     numbers = weights + sum(traces) + sum(workspace) + statistics
     return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2)
 

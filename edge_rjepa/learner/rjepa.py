@@ -101,7 +101,7 @@ class RJepa:
         block = self._check_block(features, efference)
         with self._twin() as twin:
             twin.engine.set({"gradient": np.zeros_like(twin._array("gradient"))})
-            twin.engine.learn([Step(*block, *twin._adam(0.0), arrays.GATHER)])
+            twin.engine.learn([Step(*block, *twin._adam(0.0), takes_step=False)])
             return twin.gradient_sums()
 
     def gradient_sums(self) -> dict[str, np.ndarray]:
@@ -123,15 +123,11 @@ class RJepa:
     def _next_step(self, features: np.ndarray, efference: np.ndarray) -> Step:
         """What the engine is to do with a block that `_check_block` gave: counted as done."""
         self._counts[2] += 1
-        step = self._counts[2] >= self.config.update_every
-        if step:
+        takes_step = bool(self._counts[2] >= self.config.update_every)
+        if takes_step:
             self._counts[1] += 1
             self._counts[2] = 0
-        if self.config.update_every == 1:
-            mode = arrays.STEP
-        else:
-            mode = arrays.STEP_GATHERED if step else arrays.GATHER
-        return Step(features, efference, *self._adam(self._annealed_rate()), mode)
+        return Step(features, efference, *self._adam(self._annealed_rate()), takes_step)
 
     def _report(self, learned: Learned) -> BlockReport:
         """Count what the engine has learned from, and report it."""

@@ -43,9 +43,7 @@ def by_the_documented_formula(config: RJepaConfig) -> int:
         formula = formula.replace("²", "**2")
         return eval(re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", formula), {}, symbols)
 
-    matrices = network.weight_shapes(config, cell).values()  # M is said in words
     symbols |= {name: value(term) for name, term in terms.items()}
-    symbols["M"] = max(int(np.prod(shape)) for shape in matrices)
     return np.dtype(config.dtype).itemsize * value(total) + 8 * (len(cell.reads) + 2)
 
 
@@ -65,7 +63,6 @@ def test_the_formula_counts_every_byte(cell, memory_input, dtype, n_e):
     "larger", ["n_features", "n_encoder_hidden", "n_embedding", "n_hidden", "n_predictor"]
 )
 def test_the_formula_counts_every_byte_whatever_is_large(larger):
-    """The gradient has room for the largest matrix, and which one that is depends on the sizes."""
     config = RJepaConfig(**{**SIZES, "n_encoder_hidden": 9, larger: 300}, max_block=2)
     assert memory.held(config) == by_the_documented_formula(config) == RJepa(config).nbytes
 
@@ -78,21 +75,21 @@ def shape_of(a, b):
 @pytest.mark.parametrize("n_e", [0, 9])
 def test_products_are_those_of_a_learning_block(K, n_e, monkeypatch):
     done = Counter()
-    product, learn_matrix = kernels.product, kernels.learn_matrix
+    product, add_product = kernels.product, kernels.add_product
 
     def counting_product(a, b, out):
         done[shape_of(a, b)] += 1
         product(a, b, out)
 
-    def counting_learn_matrix(d_out, x, *rest):
-        done[shape_of(d_out.T, x)] += 1
-        learn_matrix(d_out, x, *rest)
+    def counting_add_product(a, b, out, *scales):
+        done[shape_of(a.T, b)] += 1
+        add_product(a, b, out, *scales)
 
     learner = RJepa(RJepaConfig(**SIZES, n_encoder_hidden=n_e))
     fixations = np.ones((K, 11)), np.ones((K, 3))
     learner.learn_block(*fixations)  # compiled from the true ones
     monkeypatch.setattr(kernels, "product", counting_product)
-    monkeypatch.setattr(kernels, "learn_matrix", counting_learn_matrix)
+    monkeypatch.setattr(kernels, "add_product", counting_add_product)
     learner.learn_block(*fixations)
     listed = ceilings.products(learner.config, K)
     assert Counter(each.shape for each in listed) == done

@@ -13,7 +13,7 @@ import numpy as np
 from edge_rjepa.errors import DeviceError
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Engine, Learned, Step, require_gpu
-from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED, Adam
+from edge_rjepa.learner.kernels.arrays import Adam
 from edge_rjepa.learner.rjepa import RJepa
 
 Make = Callable[[RJepaConfig, int], Engine]
@@ -244,18 +244,18 @@ def gradients_gather_until_a_step(make: Make, config: RJepaConfig) -> None:
     still, (*blocks, last) = everything(engine), blocks_of(config, 5, (4, 1, 5))
     for each in (engine, other):
         for block in blocks:
-            each.learn([Step(*block, adam, adam, GATHER)])
+            each.learn([Step(*block, adam, adam, False)])
     waiting = everything(engine)
     assert waiting["gradient"].any()
     for name in ("weights", "adam.m2"):
         assert waiting[name].tobytes() == still[name].tobytes(), name
-    other.learn([Step(*last, adam, adam, GATHER)])
-    engine.learn([Step(*last, adam, adam, STEP_GATHERED)])
+    other.learn([Step(*last, adam, adam, False)])
+    engine.learn([Step(*last, adam, adam, True)])
     gathered, stepped = everything(other), everything(engine)
     assert not stepped["gradient"].any()
     np.testing.assert_allclose(stepped["adam.m2"], 1e-3 * gathered["gradient"] ** 2, rtol=1e-4)
     assert (stepped["weights"] != still["weights"]).mean() > 0.5
-    engine.learn([Step(*last, adam, adam, STEP)])
+    engine.learn([Step(*last, adam, adam, True)])
     again = everything(engine)
     assert not again["gradient"].any()
     assert (again["weights"] != stepped["weights"]).mean() > 0.5

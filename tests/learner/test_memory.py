@@ -13,7 +13,6 @@ from edge_rjepa.base.jit import jit
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 from edge_rjepa.learner.kernels import cpu as kernels
-from edge_rjepa.learner.kernels.arrays import GATHER, STEP
 
 SMALL = {
     "n_features": 20,
@@ -32,7 +31,7 @@ KERNELS = {
         stream.weights, ws, stream.descent(step)
     ),
     "gather": lambda stream, ws, step: stream.update(
-        ws, stream.descent(step._replace(mode=GATHER))
+        ws, stream.descent(step._replace(takes_step=False))
     ),
     "step": lambda stream, ws, step: stream.update(ws, stream.descent(step)),
 }
@@ -50,7 +49,7 @@ def operands(config, K):
     stream = Stream(config, find(config.cell))
     learner = RJepa(config, engine=CpuEngine([stream]))
     step = learner._next_step(*learner._check_block(*block(K)))
-    assert step.mode == STEP
+    assert step.takes_step
     return stream, stream.take(step.features, step.efference), step
 
 

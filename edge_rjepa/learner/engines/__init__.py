@@ -20,7 +20,7 @@ from edge_rjepa.errors import ConfigError, DeviceError
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.cells import Cell
 from edge_rjepa.learner.config import DEVICES, RJepaConfig
-from edge_rjepa.learner.kernels.arrays import STEP, Adam
+from edge_rjepa.learner.kernels.arrays import Adam
 from edge_rjepa.learner.network import count_weights
 
 LEAST_DRIVER = (12, 0)  # the oldest CUDA that numba-cuda supports
@@ -34,7 +34,7 @@ class Step(NamedTuple):
     efference: np.ndarray  # (K, A) the same
     adam: Adam
     adam_encoder: Adam  # for W_x and W_z
-    mode: int  # STEP, GATHER or STEP_GATHERED of kernels/arrays.py
+    takes_step: bool  # with the gradients of this block and those since the last step
 
 
 class Learned(NamedTuple):
@@ -192,7 +192,7 @@ def _block_s(engine: Engine, config: RJepaConfig, cell: Cell, fixations: int) ->
     weights = normal(count_weights(config, cell)) / math.sqrt(config.n_hidden)
     still = Adam(*map(number, (0.0, 1e-3, 1.0, 1e-8)))
     block = normal(fixations, config.n_features), normal(fixations, config.n_efference)
-    steps = [Step(*block, still, still, STEP)] * engine.streams
+    steps = [Step(*block, still, still, True)] * engine.streams
     with contextlib.closing(engine):
         for i in range(engine.streams):
             engine.set({"weights": weights}, i)

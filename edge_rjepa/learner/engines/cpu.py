@@ -94,8 +94,7 @@ class Stream:
     def __init__(self, config: RJepaConfig, cell: Cell):
         self.config, self.cell = config, cell
         weights = (arrays.zero_weights(config, cell, i) for i in range(3))
-        self.weights, self.total, self.m2 = weights
-        self.gradient = arrays.shared_weights(config, cell, 3)
+        self.weights, self.gradient, self.m2 = weights
         self.traces = arrays.zero_traces(config, cell)
         self.workspace = arrays.zero_workspace(config, cell)
         self.statistics = PredictiveInformation(
@@ -153,11 +152,10 @@ class Stream:
         return self.statistics.loss(ws.z[1:], ws.e, ws.centred, ws.d_z[1:], ws.d_zhat, ws.surprise)
 
     def descent(self, step: Step) -> arrays.Descent:
-        """How the weights take the block's gradient."""
+        """The weights and what goes with them, for a block."""
         return arrays.Descent(
-            self.gradient, self.weights, self.total, self.m2,
-            step.adam, step.adam_encoder, step.mode,
-        )  # fmt: skip
+            self.weights, self.gradient, self.m2, step.adam, step.adam_encoder, step.takes_step
+        )
 
     def update(self, ws: arrays.Workspace, descent: arrays.Descent) -> None:
         """RFP: the recurrent layer's gradients, the traces, and Adam."""
@@ -183,7 +181,7 @@ class Stream:
         return {
             "weights": self.weights.flat,
             "adam.m2": self.m2.flat,
-            "gradient": self.total.flat,
+            "gradient": self.gradient.flat,
             "traces.E": self.traces.E,
             "traces.e_lam": self.traces.e_lam,
             "past.x": ws.x[0],
@@ -197,7 +195,7 @@ class Stream:
     def nbytes(self) -> int:
         """Bytes of every array."""
         groups = (
-            [w.flat for w in (self.weights, self.gradient, self.total, self.m2)],
+            [w.flat for w in (self.weights, self.gradient, self.m2)],
             self.traces,
             vars(self.workspace).values(),
             self.statistics.buffers(),

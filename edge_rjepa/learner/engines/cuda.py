@@ -208,7 +208,7 @@ class CudaEngine:
         """See a block for each stream."""
         m, K = self._memory, len(features[0])
         at = self._block(K)
-        steps = [Step(x, a, STILL, STILL, 0) for x, a in zip(features, efference, strict=True)]
+        steps = [Step(x, a, STILL, STILL, False) for x, a in zip(features, efference, strict=True)]
         self._send(K, steps, learning=False)
         kernels.forward(m.weights, m.workspace, m.inbox, self._remember_features, at)
         if predict:
@@ -323,9 +323,9 @@ class CudaEngine:
             )
             numbers = buffer.numbers[i]
             numbers[arrays.ADAM : arrays.ADAM_ENCODER] = step.adam
-            numbers[arrays.ADAM_ENCODER : arrays.MODE] = step.adam_encoder
-            numbers[arrays.MODE :] = (
-                step.mode, past.last, rate, 1.0 - rate, rate / K, rate * rate, renewed
+            numbers[arrays.ADAM_ENCODER : arrays.TAKES_STEP] = step.adam_encoder
+            numbers[arrays.TAKES_STEP :] = (
+                step.takes_step, past.last, rate, 1.0 - rate, rate / K, rate * rate, renewed
             )  # fmt: skip
             buffer.features[i][...] = step.features
             buffer.efference[i][...] = step.efference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from edge_rjepa.learner.kernels import cpu as kernels
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate, half_logdet
@@ -27,11 +27,11 @@ class PredictiveInformation:
         self.mu = np.zeros(n_embedding, dtype)
         self.S_z = np.zeros((n_embedding, n_embedding), dtype)
         self.S_e = np.zeros((n_embedding, n_embedding), dtype)
-        self._scratch = np.zeros((n_embedding, n_embedding), dtype)
-        self._mean = np.zeros(n_embedding, dtype)
+        self._shift = np.zeros(n_embedding, dtype)
         # Cholesky factors in Fortran order, so that LAPACK works in place.
         self._factor_z = np.zeros((n_embedding, n_embedding), dtype, order="F")
         self._factor_e = np.zeros((n_embedding, n_embedding), dtype, order="F")
+        (self._ger,) = get_blas_funcs(("ger",), dtype=np.dtype(dtype))
         self._potrf, self._potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.dtype(dtype))
         self._moved = np.ones(1)  # of the statistics since they were factored, as a share
         self.factorise()
@@ -70,15 +70,13 @@ class PredictiveInformation:
         K = len(e)
         rate = blend_rate(K, int(self.fixations[0]), self.statistics_fixations)
         self.fixations += K
-        np.mean(centred, axis=0, out=self._mean)
-        number = self.mu.dtype.type
-        for S, rows, of_mean in ((self.S_z, centred, rate * rate), (self.S_e, e, 0.0)):
-            kernels.product(rows.T, rows, self._scratch)
-            kernels.blend_covariance(
-                S, number(1.0 - rate), self._scratch, number(rate / K), self._mean, number(of_mean)
-            )
-        self._mean *= rate
-        self.mu += self._mean
+        for S, rows in ((self.S_z, centred), (self.S_e, e)):
+            kernels.add_product(rows, rows, S, rate / K, 1.0 - rate)
+        shift = self._shift  # of mu
+        np.mean(centred, axis=0, out=shift)
+        shift *= rate
+        self._ger(-1.0, shift, shift, a=self.S_z.T, overwrite_a=True)  # S_z -= shift shift'
+        self.mu += shift
         self._moved += rate
         if self._moved[0] >= RENEW_AFTER:
             self.factorise()

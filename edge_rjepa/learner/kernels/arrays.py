@@ -18,10 +18,6 @@ from edge_rjepa.learner.network import Activations, Array, Traces, Weights
 
 PAGE, CACHE_LINE = 4096, 64  # bytes
 
-# What is done with a block's gradient: a step is taken; it is added to those of the blocks before;
-# or that, and then a step with their sum.
-STEP, GATHER, STEP_GATHERED = 0, 1, 2
-
 
 class Adam(NamedTuple):
     """Adam's numbers for one step, in the dtype of the weights; it keeps no first moment."""
@@ -33,15 +29,14 @@ class Adam(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """How weights take a block's gradient."""
+    """The weights, and what goes with each."""
 
-    gradient: Weights  # of one matrix after the other: they share the memory
     weights: Weights
-    total: Weights  # gradients of the blocks since the last step
+    gradient: Weights  # summed over the blocks since the last step
     m2: Weights  # Adam's second moment: running means of squared gradients
     adam: Adam
     adam_encoder: Adam  # for the encoder's matrices
-    mode: int
+    takes_step: bool  # with the gradients of this block and those before; they are zero then
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Workspace(Activations):
     r_next: Annotated[Array, "m n_h"]
     T: Annotated[Array, "m m n_h"]  # products of J
     T_next: Annotated[Array, "m m n_h"]
-    E_new: Annotated[Array, "m G n_h n_u"]
+    E_row: Annotated[Array, "m n_u"]
     e_lam_new: Annotated[Array, "L m n_h"]
     reads: np.ndarray  # int64, the states that the predictor reads
 
@@ -77,16 +72,6 @@ def zero_weights(config: RJepaConfig, cell: Cell, which: int) -> Weights:
     size = network.count_weights(config, cell)
     flat = _zeros_in_page(size, config.dtype, which * 11 * CACHE_LINE)
     return Weights(flat, **network.weights_in(flat, config, cell))
-
-
-def shared_weights(config: RJepaConfig, cell: Cell, which: int) -> Weights:
-    """A `Weights` whose matrices lie on top of each other: for one at a time."""
-    shapes = network.weight_shapes(config, cell)
-    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
-    flat = _zeros_in_page(max(sizes.values()), config.dtype, which * 11 * CACHE_LINE)
-    return Weights(
-        flat, **{name: flat[: sizes[name]].reshape(shape) for name, shape in shapes.items()}
-    )
 
 
 def _zeros_in_page(size: int, dtype: str, offset: int) -> np.ndarray:

@@ -5,7 +5,7 @@ One block of K fixations runs through four functions (docs/theory.md has the der
     forward             embeddings and the recurrent layer with their local derivatives
     predict             predictions and errors
     predictor_backward  from dl/dzhat and dl/dz back to every weight that has no past, and to delta
-    update              RFP: gradient of the projections' weights, new traces, and Adam, in one pass
+    update              RFP: gradient of the projections' weights, and new traces
 
 Each strings together matrix products and loops, compiled one by one and handed the few arrays they
 need: a single function that is handed them all is no faster and takes Numba twice as long to
@@ -24,10 +24,11 @@ import math
 import numpy as np
 from numba import types
 from numba.extending import overload
+from scipy.linalg import blas
 
 from edge_rjepa.base.jit import jit, specialise
 from edge_rjepa.learner import cells
-from edge_rjepa.learner.kernels.arrays import COLUMN, GATHER, STEP, STEP_GATHERED
+from edge_rjepa.learner.kernels.arrays import COLUMN
 from edge_rjepa.learner.network import ENCODER
 
 # ------------------------------------------------------------------------------------------------
@@ -116,6 +117,17 @@ VOCABULARY = {name: globals()[name] for name in cells.VOCABULARY}
 def product(a, b, out):
     """out <- a b. By way of Numba to SciPy's BLAS, at times half as fast again as NumPy's own."""
     np.dot(a, b, out)
+
+
+GEMM = {"f": blas.sgemm, "d": blas.dgemm}
+
+
+def add_product(a, b, out, scale=1.0, keep=1.0):
+    """out (n, m) <- keep out + scale a' b for a (K, n), b (K, m): added where the result lies.
+
+    All in C order, which BLAS reads as their transposes.
+    """
+    GEMM[out.dtype.char](scale, b.T, a.T, keep, out.T, False, True, True)
 
 
 @jit
@@ -282,8 +294,9 @@ def predictor_backward(p, ws, descent):
     """
 
     def learn(name, d_out, x):
-        rate = descent.adam_encoder if name in ENCODER else descent.adam
-        learn_matrix(d_out, x, *(getattr(group, name) for group in descent[:4]), rate, descent.mode)
+        adam = descent.adam_encoder if name in ENCODER else descent.adam
+        w, gradient, m2 = (getattr(group, name) for group in descent[:3])
+        learn_matrix(d_out, x, w, gradient, m2, adam, descent.takes_step)
 
     product(ws.d_zhat, p.V_3, ws.d_p)
     learn("V_3", ws.d_zhat, ws.p2)
@@ -315,15 +328,6 @@ def predictor_backward(p, ws, descent):
         learn("W_z", ws.d_z, ws.x)
 
 
-@jit
-def blend_covariance(S, keep, product, weight, mean, mean_weight):
-    """S <- keep S + weight product - mean_weight mean mean', all (n, n) but mean (n,)."""
-    for i in range(mean.size):
-        shift = mean_weight * mean[i]
-        for j in range(mean.size):
-            S[i, j] = keep * S[i, j] + weight * product[i, j] - shift * mean[j]
-
-
 # ------------------------------------------------------------------------------------------------
 # Recurrent-Forward Propagation
 
@@ -333,7 +337,7 @@ def coefficients(local, delta, products, out, e_lam):
     """Returns alpha and the block's transition; fills `out` and moves e_lam.
 
     local = J, B, D. products = r (zero), T (one), r_next, T_next are scratch. out = beta, gamma,
-    grad_lam (zero) and e_lam_new (zero, scratch). Per unit, products newest factor first:
+    grad_lam, which is added to, and e_lam_new (zero, scratch). Per unit, newest factor first:
         r_k = sum_{i=k}^{K-1} delta_i' (J_i .. J_{k+1})     alpha = r_0,  beta_s = r_s B_s
         T_k = J_K .. J_{k+1}                                transition = T_0,  gamma_s = T_s B_s
         dL/dlambda = alpha e + sum_s r_s D_s                e <- T_0 e + sum_s T_s D_s
@@ -415,39 +419,41 @@ def step_back(r, T, J, delta, r_next, T_next):
 
 
 @jit
-def descend(w, g, total, m2, adam, mode):
-    """One row of weights w takes its gradient g, as `mode` says (kernels/arrays.py).
+def descend(w, gradient, m2, adam):
+    """One row of weights w takes a step by its gradient, which is zero after it.
 
     Adam (Kingma & Ba, 2015) without a first moment.
     """
-    if mode != STEP:
-        for i in range(w.size):
-            total[i] += g[i]
-            g[i] = total[i]
-    if mode != GATHER:
-        for i in range(w.size):
-            m2[i] += adam.blend * (g[i] * g[i] - m2[i])
-            w[i] -= adam.rate * g[i] / (math.sqrt(m2[i] * adam.correction) + adam.epsilon)
-    if mode == STEP_GATHERED:
-        for i in range(w.size):
-            total[i] = 0
+    for i in range(w.size):
+        g = gradient[i]
+        m2[i] += adam.blend * (g * g - m2[i])
+        w[i] -= adam.rate * g / (math.sqrt(m2[i] * adam.correction) + adam.epsilon)
+    for i in range(w.size):
+        gradient[i] = 0
 
 
 @jit
-def descend_rows(g, w, total, m2, adam, mode):
+def descend_rows(w, gradient, m2, adam):
     """All rows of a matrix (n, m) of weights."""
     for i in range(w.shape[0]):
-        descend(w[i], g[i], total[i], m2[i], adam, mode)
+        descend(w[i], gradient[i], m2[i], adam)
 
 
-@jit
-def learn_matrix(d_out, x, g, w, total, m2, adam, mode):
-    """w (n, m), of out = w x, takes its gradient d_out' x of K fixations; g is room to work in.
+def learn_matrix(d_out, x, w, gradient, m2, adam, takes_step):
+    """w (n, m), of out = w x, gets the gradient d_out' x of K fixations, and may take a step.
 
     Right after the product the gradient is still in the cache.
     """
-    product(d_out.T, x, g)
-    descend_rows(g, w, total, m2, adam, mode)
+    add_product(d_out, x, gradient)
+    if takes_step:
+        descend_rows(w, gradient, m2, adam)
+
+
+@jit
+def scale_into(scale, x, y):
+    """y <- scale x, both flat."""
+    for i in range(y.size):
+        y[i] = scale * x[i]
 
 
 @jit
@@ -458,47 +464,47 @@ def add_scaled(scale, x, y):
 
 
 @jit
-def recur_row(alpha, T, E, E_new, g, row, j):
-    """One unit's row of one projection: g (n_u,) += alpha E, then E <- T E + E_new (scratch).
+def recur_row(alpha, T, E, old, gradient, row, j):
+    """One unit's row of one projection: gradient (n_u,) += alpha E, then E <- T E.
 
-    E, E_new (m, G n_h, n_u); alpha (m, n_h), T (m, m, n_h) at unit j.
+    E (m, G n_h, n_u), old (m, n_u) scratch; alpha (m, n_h), T (m, m, n_h) at unit j.
     """
     m = E.shape[0]
     for a in range(m):
-        add_scaled(alpha[a, j], E[a, row], g)
-        for b in range(m):
-            add_scaled(T[a, b, j], E[b, row], E_new[a, row])
+        copy(E[a, row], old[a])
+        add_scaled(alpha[a, j], old[a], gradient)
     for a in range(m):
-        copy(E_new[a, row], E[a, row])
+        scale_into(T[a, 0, j], old[0], E[a, row])
+        for b in range(1, m):
+            add_scaled(T[a, b, j], old[b], E[a, row])
 
 
 @jit
-def recur_rows(alpha, T, E, E_new, g, w, total, m2, adam, mode):
+def recur_rows(alpha, T, E, old, w, gradient, m2, adam, takes_step):
     """Every row of the projections' weights, once through memory: gradient, traces, Adam.
 
-    E, E_new (m, G n_h, n_u); the others (G, n_h, n_u).
+    E (m, G n_h, n_u), old (m, n_u); the others (G, n_h, n_u).
     """
     row = 0
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
-            recur_row(alpha, T, E, E_new, g[i, j], row, j)
-            descend(w[i, j], g[i, j], total[i, j], m2[i, j], adam, mode)
+            recur_row(alpha, T, E, old, gradient[i, j], row, j)
+            if takes_step:
+                descend(w[i, j], gradient[i, j], m2[i, j], adam)
             row += 1
 
 
 def update(ws, traces, descent):
-    """RFP: projections' weights and local parameters take their gradients, the traces move on.
+    """RFP: projections' weights and local parameters get their gradients, the traces move on.
 
-    traces.E (m, G, n_h, n_u) and traces.e_lam (L, m, n_h). The rows of the projections' weights
-    pass through memory once:
+    traces.E (m, G, n_h, n_u) and traces.e_lam (L, m, n_h):
         dL/dW = alpha E + beta' u        E <- T_0 E + gamma' u
     """
-    gradient, weights, total, m2, adam, _, mode = descent
+    weights, gradient, m2, adam, _, takes_step = descent
     ws.r[:] = 0
     ws.T[:] = 0
     for a in range(len(ws.T)):
         ws.T[a, a] = 1
-    gradient.lam[:] = 0
     ws.e_lam_new[:] = 0
     alpha, T = coefficients(
         (ws.J, ws.B, ws.D),
@@ -507,10 +513,11 @@ def update(ws, traces, descent):
         (ws.beta, ws.gamma, gradient.lam, ws.e_lam_new),
         traces.e_lam,
     )
-    descend_rows(gradient.lam, weights.lam, total.lam, m2.lam, adam, mode)
+    if takes_step:
+        descend_rows(weights.lam, gradient.lam, m2.lam, adam)
     K = ws.u.shape[0]
     m, G, n_hidden, n_u = traces.E.shape
-    E, E_new = traces.E.reshape(m, G * n_hidden, n_u), ws.E_new.reshape(m, G * n_hidden, n_u)
-    product(ws.beta.reshape(K, G * n_hidden).T, ws.u, gradient.W.reshape(G * n_hidden, n_u))
-    product(ws.gamma.reshape(K, m * G * n_hidden).T, ws.u, ws.E_new.reshape(m * G * n_hidden, n_u))
-    recur_rows(alpha, T, E, E_new, gradient.W, weights.W, total.W, m2.W, adam, mode)
+    E = traces.E.reshape(m, G * n_hidden, n_u)
+    add_product(ws.beta.reshape(K, G * n_hidden), ws.u, gradient.W.reshape(G * n_hidden, n_u))
+    recur_rows(alpha, T, E, ws.E_row, weights.W, gradient.W, m2.W, adam, takes_step)
+    add_product(ws.gamma.reshape(K, m * G * n_hidden), ws.u, E.reshape(m * G * n_hidden, n_u))

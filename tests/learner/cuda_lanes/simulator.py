@@ -27,7 +27,7 @@ from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines import Step, cpu, cuda
 from edge_rjepa.errors import DeviceError
 from edge_rjepa.learner.kernels import cuda as kernels
-from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED, Adam
+from edge_rjepa.learner.kernels.arrays import Adam
 from edge_rjepa.learner.kernels.cuda import tiles
 
 SMALL = {
@@ -63,7 +63,7 @@ def alike(found, true, tolerance, what):
 
 
 def is_the_cpu_s(config, lengths):
-    """Blocks of these lengths, with every mode of descent, and looks, on both engines."""
+    """Blocks of these lengths, with and without a step, and looks, on both engines."""
     rng, tolerance = np.random.default_rng(0), TOLERANCE[config.dtype]
     engines = on_gpu(config, 1), on_cpu(config, 1)
     weights = rng.normal(size=engines[1].arrays()["weights"].size) * 0.5
@@ -75,7 +75,7 @@ def is_the_cpu_s(config, lengths):
     widths = config.n_features, config.n_efference
     for i, K in enumerate(lengths):
         block = [rng.normal(size=(K, width)).astype(config.dtype) for width in widths]
-        step = Step(*block, adam, adam_encoder, (STEP, GATHER, STEP_GATHERED)[i % 3])
+        step = Step(*block, adam, adam_encoder, takes_step=i % 3 != 1)
         (found,), (true,) = (engine.learn([step]) for engine in engines)
         alike(found.surprise, true.surprise, tolerance, "surprise")
         scale = abs(true.loss) + float(true.surprise.sum())

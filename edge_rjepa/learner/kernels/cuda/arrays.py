@@ -23,7 +23,7 @@ Allocate = Callable[[tuple[int, ...], np.dtype], Any]  # zeros of a shape and dt
 
 # What the host tells the kernels of a block, a number each, ahead of features and efference copies.
 ADAM, ADAM_ENCODER = 0, 4  # four numbers each, as in kernels/arrays.py
-MODE = 8  # STEP, GATHER, STEP_GATHERED
+TAKES_STEP = 8  # 1 where a step is taken with the gradients of this block and those before
 LAST = 9  # row of x, hidden, z and y that holds the fixation before the block
 RATE, KEEP, WEIGHT, MEAN_WEIGHT = 10, 11, 12, 13  # of the statistics: r, 1 - r, r / K, r r
 RENEW = 14  # 1 where the statistics are to be factored after the block

@@ -14,8 +14,7 @@ import math
 import numba
 from numba import cuda
 
-from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED
-from edge_rjepa.learner.kernels.cuda.arrays import ADAM, MODE
+from edge_rjepa.learner.kernels.cuda.arrays import ADAM, TAKES_STEP
 from edge_rjepa.learner.kernels.cuda.build import device, index, kernel
 from edge_rjepa.learner.kernels.cuda.tiles import GPU
 
@@ -89,7 +88,7 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
                         weight = gamma[b, index(start + k), a, index(row)]
                     for p in range(COLUMNS):
                         e_new[q, p, a] += weight * seen[p]
-    mode = int(numbers[b, MODE])
+    takes_step = numbers[b, TAKES_STEP] != 0
     rate, blend = numbers[b, ADAM], numbers[b, ADAM + 1]
     correction, epsilon = numbers[b, ADAM + 2], numbers[b, ADAM + 3]
     for q in range(EACH):
@@ -105,11 +104,9 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
                     for d in range(N_STATE):
                         value += T[b, a, d, unit] * e[q, p, d]
                     E[b, a, index(row), index(column)] = value
-                if mode != STEP:
-                    gradient += total[b, index(row), index(column)]
-                    kept = NUMBER(0) if mode == STEP_GATHERED else gradient
-                    total[b, index(row), index(column)] = kept
-                if mode != GATHER:
+                gradient += total[b, index(row), index(column)]
+                total[b, index(row), index(column)] = NUMBER(0) if takes_step else gradient
+                if takes_step:
                     new_w, new_m2 = adam(
                         gradient, w[q, p], old_m2[q, p], rate, blend, correction, epsilon
                     )
@@ -174,7 +171,7 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
                     weight = activity[index(at_d + (start + k) * n_rows + row)]
                 for p in range(COLUMNS):
                     g[q, p] += weight * seen[p]
-    mode = int(numbers[b, MODE])
+    takes_step = numbers[b, TAKES_STEP] != 0
     rate, blend = numbers[b, at_adam], numbers[b, at_adam + 1]
     correction, epsilon = numbers[b, at_adam + 2], numbers[b, at_adam + 3]
     for q in range(EACH):
@@ -184,10 +181,9 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
             if row < n_rows and column < n_columns:
                 at = index(at_weights + row * n_columns + column)
                 gradient = g[q, p]
-                if mode != STEP:
-                    gradient += total[at]
-                    total[at] = NUMBER(0) if mode == STEP_GATHERED else gradient
-                if mode != GATHER:
+                gradient += total[at]
+                total[at] = NUMBER(0) if takes_step else gradient
+                if takes_step:
                     weights[at], m2[at] = adam(
                         gradient, w[q, p], old_m2[q, p], rate, blend, correction, epsilon
                     )

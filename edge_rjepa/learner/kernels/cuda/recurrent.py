@@ -10,8 +10,7 @@ from __future__ import annotations
 import numba
 from numba import cuda
 
-from edge_rjepa.learner.kernels.arrays import GATHER, STEP, STEP_GATHERED
-from edge_rjepa.learner.kernels.cuda.arrays import ADAM, LAST, MODE, NUMBERS
+from edge_rjepa.learner.kernels.cuda.arrays import ADAM, LAST, NUMBERS, TAKES_STEP
 from edge_rjepa.learner.kernels.cuda.build import kernel
 from edge_rjepa.learner.kernels.cuda.descent import adam
 from edge_rjepa.learner.kernels.cuda.tiles import GPU
@@ -150,7 +149,7 @@ def coefficients(
             alpha[b, a, j] = r[a]
             for d in range(N_STATE):
                 transition[b, a, d, j] = T[a, d]
-        mode = int(numbers[b, MODE])
+        takes_step = numbers[b, TAKES_STEP] != 0
         for i in range(N_PARAMETERS):
             g = gradient[i]
             for d in range(N_STATE):
@@ -160,10 +159,9 @@ def coefficients(
                     e_new[i, a] += T[a, d] * old
             for a in range(N_STATE):
                 e_lam[b, i, a, j] = e_new[i, a]
-            if mode != STEP:
-                g += total[b, i, j]
-                total[b, i, j] = NUMBER(0) if mode == STEP_GATHERED else g
-            if mode != GATHER:
+            g += total[b, i, j]
+            total[b, i, j] = NUMBER(0) if takes_step else g
+            if takes_step:
                 lam[b, i, j], m2[b, i, j] = adam(
                     g, lam[b, i, j], m2[b, i, j],
                     numbers[b, ADAM], numbers[b, ADAM + 1], numbers[b, ADAM + 2],
