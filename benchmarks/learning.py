@@ -5,6 +5,7 @@
     python -m benchmarks.learning places --seeds 3 --budgets 0,0.4M,10M --learner RFP
     python -m benchmarks.learning places --elsewhere --visits 20:500 --out rows.jsonl
     python -m benchmarks.learning places --set n_embedding=256 --set update_every=8
+    python -m benchmarks.learning places --retina orientation_scales=0
     python -m benchmarks.learning places --peers      what else tells places apart, at what cost
     python -m benchmarks.learning cells               every cell on glimpses and recall
     python -m benchmarks.learning --quick             a twentieth of everything: does it run?
@@ -31,6 +32,7 @@ import multiprocessing
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +44,7 @@ from benchmarks import photographs, places_peers
 from benchmarks.places import Places
 from benchmarks.protocols import FEW_LABELS, Glimpses, Recall
 from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 
@@ -193,7 +196,7 @@ def main() -> None:
         "--learner", action="append", choices=LEARNERS, help="only this one; can be repeated"
     )
     parser.add_argument(
-        "--set", action="append", type=setting, default=[], metavar="NAME=VALUE",
+        "--set", action="append", type=setting_of(RJepaConfig), default=[], metavar="NAME=VALUE",
         help="of RJepaConfig, the value as JSON; can be repeated",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="append the rows to this file, too")
@@ -205,6 +208,10 @@ def main() -> None:
     places.add_argument(
         "--visits", type=visits, metavar="FEWEST:MOST", help="frames of a visit, log-uniform"
     )
+    places.add_argument(
+        "--retina", action="append", type=setting_of(RetinaConfig), default=[],
+        metavar="NAME=VALUE", help="of RetinaConfig, as --set",
+    )  # fmt: skip
     places.add_argument("--peers", action="store_true", help="what else tells places apart")
     places.add_argument("--efficientnet", type=Path, help="folder of its environment")
     options = parser.parse_args()
@@ -226,6 +233,8 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         of_protocol: tuple = ()
         if name == "places":
             of_protocol = (("folder", options.pictures), ("elsewhere", options.elsewhere))
+            if options.retina:
+                of_protocol += (("retina", tuple(options.retina)),)
             if options.visits:
                 of_protocol += (("visit_frames", options.visits),)
         budgets = options.budgets or BUDGETS[name]
@@ -273,15 +282,20 @@ def visits(text: str) -> tuple[int, int]:
     return fewest, most
 
 
-def setting(text: str) -> tuple[str, object]:
-    """A name of RJepaConfig and its value: what is no JSON is text."""
-    name, _, value = text.partition("=")
-    if name not in (field.name for field in dataclasses.fields(RJepaConfig)):
-        raise argparse.ArgumentTypeError(f"RJepaConfig has no {name}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+def setting_of(config: type) -> Callable[[str], tuple[str, object]]:
+    """What reads NAME=VALUE of that configuration, the value as JSON; what is no JSON is text."""
+    names = [field.name for field in dataclasses.fields(config)]
+
+    def setting(text: str) -> tuple[str, object]:
+        name, _, value = text.partition("=")
+        if name not in names:
+            raise argparse.ArgumentTypeError(f"{config.__name__} has no {name}")
+        try:
+            return name, json.loads(value)
+        except json.JSONDecodeError:
+            return name, value
+
+    return setting
 
 
 if __name__ == "__main__":

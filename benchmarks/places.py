@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import photographs
 from benchmarks.protocols import DRAWS, Block, draw, held_out_scores
 from edge_rjepa.encoder.classify import NEIGHBOURS, commonest, ridge
-from edge_rjepa.eye.config import GazeConfig
+from edge_rjepa.eye.config import GazeConfig, RetinaConfig
 from edge_rjepa.eye.efference import efference_copy
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import Prediction
@@ -125,7 +125,8 @@ def sequences(views: list[View], each: int, window_px: int, seed: int) -> Sequen
 class Places:
     """The protocol. folder: of photographs; elsewhere: learn from paintings and drawings only.
 
-    visit_frames: fewest and most frames of a visit, log-uniform between them.
+    visit_frames: fewest and most frames of a visit, log-uniform between them. retina: names and
+    values of RetinaConfig, in place of its defaults.
     """
 
     n_efference = 4
@@ -135,10 +136,11 @@ class Places:
         folder: Path | None = None,
         elsewhere: bool = False,
         visit_frames: tuple[int, int] = (VISIT_FRAMES, VISIT_FRAMES),
+        retina: tuple[tuple[str, object], ...] = (),
         pictures: Callable[[str], list[np.ndarray]] | None = None,
     ):
         pictures = pictures or (lambda name: photographs.load(name, folder))
-        self.retina = Retina()
+        self.retina = Retina(RetinaConfig(**dict(retina)))
         self.n_features = self.retina.n_features
         self.visit_frames = visit_frames
         left, right = halves(pictures("monuments"))

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import learning, photographs, places, places_peers
 from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.eye.config import RetinaConfig
 
 WIDTH, HEIGHT = 300, 200
 PLACES = 4
@@ -234,8 +235,9 @@ def test_a_download_that_fails_says_so_in_a_line(tmp_path, monkeypatch):
 def test_the_command_line_says_which_jobs():
     options = argparse.Namespace(
         what="places", seeds=2, quick=False, budgets=learning.budgets_of("0,0.4M,1000"),
-        learner=["RFP", "untrained"], set=[learning.setting("noise_floor=0.1")],
+        learner=["RFP", "untrained"], set=[learning.setting_of(RJepaConfig)("noise_floor=0.1")],
         pictures=None, elsewhere=True, visits=learning.visits("20:500"),
+        retina=[learning.setting_of(RetinaConfig)("orientation_scales=0")],
     )  # fmt: skip
     jobs = learning.jobs_of(options)
     assert [(job.learner, job.seed, job.budgets) for job in jobs] == [
@@ -244,9 +246,12 @@ def test_the_command_line_says_which_jobs():
         for learner, budgets in (("untrained", (0,)), ("RFP", (1000, 400_000)))
     ]
     assert jobs[0].network == (("noise_floor", 0.1),)
-    assert dict(jobs[0].options) == {"folder": None, "elsewhere": True, "visit_frames": (20, 500)}
+    assert dict(jobs[0].options) == {
+        "folder": None, "elsewhere": True, "visit_frames": (20, 500),
+        "retina": (("orientation_scales", 0),),
+    }  # fmt: skip
     with pytest.raises(argparse.ArgumentTypeError, match="no noise"):
-        learning.setting("noise=1")
+        learning.setting_of(RJepaConfig)("noise=1")
 
 
 def test_a_job_prints_and_keeps_its_rows(protocol, monkeypatch, tmp_path, capsys):
