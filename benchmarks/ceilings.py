@@ -12,9 +12,8 @@ import numpy as np
 from scipy.linalg import get_lapack_funcs
 
 from edge_rjepa import RJepaConfig
-from edge_rjepa.base.jit import jit
 from edge_rjepa.learner.cells import find
-from edge_rjepa.learner.kernels import cpu as kernels
+from edge_rjepa.learner.kernels import products as kernels
 from edge_rjepa.learner.network import (
     count_weights,
     layers,
@@ -94,56 +93,35 @@ class Operands:
                     GRADIENT: (d, x, gradient),
                 }[p.kind]
             )
-        self._by_kind = tuple(
-            tuple(self._arrays[i] for i, p in enumerate(self.products) if p.kind == kind)
-            for kind in (FORWARD, BACKWARD, GRADIENT)
-        )
 
     def multiply(self) -> None:
         """All products of a block, each once."""
-        multiply_all(*self._by_kind)
+        for i in range(len(self.products)):
+            self.repeat(i, 1)
 
     def repeat(self, i: int, times: int) -> None:
         """The i-th product so many times."""
-        REPEAT[self.products[i].kind](*self._arrays[i], times)
+        multiply = MULTIPLY[self.products[i].kind]
+        for _ in range(times):
+            multiply(*self._arrays[i])
 
 
-@jit
-def multiply_all(forward, backward, gradient):
-    """Products by way of Numba to SciPy's BLAS, as in kernels/cpu.py, without a call for each."""
-    for x, matrix, out in forward:
-        np.dot(x, matrix.T, out)
-    for d, matrix, out in backward:
-        np.dot(d, matrix, out)
-    for d, x, out in gradient:
-        np.dot(d.T, x, out)
+def gradient(d, x, out):
+    """out <- d' x: as the learner adds it, to nothing."""
+    kernels.add_product(d, x, out, 1.0, 0.0)
 
 
-@jit
-def repeat_forward(x, matrix, out, times):
-    for _ in range(times):
-        np.dot(x, matrix.T, out)
-
-
-@jit
-def repeat_backward(d, matrix, out, times):
-    for _ in range(times):
-        np.dot(d, matrix, out)
-
-
-@jit
-def repeat_gradient(d, x, out, times):
-    for _ in range(times):
-        np.dot(d.T, x, out)
-
-
-REPEAT = {FORWARD: repeat_forward, BACKWARD: repeat_backward, GRADIENT: repeat_gradient}
+MULTIPLY = {
+    FORWARD: kernels.forward_product,
+    BACKWARD: kernels.backward_product,
+    GRADIENT: gradient,
+}
 
 
 def large_product(n: int = 1024) -> Callable:
     """A product (n, n) (n, n): what BLAS reaches where nothing holds it up."""
     a, b, out = (np.ones((n, n), np.float32) for _ in range(3))
-    return lambda: kernels.product(a, b, out)
+    return lambda: np.dot(a, b, out)
 
 
 def copying(n_bytes: int) -> Callable:

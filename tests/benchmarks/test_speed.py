@@ -13,7 +13,7 @@ from benchmarks import ceilings, memory, tables, timing
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.learner import network
 from edge_rjepa.learner.cells import CELLS, find
-from edge_rjepa.learner.kernels import cpu as kernels
+from edge_rjepa.learner.kernels import products
 
 ROOT = Path(__file__).parents[2]
 SIZES = {
@@ -75,21 +75,25 @@ def shape_of(a, b):
 @pytest.mark.parametrize("n_e", [0, 9])
 def test_products_are_those_of_a_learning_block(K, n_e, monkeypatch):
     done = Counter()
-    product, add_product = kernels.product, kernels.add_product
 
-    def counting_product(a, b, out):
-        done[shape_of(a, b)] += 1
-        product(a, b, out)
+    def counted(product, shape):
+        def counting(a, b, out, *scales):
+            done[shape(a, b)] += 1
+            product(a, b, out, *scales)
 
-    def counting_add_product(a, b, out, *scales):
-        done[shape_of(a.T, b)] += 1
-        add_product(a, b, out, *scales)
+        return counting
 
     learner = RJepa(RJepaConfig(**SIZES, n_encoder_hidden=n_e))
     fixations = np.ones((K, 11)), np.ones((K, 3))
     learner.learn_block(*fixations)  # compiled from the true ones
-    monkeypatch.setattr(kernels, "product", counting_product)
-    monkeypatch.setattr(kernels, "add_product", counting_add_product)
+    kinds = {
+        "forward_product": lambda x, w: shape_of(x, w.T),
+        "backward_product": shape_of,
+        "add_product": lambda d, x: shape_of(d.T, x),
+    }
+    for name, shape in kinds.items():
+        count_it = counted(getattr(products, name), shape)
+        monkeypatch.setattr(products, name, count_it)
     learner.learn_block(*fixations)
     listed = ceilings.products(learner.config, K)
     assert Counter(each.shape for each in listed) == done

@@ -13,6 +13,7 @@ from edge_rjepa.base.jit import jit
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 from edge_rjepa.learner.kernels import cpu as kernels
+from edge_rjepa.learner.kernels import products
 
 SMALL = {
     "n_features": 20,
@@ -106,9 +107,10 @@ def handles(monkeypatch):
     def count(name, function, *args) -> int:
         counted.clear()
         with monkeypatch.context() as patch:
-            for kernel_name, kernel in vars(kernels).items():
-                if isinstance(kernel, Dispatcher):
-                    patch.setattr(kernels, kernel_name, counting(kernel))
+            for module in (kernels, products):
+                for kernel_name, kernel in vars(module).items():
+                    if isinstance(kernel, Dispatcher):
+                        patch.setattr(module, kernel_name, counting(kernel))
             function(*args)
         return sum(counted) + (name == "forward") * SCAN_ARRAYS
 

@@ -39,7 +39,7 @@ def learned(cell: str, dtype: str, n_encoder_hidden: int) -> dict[str, np.ndarra
 
 
 def main(path: str) -> None:
-    assert isinstance(kernels.product, FunctionType), "compiled after all"
+    assert isinstance(kernels.descend, FunctionType), "compiled after all"
     found = {
         f"{cell} {dtype} {hidden} {name}": array
         for cell in CELLS

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
-from edge_rjepa.learner.kernels import cpu as kernels
+from edge_rjepa.learner.kernels import products
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate, half_logdet
 
 
@@ -71,7 +71,7 @@ class PredictiveInformation:
         rate = blend_rate(K, int(self.fixations[0]), self.statistics_fixations)
         self.fixations += K
         for S, rows in ((self.S_z, centred), (self.S_e, e)):
-            kernels.add_product(rows, rows, S, rate / K, 1.0 - rate)
+            products.add_product(rows, rows, S, rate / K, 1.0 - rate)
         shift = self._shift  # of mu
         np.mean(centred, axis=0, out=shift)
         shift *= rate

@@ -24,10 +24,10 @@ import math
 import numpy as np
 from numba import types
 from numba.extending import overload
-from scipy.linalg import blas
 
 from edge_rjepa.base.jit import jit, specialise
 from edge_rjepa.learner import cells
+from edge_rjepa.learner.kernels import products
 from edge_rjepa.learner.kernels.arrays import COLUMN
 from edge_rjepa.learner.network import ENCODER
 
@@ -114,23 +114,6 @@ VOCABULARY = {name: globals()[name] for name in cells.VOCABULARY}
 
 
 @jit
-def product(a, b, out):
-    """out <- a b. By way of Numba to SciPy's BLAS, at times half as fast again as NumPy's own."""
-    np.dot(a, b, out)
-
-
-GEMM = {"f": blas.sgemm, "d": blas.dgemm}
-
-
-def add_product(a, b, out, scale=1.0, keep=1.0):
-    """out (n, m) <- keep out + scale a' b for a (K, n), b (K, m): added where the result lies.
-
-    All in C order, which BLAS reads as their transposes.
-    """
-    GEMM[out.dtype.char](scale, b.T, a.T, keep, out.T, False, True, True)
-
-
-@jit
 def copy(x, y):
     """y <- x, both flat. A loop: Numba's slice assignment takes seconds to compile."""
     for i in range(x.size):
@@ -153,15 +136,16 @@ def encode(p, ws, remember_features):
     x, z, encoded = ws.x[1:], ws.z[1:], ws.x[1:]
     if len(p.W_x):
         hidden, encoded = ws.scratch_hidden[1:], ws.hidden[1:]
-        product(x, p.W_x.T, hidden)
+        products.forward_product(x, p.W_x, hidden)
         tanh_into(hidden, encoded)
-    product(encoded, p.W_z.T, z)
+    products.forward_product(encoded, p.W_z, z)
     tanh_rows(z)
     n_memory = ws.u.shape[1] - ws.a.shape[1]
     ws.u[:, :n_memory] = x[:, :n_memory] if remember_features else z
     ws.u[:, n_memory:] = ws.a
     G, n_hidden, n_u = p.W.shape
-    product(ws.u, p.W.reshape(G * n_hidden, n_u).T, ws.s.reshape(len(z), G * n_hidden))
+    W, s = p.W.reshape(G * n_hidden, n_u), ws.s.reshape(len(z), G * n_hidden)
+    products.forward_product(ws.u, W, s)
 
 
 TAKE = {length: jit(take) for length, take in COLUMN.items()}
@@ -222,14 +206,14 @@ def predict(p, ws):
         at += n_hidden
     ws.c[:, at : at + n_z] = ws.z[:-1]
     ws.c[:, at + n_z :] = ws.a
-    product(ws.a, p.G_a.T, ws.scratch_gain)
+    products.forward_product(ws.a, p.G_a, ws.scratch_gain)
     tanh_into(ws.scratch_gain, ws.gain)
-    product(ws.gain, p.G_b.T, ws.g)
-    product(ws.c, p.V_1.T, ws.q)
+    products.forward_product(ws.gain, p.G_b, ws.g)
+    products.forward_product(ws.c, p.V_1, ws.q)
     gate_rows(ws.q, ws.g, ws.p1)
-    product(ws.p1, p.V_2.T, ws.scratch_p)
+    products.forward_product(ws.p1, p.V_2, ws.scratch_p)
     tanh_into(ws.scratch_p, ws.p2)
-    product(ws.p2, p.V_3.T, ws.zhat)
+    products.forward_product(ws.p2, p.V_3, ws.zhat)
     np.subtract(ws.z[1:], ws.zhat, out=ws.e)
 
 
@@ -298,15 +282,15 @@ def predictor_backward(p, ws, descent):
         w, gradient, m2 = (getattr(group, name) for group in descent[:3])
         learn_matrix(d_out, x, w, gradient, m2, adam, descent.takes_step)
 
-    product(ws.d_zhat, p.V_3, ws.d_p)
+    products.backward_product(ws.d_zhat, p.V_3, ws.d_p)
     learn("V_3", ws.d_zhat, ws.p2)
     through_tanh(ws.d_p, ws.p2, ws.d_q)
-    product(ws.d_q, p.V_2, ws.d_p)
+    products.backward_product(ws.d_q, p.V_2, ws.d_p)
     learn("V_2", ws.d_q, ws.p1)
     through_gate(ws.d_p, ws.q, ws.g, ws.d_q, ws.d_g)
-    product(ws.d_q, p.V_1, ws.d_c)
+    products.backward_product(ws.d_q, p.V_1, ws.d_c)
     learn("V_1", ws.d_q, ws.c)
-    product(ws.d_g, p.G_b, ws.d_gain)
+    products.backward_product(ws.d_g, p.G_b, ws.d_gain)
     learn("G_b", ws.d_g, ws.gain)
     through_tanh(ws.d_gain, ws.gain, ws.scratch_gain)
     learn("G_a", ws.scratch_gain, ws.a)
@@ -320,7 +304,7 @@ def predictor_backward(p, ws, descent):
     add_columns(ws.d_c, at, ws.d_z[:-1])  # NumPy's += would take a buffer
     through_tanh(ws.d_z, ws.z, ws.d_z)
     if len(p.W_x):
-        product(ws.d_z, p.W_z, ws.d_hidden)
+        products.backward_product(ws.d_z, p.W_z, ws.d_hidden)
         learn("W_z", ws.d_z, ws.hidden)
         through_tanh(ws.d_hidden, ws.hidden, ws.scratch_hidden)
         learn("W_x", ws.scratch_hidden, ws.x)
@@ -444,7 +428,7 @@ def learn_matrix(d_out, x, w, gradient, m2, adam, takes_step):
 
     Right after the product the gradient is still in the cache.
     """
-    add_product(d_out, x, gradient)
+    products.add_product(d_out, x, gradient)
     if takes_step:
         descend_rows(w, gradient, m2, adam)
 
@@ -518,6 +502,7 @@ def update(ws, traces, descent):
     K = ws.u.shape[0]
     m, G, n_hidden, n_u = traces.E.shape
     E = traces.E.reshape(m, G * n_hidden, n_u)
-    add_product(ws.beta.reshape(K, G * n_hidden), ws.u, gradient.W.reshape(G * n_hidden, n_u))
+    beta, gamma = ws.beta.reshape(K, G * n_hidden), ws.gamma.reshape(K, m * G * n_hidden)
+    products.add_product(beta, ws.u, gradient.W.reshape(G * n_hidden, n_u))
     recur_rows(alpha, T, E, ws.E_row, weights.W, gradient.W, m2.W, adam, takes_step)
-    add_product(ws.gamma.reshape(K, m * G * n_hidden), ws.u, E.reshape(m * G * n_hidden, n_u))
+    products.add_product(gamma, ws.u, traces.E.reshape(m * G * n_hidden, n_u))
