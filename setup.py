@@ -73,13 +73,14 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "."},  # so that an editable installation sees packages added later
     packages=find_packages(
-        include=["edge_rjepa*", "firmware_bridge", "firmware_bridge.*", "calibration*"]
+        include=["edge_rjepa*", "firmware_bridge", "firmware_bridge.*", "calibration*", "safe_files"]
     ),
     install_requires=CORE,
     package_data={
         "edge_rjepa": ["py.typed"],
         "edge_rjepa.views.dashboard": ["page.html"],
         "calibration": ["py.typed"],
+        "safe_files": ["py.typed"],
         "firmware_bridge": ["py.typed", "PROTOCOL.md", "vectors.json", "firmware/edge_head.hex"],
     },
     extras_require={

@@ -46,11 +46,12 @@ class CalibratedAim:
         """Pulses that bring the head from where it stands to these angles, or near them.
 
         From where is not known (NaN): into the middle of the backlash. Beyond what the servos can
-        do: as far as they can.
+        do: as far as they can. Where this head can look at nothing like it: they stay.
         """
         within_rad = np.clip(angles_rad, *self._limits_rad.T)
         goal, here = self._model.shafts_of_pointing(np.array([within_rad, here_rad]))
-        here = np.where(np.isnan(here), goal, here)
+        goal, here = np.where(np.isnan(goal), here, goal), np.where(np.isnan(here), goal, here)
+        goal, here = np.nan_to_num(goal), np.nan_to_num(here)  # neither is known: home
         pan, tilt = self._model.pulses_towards(goal, here).tolist()
         return pan, tilt
 

@@ -32,6 +32,8 @@ from calibration.model import CameraModel
 AXES = "pan", "tilt"
 DEGREE = 5  # of the polynomial from pulse to angle
 OPTICAL_AXIS = 0.0, 0.0, 1.0
+MOST_VALUE = 1e6  # of pulses, which every servo stays far below
+MOST_CURVE_RAD, MOST_BACKLASH_RAD = 100.0, 1.0  # of every servo, and by far
 
 # The rotations that make up R, from the left: about which axis, and how much of each of
 # (pan, tilt, elevation, roll, lean, yaw) goes into the angle.
@@ -103,16 +105,22 @@ class Servo:
     def __post_init__(self) -> None:
         object.__setattr__(self, "curve_rad", tuple(float(c) for c in self.curve_rad))
         values = (self.low, self.high, self.home, self.backlash_rad, *self.curve_rad)
-        if not np.isfinite(values).all():
-            raise CalibrationError(f"servo values {values}: all must be finite")
+        if not (np.abs(values) <= MOST_VALUE).all():
+            raise CalibrationError(
+                f"servo values {values}: all must be finite, at most {MOST_VALUE:g}"
+            )
         if not self.low <= self.home <= self.high or self.low == self.high:
             raise CalibrationError(
                 f"servo limits {self.low} to {self.high} with home {self.home}: they must rise"
             )
-        if len(self.curve_rad) != DEGREE or self.backlash_rad < 0.0:
+        if len(self.curve_rad) != DEGREE or not 0.0 <= self.backlash_rad <= MOST_BACKLASH_RAD:
             raise CalibrationError(
-                f"a servo curve has {DEGREE} values and its backlash is not negative; "
-                f"these are {self.curve_rad} and {self.backlash_rad}"
+                f"a servo curve has {DEGREE} values and its backlash is not negative, at most "
+                f"{MOST_BACKLASH_RAD} rad; these are {self.curve_rad} and {self.backlash_rad}"
+            )
+        if max(map(abs, self.curve_rad)) > MOST_CURVE_RAD:
+            raise CalibrationError(
+                f"a servo's curve {self.curve_rad} goes beyond {MOST_CURVE_RAD} rad: calibrate it"
             )
         slopes = self.slope(np.linspace(self.low, self.high, 101))
         if slopes.min() <= 0.0 <= slopes.max():

@@ -1,7 +1,8 @@
 """The calibration file: one JSON for camera and head, read strictly, written whole or not at all.
 
 docs/calibration.md has the schema. What a section's `result` holds are the fields of
-CameraCalibration and HeadCalibration, by their names, arrays as nested lists: see plain.py.
+CameraCalibration and HeadCalibration, by their names, arrays as nested lists:
+safe_files/plain.py.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from typing import NamedTuple
 from calibration.camera import CameraCalibration
 from calibration.errors import CalibrationError
 from calibration.head import HeadCalibration
-from calibration.plain import plain, rebuilt
+from safe_files.errors import FileError, why
+from safe_files.plain import plain, rebuilt
+from safe_files.reading import read_json
+from safe_files.writing import write_atomic
 
 FORMAT = "edge_rjepa calibration"
 VERSION = 1
 UNITS = "radians, metres, seconds; pixels, whole numbers at their centres"
 OLD = timedelta(days=365)
+MOST_BYTES = 64 << 20  # of a file: a thousand views of a large board take a tenth of it
 
 
 @dataclass(frozen=True)
@@ -76,19 +81,21 @@ def save(path: str | os.PathLike, *records: CameraRecord | HeadRecord) -> None:
         raise CalibrationError(
             f"not saved to {path}: a result is not finite: calibrate again"
         ) from None
-    _write_atomic(Path(path), text.encode())
+    try:
+        write_atomic(path, text.encode(), private=False)
+    except OSError as error:
+        raise CalibrationError(f"cannot write calibration {path}: {why(error)}") from error
 
 
 def load(path: str | os.PathLike) -> Calibration:
     """Read a file. Raises CalibrationError when it is missing, damaged, or of another version."""
     try:
-        text = Path(path).read_bytes().decode()
-        values = json.loads(text, parse_constant=_refuse_constant)
+        values = read_json(path, MOST_BYTES)
     except OSError as error:
-        raise CalibrationError(f"cannot read calibration {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+        raise CalibrationError(f"cannot read calibration {path}: {why(error)}") from error
+    except FileError as error:
         raise CalibrationError(
-            f"{path} is damaged ({' '.join(str(error).split())}): calibrate again, or use a copy"
+            f"{path} is damaged ({error}): calibrate again, or use a copy"
         ) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CalibrationError(f"{path} is no calibration: name the file that calibrate wrote")
@@ -105,7 +112,7 @@ def load(path: str | os.PathLike) -> Calibration:
         }
         for record in records.values():
             _made(record)
-    except CalibrationError as error:
+    except (CalibrationError, FileError) as error:
         raise CalibrationError(f"{path}: {error}: calibrate again, or use a copy") from error
     return Calibration(**records)
 
@@ -148,10 +155,6 @@ def _made(record) -> datetime:
     return made if made.tzinfo else made.replace(tzinfo=timezone.utc)
 
 
-def _refuse_constant(name: str):
-    raise ValueError(f"{name} is no number")
-
-
 # -- bytes -----------------------------------------------------------------------------------------
 
 
@@ -171,17 +174,3 @@ def _text(values: dict) -> str:
         return ",\n".join(inner)
 
     return "{\n" + lines(" ", values, tuple(SECTIONS)) + "\n}\n"
-
-
-def _write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole: another name first, then the name it is to have."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise CalibrationError(f"cannot write calibration {path}: {error.strerror}") from error

@@ -34,6 +34,8 @@ from calibration.errors import CalibrationError
 LENSES = {"pinhole": ("k1", "k2", "p1", "p2", "k3"), "fisheye": ("k1", "k2", "k3", "k4")}
 PLACE = ("focal_x_px", "focal_y_px", "centre_x_px", "centre_y_px")
 FARTHEST_RAD = {"pinhole": math.radians(89.9), "fisheye": math.pi}  # off the axis, at most
+MOST_PX = 65_535  # of a picture's side
+MOST_PARAMETER = 1e7  # focal length and centre in px, and distortion: far beyond every lens
 TABLE = 1024  # entries of the table that starts the way back from pixel to ray
 BEFORE_TURN = 0.97  # of the angle where a lens turns back: close to it no way back is stable
 LOST = 1e-4  # focal lengths: Newton's last but one step is far closer, or astray
@@ -139,15 +141,20 @@ class CameraModel:
             raise CalibrationError(f"lens {self.lens!r} is unknown: use {' or '.join(LENSES)}")
         if not (_is_count(self.width_px) and _is_count(self.height_px)):
             size = f"{self.width_px!r} x {self.height_px!r}"
-            raise CalibrationError(f"a picture of {size} px: both must be whole and at least 1")
+            raise CalibrationError(
+                f"a picture of {size} px: both must be whole, at least 1 and at most {MOST_PX}"
+            )
         object.__setattr__(self, "distortion", tuple(float(k) for k in self.distortion))
         if len(self.distortion) != len(LENSES[self.lens]):
             names = ", ".join(LENSES[self.lens])
             raise CalibrationError(
                 f"distortion has {len(self.distortion)} values: a {self.lens} lens has {names}"
             )
-        if not np.isfinite(self.parameters).all():
-            raise CalibrationError(f"camera parameters {self.parameters}: all must be finite")
+        if not (np.abs(self.parameters) <= MOST_PARAMETER).all():
+            raise CalibrationError(
+                f"camera parameters {self.parameters}: all must be finite, at most "
+                f"{MOST_PARAMETER:g}"
+            )
         if min(self.focal_x_px, self.focal_y_px) <= 0.0:
             raise CalibrationError(
                 f"focal lengths {self.focal_x_px}, {self.focal_y_px} px: both must be above 0"
@@ -404,4 +411,5 @@ def _first_root(polynomial) -> float:
 
 
 def _is_count(value) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(1 <= value <= MOST_PX)

@@ -30,7 +30,7 @@ def execute(options):
 
 def copy_of_the_package(folder):
     """A copy of all that the command line imports, to be changed."""
-    for name in ("edge_rjepa", "firmware_bridge", "calibration"):
+    for name in ("edge_rjepa", "firmware_bridge", "calibration", "safe_files"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 

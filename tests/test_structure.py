@@ -27,7 +27,14 @@ ALLOWED = {
     "cli": "base doctor encoder eye learner optics run sources views watch",
 }
 OPEN = {"errors", "_version"}
+NEIGHBOURS = [  # used by edge_rjepa, and usable without it
+    name for name in ("firmware_bridge", "calibration", "safe_files") if (ROOT / name).is_dir()
+]
 DOORS = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}  # the public names; the command line
+PARSERS = {
+    "safe_files/reading.py",
+    "firmware_bridge/firmware/fuzz/seeds.py",  # the vectors of its own source tree
+}
 HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]
 
 
@@ -96,7 +103,7 @@ def test_only_the_cuda_engine_knows_the_cuda_kernels(path):
 
 
 def test_nothing_imports_the_tests_or_by_relative_names():
-    for path in sources("edge_rjepa", "firmware_bridge", "calibration", "benchmarks"):
+    for path in sources("edge_rjepa", *NEIGHBOURS, "benchmarks"):
         names = imported(path.read_text())
         wrong = [name for name in names if name.startswith(".") or name.split(".")[0] == "tests"]
         assert not wrong, path
@@ -106,17 +113,30 @@ def test_the_reference_shares_nothing_with_what_it_checks():
     assert not rooms_imported((PACKAGE / "learner" / "reference.py").read_text())
 
 
-NEIGHBOURS = [name for name in ("firmware_bridge", "calibration") if (ROOT / name).is_dir()]
-
-
 @pytest.mark.parametrize("folder", NEIGHBOURS)
 def test_neighbours_know_nothing_of_the_package(folder):
     for path in sources(folder):
         assert not rooms_imported(path.read_text()), path
 
 
+def test_safe_files_knows_nothing_of_anybody():
+    everybody = {"edge_rjepa", *NEIGHBOURS} - {"safe_files"}
+    for path in sources("safe_files"):
+        assert not {name.split(".")[0] for name in imported(path.read_text())} & everybody, path
+
+
+@pytest.mark.parametrize("path", sources("edge_rjepa", *NEIGHBOURS), ids=by_path)
+def test_structured_files_come_in_by_one_door(path):
+    """Nothing but safe_files/reading.py parses JSON or TOML that may come from a file."""
+    parsers = {"json.load", "json.loads", "tomllib", "tomli"}
+    called = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text()))
+              if isinstance(node, ast.Call)}  # fmt: skip
+    found = (called | imported(path.read_text())) & parsers
+    assert not found or by_path(path) in PARSERS, found
+
+
 def test_no_source_file_is_empty():
-    everywhere = sources("edge_rjepa", "firmware_bridge", "calibration", "benchmarks", "tests")
+    everywhere = sources("edge_rjepa", *NEIGHBOURS, "benchmarks", "tests")
     assert not [by_path(path) for path in everywhere if not path.read_text().strip()]
 
 

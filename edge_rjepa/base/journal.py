@@ -16,7 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from edge_rjepa.base.checkpoint import move_up, newest, numbered
+from safe_files.errors import FileError
+from safe_files.reading import lines, open_regular, parse_json
+from safe_files.writing import move_up, newest, numbered, private_opener
+
+MOST_LINE_BYTES = 1 << 20  # a longer one is damaged
 
 
 class Journal:
@@ -37,7 +41,7 @@ class Journal:
         size = self.path.stat().st_size if self.path.exists() else 0
         if size and size + len(data) > self.max_bytes:
             move_up([self.path, *(numbered(self.path, i) for i in range(1, self.keep))])
-        with open(self.path, "ab+", buffering=0) as file:
+        with open(self.path, "ab+", buffering=0, opener=private_opener) as file:
             end = _mend(file)
             try:
                 while data:  # once; on a full disk a second time, which raises the error
@@ -67,8 +71,9 @@ def read(path: str | os.PathLike) -> Iterator[dict]:
     Raises OSError when there is none or it cannot be read.
     """
     for version in reversed(newest(path) or [Path(path)]):
-        with open(version, "rb") as file:
-            yield from (line for line in map(_parse, file) if line is not None)
+        with open_regular(version, follow_links=False) as file:
+            parsed = (_parse(line) for line, _ in lines(file, MOST_LINE_BYTES))
+            yield from (line for line in parsed if line is not None)
 
 
 def _mend(file: BinaryIO) -> int:
@@ -77,19 +82,18 @@ def _mend(file: BinaryIO) -> int:
     if size:
         file.seek(size - 1)
         if file.read(1) != b"\n":
-            file.seek(0)
-            size = file.read().rfind(b"\n") + 1
+            start = max(0, size - MOST_LINE_BYTES)
+            file.seek(start)
+            size = start + file.read().rfind(b"\n") + 1
             file.truncate(size)
     return size
 
 
 def _until(path: Path, frames: int) -> tuple[int, int]:
     """Bytes up to the end of the last line before those above `frames`, and the highest count."""
-    kept = end = 0
-    last = frames
-    with open(path, "rb") as file:
-        for line in file:
-            end += len(line)
+    kept, last = 0, frames
+    with open_regular(path, follow_links=False) as file:
+        for line, end in lines(file, MOST_LINE_BYTES):
             count = (_parse(line) or {}).get("frames")
             if not isinstance(count, int):
                 continue
@@ -98,10 +102,10 @@ def _until(path: Path, frames: int) -> tuple[int, int]:
     return kept, last
 
 
-def _parse(line: bytes) -> dict | None:
+def _parse(line: bytes | None) -> dict | None:
     """The line, or None where it is damaged."""
     try:
-        value = json.loads(line)
-    except ValueError:
+        value = parse_json(line or b"", finite=False)
+    except FileError:
         return None
     return value if isinstance(value, dict) else None

@@ -273,7 +273,7 @@ class _Preview:
             return
         import cv2
 
-        from edge_rjepa.base.checkpoint import write_atomic
+        from safe_files.writing import write_atomic
 
         self._shown_s, image = now_s, image.copy()
         for x, y in advice.sighting.pixels.round().astype(int).tolist() if advice.sighting else ():
@@ -403,7 +403,7 @@ def _save(options: argparse.Namespace, record: Any) -> None:
 
 def _write_page(found, path: Path) -> Path:
     from calibration.report import page
-    from edge_rjepa.base.checkpoint import write_atomic
+    from safe_files.writing import write_atomic
 
     try:
         write_atomic(path, page(found).encode())

@@ -34,7 +34,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from edge_rjepa._version import __version__
-from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.jit import specialise
 from edge_rjepa.encoder.describe import (
     DARKEST_LEVEL,
@@ -95,6 +94,7 @@ from edge_rjepa.learner import cells
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.patches import Patches
+from safe_files.writing import write_atomic
 
 SEQUENCE_FIXATIONS = 16
 PICTURE_PX = (320, 240)  # of the usual camera

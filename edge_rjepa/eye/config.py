@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from edge_rjepa.base.checks import check_choice, check_number, check_whole
+from edge_rjepa.base.checks import check_choice, check_number, check_text, check_whole
 from edge_rjepa.errors import ConfigError
 
 MOST_COLOUR_CODES = 96  # colour_codes.py lists so many
 MOST_ORIENTATION_SCALES = 4
+MOST_WINDOW_PX = 1024  # the tables of its coefficients grow with the third power of it
+MOST_FEATURES = 1 << 16
 ORIENTATIONS = 8
 
 
@@ -35,10 +37,8 @@ class RetinaConfig:
     orientation_parts: int = 2  # side of the grid of parts of the window, each measured by itself
 
     def __post_init__(self) -> None:
-        check_whole(self, "window_px", 2)
-        check_whole(self, "fovea_px", 2)
-        for name in ("surround_cells", "colour_cells"):
-            check_whole(self, name, 2)
+        for name in ("window_px", "fovea_px", "surround_cells", "colour_cells"):
+            check_whole(self, name, 2, MOST_WINDOW_PX)
         for name in ("fovea_degree", "surround_degree", "colour_degree"):
             check_whole(self, name, 1)
         check_number(self, "contrast_floor", above=0.0)
@@ -62,6 +62,10 @@ class RetinaConfig:
             if getattr(self, name) >= below:
                 raise ConfigError(f"{name} = {getattr(self, name)}: must be below {below}")
         self._check_codes()
+        if self.n_features > MOST_FEATURES:
+            raise ConfigError(
+                f"degrees that give {self.n_features} features: must be at most {MOST_FEATURES}"
+            )
 
     def _check_codes(self) -> None:
         for name, most in (
@@ -178,8 +182,7 @@ class HeadConfig:
     image_delay_s: float = 0.0  # how much older the picture is than its time stamp
 
     def __post_init__(self) -> None:
-        if not isinstance(self.device, str):
-            raise ConfigError(f"device = {self.device!r}: must be text, such as serial:")
+        check_text(self, "device", "such as serial:")
         for name in ("pan_limit_rad", "tilt_limit_rad"):
             check_number(self, name, at_least=0.0)
         check_choice(self, "while_moving", ("skip", "correct"))

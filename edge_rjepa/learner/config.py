@@ -8,6 +8,7 @@ from edge_rjepa.base.checks import check_choice, check_number, check_whole
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner import cells
 
+MOST_UNITS, MOST_BLOCK = 1 << 20, 4096  # far beyond what this machine learns with
 DEVICES = ("cpu", "cuda", "auto")  # where to learn; "auto" measures both and takes the faster one
 
 
@@ -36,13 +37,12 @@ class RJepaConfig:
 
     def __post_init__(self) -> None:
         cells.find(self.cell)
-        for name in (
-            "n_features", "n_efference", "n_hidden", "n_predictor", "n_gain", "update_every",
-            "max_block",
-        ):  # fmt: skip
-            check_whole(self, name, 1)
-        check_whole(self, "n_encoder_hidden", 0)
-        check_whole(self, "n_embedding", 2)
+        for name in ("n_features", "n_efference", "n_hidden", "n_predictor", "n_gain"):
+            check_whole(self, name, 1, MOST_UNITS)
+        check_whole(self, "n_encoder_hidden", 0, MOST_UNITS)
+        check_whole(self, "n_embedding", 2, MOST_UNITS)
+        check_whole(self, "update_every", 1)
+        check_whole(self, "max_block", 1, MOST_BLOCK)
         for name in ("noise_floor", "statistics_fixations", "anneal_fixations"):
             check_number(self, name, above=0.0)
         for name in ("learning_rate", "encoder_rate", "anneal_floor"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,15 +24,21 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from edge_rjepa.base import checkpoint
+from edge_rjepa.base.checkpoint import Layout
+from edge_rjepa.base.checks import from_table
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
 from edge_rjepa.learner import cells, network
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines import Engine, Learned, Step, open_engine
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.objective import precision, surprise
+from safe_files.errors import FileError
+from safe_files.plain import rebuilt
 
 BETA2, EPSILON = 0.999, 1e-8  # Adam (Kingma & Ba, 2015) with beta_1 = 0: no first moment
 CHECKPOINT_KIND = "learner"
+NONE = Layout(np.dtype(bool), ())
+MOST_COUNTED = 2**62  # fixations and steps: a thousand a second for a hundred million years
 NETWORK_VERSION = 2  # of what a checkpoint goes on with: weights, optimiser, what features mean
 
 
@@ -328,7 +335,7 @@ class RJepa:
     def _take_over(self, other: RJepa) -> None:
         """Become like another learner of the same configuration, whatever the devices."""
         self.learning_rate = other.learning_rate
-        self._set(other.tensors(), "the other learner")
+        self._set(other.tensors())
 
     @contextlib.contextmanager
     def _twin(self) -> Iterator[RJepa]:
@@ -358,44 +365,79 @@ class RJepa:
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> RJepa:
         """The learner that `save` wrote on whatever device. Raises CheckpointError, DeviceError."""
-        return cls._of(*checkpoint.load(path), path, device)[0]
+        return cls._stored(device, True, path)[0]
 
     @classmethod
     def load_newest(cls, path: str | Path, device: str = "cpu") -> tuple[RJepa, dict, list[str]]:
         """The newest undamaged learner that `save` kept at `path`: (learner, its notes, problems).
 
-        problems: why a newer one could not be read, a line each. Raises CheckpointError,
-        DeviceError.
+        Links are not followed, as such a folder may be somebody's. problems: why a newer one could
+        not be read, a line each. Raises CheckpointError, DeviceError.
         """
-        tensors, metadata, version, problems = checkpoint.load_newest(path)
-        return *cls._of(tensors, metadata, version, device), problems
+        read = functools.partial(cls._stored, device, False)
+        learner, notes, _, problems = checkpoint.load_newest(path, read)
+        return learner, notes, problems
 
     @classmethod
-    def _of(
-        cls, tensors: dict, metadata: dict, path: str | Path, device: str
-    ) -> tuple[RJepa, dict]:
-        """The learner and the notes that a file at `path` held. Raises CheckpointError."""
-        if metadata.get("kind") != CHECKPOINT_KIND:
-            raise CheckpointError(f"{path} holds no learner: name the checkpoint of a run")
-        _check_network_version(metadata.get("network", 1), path)
-        try:
-            config = RJepaConfig(**metadata["config"])
-            rate, notes = metadata["learning_rate"], metadata["notes"]
-            dataclasses.replace(config, learning_rate=rate)
-        except (KeyError, TypeError, ConfigError) as error:
-            raise CheckpointError(f"{path} is of another version of edge_rjepa: {error}") from error
-        learner = cls(config, device=device)
-        learner.learning_rate = rate
-        learner._set(tensors, path)
-        return learner, notes
+    def _stored(cls, device: str, follow_links: bool, path: str | Path) -> tuple[RJepa, dict]:
+        """The learner and the notes in a file. Its header is believed once all of it fits."""
+        with checkpoint.opened(path, follow_links) as stored:
+            described = _described(stored)
+            config = described.config
+            n_weights = network.count_weights(config, cells.find(config.cell))
+            if stored.layout.get("weights", NONE).shape != (n_weights,):
+                raise CheckpointError(f"{path} lacks the weights it tells of: use another copy")
+            learner = cls(config, device=device)
+            learner.learning_rate = described.learning_rate
+            layout = {name: Layout(a.dtype, a.shape) for name, a in learner.tensors().items()}
+            if stored.layout != layout:
+                strange = sorted(dict(stored.layout.items() ^ layout.items()))
+                raise CheckpointError(
+                    f"{path} lacks a fitting tensor '{strange[0]}': use another copy"
+                )
+            tensors = stored.tensors()
+        _check_values(tensors, path)
+        learner._set(tensors)
+        return learner, described.notes
 
-    def _set(self, tensors: Mapping[str, np.ndarray], origin: object) -> None:
-        own = self.tensors()
-        for name, array in own.items():
-            if name not in tensors or tensors[name].shape != array.shape:
-                raise CheckpointError(f"{origin} lacks a fitting tensor '{name}': use another copy")
+    def _set(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Become what these say, which have the names, dtypes and shapes of `tensors()`."""
         self._counts[...] = tensors["counts"]
-        self.engine.set({name: tensors[name] for name in own if name != "counts"})
+        self.engine.set({name: array for name, array in tensors.items() if name != "counts"})
+
+
+class _Described(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    config: RJepaConfig
+    learning_rate: float
+    notes: dict
+
+
+def _described(stored: checkpoint.Stored) -> _Described:
+    """What it says, if a learner of this version is in it. Raises CheckpointError."""
+    path, metadata = stored.path, stored.metadata
+    if metadata.get("kind") != CHECKPOINT_KIND:
+        raise CheckpointError(f"{path} holds no learner: name the checkpoint of a run")
+    _check_network_version(metadata.get("network", 1), path)
+    try:
+        config = from_table(RJepaConfig, metadata.get("config"))
+        rate = rebuilt(float, metadata.get("learning_rate"), "learning_rate")
+        dataclasses.replace(config, learning_rate=rate)
+        notes = rebuilt(dict[str, object], metadata.get("notes"), "notes")
+    except (ConfigError, FileError) as error:
+        raise CheckpointError(f"{path} is of another version of edge_rjepa: {error}") from error
+    return _Described(config, rate, notes)
+
+
+def _check_values(tensors: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Raise CheckpointError for what no learner comes to: no number, or less than none counted."""
+    for name, array in tensors.items():
+        counts = np.issubdtype(array.dtype, np.integer)
+        good = (0 <= array) & (array <= MOST_COUNTED) if counts else np.isfinite(array)
+        if not good.all():
+            what = "a count beyond all learning" if counts else "NaN or infinity"
+            raise CheckpointError(f"{path} holds {what} in '{name}': use an earlier copy")
 
 
 def _check_network_version(version: object, path: str | Path) -> None:

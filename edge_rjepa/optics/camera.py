@@ -24,8 +24,8 @@ import numpy as np
 from calibration.angles import angles_of_rays, head_rotation, rays_of_angles
 from calibration.head_model import HeadCamera
 from calibration.model import CameraModel
-from calibration.plain import plain, rebuilt
 from edge_rjepa.errors import ConfigError
+from safe_files.plain import plain, rebuilt
 
 
 class Camera(Protocol):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tomli_w
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-from edge_rjepa.base.checks import check_number, check_whole, from_table
+from edge_rjepa.base.checks import check_number, check_text, check_whole, from_table
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.config import GazeConfig, HeadConfig, RetinaConfig
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.sources.config import CameraConfig
+from safe_files.errors import FileError, why
+from safe_files.reading import read_toml
+
+MOST_BYTES = 1 << 20  # of a configuration
+MOST_KEPT, MOST_HELD_OUT = 1000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -59,18 +58,16 @@ class RunConfig:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, str):
-            raise ConfigError(f"source = {self.source!r}: must be text, such as scene:")
-        if not isinstance(self.calibration, str):
-            raise ConfigError(f"calibration = {self.calibration!r}: must be text, a file's name")
+        check_text(self, "source", "such as scene:")
+        check_text(self, "calibration", "a file's name")
         check_whole(self, "seed", 0)
         for name in (
             "fixations_per_frame", "metrics_every_frames", "rollback_every_frames",
-            "checkpoints_kept",
         ):  # fmt: skip
             check_whole(self, name, 1)
+        check_whole(self, "checkpoints_kept", 1, MOST_KEPT)
         check_number(self, "checkpoint_every_s", at_least=0.0)
-        check_whole(self, "held_out_frames", 2)
+        check_whole(self, "held_out_frames", 2, MOST_HELD_OUT)
         if self.network.n_features != self.retina.n_features or self.network.n_efference != 4:
             raise ConfigError(
                 f"network.n_features = {self.network.n_features}, network.n_efference = "
@@ -91,12 +88,11 @@ class RunConfig:
     def from_toml(cls, path: str | Path) -> RunConfig:
         """Read a configuration file; what it does not say has its default. Raises ConfigError."""
         try:
-            with open(path, "rb") as file:
-                return cls.from_dict(tomllib.load(file))
+            return cls.from_dict(read_toml(path, MOST_BYTES))
         except OSError as error:
-            raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
+            raise ConfigError(f"cannot read config {path}: {why(error)}") from error
+        except FileError as error:
+            raise ConfigError(f"{path} is {error}") from error
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 

@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.base.checkpoint import newest, write_atomic
 from edge_rjepa.base.journal import Journal
 from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, DeviceError
 from edge_rjepa.eye.eye import Eye
@@ -40,6 +39,7 @@ from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import Loop, Recorder
 from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor, health_of
 from edge_rjepa.sources import Source, SourceEnded
+from safe_files.writing import newest, write_atomic
 
 CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
 GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from edge_rjepa.base.checks import check_number, check_whole
 from edge_rjepa.errors import ConfigError
 
+MOST_PX = 65_535
+
 
 @dataclass(frozen=True)
 class CameraConfig:
@@ -19,8 +21,8 @@ class CameraConfig:
     field_of_view_rad: float = math.radians(60.0)  # horizontal; that of a usual webcam
 
     def __post_init__(self) -> None:
-        check_whole(self, "width_px", 1)
-        check_whole(self, "height_px", 1)
+        check_whole(self, "width_px", 1, MOST_PX)
+        check_whole(self, "height_px", 1, MOST_PX)
         check_number(self, "frames_per_s", above=0.0)
         check_number(self, "field_of_view_rad", above=0.0)
         if self.field_of_view_rad >= math.pi:

@@ -29,11 +29,11 @@ from typing import BinaryIO, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.errors import ConfigError, RJepaError, SourceError
 from edge_rjepa.eye.head import Limits
 from edge_rjepa.eye.image import check_image
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
+from safe_files.writing import write_atomic
 
 FORMAT, VERSION = "edge_rjepa recording", 1
 ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"

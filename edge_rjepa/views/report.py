@@ -7,17 +7,16 @@ runs one frame, without the N).
 
 import io
 import itertools
-import json
 import math
 import os
 import textwrap
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, RJepaError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
@@ -31,6 +30,10 @@ from edge_rjepa.views.filters import (
     shares,
 )
 from edge_rjepa.views.metrics import Record, column, is_number
+from safe_files.errors import FileError, why
+from safe_files.plain import rebuilt
+from safe_files.reading import open_regular, read_json
+from safe_files.writing import newest, write_atomic
 
 # The picture is laid out in inches, from its top left; it is as wide as a slide.
 WIDTH, DOTS_PER_INCH = 13.33, 150
@@ -85,6 +88,7 @@ MARKS: dict[str, dict[str, Any]] = {  # what happened, on the curves
     "rollback": {"color": RED, "linewidth": 1.4, "linestyle": (0, (3, 2))},
     "event": {"color": MUTED, "linewidth": 1.6},
 }
+MOST_SUMMARY_BYTES, MOST_SAMPLE_BYTES = 1 << 20, 256 << 20
 FILTER_ROWS = 4
 FILTERS_WIDTH = 3.95  # beside frames
 SWATCH_PX, GAP_PX = 11, 3  # below a filter
@@ -121,9 +125,9 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
         picture = _draw(run_dir.resolve().name, record, network, summary, sample)
     path = run_dir / "report.png"
     try:
-        checkpoint.write_atomic(path, picture)
+        write_atomic(path, picture)
     except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror}") from error
+        raise ReportError(f"cannot write {path}: {why(error)}") from error
     return path
 
 
@@ -138,7 +142,7 @@ def read_metrics(path: str | os.PathLike) -> Record:
     try:
         record = metrics.read(path)
     except OSError as error:
-        raise ReportError(f"cannot read {path}: {error.strerror}") from error
+        raise ReportError(f"cannot read {path}: {why(error)}") from error
     if not record.measures:
         raise ReportError(f"{path} holds no measurement: let the run learn for some seconds more")
     return record
@@ -146,7 +150,7 @@ def read_metrics(path: str | os.PathLike) -> Record:
 
 def _read_network(run_dir: Path) -> Network | None:
     path = run_dir / "checkpoint.safetensors"
-    if not checkpoint.newest(path):
+    if not newest(path):
         return None
     try:
         learner, notes, _ = RJepa.load_newest(path)
@@ -162,11 +166,13 @@ def _read_summary(run_dir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, MOST_SUMMARY_BYTES, follow_links=False, finite=False)
+        summary = rebuilt(dict[str, object], values, "summary")
         judged = summary["before"] is not None
         for when in ("before", "after") if judged else ():
             summary[when] = {key: float(summary[when][key]) for key in HELD_OUT}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        summary["verdict"] = rebuilt(str, summary["verdict"], "verdict")
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise _damage(path) from error
     return summary
 
@@ -177,9 +183,17 @@ def _read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
         return None
     try:
         # NumPy leaves a file that is no archive open.
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            sample = {name: file[name] for name in ("image", "pixels", "surprise")}
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        with open_regular(path, follow_links=False) as content:
+            _check_unpacks(content)
+            with np.load(content, allow_pickle=False) as file:
+                sample = {name: file[name] for name in ("image", "pixels", "surprise")}
+    except (OSError, ValueError, LookupError, EOFError, zlib.error, MemoryError) as error:
+        raise _damage(path) from error
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:  # odd or locked archives
         raise _damage(path) from error
     if sample["image"].ndim == 3:
         sample = {name: array[None] for name, array in sample.items()}
@@ -188,6 +202,15 @@ def _read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
     if not fits or frames.ndim != 4 or (len(frames), frames.shape[3]) != (len(surprise), 3):
         raise _damage(path)
     return sample
+
+
+def _check_unpacks(content: BinaryIO) -> None:
+    """Raise FileError for an archive that grows beyond all samples when it is unpacked."""
+    with zipfile.ZipFile(content) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > MOST_SAMPLE_BYTES:
+        raise FileError(f"unpacks to {unpacked:,} bytes")
+    content.seek(0)
 
 
 def _damage(path: Path) -> ReportError:

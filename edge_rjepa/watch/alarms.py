@@ -17,10 +17,10 @@ from pathlib import Path
 
 import cv2
 
-from edge_rjepa.base.checkpoint import write_atomic
 from edge_rjepa.base.journal import Journal
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.watch.novelty import Alarm
+from safe_files.writing import write_atomic
 
 LINES = "alarms.jsonl"
 MAX_CUT_OUTS = 1000

@@ -23,10 +23,11 @@ from safetensors.numpy import save_file
 
 from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, RJepaError
+from safe_files import writing
 
 tensors_strategy = st.dictionaries(
     st.text(max_size=12).filter(lambda name: name != "__metadata__"),
-    st.sampled_from(sorted(checkpoint.DTYPES)).flatmap(
+    st.sampled_from(sorted(checkpoint.DTYPES.values())).flatmap(
         lambda dtype: numpy_strategies.arrays(
             dtype, numpy_strategies.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
         )
@@ -234,17 +235,15 @@ def test_missing_folder_and_folder_in_the_way(path):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_write_follows_a_link_and_the_umask(path, tmp_path):
-    (tmp_path / "disk").mkdir()
-    path.symlink_to(tmp_path / "disk" / "file")
-    before = os.umask(0o027)
-    try:
-        checkpoint.write_atomic(path, b"content")
-    finally:
-        os.umask(before)
-    assert path.is_symlink()
-    assert (tmp_path / "disk" / "file").read_bytes() == b"content"
-    assert path.stat().st_mode & 0o777 == 0o640
+def test_a_link_is_read_where_it_is_named_and_never_written_through(path, tmp_path):
+    checkpoint.save(tmp_path / "other", TENSORS, METADATA)
+    path.symlink_to(tmp_path / "other")
+    assert_same(checkpoint.load(path), TENSORS, METADATA)
+    with pytest.raises(CheckpointError, match="is a link"), checkpoint.opened(path, False):
+        pass
+    with pytest.raises(CheckpointError, match="is a link: remove it"):
+        checkpoint.save(path, {}, {})
+    assert_same(checkpoint.load(tmp_path / "other"), TENSORS, METADATA)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -269,10 +268,10 @@ def names(keep) -> set[str]:
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 4])
 def test_the_last_versions_stay_the_newest_first(path, keep):
-    assert checkpoint.newest(path) == []
+    assert writing.newest(path) == []
     for number in range(6):
         save(path, number, keep)
-        versions = checkpoint.newest(path)
+        versions = writing.newest(path)
         assert versions[0] == path
         assert [number_of(checkpoint.load(version)) for version in versions] == [
             number - i for i in range(min(keep, number + 1))
@@ -284,7 +283,7 @@ def test_the_last_versions_stay_the_newest_first(path, keep):
 def test_more_than_nine_versions_are_in_order(path):
     for number in range(12):
         save(path, number, keep=12)
-    kept = [number_of(checkpoint.load(version)) for version in checkpoint.newest(path)]
+    kept = [number_of(checkpoint.load(version)) for version in writing.newest(path)]
     assert kept == list(range(11, -1, -1))
 
 
@@ -293,21 +292,11 @@ def test_other_files_are_no_versions(path):
     for name in ("old", "01", "0", "-1", "1.2", "\u0663"):
         path.with_name(f"checkpoint.{name}.safetensors").write_bytes(b"mine")
     path.with_name("checkpoint.1.tensors").write_bytes(b"mine")
-    assert checkpoint.newest(path) == [path]
+    assert writing.newest(path) == [path]
     before = set(os.listdir(path.parent))
     for number in range(1, 4):
         save(path, number, keep=3)
     assert set(os.listdir(path.parent)) == before | names(3)
-
-
-def test_versions_stay_beside_what_a_link_points_to(path, tmp_path):
-    (tmp_path / "disk").mkdir()
-    path.symlink_to(tmp_path / "disk" / "checkpoint.safetensors")
-    for number in range(3):
-        save(path, number, keep=3)
-    assert path.is_symlink() and set(os.listdir(tmp_path / "disk")) == names(3)
-    path.resolve().unlink()
-    assert number_of(checkpoint.load_newest(path)) == 1
 
 
 DAMAGES = {
@@ -331,7 +320,7 @@ def flip(path, position):
 def test_a_damaged_version_falls_back_to_the_one_before(path, damage):
     for number in range(4):
         save(path, number, keep=3)
-    versions = checkpoint.newest(path)
+    versions = writing.newest(path)
     for number, version in zip((3, 2, 1), versions, strict=True):
         *loaded, used, problems = checkpoint.load_newest(path)
         assert (number_of(loaded), used) == (number, version)
@@ -391,7 +380,7 @@ def test_killed_at_every_step_the_newest_is_found_and_the_older_stay(path, keep)
             *loaded, _, problems = checkpoint.load_newest(path)
             assert problems == []
             assert number_of(loaded) in (newest_saved, newest_saved + 1)
-            kept = [number_of(checkpoint.load(found)) for found in checkpoint.newest(path)]
+            kept = [number_of(checkpoint.load(found)) for found in writing.newest(path)]
             assert kept == sorted(kept, reverse=True) and len(kept) >= min(keep, newest_saved)
             newest_saved += 2
             save(path, newest_saved, keep)

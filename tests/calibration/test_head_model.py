@@ -144,6 +144,10 @@ def test_derivatives():
         ({"home": 900.0}, "must rise"),
         ({"curve_rad": (0.5,)}, "5 values"),
         ({"backlash_rad": -0.1}, "not negative"),
+        ({"backlash_rad": 1e6}, "at most 1.0 rad"),
+        ({"high": 1e300}, "at most 1e"),
+        ({"curve_rad": (-1e300, 0.0, 0.0, 0.0, 0.0)}, "at most 1e"),
+        ({"curve_rad": (-1e3, 0.0, 0.0, 0.0, 0.0)}, "goes beyond 100.0 rad"),
         ({"curve_rad": (0.1, 0.3, 0.0, 0.0, 0.0)}, "turns back"),
     ],
 )

@@ -14,7 +14,7 @@ from calibration.camera import CameraCalibration, ViewReport
 from calibration.errors import CalibrationError
 from calibration.io import CameraRecord
 from calibration.model import CameraModel
-from calibration.plain import plain
+from safe_files.plain import plain
 
 
 def calibration(focal_px=533.7):

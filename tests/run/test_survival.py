@@ -23,7 +23,6 @@ import pytest
 from benchmarks.faulty_camera import FaultyCamera
 from edge_rjepa import cli
 from edge_rjepa.base import journal
-from edge_rjepa.base.checkpoint import newest
 from edge_rjepa.base.journal import Journal
 from edge_rjepa.errors import CheckpointError
 from edge_rjepa.learner.config import RJepaConfig
@@ -31,6 +30,7 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import MonitorConfig, RunConfig
 from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, load_run
 from edge_rjepa.sources import open_source
+from safe_files.writing import newest
 
 pytestmark = pytest.mark.slow
 

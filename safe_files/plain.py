@@ -1,18 +1,22 @@
 """Dataclasses as plain JSON values and back, read strictly.
 
-Reading goes by the types of the fields, so a value that is missing, unknown, of another kind or no
-finite number is refused with the place where it stands.
+Reading goes by the types of the fields, so a value that is missing, unknown, of another kind, no
+finite number or beyond all use is refused with the place where it stands.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 
 import numpy as np
 
-from calibration.errors import CalibrationError
+from safe_files.errors import FileError
+
+MOST = 2**63  # whole numbers below it, as other programs hold them
+MOST_FLOAT = 1e300  # sums and products of two of them are no use
 
 
 def plain(value):
@@ -32,7 +36,10 @@ def plain(value):
 
 
 def rebuilt(kind, value, place: str):
-    """What `plain` made of a value of this type. Raises CalibrationError that names the place."""
+    """What `plain` made of a value of this type; `object` is whatever stands there.
+
+    Raises FileError that names the place.
+    """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         inner = [part for part in parts if part is not type(None)]
@@ -43,6 +50,8 @@ def rebuilt(kind, value, place: str):
         return _rebuilt_fields(kind, value, place)
     if kind is np.ndarray:
         return _array(value, place)
+    if kind is object:
+        return value
     if origin is dict:
         _check(isinstance(value, dict), place, "an object")
         return {name: rebuilt(parts[1], part, f"{place}.{name}") for name, part in value.items()}
@@ -53,29 +62,37 @@ def rebuilt(kind, value, place: str):
         both = enumerate(zip(kinds, value, strict=True))
         return origin(rebuilt(part, each, f"{place}[{n}]") for n, (part, each) in both)
     if kind is float:
-        _check(type(value) in (int, float) and abs(value) < 1e300, place, "a number")
+        _check(type(value) in (int, float) and abs(value) < MOST_FLOAT, place, "a number")
         return float(value)
     _check(type(value) is kind, place, f"of type {kind.__name__}")
+    if kind is int:
+        _check(-MOST <= value < MOST, place, "a number of 64 bits")
     return value
 
 
 def _rebuilt_fields(kind, value, place: str):
     _check(isinstance(value, dict), place, "an object")
+    kinds = _fields(kind)
+    strange = set(kinds) ^ set(value)
+    names = ", ".join(sorted(strange))
+    _check(not strange, place, f"the fields {', '.join(kinds)} (see {names:.200})")
+    parts = {name: rebuilt(kinds[name], value[name], f"{place}.{name}") for name in kinds}
+    return kind(**parts)
+
+
+@functools.cache
+def _fields(kind) -> dict[str, object]:
+    """Name -> type of what a dataclass or a named tuple is made of."""
     hints = typing.get_type_hints(kind)
-    names = (
-        [field.name for field in dataclasses.fields(kind)]
-        if dataclasses.is_dataclass(kind)
-        else list(kind._fields)
-    )
-    strange = set(names) ^ set(value)
-    _check(not strange, place, f"the fields {', '.join(names)} (see {', '.join(sorted(strange))})")
-    return kind(**{name: rebuilt(hints[name], value[name], f"{place}.{name}") for name in names})
+    if dataclasses.is_dataclass(kind):
+        return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {name: hints[name] for name in kind._fields}
 
 
 def _array(value, place: str) -> np.ndarray:
     try:
         array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.array(np.nan)
     _check(isinstance(value, list) and bool(np.isfinite(array).all()), place, "a list of numbers")
     return array
@@ -83,4 +100,4 @@ def _array(value, place: str) -> np.ndarray:
 
 def _check(good: bool, place: str, what: str) -> None:
     if not good:
-        raise CalibrationError(f"{place} is not {what}")
+        raise FileError(f"{place} is not {what}")
