@@ -73,7 +73,13 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "."},  # so that an editable installation sees packages added later
     packages=find_packages(
-        include=["edge_rjepa*", "firmware_bridge", "firmware_bridge.*", "calibration*", "safe_files"]
+        include=[
+            "edge_rjepa*",
+            "firmware_bridge",
+            "firmware_bridge.*",
+            "calibration*",
+            "safe_files",
+        ]
     ),
     install_requires=CORE,
     package_data={

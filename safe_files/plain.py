@@ -15,8 +15,8 @@ import numpy as np
 
 from safe_files.errors import FileError
 
+MOST_FLOAT = float(np.finfo(np.float64).max)
 MOST = 2**63  # whole numbers below it, as other programs hold them
-MOST_FLOAT = 1e300  # sums and products of two of them are no use
 
 
 def plain(value):
@@ -62,7 +62,7 @@ def rebuilt(kind, value, place: str):
         both = enumerate(zip(kinds, value, strict=True))
         return origin(rebuilt(part, each, f"{place}[{n}]") for n, (part, each) in both)
     if kind is float:
-        _check(type(value) in (int, float) and abs(value) < MOST_FLOAT, place, "a number")
+        _check(type(value) in (int, float) and abs(value) <= MOST_FLOAT, place, "a number")
         return float(value)
     _check(type(value) is kind, place, f"of type {kind.__name__}")
     if kind is int:

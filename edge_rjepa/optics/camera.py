@@ -23,7 +23,7 @@ import numpy as np
 
 from calibration.angles import angles_of_rays, head_rotation, rays_of_angles
 from calibration.head_model import HeadCamera
-from calibration.model import CameraModel
+from calibration.model import MOST_PX, CameraModel
 from edge_rjepa.errors import ConfigError
 from safe_files.plain import plain, rebuilt
 
@@ -84,9 +84,10 @@ class Pinhole:
     field_of_view_rad: float
 
     def __post_init__(self) -> None:
-        if self.width_px < 1 or self.height_px < 1:
+        if not (1 <= self.width_px <= MOST_PX and 1 <= self.height_px <= MOST_PX):
             raise ConfigError(
-                f"camera of {self.width_px} x {self.height_px} px: both must be at least 1"
+                f"camera of {self.width_px} x {self.height_px} px: both must be at least 1, at most "
+                f"{MOST_PX}"
             )
         if not 0.0 < self.field_of_view_rad < math.pi:
             raise ConfigError(
@@ -158,9 +159,10 @@ def as_values(camera: Camera) -> dict:
     return {"kind": kind, **plain(camera)}
 
 
-def camera_of(values: dict) -> Camera:
+def camera_of(values: object) -> Camera:
     """The camera that `as_values` wrote down. Raises ValueError for anything else."""
-    if not isinstance(values, dict) or values.get("kind") not in CAMERAS:
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if not isinstance(kind, str) or kind not in CAMERAS:
         raise ConfigError(f"a camera of {', '.join(CAMERAS)} is needed, not {values!r:.60}")
     rest = {name: value for name, value in values.items() if name != "kind"}
-    return rebuilt(CAMERAS[values["kind"]], rest, "camera")
+    return rebuilt(CAMERAS[kind], rest, "camera")

@@ -22,6 +22,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol
@@ -29,15 +30,20 @@ from typing import BinaryIO, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from edge_rjepa.errors import ConfigError, RJepaError, SourceError
+from edge_rjepa.errors import RJepaError, SourceError
 from edge_rjepa.eye.head import Limits
 from edge_rjepa.eye.image import check_image
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
-from safe_files.writing import write_atomic
+from safe_files.errors import FileError, why
+from safe_files.plain import rebuilt
+from safe_files.reading import open_regular, parse_json, read_json
+from safe_files.writing import make_private_folder, private_opener, write_atomic
 
 FORMAT, VERSION = "edge_rjepa recording", 1
 ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"
 FRAMES_A_SEGMENT = 300  # pictures in one file
+MOST_ABOUT_BYTES, MOST_LINE_BYTES, MOST_PICTURE_BYTES = 8 << 20, 1 << 20, 128 << 20
+MOST_SEGMENTS, MOST_FIXATIONS = 1_000_000, 4096
 
 
 class RecordingError(RJepaError, OSError):
@@ -95,6 +101,40 @@ class About(NamedTuple):
     digest: str | None  # of what the run had learned at the end, if it said so
 
 
+class _Plain(NamedTuple):
+    """An About without its camera, as recording.json holds it."""
+
+    id: str
+    pictures: str
+    config: dict[str, object]
+    head_limits_rad: tuple[tuple[float, float], tuple[float, float]] | None
+    frames: int | None
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of frames.jsonl."""
+
+    sequence: int
+    t_capture_s: float
+    head_rad: tuple[float, float]
+    fixations: int
+    gaze_rad: np.ndarray | None  # (K, 2)
+    segment: int
+    offset: int
+    bytes: int
+    crc32: int
+
+    def __post_init__(self) -> None:
+        within = 0 <= self.fixations <= MOST_FIXATIONS and 0 <= self.segment < MOST_SEGMENTS
+        if not within or self.offset < 0 or not 0 <= self.bytes <= MOST_PICTURE_BYTES:
+            raise FileError("a frame is beyond all bounds")
+        gaze_rad = self.gaze_rad
+        if gaze_rad is not None and gaze_rad.size and gaze_rad.shape[1:] != (2,):
+            raise FileError(f"gaze is {gaze_rad.shape}")
+
+
 # ------------------------------------------------------------------------------------------------
 # Writing
 
@@ -127,6 +167,7 @@ class Recorder:
         with self._ending_on_error():
             if folder.exists() and not _is_free(folder):
                 raise RecordingError(f"{folder} is not an empty folder: record into a new one")
+            make_private_folder(folder)
             with _FrameWriter(folder / HELD_OUT, pictures) as writer:
                 for frame in held_out:
                     writer.add(frame, None, 0)
@@ -181,8 +222,8 @@ class Recorder:
         except OSError as error:
             self._failed = True
             raise RecordingError(
-                f"cannot record to {self.folder}: {error.strerror or error}; what was recorded "
-                "before can be replayed; make room and record into a new folder"
+                f"cannot record to {self.folder}: {why(error)}; what was recorded "
+                "before can be replayed; record into a new folder"
             ) from error
 
 
@@ -204,12 +245,12 @@ class _FrameWriter:
     """Appends to frames.jsonl and the files with pictures of one folder."""
 
     def __init__(self, folder: Path, pictures: Pictures):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         self.frames = 0
         self._folder = folder
         self._pictures = pictures
         # Unbuffered: what was written is the system's, and no longer lost with this process.
-        self._lines = open(folder / FRAMES, "xb", buffering=0)
+        self._lines = open(folder / FRAMES, "xb", buffering=0, opener=private_opener)
         self._segment: BinaryIO | None = None
 
     def add(self, frame: Taken, gaze_rad: np.ndarray | None, fixations: int) -> None:
@@ -247,7 +288,7 @@ class _FrameWriter:
         if self._segment is not None:
             self._segment.close()
         path = _segment_path(self._folder, number, self._pictures.suffix)
-        self._segment = open(path, "xb", buffering=0)
+        self._segment = open(path, "xb", buffering=0, opener=private_opener)
         return self._segment
 
 
@@ -292,33 +333,44 @@ def about(folder: Path) -> About:
     """
     path = folder / ABOUT
     try:
-        values = json.loads(path.read_bytes())
-        if values["format"] != FORMAT:
-            raise ValueError
-        if values["version"] <= VERSION:
-            limits = values["head_limits_rad"]
-            return About(
-                id=values["id"],
-                pictures=values["pictures"],
-                camera=camera_of(values["camera"]),
-                config=values["config"],
-                head_limits_rad=limits and tuple((low, high) for low, high in limits),
-                frames=values["frames"],
-                digest=values["digest"],
-            )
+        values = read_json(path, MOST_ABOUT_BYTES, follow_links=False)
+        return _about_of(rebuilt(dict[str, object], values, "a recording"))
     except FileNotFoundError:
         raise SourceError(
             f"{folder} is not a recording: name a folder that --record wrote"
         ) from None
+    except NotADirectoryError:
+        raise SourceError(f"{folder} is a file: name a folder that --record wrote") from None
     except OSError as error:
-        raise SourceError(f"cannot read recording {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, ConfigError) as error:
+        raise SourceError(f"cannot read recording {path}: {why(error)}") from error
+    except NewerVersionError as error:
+        raise SourceError(f"{path} {error}") from None
+    except ValueError as error:  # FileError, or what a camera says of its values
         raise SourceError(
-            f"{path} does not describe a recording, or is damaged: use another copy of it"
+            f"{path} does not describe a recording, or is damaged ({error}): use another copy of it"
         ) from error
-    raise SourceError(
-        f"{path} has version {values['version']}, this edge_rjepa reads up to {VERSION}: upgrade it"
-    )
+
+
+class NewerVersionError(FileError):
+    """Written by a later version of this program."""
+
+
+def _about_of(values: dict) -> About:
+    """What recording.json says. Raises ValueError."""
+    if values.pop("format", None) != FORMAT:
+        raise FileError("of another format")
+    version = rebuilt(int, values.pop("version", None), "version")
+    if version > VERSION:
+        raise NewerVersionError(
+            f"has version {version}, this edge_rjepa reads up to {VERSION}: upgrade it"
+        )
+    camera = camera_of(values.pop("camera", None))
+    about = About(camera=camera, **rebuilt(_Plain, values, "recording")._asdict())
+    if about.pictures not in (LOSSLESS.suffix, MJPG.suffix):  # it becomes part of a path
+        raise FileError(f"pictures are {about.pictures!r:.40}")
+    if about.frames is not None and about.frames < 0:
+        raise FileError(f"{about.frames} frames")
+    return about
 
 
 class FrameReader:
@@ -333,10 +385,10 @@ class FrameReader:
         self._suffix = suffix
         self._segment: BinaryIO | None = None
         try:
-            self._lines = open(folder / FRAMES, "rb")
+            self._lines = open_regular(folder / FRAMES, follow_links=False)
         except OSError as error:
             raise SourceError(
-                f"cannot read recording {folder / FRAMES}: {error.strerror}; use another copy of it"
+                f"cannot read recording {folder / FRAMES}: {why(error)}; use another copy of it"
             ) from error
         try:
             self.frames, self.torn = self._whole_frames()
@@ -362,26 +414,21 @@ class FrameReader:
         if text is None:
             return None
         line = self._parsed(text)
-        self._end = line["offset"] + line["bytes"]
-        return tuple(line["head_rad"])
+        self._end = line.offset + line.bytes
+        return line.head_rad
 
     def read(self) -> Recorded | None:
         """The next frame; None after the last. Raises SourceError where it is damaged."""
         if self.place == self.frames:
             return None
-        line = self._parsed(self._lines.readline())
+        line = self._parsed(self._lines.readline(MOST_LINE_BYTES + 1))
         image = _decoded(self._picture(line))
         if image is None:
             raise self._damaged()
         self.place += 1
-        gaze_rad = line["gaze_rad"]
+        gaze_rad = None if line.gaze_rad is None else line.gaze_rad.reshape(-1, 2)
         return Recorded(
-            image,
-            line["t_capture_s"],
-            tuple(line["head_rad"]),
-            line["sequence"],
-            line["fixations"],
-            None if gaze_rad is None else np.array(gaze_rad, np.float64).reshape(-1, 2),
+            image, line.t_capture_s, line.head_rad, line.sequence, line.fixations, gaze_rad
         )
 
     def close(self) -> None:
@@ -405,7 +452,7 @@ class FrameReader:
             last = None
             while end > 0 and last is None:
                 start = lines.rfind(b"\n", 0, end - 1) + 1
-                line = _parsed(lines[start:end])
+                line = _parsed(lines[start : min(end, start + MOST_LINE_BYTES + 1)])
                 if line is not None and self._is_whole(line):
                     last = line
                 else:
@@ -413,19 +460,19 @@ class FrameReader:
             frames = sum(1 for _ in re.compile(b"\n").finditer(lines, 0, end))
         if last is None:
             return 0, True
-        for number in range(last["segment"]):
+        for number in range(last.segment):
             if not _segment_path(self._folder, number, self._suffix).is_file():
                 raise self._missing(number)
-        return frames, end < size or self._beyond(last["segment"], last["offset"] + last["bytes"])
+        return frames, end < size or self._beyond(last.segment, last.offset + last.bytes)
 
-    def _is_whole(self, line: dict) -> bool:
-        path = _segment_path(self._folder, line["segment"], self._suffix)
+    def _is_whole(self, line: _Line) -> bool:
+        path = _segment_path(self._folder, line.segment, self._suffix)
         try:
-            with open(path, "rb") as segment:
-                segment.seek(line["offset"])
-                return zlib.crc32(segment.read(line["bytes"])) == line["crc32"]
+            with open_regular(path, follow_links=False) as segment:
+                segment.seek(line.offset)
+                return zlib.crc32(segment.read(line.bytes)) == line.crc32
         except FileNotFoundError:  # no crash does that: files are made before lines are written
-            raise self._missing(line["segment"]) from None
+            raise self._missing(line.segment) from None
         except OSError:
             return False
 
@@ -435,7 +482,7 @@ class FrameReader:
         after = _segment_path(self._folder, number + 1, self._suffix)
         return after.exists() or (path.exists() and path.stat().st_size > end)
 
-    def _picture(self, line: dict) -> bytes:
+    def _picture(self, line: _Line) -> bytes:
         """The picture of this line, checked."""
         number = self.place // FRAMES_A_SEGMENT
         if self.place % FRAMES_A_SEGMENT == 0:
@@ -443,18 +490,19 @@ class FrameReader:
             self._end = 0
         if self._segment is None:
             try:
-                self._segment = open(_segment_path(self._folder, number, self._suffix), "rb")
+                path = _segment_path(self._folder, number, self._suffix)
+                self._segment = open_regular(path, follow_links=False)
             except OSError:
                 raise self._missing(number) from None
             self._segment.seek(self._end)
         # Read where the last one ended and not at its offset: a lost line shows in the checksum.
-        picture = self._segment.read(line["bytes"])
-        if zlib.crc32(picture) != line["crc32"]:
+        picture = self._segment.read(line.bytes)
+        if zlib.crc32(picture) != line.crc32:
             raise self._damaged()
         self._end += len(picture)
         return picture
 
-    def _parsed(self, text: bytes) -> dict:
+    def _parsed(self, text: bytes) -> _Line:
         line = _parsed(text)
         if line is None:
             raise self._damaged()
@@ -477,18 +525,11 @@ class FrameReader:
             self._segment = None
 
 
-# What a line must have, and of which type.
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "sequence": int, "t_capture_s": float, "head_rad": list, "fixations": int,
-    "gaze_rad": (list, type(None)), "segment": int, "offset": int, "bytes": int, "crc32": int,
-}  # fmt: skip
-
-
-def _parsed(text: bytes) -> dict | None:
+def _parsed(text: bytes) -> _Line | None:
     """A line of frames.jsonl, or None if it is damaged."""
-    try:
-        line = json.loads(text)
-        whole = all(isinstance(line[key], kind) for key, kind in KINDS.items())
-    except (ValueError, TypeError, KeyError):
+    if len(text) > MOST_LINE_BYTES:
         return None
-    return line if whole and min(line["offset"], line["bytes"]) >= 0 else None
+    try:
+        return rebuilt(_Line, parse_json(text), "a frame")
+    except FileError:
+        return None

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 import resource
 import signal
@@ -637,3 +638,86 @@ def test_a_run_goes_on_when_its_recording_cannot(tmp_path):
     again, _ = replayed_run(tmp_path)
     assert 0 < again.frames < 60
     assert again.learner.fixations == 16 * again.frames
+
+
+# --- recordings of somebody else -----------------------------------------------------------------
+
+ABOUTS = {
+    "a list for an object": {"config": [1]},
+    "no camera": {"camera": None},
+    "a camera of a kind that is a list": {"camera": {"kind": ["x"]}},
+    "a path for a suffix": {"pictures": "/../../secret.png"},
+    "a number for a suffix": {"pictures": 5},
+    "a NUL in the suffix": {"pictures": "\0"},
+    "limits that are text": {"head_limits_rad": "ab"},
+    "three limits": {"head_limits_rad": [[0, 1]] * 3},
+    "limits that are no number": {"head_limits_rad": [[math.nan, 1], [0, 1]]},
+    "frames that are text": {"frames": "x"},
+    "fewer frames than none": {"frames": -1},
+    "a version that is a list": {"version": [1]},
+    "an id that is a list": {"id": [1]},
+    "a digest that is an object": {"digest": {}},
+}
+LINES = {
+    "bytes": 10**30, "offset": 10**30, "segment": -1, "head_rad": ["a", "b"], "gaze_rad": [[1], [1, 2]],
+    "fixations": -1, "sequence": 10**400, "t_capture_s": math.inf, "crc32": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ABOUTS.values(), ids=ABOUTS)
+def test_a_description_that_lies_is_refused(tmp_path, change):
+    record(tmp_path, 3)
+    path = tmp_path / recording.ABOUT
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert_says(tmp_path, "does not describe a recording")
+
+
+@pytest.mark.parametrize(("name", "value"), LINES.items(), ids=LINES)
+def test_a_line_that_lies_is_damage(tmp_path, name, value):
+    """In the middle it is told; at the end it is left out, as what a crash leaves is."""
+    record(tmp_path, 6)
+    path = tmp_path / FRAMES
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def write(number):
+        changed = [line | {name: value} if i == number else line for i, line in enumerate(lines)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+
+    write(2)
+    assert_says(tmp_path, "frame 2 of 6 is damaged")
+    write(5)
+    with ReplaySource(tmp_path) as source:
+        assert len(replayed(source)) == 5
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "\0" * 3_000_000, "{}", '{"a": 1, "a": 1}'])
+def test_a_last_line_of_any_text_is_left_out(tmp_path, text):
+    record(tmp_path, 4)
+    with open(tmp_path / FRAMES, "a") as file:
+        file.write(text + "\n")
+    with ReplaySource(tmp_path) as source:
+        assert len(replayed(source)) == 4
+
+
+@pytest.mark.parametrize("name", [recording.ABOUT, FRAMES, "pictures.000000.png"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "folder"])
+def test_only_files_of_the_folder_itself_are_read(tmp_path, name, kind):
+    record(tmp_path / "rec", 3)
+    path = tmp_path / "rec" / name
+    path.rename(tmp_path / "elsewhere")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "elsewhere")
+    with pytest.raises(SourceError) as caught, ReplaySource(tmp_path / "rec") as source:
+        assert replayed(source) == []
+        raise SourceError("nothing of it is read")
+    assert "\n" not in str(caught.value)
+
+
+def test_nobody_else_can_read_a_recording(tmp_path):
+    record(tmp_path / "rec", 3, held_out=1)
+    for path in [tmp_path / "rec", *(tmp_path / "rec").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
