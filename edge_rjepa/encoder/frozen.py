@@ -11,8 +11,8 @@ they come from. A file exported without a retina takes the learner's own feature
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike
 
+from edge_rjepa.base.checks import from_table
 from edge_rjepa.encoder.describe import pool, scan_to_describe
 from edge_rjepa.encoder.names import (
     DESCRIPTION,
@@ -27,9 +28,13 @@ from edge_rjepa.encoder.names import (
     EFFERENCE,
     EMBEDDING,
     EMBEDDING_BEFORE,
+    FEATURES,
     FORMAT,
+    FORMS,
     MEMORY,
     NEXT_STATE,
+    OUTPUTS,
+    PATCHES,
     PICTURE,
     PREDICTION,
     SEQUENCE,
@@ -38,12 +43,27 @@ from edge_rjepa.encoder.names import (
     SURPRISE,
     VERSION,
     WHITENED,
+    WINDOW,
 )
 from edge_rjepa.errors import InputError, RJepaError
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.image import check_image
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.eye.scan import resized
+from edge_rjepa.learner.config import MOST_BLOCK
+from safe_files.errors import FileError, why
+from safe_files.plain import rebuilt
+from safe_files.reading import parse_json, read_bytes
+
+MOST_BYTES, MOST_SIZE = 256 << 20, 1 << 20
+NODES = {  # form -> inputs beside what is seen, and outputs
+    STEP: ((EFFERENCE, STATE, EMBEDDING_BEFORE), OUTPUTS),
+    SEQUENCE: ((EFFERENCE, STATE, EMBEDDING_BEFORE), OUTPUTS),
+    PATCHES: ((), (EMBEDDING, WHITENED)),
+    DESCRIPTOR: ((), (DESCRIPTION,)),
+}
+UNORDERED = STATE, EMBEDDING_BEFORE, NEXT_STATE  # one a stream, in a sequence, too
+_NO_ONNX = "{} is no ONNX file that onnxruntime can run: name one that export wrote"
 
 
 class EncoderError(RJepaError, OSError):
@@ -83,20 +103,24 @@ class FrozenEncoder:
     def __init__(self, path: str | os.PathLike, threads: int = 1):
         if threads < 1:
             raise InputError(f"{threads} threads asked for: must be at least 1")
-        self._session = _session(Path(path), threads)
-        self.metadata = _metadata(Path(path), self._session)
+        self._path = Path(path)
+        self._session = _session(self._path, threads)
+        self.metadata = _metadata(self._path, self._session)
         try:
-            self.form: str = self.metadata["form"]
-            self.fixations = int(self.metadata["fixations"])
-            retina = self.metadata["retina"]
-            self.retina = Retina(RetinaConfig(**(WITHOUT_CODES | retina))) if retina else None
-        except (KeyError, TypeError, ValueError) as error:
+            self.form, self.fixations, self.retina = _described(self.metadata)
+        except ValueError as error:  # FileError, ConfigError
             raise EncoderError(
                 f"{path} lacks what it should say of itself ({error}): export it again"
             ) from error
         self._inputs = {each.name: each for each in self._session.get_inputs()}
-        self._view = self._session.get_inputs()[0].name
-        self._outputs = [each.name for each in self._session.get_outputs()]
+        self._outputs = {each.name: each for each in self._session.get_outputs()}
+        self._view = _view(self.form, self.retina)
+        try:
+            self._check_graph()
+        except FileError as error:
+            raise EncoderError(
+                f"{path} is not the graph that it says it is ({error}): export it again"
+            ) from error
         self.reset()
 
     def embed(
@@ -143,7 +167,7 @@ class FrozenEncoder:
             check_image(picture, "picture")
             height, width = self._inputs[PICTURE].shape[1:3]
             picture = resized(picture, width, height)
-            return self._session.run([DESCRIPTION], {PICTURE: picture[None]})[0][0]
+            return self._compute([DESCRIPTION], {PICTURE: picture[None]})[DESCRIPTION][0]
         seen = scan_to_describe(picture)
         return pool(self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED])
 
@@ -194,9 +218,8 @@ class FrozenEncoder:
             if name != self._view:
                 sizes = [size for size in each.shape if isinstance(size, int)]
                 inputs[name] = np.zeros((len(rows), *sizes), np.float32)
-        found = self._session.run([EMBEDDING, WHITENED], inputs)
-        named = zip((EMBEDDING, WHITENED), found, strict=True)
-        return {name: rows.reshape(-1, rows.shape[-1])[:K] for name, rows in named}
+        found = self._compute([EMBEDDING, WHITENED], inputs)
+        return {name: rows.reshape(-1, rows.shape[-1])[:K] for name, rows in found.items()}
 
     def _run(self, seen: ArrayLike, efference: ArrayLike | None) -> dict[str, np.ndarray]:
         """All outputs but next_state, (K, ..) each."""
@@ -221,10 +244,56 @@ class FrozenEncoder:
 
     def _call(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One call of the graph: its outputs for these fixations, and the state after them."""
-        found = dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        found = self._compute(list(self._outputs), inputs)
         if self.form == SEQUENCE:
             found = {n: x if n == NEXT_STATE else x[0] for n, x in found.items()}
         return found
+
+    def _compute(self, names: list[str], inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """These outputs of the graph, of the shapes it declares. Raises EncoderError."""
+        try:
+            found = dict(zip(names, self._session.run(names, inputs), strict=True))
+        except Exception as error:  # as in _session
+            raise EncoderError(f"{self._path} fails while it runs: export it again") from error
+        count = len(inputs[self._view])
+        for name, array in found.items():
+            if array.shape != (count, *self._outputs[name].shape[1:]):
+                raise EncoderError(
+                    f"{self._path} gives {name} of shape {array.shape}, which it does not "
+                    "declare: export it again"
+                )
+        return found
+
+    def _check_graph(self) -> None:
+        """Raise FileError unless inputs and outputs are those of the form."""
+        inputs, outputs = NODES[self.form]
+        for kind, names, has in (
+            ("inputs", {self._view, *inputs}, self._inputs),
+            ("outputs", set(outputs), self._outputs),
+        ):
+            if names != has.keys():
+                raise FileError(f"its {kind} are {', '.join(sorted(has))}"[:200])
+        for name, node in (self._inputs | self._outputs).items():
+            batch = ["N"] if name in UNORDERED or self.form != SEQUENCE else ["N", self.fixations]
+            sizes = node.shape[len(batch) :]
+            known = all(isinstance(size, int) and 0 < size <= MOST_SIZE for size in sizes)
+            if node.shape[1 : len(batch)] != batch[1:] or not known:
+                raise FileError(f"{name} is {node.shape}"[:200])
+            wanted = "tensor(uint8)" if name in (WINDOW, PICTURE) else "tensor(float)"
+            if node.type != wanted:
+                raise FileError(f"{name} is a {node.type}"[:200])
+        self._check_view_sizes()
+
+    def _check_view_sizes(self) -> None:
+        shape = self._inputs[self._view].shape
+        ranks = {WINDOW: 4, FEATURES: 2, PICTURE: 4}
+        if len(shape) != ranks[self._view] + (self.form == SEQUENCE):
+            raise FileError(f"{self._view} is {shape}"[:200])
+        side = self.retina.config.window_px if self.retina else None
+        if self._view == WINDOW and shape[-3:] != [side, side, 3]:
+            raise FileError(f"{WINDOW} is {shape}, its retina looks at {side} px"[:200])
+        if self._view == PICTURE and shape[-1] != 3:
+            raise FileError(f"{PICTURE} is {shape}"[:200])
 
     def _check_view(self, seen: ArrayLike) -> np.ndarray:
         if self.form == DESCRIPTOR:
@@ -246,15 +315,15 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4  # what goes wrong is raised
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise EncoderError(f"cannot read {path}: {error.strerror}") from error
+        content = read_bytes(path, MOST_BYTES)
+    except (OSError, FileError) as error:
+        reason = why(error) if isinstance(error, OSError) else error
+        raise EncoderError(f"cannot read {path}: {reason}") from error
+    _refuse_external_data(path, content)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen types of them, with one base: Exception
-        raise EncoderError(
-            f"{path} is no ONNX file that onnxruntime can run: name one that export wrote"
-        ) from error
+        raise EncoderError(_NO_ONNX.format(path)) from error
 
 
 def _metadata(path: Path, session: onnxruntime.InferenceSession) -> dict:
@@ -272,9 +341,53 @@ def _metadata(path: Path, session: onnxruntime.InferenceSession) -> dict:
 
 def _decode(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except FileError:
         return text
+
+
+def _described(metadata: dict[str, Any]) -> tuple[str, int, Retina | None]:
+    """Form, fixations of a call, and retina, of what a file says of itself. Raises ValueError."""
+    form = rebuilt(str, metadata.get("form"), "form")
+    fixations = rebuilt(int, metadata.get("fixations"), "fixations")
+    if form not in FORMS or not 1 <= fixations <= MOST_BLOCK:
+        raise FileError(f"form {form:.40} of {fixations} fixations")
+    if "retina" not in metadata:
+        raise FileError("retina is not there")
+    retina = rebuilt(dict[str, object] | None, metadata["retina"], "retina")
+    config = from_table(RetinaConfig, WITHOUT_CODES | retina, "retina.") if retina else None
+    return form, fixations, config and Retina(config)
+
+
+def _view(form: str, retina: Retina | None) -> str:
+    """The name of the input that is seen."""
+    if form == DESCRIPTOR:
+        return PICTURE
+    return WINDOW if retina else FEATURES
+
+
+def _refuse_external_data(path: Path, content: bytes) -> None:
+    """An encoder brings all its weights: onnxruntime would read the others from any folder."""
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's DecodeError, whichever protobuf there is
+        raise EncoderError(_NO_ONNX.format(path)) from error
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
+        raise EncoderError(f"{path} wants to read other files: name one that export wrote")
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every TensorProto in a message of protobuf, however deep."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in (value,) if hasattr(value, "ListFields") else value:
+            if field.message_type.name == "TensorProto":
+                yield part
+            else:
+                yield from _tensors(part)
 
 
 def _floats(name: str, array: ArrayLike | None, shape: tuple[int | None, ...]) -> np.ndarray:

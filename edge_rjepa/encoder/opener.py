@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_rjepa.base.checks import from_table
 from edge_rjepa.encoder.describe import Describe, learner_describer
 from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import ConfigError
@@ -27,6 +28,8 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.run import load_run
+from safe_files.errors import FileError
+from safe_files.plain import rebuilt
 
 EmbedPatches = Callable[[np.ndarray], np.ndarray]  # windows (K, side, side, 3) uint8 -> (K, n_z)
 
@@ -123,9 +126,17 @@ def open_encoder(path: str | os.PathLike) -> OpenedEncoder:
         path=path,
         model=model,
         retina=model.retina,
-        network=RJepaConfig(**model.metadata["config"]),
-        scales_rad=model.metadata["efference_scales_rad"],
+        network=from_table(RJepaConfig, model.metadata.get("config"), "config."),
+        scales_rad=_scales_rad(model),
     )
+
+
+def _scales_rad(model: FrozenEncoder) -> tuple[float, float] | None:
+    scales_rad = model.metadata.get("efference_scales_rad")
+    try:
+        return rebuilt(tuple[float, float] | None, scales_rad, "efference_scales_rad")
+    except FileError as error:
+        raise ConfigError(f"{error}: export it again") from error
 
 
 def learner_embedder(learner: RJepa, retina: Retina) -> EmbedPatches:

@@ -86,8 +86,8 @@ class Pinhole:
     def __post_init__(self) -> None:
         if not (1 <= self.width_px <= MOST_PX and 1 <= self.height_px <= MOST_PX):
             raise ConfigError(
-                f"camera of {self.width_px} x {self.height_px} px: both must be at least 1, at most "
-                f"{MOST_PX}"
+                f"camera of {self.width_px} x {self.height_px} px: both must be at least 1, "
+                f"at most {MOST_PX}"
             )
         if not 0.0 < self.field_of_view_rad < math.pi:
             raise ConfigError(
@@ -161,7 +161,8 @@ def as_values(camera: Camera) -> dict:
 
 def camera_of(values: object) -> Camera:
     """The camera that `as_values` wrote down. Raises ValueError for anything else."""
-    kind = values.get("kind") if isinstance(values, dict) else None
+    values = values if isinstance(values, dict) else {"kind": values}
+    kind = values.get("kind")
     if not isinstance(kind, str) or kind not in CAMERAS:
         raise ConfigError(f"a camera of {', '.join(CAMERAS)} is needed, not {values!r:.60}")
     rest = {name: value for name, value in values.items() if name != "kind"}

@@ -1,6 +1,7 @@
 """The exported encoder in Python is used as the learner is, and refuses what it cannot take."""
 
 import json
+import os
 
 import numpy as np
 import onnx
@@ -252,6 +253,19 @@ def test_files_that_are_no_encoders_are_refused(files, tmp_path):
         ({"form": None}, "lacks what it should say of itself"),
         ({"fixations": "many"}, "lacks what it should say of itself"),
         ({"retina": json.dumps({"window_px": 7})}, "lacks what it should say of itself"),
+        ({"retina": json.dumps({"window_px": 1 << 20})}, "window_px = 1048576: must be at most"),
+        ({"retina": json.dumps({"window_px": 32})}, "is not the graph that it says it is"),
+        ({"retina": "[" * 100_000}, "lacks what it should say of itself"),
+        ({"retina": "[1]"}, "retina is not an object"),
+        ({"retina": '{"contrast_floor": 1' + "0" * 400 + "}"}, "contrast_floor"),
+        ({"retina": "null"}, "is not the graph that it says it is"),
+        ({"form": "[1]"}, "form is not of type str"),
+        ({"form": "patches"}, "is not the graph that it says it is"),
+        ({"form": "sequence"}, "is not the graph that it says it is"),
+        ({"fixations": "0"}, "form step of 0 fixations"),
+        ({"fixations": "-1"}, "form step of -1 fixations"),
+        ({"fixations": "1e400"}, "lacks what it should say of itself"),
+        ({"fixations": "[" * 200_000}, "lacks what it should say of itself"),
     ],
 )
 def test_onnx_files_of_others_are_refused(files, tmp_path, changed, says):
@@ -262,6 +276,91 @@ def test_onnx_files_of_others_are_refused(files, tmp_path, changed, says):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(EncoderError, match=says):
         FrozenEncoder(tmp_path / "other.onnx")
+
+
+def external(model):
+    """A weight that lies in a file of the working directory."""
+    tensor = onnx.TensorProto(name="leak", data_type=1, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="secret.bin")
+    return tensor
+
+
+def external_weight(model):
+    model.graph.initializer.append(external(model))
+
+
+def external_constant(model):
+    """The same in an attribute of a node of a graph in a node."""
+    constant = onnx.helper.make_node("Constant", [], ["leak"], value=external(model))
+    inner = onnx.helper.make_graph([constant], "inner", [], [])
+    model.graph.node.append(onnx.helper.make_node("If", ["x"], [], then_branch=inner))
+
+
+def foreign_graph(model):
+    kind = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["N", 3])
+    node = onnx.helper.make_node("Identity", ["window"], ["embedding"])
+    view = onnx.helper.make_tensor_value_info("window", onnx.TensorProto.FLOAT, ["N", 3])
+    model.graph.CopyFrom(onnx.helper.make_graph([node], "g", [view], [kind]))
+
+
+def symbolic_state(model):
+    (state,) = (each for each in model.graph.input if each.name == "state")
+    state.type.tensor_type.shape.dim[1].dim_param = "n"
+
+
+def another_output(model):
+    model.graph.output[0].name = "embeddings"
+    model.graph.node.append(onnx.helper.make_node("Identity", ["embedding"], ["embeddings"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (external_weight, "wants to read other files"),
+        (external_constant, "wants to read other files"),
+        (foreign_graph, "is not the graph that it says it is"),
+        (symbolic_state, r"state is \['N', 'n', 7\]"),
+        (another_output, "its outputs are embeddings"),
+    ],
+)
+def test_graphs_of_others_are_refused(files, tmp_path, change, says):
+    model = onnx.load(files / "step")
+    change(model)
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(EncoderError, match=says) as caught:
+        FrozenEncoder(tmp_path / "other.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"), [(3, "fails while it runs"), (1, "gives embedding of shape")]
+)
+def test_a_graph_that_does_not_do_what_it_declares_is_told(files, tmp_path, rows, says):
+    """Its embedding is made of so many rows, whatever comes in."""
+    model = onnx.load(files / "patches")
+    graph = model.graph
+    for node in graph.node:
+        node.output[:] = ["hidden" if name == "embedding" else name for name in node.output]
+        node.input[:] = ["hidden" if name == "embedding" else name for name in node.input]
+    shape = onnx.numpy_helper.from_array(np.array([rows, N_Z * 2 // rows]), "rows")
+    graph.initializer.append(shape)
+    graph.node.append(onnx.helper.make_node("Reshape", ["hidden", "rows"], ["embedding"]))
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    encoder = FrozenEncoder(tmp_path / "other.onnx")
+    with pytest.raises(EncoderError, match=says) as caught:
+        encoder.embed_patches(np.zeros((2, 24, 24, 3), np.uint8))
+    assert "\n" not in str(caught.value)
+
+
+def test_pipes_devices_and_huge_files_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "huge", "wb") as file:
+        file.truncate(4 << 30)
+    for name, says in (("pipe", "pipe or a device"), ("huge", "longer than")):
+        with pytest.raises(EncoderError, match=says):
+            FrozenEncoder(tmp_path / name)
+    with pytest.raises(EncoderError, match="pipe or a device"):
+        FrozenEncoder("/dev/zero")
 
 
 def test_a_file_that_names_no_codes_has_none(files, tmp_path):

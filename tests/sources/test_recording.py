@@ -659,8 +659,9 @@ ABOUTS = {
     "a digest that is an object": {"digest": {}},
 }
 LINES = {
-    "bytes": 10**30, "offset": 10**30, "segment": -1, "head_rad": ["a", "b"], "gaze_rad": [[1], [1, 2]],
-    "fixations": -1, "sequence": 10**400, "t_capture_s": math.inf, "crc32": "x",
+    "bytes": 10**30, "offset": 10**30, "segment": -1, "head_rad": ["a", "b"],
+    "gaze_rad": [[1], [1, 2]], "fixations": -1, "sequence": 10**400, "t_capture_s": math.inf,
+    "crc32": "x",
 }  # fmt: skip
 
 
