@@ -50,6 +50,7 @@ from edge_rjepa.eye.efference import efference_copy
 from edge_rjepa.eye.head import Limits, wandered
 from edge_rjepa.eye.image import check_image
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
+from safe_files.plain import plain, rebuilt
 
 TRIES = 16  # candidates before a random saccade goes just anywhere in the picture
 
@@ -95,6 +96,25 @@ class View(NamedTuple):
     cells: np.ndarray  # (n,) their numbers in the map
     pixels: np.ndarray  # (n, 2) their middles, x and y
     boxes: np.ndarray  # (n, 4) left, top, right, bottom px of their parts inside the margins
+
+
+class _KeptPlan(NamedTuple):
+    camera: dict[str, object]
+    head: tuple[float, float]
+    pixels: np.ndarray
+
+
+class _Kept(NamedTuple):
+    """What Gaze.state gives."""
+
+    visited: list[tuple[float, float]]
+    rng: dict[str, object]
+    map: str
+    surprise: tuple[float, float, float]
+    planned: _KeptPlan | None
+    goal: tuple[float, float] | None
+    steps: int
+    frames_here: int
 
 
 class Gaze:
@@ -376,19 +396,21 @@ class Gaze:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from state(), bit for bit."""
+        """Go on from state(), bit for bit. Raises ValueError, or KeyError, for anything else."""
+        kept = rebuilt(_Kept, plain(state), "gaze")
         self._visited.clear()
-        self._visited.extend([float(a), float(e)] for a, e in state["visited"])
-        self._rng.bit_generator.state = state["rng"]
-        layers = np.frombuffer(zlib.decompress(base64.b64decode(state["map"])), np.float32)
+        self._visited.extend(map(list, kept.visited))
+        self._rng.bit_generator.state = kept.rng
+        unpacked = zlib.decompressobj().decompress(base64.b64decode(kept.map), self._map.nbytes)
+        layers = np.frombuffer(unpacked, np.float32)
         self._map = layers.reshape(self._map.shape).copy()
-        self._surprise = np.array(state["surprise"])
-        planned = state["planned"]
-        self._planned = planned and (
-            camera_of(planned["camera"]), tuple(planned["head"]), np.array(planned["pixels"])
-        )  # fmt: skip
-        self._goal, self._steps = state["goal"], state["steps"]
-        self._frames_here = state["frames_here"]
+        self._surprise = np.array(kept.surprise)
+        self._planned = None
+        if kept.planned:
+            pixels = kept.planned.pixels.reshape(-1, 2)
+            self._planned = camera_of(kept.planned.camera), kept.planned.head, pixels
+        self._goal = list(kept.goal) if kept.goal else None
+        self._steps, self._frames_here = kept.steps, kept.frames_here
 
     # -- geometry ---------------------------------------------------------------------------------
 

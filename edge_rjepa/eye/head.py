@@ -10,6 +10,7 @@ import numpy as np
 
 from calibration.angles import Limits
 from firmware_bridge.track import Pose
+from safe_files.plain import plain, rebuilt
 
 WANDER_STD_RAD = math.radians(2.5)
 MOVES_REMEMBERED = 16
@@ -96,9 +97,11 @@ class SimulatedHead:
 
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit."""
-        self._now_s = state["now_s"]
+        state = plain(state)
+        self._now_s = rebuilt(float, state["now_s"], "now_s")
+        moves = rebuilt(list[tuple[float, float, float, float, float]], state["moves"], "moves")
         self._moves.clear()
-        self._moves.extend(Move(t_s, (a, b), (c, d)) for t_s, a, b, c, d in state["moves"])
+        self._moves.extend(Move(t_s, (a, b), (c, d)) for t_s, a, b, c, d in moves)
 
 
 def wandered(rng: np.random.Generator, head, limits_rad: Limits) -> tuple[float, float]:

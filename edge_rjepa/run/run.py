@@ -19,6 +19,7 @@ import io
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -39,7 +40,9 @@ from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import Loop, Recorder
 from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor, health_of
 from edge_rjepa.sources import Source, SourceEnded
-from safe_files.writing import newest, write_atomic
+from safe_files.errors import FileError, why
+from safe_files.plain import rebuilt
+from safe_files.writing import make_private_folder, newest, write_atomic
 
 CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
 GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"
@@ -64,6 +67,25 @@ class Progress(NamedTuple):
     skipped: dict[str, int]  # frames of the whole run, by the reason
     faults: dict[str, int]  # of the source, since this process began
     rollbacks: int
+
+
+class _LoopNotes(NamedTuple):
+    """What Loop.state gives."""
+
+    frames: int
+    skipped: dict[str, int]
+    gaze: dict[str, object]
+    source: dict[str, object]
+
+
+class _Notes(NamedTuple):
+    """What stands beside the learner in a run's checkpoint."""
+
+    config: dict[str, object]
+    loop: _LoopNotes
+    monitor: dict[str, float]
+    rollbacks: int
+    learning_s: float
 
 
 class LoadedRun(NamedTuple):
@@ -94,7 +116,7 @@ def load_run(folder: Path) -> LoadedRun:
         raise CheckpointError(
             f"{path} holds a learner but no run, or a run of another version: see RJepa.load"
         )
-    config = RunConfig.from_dict(notes["config"])
+    config = _config_of(learner, notes, path)
     if (folder / CONFIG).exists():
         now = RunConfig.from_toml(folder / CONFIG)
         begun = replace(config, **{name: getattr(now, name) for name in NO_MATTER})
@@ -107,6 +129,18 @@ def load_run(folder: Path) -> LoadedRun:
     return LoadedRun(learner, config, notes, problems)
 
 
+def _config_of(learner: RJepa, notes: dict, path: Path) -> RunConfig:
+    """The run's configuration in a checkpoint, of the learner beside it. Raises CheckpointError."""
+    try:
+        rebuilt(_Notes, notes, "notes")
+        config = RunConfig.from_dict(notes["config"])
+        if config.network != learner.config:
+            raise ConfigError("the run's network is not the learner's")
+    except (ConfigError, FileError) as error:
+        raise CheckpointError(f"{path} is of another version of edge_rjepa: {error}") from error
+    return config
+
+
 @contextmanager
 def alone_in(folder: Path, new: bool = True):
     """Holds a run's folder against a second process; a new run's is made if need be.
@@ -116,8 +150,7 @@ def alone_in(folder: Path, new: bool = True):
     """
     if not (new or folder.is_dir()):
         raise CheckpointError(f"{folder} is no folder of a run: name one that `learn` made")
-    if not folder.exists():
-        folder.mkdir(parents=True)
+    make_private_folder(folder)
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,7 +210,7 @@ class Run:
             raise ConfigError(f"{folder} is not an empty folder{left}: name a new one")
         learner = RJepa(config.network, config.seed, device)
         run = cls(folder, config, source, learner, **handed_in)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         write_atomic(folder / CONFIG, config.to_toml().encode())
         write_atomic(folder / METRICS, b"")
         run._save(GOOD)
@@ -200,8 +233,14 @@ class Run:
         """
         kept = kept or load_run(folder)
         run = cls(folder, kept.config, source, kept.learner.to(device), **handed_in)
-        run.loop.restore(kept.notes["loop"])
-        run.monitor.restore(kept.notes["monitor"])
+        try:
+            run.loop.restore(kept.notes["loop"])
+            run.monitor.restore(kept.notes["monitor"])
+        except (LookupError, TypeError, ValueError, OverflowError, zlib.error) as error:
+            raise CheckpointError(
+                f"{folder / CHECKPOINT} holds a state of gaze or source that does not fit "
+                f"({type(error).__name__}): use an earlier copy, or start a new run"
+            ) from error
         run.rollbacks = kept.notes["rollbacks"]
         run._learning_s = kept.notes["learning_s"]
         run.frames_lost = run._journal.forget(run.frames)
@@ -339,7 +378,7 @@ class Run:
             self._journal_fails = False
         except OSError as error:
             if not self._journal_fails:
-                self.on_event(f"cannot write {self.folder / METRICS}: {error.strerror}; goes on")
+                self.on_event(f"cannot write {self.folder / METRICS}: {why(error)}; goes on")
             self._journal_fails = True
 
     def _mark_good(self) -> None:

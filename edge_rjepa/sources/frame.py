@@ -6,6 +6,9 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from safe_files.errors import FileError
+from safe_files.plain import rebuilt
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -81,3 +84,11 @@ class Source(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def count_in(state: dict, name: str) -> int:
+    """A count that a source's state() gave, come back from a file. Raises KeyError, FileError."""
+    count = rebuilt(int, state[name], name)
+    if count < 0:
+        raise FileError(f"{name} is {count}")
+    return count

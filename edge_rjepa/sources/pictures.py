@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
-from edge_rjepa.sources.frame import Frame
+from edge_rjepa.sources.frame import Frame, count_in
 from edge_rjepa.sources.images import crop_resize, size_within
 from edge_rjepa.sources.kinds import Options, path_of
 from edge_rjepa.sources.recording import ABOUT
@@ -84,7 +84,7 @@ class PictureSource:
                 "the folder's pictures or the seed are not those of the saved run; "
                 "put the same pictures back, or start a new run"
             )
-        self._sequence = state["sequence"]
+        self._sequence = count_in(state, "sequence")
 
     def close(self) -> None:
         """Nothing is held open."""

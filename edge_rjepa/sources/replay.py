@@ -7,7 +7,7 @@ from pathlib import Path
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import within
 from edge_rjepa.sources import recording
-from edge_rjepa.sources.frame import Frame, FrameUse, SourceEnded
+from edge_rjepa.sources.frame import Frame, FrameUse, SourceEnded, count_in
 from edge_rjepa.sources.kinds import Options, path_of
 from firmware_bridge.track import Pose
 
@@ -82,13 +82,14 @@ class ReplaySource:
 
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit. Raises SourceError for another recording."""
-        if state["recording"] != self._about.id or state["place"] > self._reader.frames:
+        place = count_in(state, "place")
+        if state["recording"] != self._about.id or place > self._reader.frames:
             raise SourceError(
                 f"{self._folder} is not the recording the saved run saw, or lost its end; "
                 "put that one back, or start a new run"
             )
         self._reader.rewind()
-        angles_rad = self._reader.skip(state["place"])
+        angles_rad = self._reader.skip(place)
         if self.head is not None:
             self.head.angles_rad = angles_rad or (0.0, 0.0)
 

@@ -31,8 +31,9 @@ from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import SimulatedHead, wandered
 from edge_rjepa.optics.camera import Pinhole
-from edge_rjepa.sources.frame import Frame
+from edge_rjepa.sources.frame import Frame, count_in
 from edge_rjepa.sources.kinds import SCENE_REACH_RAD
+from safe_files.plain import plain, rebuilt
 
 CAMERA = Pinhole(320, 240, math.radians(60.0))
 PAN_LIMIT_RAD, TILT_LIMIT_RAD = SCENE_REACH_RAD
@@ -209,8 +210,12 @@ class Views:
         }
 
     def restore(self, state: dict) -> None:
-        self._sequence = state["sequence"]
-        self._scene = Scene(*state["scene"]) if state["scene"] else None
+        self._sequence = count_in(state, "sequence")
+        self._scene = None
+        if state["scene"]:
+            scene = dict(zip(Scene._fields, state["scene"], strict=True))
+            self._scene = rebuilt(Scene, plain(scene), "scene")
+            self._photographs[self._scene.photograph]  # raises IndexError where there is none
         self.rng.bit_generator.state = state["rng"]
 
 

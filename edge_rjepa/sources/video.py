@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
-from edge_rjepa.sources.frame import Frame, SourceEnded
+from edge_rjepa.sources.frame import Frame, SourceEnded, count_in
 from edge_rjepa.sources.images import size_within
 from edge_rjepa.sources.kinds import Options, path_of
 
@@ -97,8 +97,8 @@ class VideoSource:
                 f"{state['shown']}; name the same video, or start a new run"
             )
         self._rewind()
-        self._place = _skipped(self._capture, state["place"])
-        self._sequence = state["sequence"]
+        self._place = _skipped(self._capture, count_in(state, "place"))
+        self._sequence = count_in(state, "sequence")
 
     def close(self) -> None:
         """Close the file."""
