@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 
 from calibration.errors import CalibrationError
+from safe_files.errors import why
+from safe_files.writing import write_atomic
 
 KINDS = ("charuco", "chessboard")
 MARKER_SHARE = 0.7  # of a square's side
@@ -264,9 +266,9 @@ class Board:
             raise CalibrationError(f"cannot draw a board as {path.name}: end it in .pdf or .png")
         data = self._pdf(paper) if ending == ".pdf" else self._png()
         try:
-            path.write_bytes(data)
+            write_atomic(path, data, private=False)
         except OSError as error:
-            raise CalibrationError(f"cannot write {path}: {error.strerror}") from error
+            raise CalibrationError(f"cannot write {path}: {why(error)}") from error
 
     def _png(self, dots_per_inch: int = 300) -> bytes:
         dots_per_m = dots_per_inch / 0.0254

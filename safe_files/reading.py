@@ -77,14 +77,16 @@ def parse_json(text: str | bytes, finite: bool = True) -> Any:
         raise FileError(f"no JSON: {_short(error)}") from error
 
 
-def read_toml(path: str | os.PathLike, most_bytes: int) -> dict[str, Any]:
+def read_toml(
+    path: str | os.PathLike, most_bytes: int, follow_links: bool = True
+) -> dict[str, Any]:
     """The table that the TOML file holds. Raises OSError, and FileError for what is no TOML."""
     if sys.version_info >= (3, 11):  # here, since a learner alone goes without tomli
         import tomllib
     else:
         import tomli as tomllib
 
-    content = read_bytes(path, most_bytes)
+    content = read_bytes(path, most_bytes, follow_links)
     try:
         text = content.decode()
         _refuse_long_keys(text)

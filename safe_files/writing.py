@@ -43,8 +43,10 @@ def write_atomic(
             os.fsync(file.fileno())
         move_up(line)  # where a killed process stopped half-way
         os.replace(temporary, line[0] if keep > 1 and path.exists() else path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say which file it was full for
         raise
     _sync_folder(path.parent)
     move_up(line)

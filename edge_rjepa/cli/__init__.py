@@ -7,14 +7,18 @@ the heavy rooms only when a command runs, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
-from edge_rjepa.cli.terminal import FAILED, INTERRUPTED
+from edge_rjepa.cli.terminal import FAILED, INTERRUPTED, say
 from edge_rjepa.errors import RJepaError
+from safe_files.errors import in_words, why
 
 COMMANDS = [  # modules of this room, in the order of --help
     "learn",
@@ -35,13 +39,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        return options.command(options)
-    except (RJepaError, CalibrationError, OSError, MemoryError) as error:
-        print(f"edge-rjepa: {' '.join(str(error).split())}", file=sys.stderr)
+        code = options.command(options)
+        sys.stdout.flush()  # what cannot be written is told here, and not while Python ends
+        return code
+    except (RJepaError, CalibrationError, MemoryError) as error:
+        say(f"edge-rjepa: {' '.join(str(error).split())}")
+        return FAILED
+    except OSError as error:
+        say(f"edge-rjepa: {_of_the_system(error)}")
         return FAILED
     except KeyboardInterrupt:
         print("edge-rjepa: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _of_the_system(error: OSError) -> str:
+    """What it says; of a full disk without a file's name: what is printed cannot be kept."""
+    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
+        return in_words(error)
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f"cannot write to the standard output: {why(error)}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -403,12 +403,13 @@ def _save(options: argparse.Namespace, record: Any) -> None:
 
 def _write_page(found, path: Path) -> Path:
     from calibration.report import page
+    from safe_files.errors import why
     from safe_files.writing import write_atomic
 
     try:
-        write_atomic(path, page(found).encode())
+        write_atomic(path, page(found).encode(), private=False)
     except OSError as error:
-        raise CalibrationError(f"cannot write {path}: {error.strerror or error}") from error
+        raise CalibrationError(f"cannot write {path}: {why(error)}") from error
     return path
 
 

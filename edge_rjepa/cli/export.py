@@ -50,7 +50,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--patches",
         metavar="SRC",
-        help="compare on patches of these pictures, video or recording (the run's own source)",
+        help="compare on patches of these pictures, this video, recording or camera (the run's own "
+        "source, if it is no camera)",
     )
     parser.add_argument(
         "--licence", default="not stated", help="licence of the weights, written into the file"
@@ -102,10 +103,14 @@ def _patches(options: argparse.Namespace, config: Any) -> Any:
     Raises SourceError where they are needed: for 8 bits, or from a source that was named.
     """
     from edge_rjepa.run.patches import recorded_patches
-    from edge_rjepa.sources import absolute
+    from edge_rjepa.sources import absolute, is_live, redacted
 
     source = absolute(options.patches) if options.patches else config.source
     try:
+        if not options.patches and is_live(source):
+            raise SourceError(
+                f"{redacted(source)} is a camera, which is opened only when it is named: --patches"
+            )
         return recorded_patches(replace(config, source=source))
     except SourceError as error:
         if options.int8 or options.patches:

@@ -34,7 +34,7 @@ def add_to(commands: Any) -> None:
         commands, "watch", execute, "report what is new, and stays, in what a camera sees", EXAMPLES
     )
     flags.add_encoder(parser)
-    flags.add_source(parser, "default: the run's own")
+    flags.add_source(parser, "default: the run's own, if it is no camera")
     flags.add_head(parser)
     flags.add_view(parser)
     flags.add_calibration(parser)
@@ -99,11 +99,15 @@ def _configuration(options: argparse.Namespace, of_run):
     """Of the run, or the usual one, with what the command line says of source and head."""
     from edge_rjepa.cli import rig
     from edge_rjepa.run.config import RunConfig
-    from edge_rjepa.sources import absolute, find_kind
+    from edge_rjepa.sources import absolute, find_kind, is_live, redacted
 
     if options.source is None and of_run is None:
         raise ConfigError("an ONNX file does not say what to watch: name it with --source")
     config = of_run or RunConfig()
+    if options.source is None and is_live(config.source):
+        raise ConfigError(
+            f"the run's camera {redacted(config.source)} is opened only when it is named: --source"
+        )
     source = absolute(options.source or config.source)
     kind = find_kind(source)
     if kind is not None and not kind.shows_one_place:

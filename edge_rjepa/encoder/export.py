@@ -94,6 +94,7 @@ from edge_rjepa.learner import cells
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.patches import Patches
+from safe_files.errors import why
 from safe_files.writing import write_atomic
 
 SEQUENCE_FIXATIONS = 16
@@ -154,9 +155,9 @@ def export(
 def write_model(path: str | os.PathLike, model: onnx.ModelProto) -> None:
     """Atomically. Raises ExportError."""
     try:
-        write_atomic(path, model.SerializeToString())
+        write_atomic(path, model.SerializeToString(), private=False)
     except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror}") from error
+        raise ExportError(f"cannot write {path}: {why(error)}") from error
 
 
 def _check(

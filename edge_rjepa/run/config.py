@@ -85,10 +85,10 @@ class RunConfig:
         return from_table(cls, table)
 
     @classmethod
-    def from_toml(cls, path: str | Path) -> RunConfig:
+    def from_toml(cls, path: str | Path, follow_links: bool = True) -> RunConfig:
         """Read a configuration file; what it does not say has its default. Raises ConfigError."""
         try:
-            return cls.from_dict(read_toml(path, MOST_BYTES))
+            return cls.from_dict(read_toml(path, MOST_BYTES, follow_links))
         except OSError as error:
             raise ConfigError(f"cannot read config {path}: {why(error)}") from error
         except FileError as error:

@@ -118,7 +118,7 @@ def load_run(folder: Path) -> LoadedRun:
         )
     config = _config_of(learner, notes, path)
     if (folder / CONFIG).exists():
-        now = RunConfig.from_toml(folder / CONFIG)
+        now = RunConfig.from_toml(folder / CONFIG, follow_links=False)
         begun = replace(config, **{name: getattr(now, name) for name in NO_MATTER})
         if now != begun:
             raise ConfigError(

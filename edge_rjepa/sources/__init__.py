@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Frame", "FrameUse", "Source", "SourceEnded", "absolute", "config_of", "find_kind",
-    "open_source", "reach_rad", "redacted", "supported",
+    "is_live", "open_source", "reach_rad", "redacted", "supported",
 ]  # fmt: skip
 
 
@@ -58,6 +58,12 @@ def absolute(spec: str) -> str:
     path = spec.removeprefix(prefix)
     is_path = kind.names_path if kind else not meant_by(spec)
     return f"{prefix}{path_of(path).resolve()}" if path and is_path else spec
+
+
+def is_live(spec: str) -> bool:
+    """Whether opening it connects to a machine or runs a pipeline: not what a file may ask for."""
+    kind = find_kind(spec)
+    return kind is not None and kind.live
 
 
 def reach_rad(spec: str) -> tuple[float, float]:

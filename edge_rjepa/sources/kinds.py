@@ -56,6 +56,7 @@ class Kind:
     brings_camera: bool = False  # it knows its own lens: no calibration fits it
     config_of: Callable[[str], dict] | None = None  # the run's configuration that it brings along
     shows_one_place: bool = True  # so that something in it is usual
+    live: bool = False  # opening it connects to a machine or runs a pipeline
 
     def owns(self, spec: str) -> bool:
         """Whether `spec` names a source of this kind."""
@@ -109,6 +110,7 @@ KINDS = [
         open=_of_module("camera", "open_device"),
         recognises=lambda name: re.match(r"\d+$|/dev/(video|v4l/)", name) is not None,
         reach_rad=EVERYWHERE_RAD,
+        live=True,
     ),
     Kind(
         name="stream",
@@ -116,6 +118,7 @@ KINDS = [
         open=_of_module("camera", "open_stream"),
         schemes=("rtsp://", "rtsps://", "http://", "https://"),
         reach_rad=EVERYWHERE_RAD,
+        live=True,
     ),
     Kind(
         name="pipeline",
@@ -123,6 +126,7 @@ KINDS = [
         open=_of_module("camera", "open_pipeline"),
         prefix="gst:",
         reach_rad=EVERYWHERE_RAD,
+        live=True,
     ),
     Kind(
         name="folder",

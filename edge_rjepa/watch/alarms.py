@@ -20,7 +20,7 @@ import cv2
 from edge_rjepa.base.journal import Journal
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.watch.novelty import Alarm
-from safe_files.writing import write_atomic
+from safe_files.writing import make_private_folder, write_atomic
 
 LINES = "alarms.jsonl"
 MAX_CUT_OUTS = 1000
@@ -37,7 +37,7 @@ class AlarmFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         self._journal = Journal(folder / LINES)
         numbers = (path.stem.removeprefix("alarm-") for path in folder.glob("alarm-*.jpg"))
         self._number = max((int(n) for n in numbers if n.isdecimal()), default=0)

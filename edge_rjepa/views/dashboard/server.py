@@ -197,7 +197,7 @@ class Dashboard:
 
     def _file(self, name: str, cure: str) -> web.StreamResponse:
         path = self._folder / name
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():  # a link may lead anywhere
             return web.Response(status=404, text=f"404: no {name} in this run yet: {cure}")
         return web.FileResponse(path, headers={"Cache-Control": "no-store"})
 
