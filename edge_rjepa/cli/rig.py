@@ -12,7 +12,7 @@ from edge_rjepa.cli.terminal import say
 from edge_rjepa.errors import ConfigError, SourceError
 from edge_rjepa.eye.head import Head
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.sources import Source, find_kind, open_source, reach_rad
+from edge_rjepa.sources import Source, find_kind, open_source, reach_rad, redacted
 from edge_rjepa.sources.devices import name_of
 
 
@@ -28,7 +28,7 @@ def open_rig(
     """
     device = head_device or config.head.device
     if device and reach_rad(config.source) == (0.0, 0.0):
-        raise SourceError(f"no head turns what {config.source} shows: leave --head out")
+        raise SourceError(f"no head turns what {redacted(config.source)} shows: leave --head out")
     calibrated, found = _calibration(config)
     with ExitStack() as opened:
         head = None
@@ -77,7 +77,9 @@ def with_calibration(config: RunConfig, path: Path | None) -> RunConfig:
     if path is not None:
         kind = find_kind(config.source)
         if kind is not None and kind.brings_camera and not config.head.device:
-            raise ConfigError(f"{config.source} brings its own camera: leave --calibration out")
+            raise ConfigError(
+                f"{redacted(config.source)} brings its own camera: leave --calibration out"
+            )
         config = replace(config, calibration=str(path.resolve()))
     if config.calibration and config.head.device and not config.head.image_delay_s:
         calibrated, found = _calibration(config)

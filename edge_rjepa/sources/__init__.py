@@ -5,12 +5,12 @@ Importing this loads no kind: a kind's module is imported when a source of it is
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from edge_rjepa.sources.config import CameraConfig
 from edge_rjepa.sources.frame import Frame, FrameUse, Source, SourceEnded
 from edge_rjepa.sources.kinds import Options, find_kind, kind_of, meant_by, path_of, supported
+from edge_rjepa.sources.redaction import redacted
 
 if TYPE_CHECKING:
     from edge_rjepa.optics.camera import Lens
@@ -81,8 +81,3 @@ def config_of(spec: str) -> dict | None:
     if kind is None or kind.config_of is None:
         return None
     return kind.config_of(spec.removeprefix(kind.prefix))
-
-
-def redacted(spec: str) -> str:
-    """The spec without the password that a URL may hold."""
-    return re.sub(r"//[^/@]*@", "//***@", spec)

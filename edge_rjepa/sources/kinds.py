@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources.config import CameraConfig
+from edge_rjepa.sources.redaction import redacted
 
 if TYPE_CHECKING:
     from edge_rjepa.optics.camera import Lens
@@ -157,11 +158,12 @@ def kind_of(spec: str) -> Kind:
     if kind is not None:
         return kind
     meant = meant_by(spec)
+    name = redacted(spec)
     if meant:
-        raise SourceError(f"unknown source {spec!r}: did you mean {meant!r}?")
+        raise SourceError(f"unknown source {name!r}: did you mean {meant!r}?")
     if ":" in spec or not spec:
-        raise SourceError(f"unknown source {spec!r}: use {supported()}")
-    raise SourceError(f"{spec}: no such video file or folder; use {supported()}")
+        raise SourceError(f"unknown source {name!r}: use {supported()}")
+    raise SourceError(f"{name}: no such video file or folder; use {supported()}")
 
 
 def supported() -> str:
