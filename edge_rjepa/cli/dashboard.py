@@ -37,7 +37,7 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.run} is no folder of a run: name one that `learn` made")
     with (
         stop_on_signals("stopping") as received,
-        Dashboard(options.address, options.run, token=options.token) as server,
+        Dashboard(options.address, options.run, token=flags.read_token(options)) as server,
     ):
         say(f"page: {server.url}   Ctrl-C ends it")
         while not received:

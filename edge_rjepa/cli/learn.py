@@ -99,6 +99,8 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Learn until there is a signal or a limit is reached, then judge what was learned."""
+    if options.dashboard is not None:
+        options.token = flags.read_token(options)  # told before anything is begun
     with _open_run(options) as run:
         try:
             with (

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import firmware_bridge
+from edge_rjepa.errors import ConfigError
 from edge_rjepa.sources.kinds import supported
+from safe_files.errors import why
+from safe_files.reading import read_bytes
 
+TOKEN_VARIABLE, MOST_TOKEN_BYTES = "EDGE_RJEPA_TOKEN", 4096
 ADDRESS = "127.0.0.1:8000"  # of the page, unless another one is given
 
 
@@ -98,12 +103,38 @@ def add_seconds(parser: Any) -> None:
 
 
 def add_token(parser: Any) -> None:
-    """--token."""
-    parser.add_argument(
+    """--token and --token-file; `read_token` has what they say."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--token",
         help="viewers need this token; one is made and printed if the page is served on an address "
-        "of the network",
+        "of the network. Who looks at the list of processes sees it: --token-file, or "
+        f"{TOKEN_VARIABLE} in the environment, keeps it to you",
     )
+    either.add_argument(
+        "--token-file", type=Path, metavar="F", help="viewers need the token in this file"
+    )
+
+
+def read_token(options: argparse.Namespace) -> str | None:
+    """The token of the flags or else of the environment; None for none.
+
+    Raises ConfigError for a file that cannot be read, and for an empty token, which would let in
+    everybody.
+    """
+    token = options.token
+    if options.token_file is not None:
+        try:
+            token = read_bytes(options.token_file, MOST_TOKEN_BYTES).decode().strip()
+        except OSError as error:
+            raise ConfigError(f"cannot read {options.token_file}: {why(error)}") from error
+        except ValueError as error:  # too long, or not UTF-8
+            raise ConfigError(f"{options.token_file} holds no token ({error})") from error
+    elif token is None:
+        token = os.environ.get(TOKEN_VARIABLE)
+    if token is not None and not token.strip():
+        raise ConfigError("the page's token is empty: give one, or leave it out")
+    return token
 
 
 def add_json(parser: Any, what: str = "result") -> None:

@@ -240,7 +240,7 @@ def test_elsewhere_the_token_is_needed(folder):
         status, data = ask(server, "POST", "/press", '{"button": "pause"}', Cookie="x=y")
         assert (status, data) == (401, b"401: the token is wrong or missing")
         assert ask(server, "GET", f"/?token={server.token}")[0] == 302
-        cookie = f"edge_rjepa_token={server.token}"
+        cookie = f"edge_rjepa_token_{server._port}={server.token}"
         assert ask(server, "GET", "/history", Cookie=cookie)[0] == 200
         assert ask(server, "GET", "/history", Cookie=cookie + "x")[0] == 401
 
@@ -250,12 +250,47 @@ def test_a_browser_with_the_token_is_let_in(folder):
         Dashboard("127.0.0.1:0", folder, token="as you like") as server,
         chromium() as driver,
     ):
-        driver.get(server.url.replace("as you like", "as%20you%20like"))
+        driver.get(server.url)
         wait_for(lambda: "not learning" in text(driver, "line"), "the page answers")
         assert "token" not in driver.current_url
         driver.delete_all_cookies()
         driver.get(server.url.split("?")[0])
         assert driver.find_element("tag name", "body").text == "401: the token is wrong or missing"
+
+
+@pytest.mark.parametrize("token", ["a&b=c", "größer", "50% #1/2?;,+", "a b"])
+def test_a_token_of_any_signs_lets_in(folder, token):
+    with Dashboard("127.0.0.1:0", folder, token=token) as server:
+        path = server.url[server.url.index("/", len("http://")) :]
+        connection = http.client.HTTPConnection("127.0.0.1", server._port, timeout=PATIENCE_S)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.status == 302
+        cookie = answer.headers["Set-Cookie"].split(";")[0]
+        connection.close()
+        assert ask(server, "GET", "/history", Cookie=cookie)[0] == 200
+        assert ask(server, "GET", "/history", Cookie=cookie + "x")[0] == 401
+
+
+def test_two_pages_on_one_machine_do_not_share_their_cookies(folder):
+    with (
+        Dashboard("127.0.0.1:0", folder, token="one") as one,
+        Dashboard("127.0.0.1:0", folder, token="two") as two,
+    ):
+        both = f"{one._cookie}=one; {two._cookie}=two"
+        assert [ask(server, "GET", "/history", Cookie=both)[0] for server in (one, two)] == [
+            200
+        ] * 2
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "report.png"])
+def test_a_link_in_the_folder_is_not_served(folder, tmp_path_factory, name):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "secret"
+    elsewhere.write_text("secret")
+    (folder / name).symlink_to(elsewhere)
+    with Dashboard("127.0.0.1:0", folder) as server:
+        status, data = ask(server, "GET", f"/{name}")
+        assert status == 404 and b"secret" not in data
 
 
 def test_other_sites_press_no_buttons(folder):

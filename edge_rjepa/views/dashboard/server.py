@@ -22,6 +22,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from aiohttp import WSMsgType, web
 
@@ -34,7 +35,7 @@ MOST_VIEWERS = 8
 PICTURE_S, STATE_S, MAP_S = 0.1, 0.5, 2.0  # between two sendings
 SLOW_S = 5.0
 PRESS_S = 10.0  # until a button must have been obeyed
-COOKIE = "edge_rjepa_token"
+COOKIE = "edge_rjepa_token"  # and the port: a browser sends a host's cookies to all of its ports
 STARTED_S = 10.0
 
 
@@ -80,8 +81,12 @@ class Dashboard:
     def url(self) -> str:
         """Where to look, the token included."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        key = f"?token={self.token}" if self.token else ""
+        key = f"?token={quote(self.token, safe='')}" if self.token else ""
         return f"http://{host}:{self._port}/{key}"
+
+    @property
+    def _cookie(self) -> str:
+        return f"{COOKIE}_{self._port}"
 
     def close(self) -> None:
         """Say goodbye to all viewers and free the port."""
@@ -139,12 +144,13 @@ class Dashboard:
         if self.token is not None:
             given = request.query.get("token")
             if given is None:
-                given = request.cookies.get(COOKIE, "")
+                given = unquote(request.cookies.get(self._cookie, ""))
             if not hmac.compare_digest(given.encode(), self.token.encode()):
                 return web.Response(status=401, text="401: the token is wrong or missing")
             if "token" in request.query:
                 there = web.HTTPFound("/")
-                there.set_cookie(COOKIE, self.token, httponly=True, samesite="Strict")
+                value = quote(self.token, safe="")
+                there.set_cookie(self._cookie, value, httponly=True, samesite="Strict")
                 raise there
         if (request.method != "GET" or request.path == "/live") and not self._is_from_here(request):
             return web.Response(status=403, text="403: not from another site")

@@ -1,0 +1,49 @@
+"""Flags that several commands share."""
+
+import argparse
+import os
+
+import pytest
+
+from edge_rjepa.cli import options as flags
+from edge_rjepa.errors import ConfigError
+
+
+def parsed(*arguments):
+    parser = argparse.ArgumentParser()
+    flags.add_token(parser)
+    return parser.parse_args(arguments)
+
+
+@pytest.fixture(autouse=True)
+def no_token_around(monkeypatch):
+    monkeypatch.delenv(flags.TOKEN_VARIABLE, raising=False)
+
+
+def test_a_token_comes_from_a_flag_a_file_or_the_environment(tmp_path, monkeypatch):
+    assert flags.read_token(parsed()) is None
+    monkeypatch.setenv(flags.TOKEN_VARIABLE, "of the environment")
+    (tmp_path / "token").write_text("of a file\n")
+    assert flags.read_token(parsed()) == "of the environment"
+    assert flags.read_token(parsed("--token", "of a flag")) == "of a flag"
+    assert flags.read_token(parsed("--token-file", str(tmp_path / "token"))) == "of a file"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe", b"a" * 5000, None, "pipe"])
+def test_a_file_without_a_token_lets_nobody_in(tmp_path, content):
+    path = tmp_path / "token"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        flags.read_token(parsed("--token-file", str(path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_token_lets_nobody_in(monkeypatch):
+    with pytest.raises(ConfigError, match="is empty"):
+        flags.read_token(parsed("--token", ""))
+    monkeypatch.setenv(flags.TOKEN_VARIABLE, "")
+    with pytest.raises(ConfigError, match="is empty"):
+        flags.read_token(parsed())
