@@ -303,9 +303,9 @@ def cuda() -> Iterator[Finding]:
 
 def kernel_cache() -> Iterator[Finding]:
     """Whether compiled kernels are stored: if not, every start compiles for a minute."""
-    from edge_rjepa.base.jit import KernelCache, jit
+    from edge_rjepa.base.jit import KernelCache, check_own_folder, jit
 
-    cure = "set NUMBA_CACHE_DIR to a folder that can be written"
+    cure = "set NUMBA_CACHE_DIR to a folder that you, and nobody else, can write"
     cache = getattr(jit(version_of), "_cache", None)  # any function of this package will do
     if not isinstance(cache, KernelCache):
         yield Finding("kernels", WARN, "compiled code is not stored", cure)
@@ -313,6 +313,7 @@ def kernel_cache() -> Iterator[Finding]:
     folder = Path(cache.cache_path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_own_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

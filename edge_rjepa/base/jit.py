@@ -7,11 +7,15 @@ when a function or constant from *another* file has changed. The cache here diff
 - one file a function and signature, named after both, so that processes cannot mix them up;
 - each file starts with a digest of everything the code was compiled from and one of its content: a
   stale file is compiled again in silence, a damaged one with a warning, and both are overwritten;
+- files are pickles, which run code as they are read: only those are read that nobody but this user,
+  root, or whose this package is could have written, in a folder of which the same is true;
 - with no writable folder beside the package or in the home directory it uses a private one under
   the temporary folder, and failing that none;
 - no error in reading or writing a cache file reaches the caller.
 """
 
+import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -51,7 +55,9 @@ def jit(function: Callable | None = None, /, **options: Any) -> Callable:
         try:
             kernel._cache = KernelCache(kernel)
         except RuntimeError:  # Numba's word for: no folder will do
-            _warn_not_kept("no folder for them is safe to write, set NUMBA_CACHE_DIR to one")
+            _warn_not_kept(
+                "no folder for them is safe to write, set NUMBA_CACHE_DIR to one of yours"
+            )
     return kernel
 
 
@@ -93,8 +99,7 @@ class KernelCache(caching.NullCache):
         target_context.refresh()
         path = self._path(sig, target_context.codegen())
         try:
-            with open(path, "rb") as file:
-                content = file.read()
+            content = _read_own(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -120,6 +125,7 @@ class KernelCache(caching.NullCache):
         content = self._stamp + hashlib.sha256(payload).digest() + payload
         try:
             self._files.locator.ensure_cache_path()
+            check_own_folder(self.cache_path)
             _replace(self._path(sig, data.codegen), content)
         except OSError as error:
             _warn_not_kept(error.strerror or error)
@@ -146,13 +152,9 @@ class _PrivateTemporaryFolder(caching._SourceFileBackedLocatorMixin, caching._Ca
         return self._path
 
     def ensure_cache_path(self):
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(self._root, mode=0o700)
-        except FileExistsError:
-            found = os.lstat(self._root)
-            ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-            if not ours or stat.S_IMODE(found.st_mode) & 0o077:
-                raise PermissionError(f"{self._root} is open to others") from None
+        check_own_folder(self._root)
         super().ensure_cache_path()
 
 
@@ -249,6 +251,40 @@ def _describe_signature(sig: Any) -> str:
     if is_tuple:
         return f"({', '.join(_describe_signature(each) for each in sig)})"
     return str(sig)
+
+
+def check_own_folder(path: str | os.PathLike) -> None:
+    """Raise OSError unless it is a folder, no link, that nobody else can write."""
+    os.close(_open_own(path, os.O_DIRECTORY))
+
+
+def _read_own(path: str) -> bytes:
+    """A file that nobody else can have written, in such a folder. Raises OSError."""
+    folder = _open_own(os.path.dirname(path), os.O_DIRECTORY)
+    try:
+        with open(_open_own(os.path.basename(path), os.O_NONBLOCK, folder), "rb") as file:
+            return file.read()
+    finally:
+        os.close(folder)
+
+
+def _open_own(path: str | os.PathLike, flags: int, folder: int | None = None) -> int:
+    """Opened first and looked at then, so that it cannot be exchanged in between."""
+    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, dir_fd=folder)
+    found = os.fstat(descriptor)
+    kind = stat.S_ISDIR if flags & os.O_DIRECTORY else stat.S_ISREG
+    owners = {0, os.getuid(), os.stat(__file__).st_uid}  # whose code it is could change that, too
+    # A group with its user's number is that user's own, as on Debian and Ubuntu.
+    by_others = found.st_mode & (
+        stat.S_IWOTH if found.st_gid == found.st_uid else stat.S_IWOTH | stat.S_IWGRP
+    )
+    if kind(found.st_mode) and found.st_uid in owners and not by_others:
+        return descriptor
+    os.close(descriptor)
+    raise PermissionError(
+        errno.EACCES, "others can write it: chmod go-w, or name your own by NUMBA_CACHE_DIR", path
+    )
 
 
 def _replace(path: str, content: bytes) -> None:

@@ -1,7 +1,9 @@
 """The kernel cache: right results whatever the disk holds, and no needless compilation."""
 
+import hashlib
 import json
 import os
+import pickle
 import resource
 import shutil
 import subprocess
@@ -278,6 +280,63 @@ def test_full_disk_gives_one_warning_and_leaves_nothing_behind(installation):
 def test_numba_cache_dir_is_used(installation, tmp_path):
     installation.environment["NUMBA_CACHE_DIR"] = str(tmp_path / "chosen")
     assert Path(installation.run().folder).parent == tmp_path / "chosen"
+
+
+def file_of_another_user(file: Path):
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    os.chown(file, 65534, 65534)
+
+
+def folder_of_another_user(file: Path):
+    file_of_another_user(file.parent)
+
+
+def file_that_all_can_write(file: Path):
+    file.chmod(0o666)
+
+
+def folder_that_all_can_write(file: Path):
+    file.parent.chmod(0o1777)
+
+
+def link_to_the_file(file: Path):
+    file.rename(file.with_suffix(".moved"))
+    file.symlink_to(file.with_suffix(".moved"))
+
+
+class RunsWhenRead:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (file_of_another_user, "others can write it"),
+        (folder_of_another_user, "others can write it"),
+        (file_that_all_can_write, "others can write it"),
+        (folder_that_all_can_write, "others can write it"),
+        (link_to_the_file, "cannot be read"),
+    ],
+)
+def test_what_others_could_have_written_is_not_unpickled(compiled, tmp_path, prepare, says):
+    """A pickle runs code as it is read, and its digest proves nothing."""
+    chosen = tmp_path / "chosen"
+    compiled.environment["NUMBA_CACHE_DIR"] = str(chosen)
+    compiled.run()
+    planted = pickle.dumps(RunsWhenRead(tmp_path / "planted"))
+    for file in list(chosen.rglob("*.nbc")):
+        file.write_bytes(file.read_bytes()[:32] + hashlib.sha256(planted).digest() + planted)
+        prepare(file)
+    found = compiled.run()
+    assert (found.result, found.hits) == (EXPECTED, 0)
+    assert says in found.warnings[0]
+    assert not (tmp_path / "planted").exists()
 
 
 def test_disabled_jit_leaves_plain_functions(installation):
