@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
+.PHONY: demo quick test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -67,6 +67,14 @@ pictures: .venv/test.stamp
 soak: .venv/test.stamp
 	$(BIN)/python -m benchmarks.soak
 
+# The versions and hashes that continuous integration installs. Renew them after a change of setup.py
+# or requirements/, and now and then.
+LOCK := .venv/uv/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header --no-annotate
+lock: .venv/test.stamp
+	test -x .venv/uv/bin/uv || { $(BIN)/python -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv; }
+	$(LOCK) --extra test setup.py -o requirements/locked/test.txt
+	$(LOCK) --no-deps requirements/locked/alone.in -o requirements/locked/alone.txt
+
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -76,7 +84,7 @@ clean:
 	@PYTHON="$(PYTHON)" .ci/environment demo
 	@touch $@
 
-.venv/test.stamp: setup.py $(wildcard requirements/*.txt) .ci/environment .ci/packages
+.venv/test.stamp: setup.py $(wildcard requirements/*.txt requirements/locked/*.txt) .ci/environment .ci/packages
 	@.ci/packages
 	@PYTHON="$(PYTHON)" MLXTEND=1 STS=1 .ci/environment test
 	@touch $@ .venv/demo.stamp

