@@ -10,9 +10,16 @@ import numpy as np
 
 from edge_rjepa.base import journal
 
+MOST = 2**63
+LONGEST_EVENT = 1000  # characters
+
 
 class Record(NamedTuple):
-    """The lines of a metrics.jsonl and the older ones beside it, oldest first."""
+    """The lines of a metrics.jsonl and the older ones beside it, oldest first.
+
+    Of a measure there are numbers, and counts by name such as `skipped`; of an event its text, and
+    numbers. What else a line holds is left out: somebody else may have written it.
+    """
 
     measures: list[dict[str, Any]]
     events: list[dict[str, Any]]
@@ -22,11 +29,21 @@ def read(path: str | os.PathLike) -> Record:
     """What the metrics.jsonl at `path` says. Raises OSError when it cannot be read."""
     record = Record([], [])
     for line in journal.read(path):
-        if "event" in line:
-            record.events.append(line)
-        elif is_number(line.get("fixations")):
-            record.measures.append(line)
+        numbers = {name: value for name, value in line.items() if is_number(value)}
+        if isinstance(line.get("event"), str):
+            record.events.append(numbers | {"event": line["event"][:LONGEST_EVENT]})
+        elif math.isfinite(numbers.get("fixations", math.nan)):
+            record.measures.append(numbers | _counts(line))
     return record
+
+
+def _counts(line: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """What the line counts by name."""
+    return {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, dict) and all(is_number(count) for count in value.values())
+    }
 
 
 def column(lines: list[dict[str, Any]], key: str) -> np.ndarray:
@@ -54,5 +71,7 @@ def reduce(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a line is a number: JSON's true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value of a line is a number that a float holds: JSON's true and false are none."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= MOST
+    return isinstance(value, float)

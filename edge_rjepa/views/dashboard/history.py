@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_rjepa.views import metrics
+from edge_rjepa.views.dashboard.live import finite
 
 CURVES = (
     "information", "effective_rank", "embedding_std", "surprise", "fixations_per_s",
@@ -34,14 +35,15 @@ def history(path: Path, points: int = POINTS) -> dict:
         name: _curve(metrics.column(record.measures, name), starts)
         for name in ("time_unix_s", "fixations", *CURVES)
     }
-    events = [[line.get("time_unix_s"), str(line["event"])] for line in record.events[-EVENTS:]]
-    return {"curves": curves, "events": events, "last": record.measures[-1] if count else None}
+    events = [[finite(e).get("time_unix_s"), e["event"]] for e in record.events[-EVENTS:]]
+    last = finite(record.measures[-1]) if count else None
+    return {"curves": curves, "events": events, "last": last}
 
 
 def _curve(values: np.ndarray, starts: np.ndarray) -> dict[str, list[float | None]]:
     """Mean, low and high of each point; None for a gap."""
     low, mean, high = metrics.reduce(values, starts)
     return {
-        name: [None if math.isnan(value) else value for value in part.tolist()]
+        name: [value if math.isfinite(value) else None for value in part.tolist()]
         for name, part in (("mean", mean), ("low", low), ("high", high))
     }

@@ -225,8 +225,11 @@ def data_url(data: bytes, kind: str) -> str:
 
 
 def finite(values: dict) -> dict:
-    """The same, null where a number is not finite: JSON knows no other."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
+    """The same, null where a number is not finite, in counts by name too: JSON knows no other."""
+
+    def known(value):
+        if isinstance(value, dict):
+            return finite(value)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: known(value) for name, value in values.items()}

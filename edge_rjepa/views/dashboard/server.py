@@ -29,7 +29,7 @@ from aiohttp import WSMsgType, web
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.views.dashboard.buttons import Buttons, Refused
 from edge_rjepa.views.dashboard.history import history
-from edge_rjepa.views.dashboard.live import LiveState, finite
+from edge_rjepa.views.dashboard.live import LiveState
 
 MOST_VIEWERS = 8
 PICTURE_S, STATE_S, MAP_S = 0.1, 0.5, 2.0  # between two sendings
@@ -191,8 +191,6 @@ class Dashboard:
         found = await self._loop.run_in_executor(None, history, path)
         found["name"], found["learns"] = self._folder.resolve().name, self._live is not None
         found["buttons"] = self._buttons is not None
-        if found["last"]:
-            found["last"] = finite(found["last"])
         return web.json_response(found)
 
     async def _encoder(self, request: web.Request) -> web.StreamResponse:
