@@ -1,6 +1,7 @@
 """Configuration: round trips, and refusals that name the key and the cure."""
 
 import math
+import os
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
 
 import numpy as np
@@ -169,3 +170,40 @@ def test_length_of_the_circuits_input():
     assert RJepaConfig(n_features=9, n_embedding=5, n_efference=3).n_memory_input == 8
     config = RJepaConfig(n_features=9, n_embedding=5, n_efference=3, memory_input="features")
     assert config.n_memory_input == 12
+
+
+HOSTILE = {
+    "deep lists": "a=" + "[" * 100_000,
+    "deep tables": "a=" + "{a=" * 50_000,
+    "a key of 50,000 parts": ".".join("a" * 50_000) + "=1",
+    "a number of 5,000 digits": "seed=1" + "0" * 5000,
+    "a seed beyond 64 bits": "seed=1" + "0" * 400,
+    "a time beyond a float": "checkpoint_every_s=1" + "0" * 400,
+    "a rate beyond a float": "[camera]\nframes_per_s=1" + "0" * 400,
+    "units beyond all memory": "[network]\nn_hidden=1" + "0" * 30,
+    "blocks beyond all memory": "[network]\nmax_block=1000000000",
+    "a window beyond all cameras": "[retina]\nwindow_px=1024000000\nsurround_cells=16",
+    "features beyond all use": "[retina]\nwindow_px=1024\nfovea_px=1024\nfovea_degree=1000",
+    "a picture beyond all cameras": "[camera]\nwidth_px=1000000000000",
+    "frames beyond all disks": "held_out_frames=1000000000000",
+    "versions beyond all disks": "checkpoints_kept=1000000000",
+    "a date": "seed=2020-01-01",
+    "a cell that is a table": "[network]\ncell={a=1}",
+    "a memory that is a list": "[network]\nmemory_input=[1]",
+    "a policy that is a list": "[gaze]\npolicy=[1]",
+    "a device that is a number": "[head]\ndevice=5",
+    "a source with a NUL": 'source="\\u0000"',
+    "a source of a million signs": 'source="' + "a" * 1_000_000 + '"',
+    "a dunder": "__class__=1",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_nothing_in_a_file_does_more_than_be_refused(read, tmp_path, text):
+    said = refusal(read, text)
+    assert str(tmp_path / "config.toml") in said and len(said) < 500
+
+
+def test_a_pipe_is_no_configuration(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe or a device" in refusal(RunConfig.from_toml, tmp_path / "pipe")
