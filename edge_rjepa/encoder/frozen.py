@@ -321,7 +321,10 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
         raise EncoderError(f"cannot read {path}: {reason}") from error
     _refuse_external_data(path, content)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        _ = session.get_modelmeta().custom_metadata_map  # may be no UTF-8, and names, too
+        _ = [(node.name, node.shape) for node in (*session.get_inputs(), *session.get_outputs())]
+        return session
     except Exception as error:  # onnxruntime has a dozen types of them, with one base: Exception
         raise EncoderError(_NO_ONNX.format(path)) from error
 
