@@ -151,7 +151,9 @@ def _made(record) -> datetime:
     try:
         made = datetime.fromisoformat(record.made)
     except ValueError:
-        raise CalibrationError(f"made = {record.made!r} is no date") from None
+        raise CalibrationError(f"made = {record.made!r:.40} is no date") from None
+    if not 1970 < made.year < 9999:  # at the ends of the calendar no other time zone has a date
+        raise CalibrationError(f"made = {record.made!r} is no date of a calibration")
     return made if made.tzinfo else made.replace(tzinfo=timezone.utc)
 
 

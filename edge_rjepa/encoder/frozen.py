@@ -97,7 +97,8 @@ class FrozenEncoder:
     metadata: what the file says of itself. form: step, sequence, patches or descriptor. fixations:
     how many a call of the graph takes; of a sequence, blocks must be a multiple of it. retina: the
     retina inside the graph, whose `windows` cuts what `embed` takes; None if the file takes
-    features. Raises EncoderError for a file that cannot be read, or is not of this package.
+    features. Raises EncoderError for a file that cannot be read, or is not of this package, and
+    where the graph fails while it runs.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1):

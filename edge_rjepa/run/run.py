@@ -464,7 +464,7 @@ def _is_free(folder: Path, config: RunConfig) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir() if not path.match(".*.tmp")}
-    ours = CONFIG not in names or RunConfig.from_toml(folder / CONFIG) == config
+    ours = CONFIG not in names or RunConfig.from_toml(folder / CONFIG, False) == config
     # Of a run that got further there are measures.
     begun = METRICS in names and (folder / METRICS).stat().st_size > 0
     return names <= {CONFIG, METRICS, GOOD} and ours and not begun

@@ -123,6 +123,14 @@ def damaged_texts():
         "a lens unknown": (put("mirror", *result, "model", "lens"), "mirror"),
         "a focal length below 0": (put(-5.0, *result, "model", "focal_x_px"), "above 0"),
         "no date": (put("soon", "camera", "made"), "no date"),
+        "a date beyond the calendar": (
+            put("0001-01-01T00:00:00+23:59", "camera", "made"),
+            "no date",
+        ),
+        "a name twice": (whole.replace('"camera"', '"version": 1, "camera"'), "damaged"),
+        "a lens beyond all lenses": (put(1e300, *result, "model", "focal_x_px"), "at most"),
+        "a picture beyond all cameras": (put(10**9, *result, "model", "width_px"), "at most"),
+        "a number beyond a float": (put(10**400, *result, "rms_px"), "rms_px is not a number"),
         "no section": (put(7, "camera"), "camera is not an object"),
     }
 

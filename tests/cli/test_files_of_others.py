@@ -86,6 +86,13 @@ def test_a_link_in_a_run_is_not_written_through(tmp_path, capfd, monkeypatch, na
     assert f"{folder / name}: is a link: remove it" in line
 
 
+def test_nobody_else_can_look_into_a_folder_of_alarms(tmp_path):
+    from edge_rjepa.watch.alarms import AlarmFolder
+
+    AlarmFolder(tmp_path / "watch" / "night")
+    assert (tmp_path / "watch" / "night").stat().st_mode & 0o077 == 0
+
+
 def lines_of(*arguments, **options):
     """Exit code and lines on standard error of the command."""
     command = [sys.executable, "-m", "edge_rjepa", *map(str, arguments)]

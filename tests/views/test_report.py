@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import asdict
 
 import matplotlib.image as matplotlib_image
@@ -263,6 +264,28 @@ def test_other_damaged_files_are_named(run_dir, name, content):
 def test_a_sample_of_other_shapes_is_refused(run_dir, changes):
     add_sample(run_dir, **changes)
     with pytest.raises(report.ReportError, match="sample.npz is damaged"):
+        report.draw_report(run_dir)
+
+
+def test_a_sample_that_unpacks_without_end_is_not_unpacked(run_dir):
+    add_sample(run_dir)
+    with zipfile.ZipFile(run_dir / "sample.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("more.npy", "w") as member:
+            for _ in range(300):
+                member.write(bytes(1 << 20))
+    assert (run_dir / "sample.npz").stat().st_size < 10 << 20
+    with pytest.raises(report.ReportError, match="sample.npz is damaged"):
+        report.draw_report(run_dir)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "sample.npz"])
+def test_only_files_of_the_folder_itself_are_drawn(run_dir, tmp_path_factory, name):
+    add_summary(run_dir)
+    add_sample(run_dir)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / name
+    (run_dir / name).rename(elsewhere)
+    (run_dir / name).symlink_to(elsewhere)
+    with pytest.raises(report.ReportError, match=f"{name} is damaged"):
         report.draw_report(run_dir)
 
 
