@@ -76,8 +76,8 @@ def newest(path: str | os.PathLike) -> list[Path]:
 
 
 def versions(path: str | os.PathLike) -> list[Path]:
-    """Where versions of `path` are looked for, the newest first."""
-    path = Path(path)
+    """Where versions of `path` are looked for, the newest first; their folder by its full name."""
+    path = Path(os.path.realpath(Path(path).parent), Path(path).name)
     name = re.compile(rf"{re.escape(path.stem)}\.([1-9][0-9]*){re.escape(path.suffix)}")
     matches = (name.fullmatch(other.name) for other in path.parent.glob("*"))
     older = sorted(int(match[1]) for match in matches if match)

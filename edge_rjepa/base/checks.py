@@ -29,7 +29,7 @@ def from_table(cls: type, table: object, prefix: str = ""):
         if key not in known:
             near = get_close_matches(key, known, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"unknown key '{prefix}{key}': {hint}")
+            raise ConfigError(f"unknown key '{prefix}{str(key)[:SHOWN]}': {hint}")
         section = known[key].default_factory
         if isinstance(section, type):
             if not isinstance(value, dict):

@@ -107,7 +107,9 @@ def find(name: str) -> Cell:
             "gradient needs one trace for every (unit, weight) pair, which RFP does not keep and "
             f"will not approximate; choose a unit-local cell: {known}"
         )
-    raise ConfigError(f"cell '{name}' is unknown; choose one of {known}, or register your own")
+    raise ConfigError(
+        f"cell '{str(name)[:80]}' is unknown; choose one of {known}, or register your own"
+    )
 
 
 def _check(cell: Cell, step_size: float = 1e-30, tolerance: float = 1e-12) -> None:

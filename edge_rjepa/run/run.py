@@ -150,6 +150,8 @@ def alone_in(folder: Path, new: bool = True):
     """
     if not (new or folder.is_dir()):
         raise CheckpointError(f"{folder} is no folder of a run: name one that `learn` made")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is not an empty folder, but a file: name another")
     make_private_folder(folder)
     held = os.open(folder, os.O_RDONLY)
     try:

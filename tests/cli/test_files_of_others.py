@@ -122,7 +122,7 @@ def test_a_reader_that_is_gone_is_one_line():
 @pytest.mark.parametrize(
     ("out", "says"),
     [
-        ("file", "something stands there: move it away"),
+        ("file", "but a file: name another"),
         ("file/run", "a file stands where a folder belongs"),
         ("x" * 300, "use a shorter name"),
     ],
