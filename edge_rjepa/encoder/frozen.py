@@ -55,7 +55,7 @@ from safe_files.errors import FileError, why
 from safe_files.plain import rebuilt
 from safe_files.reading import parse_json, read_bytes
 
-MOST_BYTES, MOST_SIZE = 256 << 20, 1 << 20
+MOST_BYTES, MOST_METADATA, MOST_SIZE = 256 << 20, 1 << 20, 1 << 20
 NODES = {  # form -> inputs beside what is seen, and outputs
     STEP: ((EFFERENCE, STATE, EMBEDDING_BEFORE), OUTPUTS),
     SEQUENCE: ((EFFERENCE, STATE, EMBEDDING_BEFORE), OUTPUTS),
@@ -320,7 +320,7 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     except (OSError, FileError) as error:
         reason = why(error) if isinstance(error, OSError) else error
         raise EncoderError(f"cannot read {path}: {reason}") from error
-    _refuse_external_data(path, content)
+    _check_content(path, content)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         _ = session.get_modelmeta().custom_metadata_map  # may be no UTF-8, and names, too
@@ -370,14 +370,19 @@ def _view(form: str, retina: Retina | None) -> str:
     return WINDOW if retina else FEATURES
 
 
-def _refuse_external_data(path: Path, content: bytes) -> None:
-    """An encoder brings all its weights: onnxruntime would read the others from any folder."""
+def _check_content(path: Path, content: bytes) -> None:
+    """Raise EncoderError for what says too much of itself, or does not bring all its weights.
+
+    Those onnxruntime would read from the folder that the program is in.
+    """
     import onnx
 
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError, whichever protobuf there is
         raise EncoderError(_NO_ONNX.format(path)) from error
+    if sum(len(each.value) for each in model.metadata_props) > MOST_METADATA:
+        raise EncoderError(f"{path} says too much of itself: export it again")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
         raise EncoderError(f"{path} wants to read other files: name one that export wrote")
 

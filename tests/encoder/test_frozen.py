@@ -259,6 +259,7 @@ def test_files_that_are_no_encoders_are_refused(files, tmp_path):
         ({"retina": "[1]"}, "retina is not an object"),
         ({"retina": '{"contrast_floor": 1' + "0" * 400 + "}"}, "contrast_floor"),
         ({"retina": "null"}, "is not the graph that it says it is"),
+        ({"licence": "a" * 2_000_000}, "says too much of itself"),
         ({"form": "[1]"}, "form is not of type str"),
         ({"form": "patches"}, "is not the graph that it says it is"),
         ({"form": "sequence"}, "is not the graph that it says it is"),
