@@ -132,7 +132,6 @@ def load_run(folder: Path) -> LoadedRun:
 def _config_of(learner: RJepa, notes: dict, path: Path) -> RunConfig:
     """The run's configuration in a checkpoint, of the learner beside it. Raises CheckpointError."""
     try:
-        rebuilt(_Notes, notes, "notes")
         config = RunConfig.from_dict(notes["config"])
         if config.network != learner.config:
             raise ConfigError("the run's network is not the learner's")
@@ -236,15 +235,16 @@ class Run:
         kept = kept or load_run(folder)
         run = cls(folder, kept.config, source, kept.learner.to(device), **handed_in)
         try:
-            run.loop.restore(kept.notes["loop"])
-            run.monitor.restore(kept.notes["monitor"])
+            notes = rebuilt(_Notes, kept.notes, "notes")
+            run.loop.restore(notes.loop._asdict())
+            run.monitor.restore(notes.monitor)
         except (LookupError, TypeError, ValueError, OverflowError, zlib.error) as error:
+            said = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{folder / CHECKPOINT} holds a state of gaze or source that does not fit "
-                f"({type(error).__name__}): use an earlier copy, or start a new run"
+                f"{folder / CHECKPOINT} holds a state of the run that does not fit ({said}): use an "
+                "earlier copy, or start a new run"
             ) from error
-        run.rollbacks = kept.notes["rollbacks"]
-        run._learning_s = kept.notes["learning_s"]
+        run.rollbacks, run._learning_s = notes.rollbacks, notes.learning_s
         run.frames_lost = run._journal.forget(run.frames)
         run.frames_kept = run.frames
         return run

@@ -90,11 +90,6 @@ METADATA = {
     "no configuration of a run": ("notes", "config", [1]),
     "another network in the run": ("notes", "config", "network", "n_hidden", 13),
     "a source that is a number": ("notes", "config", "source", 5),
-    "a loop that is a list": ("notes", "loop", [1]),
-    "frames that are text": ("notes", "loop", "frames", "x"),
-    "a gaze that is text": ("notes", "loop", "gaze", "x"),
-    "a monitor that is text": ("notes", "monitor", "best_information", "x"),
-    "rollbacks beyond 64 bits": ("notes", "rollbacks", 10**30),
     "a configuration that is a list": ("config", [1, 2]),
     "an unknown key": ("config", "n_hiden", 3),
     "a rate that is text": ("learning_rate", "x"),
@@ -136,14 +131,23 @@ SOURCE = {"rng": [{}, 5], "sequence": ["x", -1], "scene": [[9, 0.0, 0.0, 0.5, Fa
           "head": [5, {}, {"now_s": "x", "moves": []}]}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("part", "name", "value"),
-    [("gaze", name, value) for name in GAZE for value in GAZE[name]]
-    + [("source", name, value) for name in SOURCE for value in SOURCE[name]],
-)
-def test_a_state_that_lies_is_refused_before_a_frame_is_read(kept, tmp_path, part, name, value):
+STATES = [
+    ("loop", [1]),
+    ("loop", "frames", "x"),
+    ("loop", "gaze", "x"),
+    ("loop", "skipped", {"black": "x"}),
+    ("monitor", "best_information", "x"),
+    ("rollbacks", 10**30),
+    ("learning_s", None),
+    *[("loop", "gaze", name, value) for name in GAZE for value in GAZE[name]],
+    *[("loop", "source", name, value) for name in SOURCE for value in SOURCE[name]],
+]
+
+
+@pytest.mark.parametrize("change", STATES)
+def test_a_state_that_lies_is_refused_before_a_frame_is_read(kept, tmp_path, change):
     tensors, metadata = kept
-    metadata = changed(metadata, "notes", "loop", part, name, value)
+    metadata = changed(metadata, "notes", *change)
     write(tmp_path, tensors, metadata)
     config = RunConfig.from_dict(metadata["notes"]["config"])
     with open_source(config.source, config.seed) as source:
