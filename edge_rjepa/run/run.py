@@ -241,8 +241,8 @@ class Run:
         except (LookupError, TypeError, ValueError, OverflowError, zlib.error) as error:
             said = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{folder / CHECKPOINT} holds a state of the run that does not fit ({said}): use an "
-                "earlier copy, or start a new run"
+                f"{folder / CHECKPOINT} holds a state of the run that does not fit ({said}): use "
+                "an earlier copy, or start a new run"
             ) from error
         run.rollbacks, run._learning_s = notes.rollbacks, notes.learning_s
         run.frames_lost = run._journal.forget(run.frames)
