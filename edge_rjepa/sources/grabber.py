@@ -23,7 +23,7 @@ import numpy as np
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources.images import as_bgr, crop_resize, same
 
-OPEN_S = 10.0  # from opening to the first picture: more counts as a stall
+OPEN_S = 10.0  # from opening to the first picture, unless told otherwise
 STALL_S = 1.6  # without a picture: noticed within 2 s, whatever the scheduler adds
 SILENT_S = 1.0  # a read that failed after so long was no sudden death but a stall
 FROZEN_S = 1.6  # of one and the same picture ..
@@ -74,7 +74,8 @@ class Grabber:
 
     name: of the camera, for messages. open_capture: opens it or raises SourceError; called from
     threads of the grabber, again after every fault. slowest_s: the longest time between two
-    pictures when all is well, for cameras that take few a second.
+    pictures when all is well, for cameras that take few a second. first_s: from opening to the
+    first picture; more counts as a stall.
 
     The first picture decides the size: if later ones differ, their middle is cut to its shape and
     scaled. `faults` counts what went wrong, by FAULTS, and how often the camera was "reopened".
@@ -82,12 +83,17 @@ class Grabber:
     """
 
     def __init__(
-        self, name: str, open_capture: Callable[[], Capture], slowest_s: float = 0.0
+        self,
+        name: str,
+        open_capture: Callable[[], Capture],
+        slowest_s: float = 0.0,
+        first_s: float | None = None,
     ) -> None:
         self.faults = dict.fromkeys((*FAULTS, "reopened"), 0)
         self._name = name
         self._open_capture = open_capture
         self._stall_s = max(STALL_S, slowest_s)
+        self._first_s = OPEN_S if first_s is None else first_s
         self._changed = threading.Condition()  # guards all that follows
         self._closed = False
         self._newest: Picture | None = None
@@ -104,7 +110,11 @@ class Grabber:
         self._supervisor = threading.Thread(target=self._supervise, name=f"{name}: supervisor")
         self._supervisor.daemon = True
         self._wait_for_the_first()
-        self._supervisor.start()
+        try:
+            self._supervisor.start()
+        except RuntimeError as error:
+            self.close()
+            raise SourceError(_no_thread(error)) from error
 
     @property
     def closed(self) -> bool:
@@ -147,7 +157,7 @@ class Grabber:
     def _wait_for_the_first(self) -> None:
         try:
             with self._changed:
-                self._reader.start()
+                self._begin_reading()
                 self._wait_for_fault(until_seen=True)
         finally:
             if self._newest is None:
@@ -174,7 +184,7 @@ class Grabber:
                 if not self._closed:
                     self._stillness.restart()
                     self._reader = self._new_reader()
-                    self._reader.start()
+                    self._begin_reading()
 
     def _wait_for_the_hanging(self) -> None:
         """Until there are not too many readers that hang in a driver."""
@@ -189,12 +199,19 @@ class Grabber:
         """Until the reader has a fault, all is closed or, if so wanted, a picture is there."""
         reader = self._reader
         while not (self._closed or reader.fault or (until_seen and reader.seen_s)):
-            limit_s = self._stall_s if reader.seen_s else OPEN_S
+            limit_s = self._stall_s if reader.seen_s else self._first_s
             silent_s = time.monotonic() - (reader.seen_s or reader.started_s)
             if silent_s >= limit_s:
                 reader.fault = reader.silence(silent_s)
             else:
                 self._changed.wait(limit_s - silent_s)
+
+    def _begin_reading(self) -> None:
+        """Start the reader; that there is no thread for it is a fault as others are."""
+        try:
+            self._reader.start()
+        except RuntimeError as error:
+            self._reader.fault = Fault("died", _no_thread(error))
 
     def _new_reader(self) -> _Reader:
         return _Reader(self, self._name, self._open_capture)
@@ -256,6 +273,10 @@ class Grabber:
 
     def _report(self, words: str) -> None:
         self._events.append(f"{self._name}: {words}")
+
+
+def _no_thread(error: RuntimeError) -> str:
+    return f"{error}: end other programs, or allow this user more processes (ulimit -u)"
 
 
 class _Reader(threading.Thread):

@@ -34,6 +34,7 @@ from edge_rjepa.errors import ConfigError, RJepaError, SourceError
 from edge_rjepa.eye.head import Limits
 from edge_rjepa.eye.image import check_image
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
+from edge_rjepa.sources.decode import decode
 
 FORMAT, VERSION = "edge_rjepa recording", 1
 ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"
@@ -266,7 +267,7 @@ def _try_out(pictures: Pictures) -> None:
     y, x = np.mgrid[:37, :53]  # odd sides, and every channel different
     image = np.stack([2 * x, 3 * y, x + y], axis=-1).astype(np.uint8)
     try:
-        again = _decoded(pictures.encode(image))
+        again = decode(pictures.encode(image))
         off = 256 if again is None else np.abs(again.astype(int) - image).max()
     except (cv2.error, ValueError):
         off = 256
@@ -275,10 +276,6 @@ def _try_out(pictures: Pictures) -> None:
             f"this OpenCV ({cv2.__version__}) cannot keep pictures as {pictures.kind}: install "
             "opencv-python, or choose the other --record-format"
         )
-
-
-def _decoded(picture: bytes) -> np.ndarray | None:
-    return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -370,7 +367,7 @@ class FrameReader:
         if self.place == self.frames:
             return None
         line = self._parsed(self._lines.readline())
-        image = _decoded(self._picture(line))
+        image = decode(self._picture(line))
         if image is None:
             raise self._damaged()
         self.place += 1

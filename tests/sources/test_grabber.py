@@ -287,3 +287,34 @@ def test_a_camera_that_never_gives_a_picture_is_refused():
     silent.let_go()
     until(lambda: not threads())
     assert silent.connections[0].released.is_set()
+
+
+def without_threads(monkeypatch, allowed, refused):
+    """Let `allowed` threads of the grabber start, refuse so many, and let all others start."""
+    count, start = iter(range(1000)), threading.Thread.start
+
+    def start_or_not(thread):
+        if thread.name.startswith("camera: ") and allowed <= next(count) < allowed + refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+
+
+@pytest.mark.parametrize("refused", [1, 5])
+def test_a_reader_that_cannot_be_started_is_tried_again(grab, monkeypatch, refused):
+    camera = Camera([picture(0), BREAK], [picture(1)])
+    without_threads(monkeypatch, 2, refused)
+    held = grab(camera, slowest_s=60.0)
+    assert held.newer_than(0, 5.0).sequence == 1
+    assert held.faults["died"] == held.faults["reopened"] == 1
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_camera_for_which_there_is_no_thread_is_refused(monkeypatch, allowed):
+    camera = Camera([picture(0)])
+    without_threads(monkeypatch, allowed, 1)
+    with pytest.raises(SourceError, match=r"can't start new thread: .* more processes"):
+        Grabber("camera", camera.open)
+    camera.let_go()
+    until(lambda: not threads())
