@@ -25,6 +25,8 @@ from edge_rjepa.sources.jpeg import START, JpegCutter
 PIECE_BYTES = 2**16
 MOST_STRAY_BYTES = 2**16  # between two pictures, where there should be a boundary and some zeros
 ASKED_EVERY_S = 0.1  # for a picture an answer, at most
+MOST_LETTERS = 80  # of what the other side wrote, in a message
+NO_TLS = "WRONG_VERSION", "handshake operation timed out"  # in what TLS says of a port without it
 USER_AGENT = "edge-rjepa"
 ESCAPES = "write @ / # ? in a password as %40 %2F %23 %3F"
 CURES = {
@@ -132,11 +134,17 @@ def _first_piece(answer: HTTPResponse) -> bytes:
             "the page's source",
         )
     if kind and not kind.startswith(("text/", "application/octet-stream")):
-        raise OtherMedia(kind)
+        raise OtherMedia(_line(kind))
     piece = answer.read1(PIECE_BYTES)
     if START not in piece and not piece.startswith(b"--"):
-        raise OtherMedia(kind or "of no type")
+        raise OtherMedia(_line(kind) if kind else "something of no type")
     return piece
+
+
+def _line(words: object) -> str:
+    """What somebody else wrote, as a part of one line on a terminal."""
+    line = " ".join(str(words).split()) or type(words).__name__
+    return "".join(letter for letter in line if letter.isprintable())[:MOST_LETTERS]
 
 
 class _Questions:
@@ -163,12 +171,12 @@ class _Questions:
             error.close()
             raise AnswerError(*self._words(error)) from error
         except URLError as error:
-            if isinstance(error.reason, ssl.SSLError) and "WRONG_VERSION" in str(error.reason):
+            if any(sign in str(error.reason) for sign in NO_TLS):
                 words = "no TLS is spoken at this port", "try http:// in place of https://"
                 raise AnswerError(*words) from error
-            raise SourceError(f"cannot be opened ({error.reason})") from error
-        except (HTTPException, ValueError, OSError) as error:  # ValueError: of an unknown scheme
-            raise SourceError(f"cannot be opened ({error or type(error).__name__})") from error
+            raise SourceError(f"cannot be opened ({_line(error.reason)})") from error
+        except (HTTPException, ValueError, OSError) as error:  # ValueError: a scheme of urllib's
+            raise SourceError(f"cannot be opened ({_line(error)})") from error
 
     def limit(self, limit_s: float) -> None:
         """How long the answer may be silent from now on, and each next one before it begins."""
@@ -179,7 +187,7 @@ class _Questions:
 
     def _words(self, error: HTTPError) -> tuple[str, str]:
         """What happened, and what to do."""
-        status = f"the answer is {error.code} {error.reason}"
+        status = f"the answer is {error.code} {_line(error.reason)}"
         if 300 <= error.code < 400:
             return f"it leads on without end ({error.code})", "try the address in a browser"
         if error.code == 401 and self._knows_password:

@@ -12,7 +12,8 @@ from enum import Enum
 START = b"\xff\xd8\xff"
 START_CODE, END_CODE, BARE_CODE = 0xD8, 0xD9, 0x01  # marks without a segment
 FRAME_CODES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments that tell the size
-MARK = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what is left out may stand within a scan
+MARK = re.compile(rb"\xff[\x01\xc0-\xcf\xd8-\xfe]")  # others may stand within a scan, or are none
+FIRST_FREE_CODE = 0xE0  # segments from here on hold anything, a small picture, say
 HEAD_BYTES = 9  # of a segment, from its mark to the size in it
 MOST_BYTES = 2**26  # of one picture
 
@@ -94,7 +95,15 @@ class JpegCutter:
         if code in FRAME_CODES:
             height, width = int.from_bytes(head[5:7], "big"), int.from_bytes(head[7:9], "big")
             self._too_large = height * width > self._most_pixels
-        self._at += 2 + int.from_bytes(head[2:4], "big")
+        end = self._at + 2 + int.from_bytes(head[2:4], "big")
+        if code < FIRST_FREE_CODE:
+            beyond = end + len(START) - 1
+            if len(self._bytes) < beyond:
+                return False
+            # A table that breaks off must not swallow the next picture's beginning.
+            start = self._bytes.find(START, self._at, beyond)
+            end = start if start >= 0 else end
+        self._at = end
         return True
 
     def _drop(self, end: int) -> None:
