@@ -91,15 +91,19 @@ class RunConfig:
     def from_toml(cls, path: str | Path) -> RunConfig:
         """Read a configuration file; what it does not say has its default. Raises ConfigError."""
         try:
-            with open(path, "rb") as file:
-                return cls.from_dict(tomllib.load(file))
+            text = Path(path).read_bytes().decode(errors="surrogateescape")
+            return cls.from_dict(tomllib.loads(text))
         except OSError as error:
             raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path} is not TOML: {error}") from error
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
     def to_toml(self) -> str:
-        """The whole configuration as TOML, defaults included."""
+        """The whole configuration as TOML, defaults included.
+
+        The name of a source may have bytes that are no UTF-8. They are kept as Python keeps them in
+        names of files: write the text with errors="surrogateescape".
+        """
         return tomli_w.dumps(asdict(self))

@@ -180,7 +180,7 @@ class Run:
         learner = RJepa(config.network, config.seed, device)
         run = cls(folder, config, source, learner, **handed_in)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / CONFIG, config.to_toml().encode())
+        write_atomic(folder / CONFIG, config.to_toml().encode(errors="surrogateescape"))
         write_atomic(folder / METRICS, b"")
         run._save(GOOD)
         run._save(CHECKPOINT)

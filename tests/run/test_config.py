@@ -1,6 +1,7 @@
 """Configuration: round trips, and refusals that name the key and the cure."""
 
 import math
+import os
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
 
 import numpy as np
@@ -169,3 +170,9 @@ def test_length_of_the_circuits_input():
     assert RJepaConfig(n_features=9, n_embedding=5, n_efference=3).n_memory_input == 8
     config = RJepaConfig(n_features=9, n_embedding=5, n_efference=3, memory_input="features")
     assert config.n_memory_input == 12
+
+
+def test_a_source_of_any_bytes_goes_into_a_file_and_back(tmp_path):
+    config = RunConfig(source=os.fsdecode(b"lat\xe9in/\xff.mp4"))
+    (tmp_path / "c.toml").write_bytes(config.to_toml().encode(errors="surrogateescape"))
+    assert RunConfig.from_toml(tmp_path / "c.toml") == config
