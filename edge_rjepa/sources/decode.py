@@ -20,7 +20,9 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import jpeg
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"}
-MOST_PIXELS = 2**25  # edge_rjepa/__init__.py tells OpenCV, too
+MOST_PIXELS = 2**25  # of a JPEG, before it is decoded; OpenCV has it for all other pictures
+if (allowed := os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "")).isdecimal():
+    MOST_PIXELS = int(allowed)
 MOST_FILE_BYTES = 2**29  # of one picture: it holds MOST_PIXELS of any kind
 MOST_SAID = 1e9  # frames of a file, or a second: a number beyond that is none
 SPARE = 0.05  # of a file's frames, that seeking may be off by: it is where the rate varies
