@@ -25,15 +25,17 @@ FEWEST_A_DIMENSION = 4
 SHOWN = 3  # frames of a sample
 
 # Of a live source the last SET_ASIDE_S of every SET_ASIDE_EVERY_S are held out, a frame at least:
-# seen, not learned. By the clock, so that a slow camera is judged as soon as any other.
+# seen, not learned. By the clock, so that a slow camera is judged as soon as any other: its frames
+# are looked at several times. ENOUGH_S of being held out are enough to judge on.
 SET_ASIDE_EVERY_S, SET_ASIDE_S = 10.0, 0.5
-LOOKS_A_SECOND = 30.0  # at what is held out: at a slow camera's frame several times
+ENOUGH_S = 1.0
 
 
 class SetAside:
     """Which frames of a live source are held out, by their times of capture."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: RunConfig) -> None:
+        self._looks_a_second = _fewest(config) / config.fixations_per_frame / ENOUGH_S
         self._first_s: float | None = None  # when the first frame was taken
         self._last_s = 0.0  # .. and the last
 
@@ -45,7 +47,7 @@ class SetAside:
         turn, within_s = self._place(t_s)
         if within_s >= SET_ASIDE_S and turn <= self._place(last_s)[0]:
             return 0
-        return round(LOOKS_A_SECOND * min(max(t_s - last_s, 1.0 / LOOKS_A_SECOND), SET_ASIDE_S))
+        return max(1, math.ceil(self._looks_a_second * min(t_s - last_s, SET_ASIDE_S)))
 
     def _place(self, t_s: float) -> tuple[float, float]:
         """How often frames began to be held out by then, and how long ago they did."""
@@ -80,7 +82,7 @@ class HeldOut:
         self._eye = Eye(gaze, Retina(config.retina))
         self._fixations = config.fixations_per_frame
         self._noise_floor = config.network.noise_floor
-        self._fewest = FEWEST_A_DIMENSION * config.network.n_embedding
+        self._fewest = _fewest(config)
         self._looks: deque[HeldOutFrame] = deque(maxlen=config.held_out_frames)
         # One more than shown: the first look has no past, and what surprises there says little.
         self._image_every = max(1, config.held_out_frames // (SHOWN + 1))
@@ -133,3 +135,8 @@ class HeldOut:
         learner.reset()
         seen = [learner.predict(look.features, look.efference) for look in self._looks]
         return np.concatenate([s.z for s in seen]), np.concatenate([s.z_hat for s in seen])
+
+
+def _fewest(config: RunConfig) -> int:
+    """Fixations that say something about the embedding's covariance."""
+    return FEWEST_A_DIMENSION * config.network.n_embedding

@@ -97,7 +97,7 @@ class Loop:
         self.frames = 0  # used: learned from or set aside
         self.torn = False  # whether a frame was begun with and not done with
         self.skipped: Counter[str] = Counter()  # frames, by the reason
-        self._set_aside = SetAside()
+        self._set_aside = SetAside(config)
         self._slow = False
         self._events: list[str] = []
         self._reports: list[tuple[int, float, float]] = []

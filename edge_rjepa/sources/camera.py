@@ -33,7 +33,7 @@ from edge_rjepa.sources.http_camera import ESCAPES, AnswerError, HttpCamera, Oth
 from edge_rjepa.sources.kinds import Options
 from firmware_bridge.device_files import holders, in_words
 
-READ_TIMEOUT_S = 1.5  # of network streams, once they have begun
+READ_TIMEOUT_S = 3.0  # of network streams, once they have begun: stalls are noticed before
 SPARE_S = 2.0  # to tell why no picture came, beyond the time it may take
 SLOWEST_FRAMES = 3.0  # so many times the usual interval without a picture is no stall yet
 RECENT_S = 1.0  # a driver's stamp further back than this is of another clock

@@ -1,5 +1,6 @@
 """The threads that keep a camera's newest picture, on a camera that does what it is told."""
 
+import itertools
 import queue
 import threading
 import time
@@ -318,3 +319,35 @@ def test_a_camera_for_which_there_is_no_thread_is_refused(monkeypatch, allowed):
         Grabber("camera", camera.open)
     camera.let_go()
     until(lambda: not threads())
+
+
+def test_a_slow_camera_is_no_stalled_one(grab):
+    """One picture in 0.4 s, where 0.16 s count as a stall: after a few openings it is known."""
+    held = grab(SlowCamera(0.4))
+    until(lambda: held.newest().sequence > 12, 20.0)
+    assert 1 <= held.faults["stalled"] <= 3 and held.faults["died"] == 0
+    held.drain_events()
+    sequence = held.newest().sequence
+    until(lambda: held.newest().sequence > sequence + 4, 20.0)
+    assert held.drain_events() == []
+
+
+class SlowCamera(Camera):
+    """Its connections give the first picture at once and each next one after a while."""
+
+    def __init__(self, interval_s):
+        super().__init__()
+        self.interval_s = interval_s
+        self.numbers = itertools.count()
+
+    def open(self):
+        connection = super().open()
+        connection.items.put(picture(next(self.numbers)))
+
+        def grab():
+            grabbed = Connection.grab(connection)
+            threading.Timer(self.interval_s, lambda: self.give(picture(next(self.numbers)))).start()
+            return grabbed
+
+        connection.grab = grab
+        return connection
