@@ -316,3 +316,34 @@ def test_what_is_never_a_picture_is_not_kept():
         cutter.feed(noise.bytes(10_000))
         assert cutter.next() in (None, TORN)
     assert cutter.stray_bytes > 900_000 and len(cutter._bytes) < 10
+
+
+@pytest.mark.slow
+def test_a_thousand_mutated_streams_end_in_pictures_or_none():
+    """Bytes changed, left out, doubled and put elsewhere: whatever is cut out is bounded."""
+    rng = np.random.default_rng(0)
+    content = b"".join(part(encoded("jpg", smooth_picture(i))) for i in range(3))
+    after = content * (1 + 2**17 // len(content))  # more than a length that is wrong can swallow
+    for _ in range(1000):
+        mutated = bytearray(content)
+        for _ in range(rng.integers(1, 6)):
+            start, length = rng.integers(len(mutated)), rng.integers(1, 40)
+            piece = mutated[start : start + length]
+            how = rng.integers(4)
+            if how == 0:
+                piece = rng.bytes(len(piece))
+            elif how == 1:
+                piece = b""
+            elif how == 2:
+                piece = piece * 2
+            else:
+                piece = b"\xff" + rng.bytes(1)
+            mutated[start : start + length] = piece
+        cutter, cut = JpegCutter(MOST_PIXELS), []
+        cutter.feed(bytes(mutated) + after)
+        while (picture := cutter.next()) is not None:
+            cut.append(picture)
+        assert len(cut) <= 3 * (1 + len(after) // len(content)) + 6
+        images = [decode(picture) for picture in [*cut[:4], cut[-1]] if picture is not TORN]
+        assert all(image is None or image.size <= 3 * MOST_PIXELS for image in images)
+        assert images[-1] is not None  # what was not touched is read
