@@ -14,7 +14,7 @@ demo: .venv/demo.stamp
 	rm -rf $(RUN)
 	$(BIN)/edge-rjepa learn --out $(RUN) --seconds $(DEMO_SECONDS)
 	$(BIN)/edge-rjepa export $(RUN) -o $(RUN)/encoder.onnx
-	@test -f $(RUN)/report.png || { echo "error: no report was drawn"; exit 1; }
+	@test -f $(RUN)/report.png || { echo "error: no report was drawn: try a larger DEMO_SECONDS"; exit 1; }
 	@echo "What it learned: $(CURDIR)/$(RUN)/report.png"
 
 # The fast tests of every room: what to run while you work.

@@ -21,7 +21,7 @@ from edge_rjepa.encoder import describe as describing
 from edge_rjepa.encoder.describe import in_even_light, learner_describer
 from edge_rjepa.encoder.opener import open_encoder
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.sources.scene import pictures_in
+from edge_rjepa.sources.decode import pictures_in
 from examples.simulated import histogram, thumbnail
 
 WIDTH_PX, HEIGHT_PX = 320, 240

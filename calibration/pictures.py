@@ -55,12 +55,17 @@ def sightings_in(paths: Sequence[str | os.PathLike], board: Board) -> Pictures:
 
 def _read(path: Path) -> np.ndarray:
     """A picture (H, W) uint8 as it was taken: turned pictures would be of another camera."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CalibrationError(f"{path} is no regular file: take it out of the folder")
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror}") from error
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(data, flags) if len(data) else None
+    try:
+        image = cv2.imdecode(data, flags) if len(data) else None
+    except cv2.error:  # of a size that OpenCV refuses
+        image = None
     if image is None:
         raise CalibrationError(f"{path} is no picture: take it out of the folder")
     return image

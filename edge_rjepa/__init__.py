@@ -4,6 +4,7 @@ The names below are the public ones; each is imported from its room when it is f
 importing the package loads neither Numba nor OpenCV.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ __all__ = [
     "RJepaConfig", "RJepaError", "Retina", "RetinaConfig", "RunConfig", "SourceEnded", "Watch",
     "__version__", "cells", "export", "load_run", "open_encoder", "open_source",
 ]  # fmt: skip
+
+# OpenCV reads this when it is loaded, and only then: a picture of 1 KB may ask for gigabytes.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**25))
 
 _MODULES = {
     "Alarm": "watch.novelty",

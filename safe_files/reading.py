@@ -88,7 +88,7 @@ def read_toml(
 
     content = read_bytes(path, most_bytes, follow_links)
     try:
-        text = content.decode()
+        text = content.decode(errors="surrogateescape")  # names of files may have any bytes
         _refuse_long_keys(text)
         return tomllib.loads(text)
     except RecursionError:

@@ -1,5 +1,7 @@
 """What the tests say at their end besides passed and failed."""
 
+import edge_rjepa  # noqa: F401 - before any test loads OpenCV, which is told its limits by it
+
 
 def pytest_terminal_summary(terminalreporter):
     """The lines that tests recorded of the CUDA lanes: which ran, and why the others did not."""

@@ -102,6 +102,26 @@ def test_only_the_cuda_engine_knows_the_cuda_kernels(path):
     assert not named or any(by_path(path).startswith(place) for place in inside)
 
 
+# All that comes from outside as a picture goes through one door; calibration/ has its own, since it
+# can be used alone.
+PICTURE_DOORS = {"edge_rjepa/sources/decode.py", "calibration/pictures.py"}
+PICTURE_READERS = {"imread", "imreadmulti", "imdecode", "imdecodemulti", "VideoCapture"}
+
+
+def called(source: str) -> set[str]:
+    """The names of all that a source file calls, without what they belong to."""
+    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return {getattr(function, "attr", getattr(function, "id", "")) for function in calls}
+
+
+@pytest.mark.parametrize(
+    "path", sources("edge_rjepa", "calibration", "firmware_bridge"), ids=by_path
+)
+def test_pictures_from_outside_come_through_one_door(path):
+    if by_path(path) not in PICTURE_DOORS:
+        assert not called(path.read_text()) & PICTURE_READERS
+
+
 def test_nothing_imports_the_tests_or_by_relative_names():
     for path in sources("edge_rjepa", *NEIGHBOURS, "benchmarks"):
         names = imported(path.read_text())
@@ -170,3 +190,7 @@ def test_imports_are_found_wherever_they_stand(source, rooms):
 
 def test_relative_imports_are_found():
     assert imported("from . import cells\nfrom ..a import b") == {"..cells", "..a.b"}
+
+
+def test_calls_are_found_by_any_name():
+    assert called("cv2.imread(a)\nx.y.f()\nimdecode(b)") == {"imread", "f", "imdecode"}

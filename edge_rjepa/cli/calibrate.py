@@ -20,7 +20,6 @@ from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import say
 
 OUTPUT = Path("calibration.json")
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 WAIT_MS = 2000.0  # for a frame, ..
 WAITS = 5  # .. so often in a row, until the camera counts as gone
 IDLE_S = 10.0  # of a video without a new view: there is nothing more to come
@@ -195,13 +194,11 @@ def _camera(options: argparse.Namespace) -> int:
 
 def _sightings_in_files(folder: Path, board):
     from calibration.pictures import sightings_in
+    from edge_rjepa.sources.decode import pictures_in
 
     if not folder.is_dir():
         raise CalibrationError(f"{folder} is no folder: name one with pictures of the board")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if not paths:
-        raise CalibrationError(f"{folder} holds no picture ({', '.join(sorted(PICTURES))})")
-    found = sightings_in(paths, board)
+    found = sightings_in(pictures_in(folder), board)
     if found.without:
         say(f"the board is not seen in {', '.join(found.without)}")
     return f"pictures in {folder}", found.names, found.sightings, found.size

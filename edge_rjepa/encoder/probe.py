@@ -27,7 +27,7 @@ from edge_rjepa.encoder.opener import OpenedEncoder, open_encoder
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.eye.scan import FIXATIONS, Scan, scan
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.sources.scene import SUFFIXES
+from edge_rjepa.sources.decode import named_as_pictures, read_picture, readable
 
 FEWEST_PICTURES = 6  # of a class
 ASKED_SHARE = 1 / 3
@@ -133,8 +133,8 @@ def _pictures(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
         raise ProbeError(f"{folder} is no folder: name one with a folder of pictures a class")
     classes = {}
     for each in sorted(folder.iterdir()):
-        if each.is_dir():
-            found = sorted(p for p in each.iterdir() if p.suffix.lower() in SUFFIXES)
+        if each.is_dir() and not each.name.startswith("."):
+            found = readable(named_as_pictures(each))
             if found:
                 classes[each.name] = found
     if len(classes) < 2:
@@ -265,21 +265,6 @@ def _principal(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     most = np.argsort(variance)[::-1][: min(count, len(rows) - 1)]
     directions = centred.T @ mixing[:, most]
     return mean, directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """The picture as (H, W, 3) uint8 BGR. Raises ProbeError."""
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ProbeError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ProbeError(f"{path} is no picture that OpenCV can read: replace or remove it")
-    return image
 
 
 def _row(name: str, rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> ProbeRow:

@@ -97,5 +97,9 @@ class RunConfig:
             raise ConfigError(f"{path}: {error}") from error
 
     def to_toml(self) -> str:
-        """The whole configuration as TOML, defaults included."""
+        """The whole configuration as TOML, defaults included.
+
+        The name of a source may have bytes that are no UTF-8. They are kept as Python keeps them in
+        names of files: write the text with errors="surrogateescape".
+        """
         return tomli_w.dumps(asdict(self))

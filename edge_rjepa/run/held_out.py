@@ -24,6 +24,35 @@ from edge_rjepa.sources import Frame
 FEWEST_A_DIMENSION = 4
 SHOWN = 3  # frames of a sample
 
+# Of a live source the last SET_ASIDE_S of every SET_ASIDE_EVERY_S are held out, a frame at least:
+# seen, not learned. By the clock, so that a slow camera is judged as soon as any other: its frames
+# are looked at several times. ENOUGH_S of being held out are enough to judge on.
+SET_ASIDE_EVERY_S, SET_ASIDE_S = 10.0, 0.5
+ENOUGH_S = 1.0
+
+
+class SetAside:
+    """Which frames of a live source are held out, by their times of capture."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._looks_a_second = _fewest(config) / config.fixations_per_frame / ENOUGH_S
+        self._first_s: float | None = None  # when the first frame was taken
+        self._last_s = 0.0  # .. and the last
+
+    def looks(self, t_s: float) -> int:
+        """How often to look at the next frame, taken at t_s, if it is held out; else 0."""
+        if self._first_s is None:
+            self._first_s = self._last_s = t_s
+        last_s, self._last_s = self._last_s, t_s
+        turn, within_s = self._place(t_s)
+        if within_s >= SET_ASIDE_S and turn <= self._place(last_s)[0]:
+            return 0
+        return max(1, math.ceil(self._looks_a_second * min(t_s - last_s, SET_ASIDE_S)))
+
+    def _place(self, t_s: float) -> tuple[float, float]:
+        """How often frames began to be held out by then, and how long ago they did."""
+        return divmod(t_s - (self._first_s or 0.0) + SET_ASIDE_S, SET_ASIDE_EVERY_S)
+
 
 class HeldOutFrame(NamedTuple):
     """What is kept of one frame: its fixations."""
@@ -53,7 +82,7 @@ class HeldOut:
         self._eye = Eye(gaze, Retina(config.retina))
         self._fixations = config.fixations_per_frame
         self._noise_floor = config.network.noise_floor
-        self._fewest = FEWEST_A_DIMENSION * config.network.n_embedding
+        self._fewest = _fewest(config)
         self._looks: deque[HeldOutFrame] = deque(maxlen=config.held_out_frames)
         # One more than shown: the first look has no past, and what surprises there says little.
         self._image_every = max(1, config.held_out_frames // (SHOWN + 1))
@@ -66,6 +95,16 @@ class HeldOut:
             image = None if self._added % self._image_every else frame.image
             self._looks.append(HeldOutFrame(features, plan.efference, plan.pixels, image))
             self._added += 1
+
+    def fill(self, camera: Camera, frames: list[Frame]) -> None:
+        """Look at these frames; if they are few, again until there is enough to judge on.
+
+        There may never be, where the configuration keeps too few looks.
+        """
+        most = len(self._looks) + (self._looks.maxlen or 0)
+        while frames and not self.enough and most > 0:
+            self.add(camera, frames)
+            most -= len(frames)
 
     @property
     def enough(self) -> bool:
@@ -96,3 +135,8 @@ class HeldOut:
         learner.reset()
         seen = [learner.predict(look.features, look.efference) for look in self._looks]
         return np.concatenate([s.z for s in seen]), np.concatenate([s.z_hat for s in seen])
+
+
+def _fewest(config: RunConfig) -> int:
+    """Fixations that say something about the embedding's covariance."""
+    return FEWEST_A_DIMENSION * config.network.n_embedding

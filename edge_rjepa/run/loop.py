@@ -19,19 +19,19 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.head import Head
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.run.held_out import HeldOut
+from edge_rjepa.run.held_out import HeldOut, SetAside
 from edge_rjepa.run.pace import Latency, Pace
 from edge_rjepa.run.usable_frames import PlacedFrame, PlacedFrames, allowed_rad
 from edge_rjepa.sources import Frame, FrameUse, Source
 
 WAIT_MS = 200.0  # for a frame: also how soon a signal is noticed while the camera is away
 
-# Of a live source every SET_ASIDE_EVERY frames the last SET_ASIDE are held out: seen, not learned.
-SET_ASIDE_EVERY, SET_ASIDE = 300, 15
+MOST_UNUSABLE = 10_000  # frames at the beginning of a source that is not live
 
 
 class Recorder(Protocol):
@@ -97,6 +97,7 @@ class Loop:
         self.frames = 0  # used: learned from or set aside
         self.torn = False  # whether a frame was begun with and not done with
         self.skipped: Counter[str] = Counter()  # frames, by the reason
+        self._set_aside = SetAside(config)
         self._slow = False
         self._events: list[str] = []
         self._reports: list[tuple[int, float, float]] = []
@@ -162,24 +163,34 @@ class Loop:
     def _use(self, placed: PlacedFrame) -> bool:
         frame = placed.frame
         if placed.why_unusable:
-            self.skipped[placed.why_unusable] += 1
+            self._skip(placed.why_unusable)
             return False
-        gaze_rad = None if self._sets_aside(frame) else self._learn(frame)
-        if gaze_rad is None:
-            self.held_out.add(self.source.camera, [frame])
+        looks = self._set_aside.looks(frame.t_capture_s)
+        if self._sets_aside(frame, looks):
+            self.held_out.add(self.source.camera, [frame] * max(1, looks))
+            gaze_rad = None
+        else:
+            gaze_rad = self._learn(frame)
         self._record(frame, gaze_rad)
         self.frames += 1
         return True
+
+    def _skip(self, why: str) -> None:
+        self.skipped[why] += 1
+        if not (self.source.live or self.frames or self.skipped.total() < MOST_UNUSABLE):
+            raise SourceError(
+                f"the first {MOST_UNUSABLE:,} frames are of no use ({why}): name a source that "
+                "shows something"
+            )
 
     def _show(self, batch: FixationBatch) -> None:
         for observer in self.observers:
             observer(batch)
 
-    def _sets_aside(self, frame: Frame) -> bool:
+    def _sets_aside(self, frame: Frame, looks: int) -> bool:
         if frame.use is not FrameUse.UNDECIDED:  # a recording: as it was then
             return frame.use is FrameUse.SET_ASIDE
-        within = self.frames % SET_ASIDE_EVERY
-        return self.source.live and within >= SET_ASIDE_EVERY - SET_ASIDE
+        return self.source.live and looks > 0
 
     def _learn(self, frame: Frame) -> np.ndarray:
         """Look at the frame, learn from it, turn the head; where gaze was, (K, 2) rad."""

@@ -47,6 +47,8 @@ from safe_files.writing import make_private_folder, newest, write_atomic
 CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
 GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"
 
+MEASURED_AT_LEAST_EVERY_S = 10.0  # for who watches a slow camera
+
 # What config.toml may change in a run that goes on.
 NO_MATTER = ("checkpoint_every_s", "checkpoints_kept", "held_out_frames")
 
@@ -212,7 +214,7 @@ class Run:
         learner = RJepa(config.network, config.seed, device)
         run = cls(folder, config, source, learner, **handed_in)
         make_private_folder(folder)
-        write_atomic(folder / CONFIG, config.to_toml().encode())
+        write_atomic(folder / CONFIG, config.to_toml().encode(errors="surrogateescape"))
         write_atomic(folder / METRICS, b"")
         run._save(GOOD)
         run._save(CHECKPOINT)
@@ -280,6 +282,8 @@ class Run:
         finally:
             self._keep_at_the_end()
         self._report_events()
+        if 0 < self.frames < self.config.metrics_every_frames:  # a short run has a report, too
+            self._measure(on_progress)
         if self.ended:
             self._report("the source has ended")
 
@@ -299,6 +303,8 @@ class Run:
         """Measure and keep, when it is time to; `used`: whether there was a frame to learn from."""
         if used and self.frames % self.config.metrics_every_frames == 0:
             self._watch(on_progress)
+        elif used and time.monotonic() - self._watched_s >= MEASURED_AT_LEAST_EVERY_S:
+            self._measure(on_progress)
         if used and self.frames % self.config.rollback_every_frames == 0:
             self._mark_good()
         elif time.monotonic() - self._saved_s >= self.config.checkpoint_every_s:
@@ -306,11 +312,17 @@ class Run:
                 self.keep()
 
     def _watch(self, on_progress) -> None:
-        """Measure, write a line of metrics, and roll back what has collapsed."""
+        """Measure, and roll back what has collapsed: counted in frames, so it is repeatable."""
+        collapse = self.monitor.collapse(health_of(self.learner))
+        self._measure(on_progress, rolled_back=bool(collapse))
+        if collapse:
+            self._roll_back(collapse)
+
+    def _measure(self, on_progress, rolled_back: bool = False) -> None:
+        """Write a line of metrics."""
         now = time.monotonic()
         seconds, self._watched_s = now - self._watched_s, now
         health = health_of(self.learner)
-        collapse = self.monitor.collapse(health)
         measures, latency = self.loop.measures(), self.loop.latency
         progress = Progress(
             frames=self.frames,
@@ -325,14 +337,12 @@ class Run:
             latency_p95_ms=latency.percentile_ms(95.0),
             skipped=dict(self.loop.skipped),
             faults=self.loop.faults,
-            rollbacks=self.rollbacks + bool(collapse),
+            rollbacks=self.rollbacks + rolled_back,
         )
         line = progress._asdict() | health._asdict() | {"time_unix_s": time.time()}
         del line["health"]
         self._note(line)
         on_progress(progress)
-        if collapse:
-            self._roll_back(collapse)
 
     def _roll_back(self, collapse: str) -> None:
         """Back to the last good weights at a lower rate; the stream goes on from where it is."""
@@ -442,7 +452,7 @@ class Run:
         learner = load_run(self.folder).learner
         if not self.held_out.enough:
             source = self.loop.source
-            self.held_out.add(source.camera, source.held_out(self.config.held_out_frames))
+            self.held_out.fill(source.camera, source.held_out(self.config.held_out_frames))
         before = after = None
         if self.held_out.enough:
             before = self.held_out.judge(RJepa(self.config.network, self.config.seed))

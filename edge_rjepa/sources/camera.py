@@ -18,6 +18,7 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens, pinhole
 from edge_rjepa.sources import redacted
 from edge_rjepa.sources.config import CameraConfig
+from edge_rjepa.sources.decode import open_capture
 from edge_rjepa.sources.devices import (
     ROOT,
     Device,
@@ -28,16 +29,16 @@ from edge_rjepa.sources.devices import (
 )
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.grabber import Capture, Grabber, Picture
+from edge_rjepa.sources.http_camera import ESCAPES, AnswerError, HttpCamera, OtherMedia
 from edge_rjepa.sources.kinds import Options
 from firmware_bridge.device_files import holders, in_words
 
-OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 4000, 1500  # of network streams
+READ_TIMEOUT_S = 3.0  # of network streams, once they have begun: stalls are noticed before
+SPARE_S = 2.0  # to tell why no picture came, beyond the time it may take
 SLOWEST_FRAMES = 3.0  # so many times the usual interval without a picture is no stall yet
 RECENT_S = 1.0  # a driver's stamp further back than this is of another clock
 UNCOMPRESSED_PX = 640 * 480  # 30 larger pictures a second do not fit through USB 2 as they are
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
-MOTION_JPEG = cv2.VideoWriter.fourcc(*"MJPG")
-END_OF_JPEG, PADDING_BYTES = b"\xff\xd9", 64
 APPSINK = " ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 
 
@@ -56,7 +57,7 @@ class CameraSource:
 
     A camera that stalls, dies, repeats one picture or changes its size is opened again, for ever;
     drain_events() reports it, `faults` counts it. A video device is found again under another
-    number. Of network streams other than Motion JPEG OpenCV itself scales pictures whose size
+    number. Of network streams other than JPEGs by HTTP OpenCV itself scales pictures whose size
     changes without the stream breaking off.
 
     Raises SourceError when it cannot be opened or gives no picture.
@@ -68,10 +69,10 @@ class CameraSource:
     def __init__(
         self, name: str, opener: Opener, config: CameraConfig, lens: Lens | None = None
     ) -> None:
-        _hush_opencv()
         try:
             slowest_s = SLOWEST_FRAMES / config.frames_per_s
-            self._grabber = Grabber("camera", opener.open, slowest_s)
+            first_s = config.first_picture_s + SPARE_S
+            self._grabber = Grabber("camera", opener.open, slowest_s, first_s)
         except SourceError as error:
             raise SourceError(f"camera {name}: {error}; {opener.cure()}") from error
         height, width = self._grabber.newest().image.shape[:2]
@@ -184,26 +185,9 @@ class OpenCapture:
         self._capture.release()
 
 
-class JpegCapture(OpenCapture):
-    """A Motion JPEG stream whose pictures are decoded here.
-
-    FFmpeg's decoder is silent about a picture that breaks off, and fills up what is missing with
-    the one before; and OpenCV scales pictures of another size.
-    """
-
-    def retrieve(self) -> np.ndarray | None:
-        """Decode what was grabbed; None where it breaks off or is no JPEG."""
-        packet = self._capture.retrieve()[1]
-        # Inside a JPEG's data the mark cannot occur; after it cameras may pad.
-        whole = packet is not None and END_OF_JPEG in packet.tobytes()[-PADDING_BYTES:]
-        return cv2.imdecode(packet.ravel(), cv2.IMREAD_COLOR) if whole else None
-
-
-def open_capture(path: str, config: CameraConfig) -> Capture:
+def open_at(path: str, config: CameraConfig) -> Capture:
     """The video device at `path`, asked for the config's size and rate. Raises SourceError."""
-    capture = cv2.VideoCapture(path, cv2.CAP_V4L2)
-    if not capture.isOpened():
-        raise SourceError("cannot be opened")
+    capture = open_capture(path, cv2.CAP_V4L2)
     if config.width_px * config.height_px > UNCOMPRESSED_PX:
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
     capture.set(cv2.CAP_PROP_FRAME_WIDTH, config.width_px)
@@ -219,7 +203,7 @@ class VideoDevice:
         self,
         path: str,
         config: CameraConfig,
-        open_path: Callable[[str, CameraConfig], Capture] = open_capture,
+        open_path: Callable[[str, CameraConfig], Capture] = open_at,
         root: Path = ROOT,
     ) -> None:
         self._path = path
@@ -261,38 +245,71 @@ class Stream:
     """Opens a network stream, with time limits."""
 
     def __init__(self, url: str, config: CameraConfig) -> None:
-        self._url = url
-        self._read_timeout_ms = max(READ_TIMEOUT_MS, 1e3 * SLOWEST_FRAMES / config.frames_per_s)
+        self._url = checked(url)
+        self._first_s = config.first_picture_s
+        self._interval_s = 1.0 / config.frames_per_s
+        self._slowest_s = max(READ_TIMEOUT_S, SLOWEST_FRAMES * self._interval_s)
+        self._cure = ""  # of what happened last
 
     def open(self) -> Capture:
         """The open stream. Raises SourceError."""
+        self._cure = ""
+        if not self._url.startswith(("http:", "https:")):
+            return self._by_opencv()
+        try:
+            return HttpCamera(
+                self._url, redacted(self._url), self._first_s, self._slowest_s, self._interval_s
+            )
+        except OtherMedia as media:
+            self._cure = f"it sends {media}: give the address of its Motion JPEG, RTSP or HLS"
+            return self._by_opencv()
+        except AnswerError as error:
+            self._cure = error.cure
+            raise
+
+    def _by_opencv(self) -> Capture:
         # One decoding thread: more of them hand out pictures as many frames late.
-        capture = cv2.VideoCapture(
+        capture = open_capture(
             self._url,
             cv2.CAP_FFMPEG,
             [
-                *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS),
-                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(self._read_timeout_ms)),
+                *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1e3 * self._first_s)),
+                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1e3 * self._slowest_s)),
                 *(cv2.CAP_PROP_N_THREADS, 1),
             ],
         )
-        if not capture.isOpened():
-            raise SourceError("cannot be opened")
-        is_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) == MOTION_JPEG
-        undecoded = is_jpeg and capture.set(cv2.CAP_PROP_FORMAT, -1)
-        return (JpegCapture if undecoded else OpenCapture)(capture, redacted(self._url))
+        return OpenCapture(capture, redacted(self._url))
 
     def cure(self) -> str:
         """Why it may not open, and what to do."""
+        if self._cure:
+            return self._cure
         url = urlsplit(self._url)
         try:
             socket.create_connection((url.hostname, url.port or PORTS[url.scheme]), 2.0).close()
-        except (OSError, ValueError) as error:
+        except OSError as error:
             return f"{url.hostname} does not answer ({error}): check the address and the network"
         return (
-            f"{url.hostname} answers, but sends nothing OpenCV can read in time: try the address, "
-            "user and password in a player such as ffplay"
+            f"{url.hostname} answers, but sends no pictures in time: try the address, user and "
+            "password in a player such as ffplay; a camera that takes longer needs a higher "
+            "camera.first_picture_s in --config"
         )
+
+
+def checked(url: str) -> str:
+    """The URL, whose host and port can be told. Raises SourceError where they cannot."""
+    try:
+        parts = urlsplit(url)
+        told = parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        told = False
+    # What stands before an @ beyond the host is the rest of a password.
+    if told and "@" not in parts.fragment:
+        return url
+    raise SourceError(
+        f"{url.partition(':')[0]}://..: where host and port are cannot be told; {ESCAPES}, and put "
+        "an address of IPv6 in [ ]"
+    )
 
 
 class Pipeline:
@@ -308,10 +325,7 @@ class Pipeline:
 
     def open(self) -> Capture:
         """The running pipeline. Raises SourceError."""
-        capture = cv2.VideoCapture(self._pipeline, cv2.CAP_GSTREAMER)
-        if not capture.isOpened():
-            raise SourceError("cannot be opened")
-        return OpenCapture(capture, "the same pipeline")
+        return OpenCapture(open_capture(self._pipeline, cv2.CAP_GSTREAMER), "the same pipeline")
 
     def cure(self) -> str:
         """Why it may not open, and what to do."""
@@ -322,14 +336,3 @@ class Pipeline:
 def has_gstreamer() -> bool:
     """Whether OpenCV was built with GStreamer."""
     return re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()) is not None
-
-
-@functools.cache
-def _hush_opencv() -> None:
-    """drain_events() reports what goes wrong; whoever sets these variables wants to hear it all."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        of_opencv_5 = getattr(cv2.utils, "logging", None)
-        (of_opencv_5 or cv2).setLogLevel(0)
-    # Whole seconds a read waits for a video device; 10 unless set, with the thread held up.
-    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")

@@ -18,12 +18,14 @@ class CameraConfig:
     width_px: int = 640  # a camera may deliver another size; what it delivers counts
     height_px: int = 480
     frames_per_s: float = 30.0
+    first_picture_s: float = 10.0  # how long the first one may take
     field_of_view_rad: float = math.radians(60.0)  # horizontal; that of a usual webcam
 
     def __post_init__(self) -> None:
         check_whole(self, "width_px", 1, MOST_PX)
         check_whole(self, "height_px", 1, MOST_PX)
         check_number(self, "frames_per_s", above=0.0)
+        check_number(self, "first_picture_s", above=0.0)
         check_number(self, "field_of_view_rad", above=0.0)
         if self.field_of_view_rad >= math.pi:
             raise ConfigError(

@@ -23,8 +23,10 @@ import numpy as np
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources.images import as_bgr, crop_resize, same
 
-OPEN_S = 10.0  # from opening to the first picture: more counts as a stall
+OPEN_S = 10.0  # from opening to the first picture, unless told otherwise
 STALL_S = 1.6  # without a picture: noticed within 2 s, whatever the scheduler adds
+MOST_DOUBLED = 3  # how often that time is doubled for a camera that gives one picture only
+SLOW_FRAMES = 3.0  # so many of its own intervals without a picture are no stall either
 SILENT_S = 1.0  # a read that failed after so long was no sudden death but a stall
 FROZEN_S = 1.6  # of one and the same picture ..
 FROZEN_FRAMES = 5  # .. that came so many times at least
@@ -74,7 +76,8 @@ class Grabber:
 
     name: of the camera, for messages. open_capture: opens it or raises SourceError; called from
     threads of the grabber, again after every fault. slowest_s: the longest time between two
-    pictures when all is well, for cameras that take few a second.
+    pictures when all is well, for cameras that take few a second. first_s: from opening to the
+    first picture; more counts as a stall.
 
     The first picture decides the size: if later ones differ, their middle is cut to its shape and
     scaled. `faults` counts what went wrong, by FAULTS, and how often the camera was "reopened".
@@ -82,12 +85,17 @@ class Grabber:
     """
 
     def __init__(
-        self, name: str, open_capture: Callable[[], Capture], slowest_s: float = 0.0
+        self,
+        name: str,
+        open_capture: Callable[[], Capture],
+        slowest_s: float = 0.0,
+        first_s: float | None = None,
     ) -> None:
         self.faults = dict.fromkeys((*FAULTS, "reopened"), 0)
         self._name = name
         self._open_capture = open_capture
         self._stall_s = max(STALL_S, slowest_s)
+        self._first_s = OPEN_S if first_s is None else first_s
         self._changed = threading.Condition()  # guards all that follows
         self._closed = False
         self._newest: Picture | None = None
@@ -96,6 +104,7 @@ class Grabber:
         self._given: tuple[int, int] | None = None  # .. of what the camera gives
         self._where = ""
         self._stillness = Stillness()
+        self._single = 0  # how often on end it stalled after a single picture
         self._attempts = 0  # to open it since it failed; 0 when all is well
         self._lost_s = 0.0  # when it failed
         self._events: deque[str] = deque(maxlen=100)
@@ -104,7 +113,11 @@ class Grabber:
         self._supervisor = threading.Thread(target=self._supervise, name=f"{name}: supervisor")
         self._supervisor.daemon = True
         self._wait_for_the_first()
-        self._supervisor.start()
+        try:
+            self._supervisor.start()
+        except RuntimeError as error:
+            self.close()
+            raise SourceError(_no_thread(error)) from error
 
     @property
     def closed(self) -> bool:
@@ -147,7 +160,7 @@ class Grabber:
     def _wait_for_the_first(self) -> None:
         try:
             with self._changed:
-                self._reader.start()
+                self._begin_reading()
                 self._wait_for_fault(until_seen=True)
         finally:
             if self._newest is None:
@@ -174,7 +187,7 @@ class Grabber:
                 if not self._closed:
                     self._stillness.restart()
                     self._reader = self._new_reader()
-                    self._reader.start()
+                    self._begin_reading()
 
     def _wait_for_the_hanging(self) -> None:
         """Until there are not too many readers that hang in a driver."""
@@ -189,12 +202,25 @@ class Grabber:
         """Until the reader has a fault, all is closed or, if so wanted, a picture is there."""
         reader = self._reader
         while not (self._closed or reader.fault or (until_seen and reader.seen_s)):
-            limit_s = self._stall_s if reader.seen_s else OPEN_S
+            limit_s = self._patience_s(reader)
             silent_s = time.monotonic() - (reader.seen_s or reader.started_s)
             if silent_s >= limit_s:
                 reader.fault = reader.silence(silent_s)
             else:
                 self._changed.wait(limit_s - silent_s)
+
+    def _patience_s(self, reader: _Reader) -> float:
+        """How long it may give no picture."""
+        if not reader.seen_s:
+            return self._first_s
+        return max(self._stall_s * 2.0**self._single, SLOW_FRAMES * reader.interval_s)
+
+    def _begin_reading(self) -> None:
+        """Start the reader; that there is no thread for it is a fault as others are."""
+        try:
+            self._reader.start()
+        except RuntimeError as error:
+            self._reader.fault = Fault("died", _no_thread(error))
 
     def _new_reader(self) -> _Reader:
         return _Reader(self, self._name, self._open_capture)
@@ -206,6 +232,9 @@ class Grabber:
             self._lost_s = seen_s
             self.faults[fault.kind] += 1
             self._report(f"{fault.words}; reopening")
+            # One picture each time it is opened: it may only be slow.
+            single = fault.kind == "stalled" and self._reader.first_s == seen_s
+            self._single = min(self._single + 1, MOST_DOUBLED) if single else 0
 
     # What its reader does.
 
@@ -258,6 +287,10 @@ class Grabber:
         self._events.append(f"{self._name}: {words}")
 
 
+def _no_thread(error: RuntimeError) -> str:
+    return f"{error}: end other programs, or allow this user more processes (ulimit -u)"
+
+
 class _Reader(threading.Thread):
     """One opening of the camera, and all it gives until it fails.
 
@@ -272,6 +305,7 @@ class _Reader(threading.Thread):
         self.fault: Fault | None = None
         self._grabber = grabber
         self._open_capture = open_capture
+        self._gaps_s: deque[float] = deque(maxlen=3)  # between the last pictures
         self._undecodable = 0  # pictures on end
 
     @property
@@ -281,8 +315,15 @@ class _Reader(threading.Thread):
             return False
         return self.seen_s - self.first_s > STEADY_S
 
+    @property
+    def interval_s(self) -> float:
+        """The camera's interval: what every gap of late was at least."""
+        return min(self._gaps_s, default=0.0)
+
     def saw(self, now_s: float) -> None:
         """A picture of it was handed in."""
+        if self.seen_s is not None:
+            self._gaps_s.append(now_s - self.seen_s)
         self.first_s = self.first_s or now_s
         self.seen_s = now_s
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-WIDEST_PX = 640  # of pictures whose size nobody asked for: wider ones are scaled down
+# Of pictures whose size nobody asked for: larger ones are scaled down.
+WIDEST_PX, TALLEST_PX = 640, 1280
+LONGEST = 8  # longer side by the other: a picture beyond that is a strip
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
@@ -49,8 +51,14 @@ def crop_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(middle, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def size_within(width: int, height: int, widest_px: int = WIDEST_PX) -> tuple[int, int]:
-    """The size (width, height) of a picture scaled down until it is wide enough at most."""
-    if width <= widest_px:
-        return width, height
-    return widest_px, max(1, round(height * widest_px / width))
+def without_ends(image: np.ndarray) -> np.ndarray:
+    """The picture; of a strip only its middle, LONGEST times as long as it is broad."""
+    height, width = image.shape[:2]
+    longest = LONGEST * min(width, height)
+    return crop_resize(image, (min(width, longest), min(height, longest)))
+
+
+def size_within(width: int, height: int) -> tuple[int, int]:
+    """The size (width, height) of a picture scaled down until it is small enough."""
+    shrink = min(1.0, WIDEST_PX / width, TALLEST_PX / height)
+    return max(1, round(shrink * width)), max(1, round(shrink * height))

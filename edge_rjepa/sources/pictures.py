@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
+from edge_rjepa.sources.decode import PARTS, pictures_in, read_picture
 from edge_rjepa.sources.frame import Frame, count_in
-from edge_rjepa.sources.images import crop_resize, size_within
+from edge_rjepa.sources.images import LONGEST, crop_resize, size_within
 from edge_rjepa.sources.kinds import Options, path_of
 from edge_rjepa.sources.recording import ABOUT
-from edge_rjepa.sources.scene import pictures_in
 
 FRAMES_A_PICTURE = 4
 FRAMES_A_SECOND = 30.0
-REDUCED = {  # how OpenCV reads a picture at a part of its size, which is quick for JPEGs
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    1: cv2.IMREAD_COLOR,
-}
+LEAST_PX = 16  # a side of the picture that decides the size
 
 
 class PictureSource:
@@ -32,9 +27,10 @@ class PictureSource:
     paths: of at least two pictures, in an order that stays. seed: of the orders and of which are
     held out. lens: of the camera that took them.
 
-    The first path decides the size, at most 640 px wide: of the others the middle is cut to its
-    shape and scaled. The head stays at (0, 0); time runs on at 30 frames a second.
-    Raises SourceError for fewer than two pictures or an unreadable first one.
+    The first picture that is neither tiny nor a strip decides the size, at most 640 px wide: of the
+    others the middle is cut to its shape and scaled. The head stays at (0, 0); time runs on at 30
+    frames a second. Raises SourceError for fewer than two pictures, for an unreadable one before
+    that first, or if there is no such picture.
     """
 
     live = False
@@ -53,8 +49,7 @@ class PictureSource:
         self._held_out, self._shown = shuffled[:n_held], shuffled[n_held:]
         self._sequence = 0
 
-        height, width = _read(paths[0]).shape[:2]
-        self.camera = lens(*size_within(width, height))
+        self.camera = lens(*size_within(*_usual_size(paths)))
 
     def read_next(self, timeout_ms: float) -> Frame:
         """The next frame, at once. Raises SourceError when its picture can no longer be read."""
@@ -113,18 +108,27 @@ def _fitting(path: Path, size: tuple[int, int]) -> np.ndarray:
     return crop_resize(_read(path, size), size)
 
 
+def _usual_size(paths: list[Path]) -> tuple[int, int]:
+    """Width and height of the first picture that all may be cut to."""
+    for path in paths:
+        height, width = _read(path).shape[:2]
+        if min(width, height) >= LEAST_PX and max(width, height) <= LONGEST * min(width, height):
+            return width, height
+        warnings.warn(
+            f"{path}: {width} x {height} px, which is no size for the others; the next decides",
+            stacklevel=2,
+        )
+    raise SourceError(
+        f"{paths[0]}: {LEAST_PX} px on each side is the least, and a side {LONGEST} times as long "
+        "as the other the most, and no picture here has that; add one"
+    )
+
+
 def _read(path: Path, enough: tuple[int, int] | None = None) -> np.ndarray:
     """The picture (H, W, 3) uint8; a reduced one, if that is still as large as `enough` (w, h)."""
-    small = _read_reduced(path, 8)
+    small = read_picture(path, 8)
     # Reduced sizes are rounded up: the whole picture is at least so large.
     height, width = (8 * (length - 1) for length in small.shape[:2])
     spare = min(width / enough[0], height / enough[1]) if enough else 1.0
-    part = next(part for part in REDUCED if part <= max(spare, 1.0))
-    return small if part == 8 else _read_reduced(path, part)
-
-
-def _read_reduced(path: Path, part: int) -> np.ndarray:
-    image = cv2.imread(str(path), REDUCED[part])
-    if image is None:
-        raise SourceError(f"{path}: cannot be read as a picture; remove or replace it")
-    return image
+    part = next(part for part in PARTS if part <= max(spare, 1.0))
+    return small if part == 8 else read_picture(path, part)

@@ -34,6 +34,7 @@ from edge_rjepa.errors import RJepaError, SourceError
 from edge_rjepa.eye.head import Limits
 from edge_rjepa.eye.image import check_image
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
+from edge_rjepa.sources.decode import decode
 from safe_files.errors import FileError, why
 from safe_files.plain import rebuilt
 from safe_files.reading import open_regular, parse_json, read_json
@@ -307,7 +308,7 @@ def _try_out(pictures: Pictures) -> None:
     y, x = np.mgrid[:37, :53]  # odd sides, and every channel different
     image = np.stack([2 * x, 3 * y, x + y], axis=-1).astype(np.uint8)
     try:
-        again = _decoded(pictures.encode(image))
+        again = decode(pictures.encode(image))
         off = 256 if again is None else np.abs(again.astype(int) - image).max()
     except (cv2.error, ValueError):
         off = 256
@@ -316,10 +317,6 @@ def _try_out(pictures: Pictures) -> None:
             f"this OpenCV ({cv2.__version__}) cannot keep pictures as {pictures.kind}: install "
             "opencv-python, or choose the other --record-format"
         )
-
-
-def _decoded(picture: bytes) -> np.ndarray | None:
-    return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -422,7 +419,7 @@ class FrameReader:
         if self.place == self.frames:
             return None
         line = self._parsed(self._lines.readline(MOST_LINE_BYTES + 1))
-        image = _decoded(self._picture(line))
+        image = decode(self._picture(line))
         if image is None:
             raise self._damaged()
         self.place += 1

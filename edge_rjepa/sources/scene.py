@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +30,9 @@ from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import SimulatedHead, wandered
 from edge_rjepa.optics.camera import Pinhole
+from edge_rjepa.sources.decode import read_picture
 from edge_rjepa.sources.frame import Frame, count_in
+from edge_rjepa.sources.images import without_ends
 from edge_rjepa.sources.kinds import SCENE_REACH_RAD
 from safe_files.plain import plain, rebuilt
 
@@ -46,8 +47,6 @@ FRAMES_A_SECOND = 30.0
 # Half the plane's size must reach this far for a view at the limits to stay on it: tan(47.5 deg),
 # and the steepest corner of the picture at the limits (tests/sources/test_scene.py works it out).
 HALF_WIDTH, HALF_HEIGHT = math.tan(math.radians(47.5)), 0.75
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"}
 
 # What scikit-image's wheel ships that is a photograph of something: no drawings, no page of text,
 # no test patterns, and one only of the two motorcycle pictures, which show the same.
@@ -241,7 +240,7 @@ def render(texture: np.ndarray, head: tuple[float, float]) -> np.ndarray:
 def load_texture(path: Path, scene: Scene) -> np.ndarray:
     """The scene's part of the photograph, (h, w, 3) uint8 BGR, at the view's resolution.
 
-    That is focal_px pixels a plane unit. Raises SourceError when OpenCV cannot read the file.
+    That is focal_px pixels a plane unit. Raises SourceError when the file cannot be read.
     """
     image = _photograph(path)
     height, width = image.shape[:2]
@@ -257,9 +256,7 @@ def load_texture(path: Path, scene: Scene) -> np.ndarray:
 
 @lru_cache(maxsize=16)  # decoding takes longer than all else a scene does
 def _photograph(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise SourceError(f"{path}: cannot be read as a picture; remove or replace it")
+    image = without_ends(read_picture(path))
     # No more than its smallest part needs: a dozen camera pictures would fill half a gigabyte.
     enough_px = 2.0 * CAMERA.focal_px * HALF_WIDTH / SMALLEST_PART
     shrink = enough_px / image.shape[1]
@@ -284,30 +281,6 @@ def skimage_photographs() -> list[Path]:
             "run `pip install --force-reinstall scikit-image`"
         )
     return found
-
-
-def pictures_in(directory: Path) -> list[Path]:
-    """The pictures of a folder, sorted by name; unreadable ones are left out with a warning.
-
-    Raises SourceError when there is no such folder or no readable picture in it.
-    """
-    if not directory.is_dir():
-        raise SourceError(f"{directory}: no such folder of pictures")
-    candidates = sorted(p for p in directory.iterdir() if p.suffix.lower() in SUFFIXES)
-    if not candidates:
-        raise SourceError(
-            f"{directory}: holds no picture; put some there ({' '.join(sorted(SUFFIXES))})"
-        )
-    readable = []
-    for path in candidates:
-        # A reduced read is enough to see that a picture is one, and cheap for large JPEGs.
-        if cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_8) is not None:
-            readable.append(path)
-        else:
-            warnings.warn(f"{path}: cannot be read as a picture; left out", stacklevel=2)
-    if not readable:
-        raise SourceError(f"{candidates[0]}: cannot be read as a picture, nor can any beside it")
-    return readable
 
 
 def _another(rng: np.random.Generator, scene: Scene | None, count: int) -> Scene:

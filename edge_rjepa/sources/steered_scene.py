@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from edge_rjepa.eye.head import within
+from edge_rjepa.sources.decode import pictures_in
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.kinds import Options, path_of
 from edge_rjepa.sources.scene import (
     FRAMES_A_SECOND,
     LIMITS_RAD,
     SceneSource,
-    pictures_in,
     skimage_photographs,
 )
 from firmware_bridge.track import Pose

@@ -10,12 +10,21 @@ import numpy as np
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
+from edge_rjepa.sources.decode import (
+    next_picture,
+    open_video_file,
+    reaches,
+    said_of,
+    skip_pictures,
+)
 from edge_rjepa.sources.frame import Frame, SourceEnded, count_in
-from edge_rjepa.sources.images import size_within
+from edge_rjepa.sources.images import as_bgr, crop_resize, size_within
 from edge_rjepa.sources.kinds import Options, path_of
 
 FEWEST_FRAMES = 20
 FRAMES_A_SECOND = 30.0  # for files that do not say
+HIGHEST_RATE = 1000.0  # frames a second: a file that says more does not know
+MOST_COUNTED = 10_000  # frames, by reading them
 
 
 class VideoSource:
@@ -26,7 +35,10 @@ class VideoSource:
     Pictures wider than 640 px are scaled down to that. The head stays at (0, 0). Time runs on
     through the loops at the file's frame rate. Places in the file are found by counting frames from
     its start, which takes a moment in long files but is exact in every format.
-    Raises SourceError when the file cannot be read or has fewer than 20 frames.
+
+    A file that is cut short or says a wrong number of frames is as long as what can be read of it;
+    drain_events() tells it. Raises SourceError when the file cannot be read or has fewer than 20
+    frames.
     """
 
     live = False
@@ -34,70 +46,75 @@ class VideoSource:
 
     def __init__(self, path: Path, lens: Lens, once: bool = False) -> None:
         self._path, self._once = path, once
-        self._capture = _opened(path)
-        frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if frames < 1:  # the container has no index
-            frames = _skipped(_opened(path))
-        if frames < FEWEST_FRAMES:
-            raise SourceError(
-                f"{path}: {max(frames, 0)} frames; a video needs at least {FEWEST_FRAMES}"
-            )
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self._frames_a_second = rate if 0.0 < rate < math.inf else FRAMES_A_SECOND
-        self._surely = frames * 9 // 10  # counts in files are often a few too high
-        self._shown = frames if once else self._surely
+        self._capture = open_video_file(path)
+        self._said, rate = said_of(self._capture)
+        self._events: list[str] = []
+        self._set_length(_length(path, self._said))
+        self._frames_a_second = rate if 0.0 < rate <= HIGHEST_RATE else FRAMES_A_SECOND
         self._sequence = 0
         self._place = 0  # of the next frame in the file
 
-        height, width = self._next_image().shape[:2]
-        self.camera = lens(width, height)
+        first = as_bgr(next_picture(self._capture))
+        if first is None:
+            raise SourceError(f"{path}: no frame can be read; repair or replace the file")
+        self.camera = lens(*size_within(first.shape[1], first.shape[0]))
         self._rewind()
 
     def read_next(self, timeout_ms: float) -> Frame:
-        """The next frame, at once; after the last one SourceEnded, or the first one again.
-
-        Raises SourceError for a file that breaks off.
-        """
+        """The next frame, at once; after the last one SourceEnded, or the first one again."""
         if self._place == self._shown:
-            if self._once:
-                raise SourceEnded
-            self._rewind()
-        frame = self._framed(self._next_image(), self._sequence)
+            self._begin_again()
+        image = self._next_image(self._capture)
+        if image is None:  # it ends earlier than its middle told
+            self._set_length(self._place)
+            self._begin_again()
+            image = self._next_image(self._capture)
+        if image is None:
+            raise SourceError(f"{self._path}: can no longer be read; put the file back")
+        self._place += 1
+        frame = self._framed(image, self._sequence)
         self._sequence += 1
         return frame
 
     def held_out(self, count: int) -> list[Frame]:
         """The first `count` frames of the last tenth, or all of it. Raises SourceError."""
-        capture = _opened(self._path)
-        _skipped(capture, self._shown)
+        capture = open_video_file(self._path)
+        skip_pictures(capture, self._shown)
         frames: list[Frame] = []
-        while len(frames) < count:
-            image = _read(capture)
+        while len(frames) < min(count, self._frames - self._shown):
+            image = self._next_image(capture)
             if image is None:
                 break
             frames.append(self._framed(image, len(frames)))
         capture.release()
-        if not frames and count:
-            raise SourceError(f"{self._path}: breaks off before its last tenth; repair the file")
         return frames
 
     def drain_events(self) -> list[str]:
-        """Nothing: a file that fails ends the stream."""
-        return []
+        """That the file has fewer frames than it says, once."""
+        events, self._events = self._events, []
+        return events
 
     def state(self) -> dict:
         """Where the stream stands, as plain JSON values."""
-        return {"shown": self._shown, "sequence": self._sequence, "place": self._place}
+        return {
+            "said": self._said,
+            "frames": self._frames,
+            "sequence": self._sequence,
+            "place": self._place,
+        }
 
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit. Raises SourceError for a video of another length."""
-        if state["shown"] != self._shown:
+        frames = count_in(state, "frames")
+        if state["said"] != self._said or frames > self._frames:
             raise SourceError(
-                f"{self._path}: has {self._shown} frames to show, the saved run's video had "
-                f"{state['shown']}; name the same video, or start a new run"
+                f"{self._path}: has {self._frames} frames, the saved run's video had "
+                f"{frames}; name the same video, or start a new run"
             )
+        self._events.clear()  # it was told before
+        self._divide(frames)
         self._rewind()
-        self._place = _skipped(self._capture, count_in(state, "place"))
+        self._place = skip_pictures(self._capture, count_in(state, "place"))
         self._sequence = count_in(state, "sequence")
 
     def close(self) -> None:
@@ -110,25 +127,44 @@ class VideoSource:
     def __exit__(self, kind, error, trace) -> None:
         self.close()
 
+    def _set_length(self, frames: int) -> None:
+        """The file has so many frames that can be read."""
+        if frames < FEWEST_FRAMES:
+            raise SourceError(
+                f"{self._path}: {frames} frames can be read; a video needs at least "
+                f"{FEWEST_FRAMES}: take a longer one, or a whole copy of it"
+            )
+        if frames < self._said:
+            self._events.append(
+                f"{self._path}: {frames} frames can be read of the {self._said} it says it has; "
+                "these are the video"
+            )
+        self._divide(frames)
+
+    def _divide(self, frames: int) -> None:
+        self._frames = frames
+        self._shown = frames if self._once else frames * 9 // 10
+
     def _framed(self, image: np.ndarray, sequence: int) -> Frame:
         return Frame(image, sequence / self._frames_a_second, (0.0, 0.0), sequence)
+
+    def _begin_again(self) -> None:
+        if self._once:
+            raise SourceEnded
+        self._rewind()
 
     def _rewind(self) -> None:
         # Opened anew: seeking back is not reliable in every format, nor after a failed read.
         self._capture.release()
-        self._capture = _opened(self._path)
+        self._capture = open_video_file(self._path)
         self._place = 0
 
-    def _next_image(self) -> np.ndarray:
-        image = _read(self._capture)
-        if image is None and self._once and self._place >= self._surely:
-            raise SourceEnded
+    def _next_image(self, capture: cv2.VideoCapture) -> np.ndarray | None:
+        """The next image as `camera` says, or None at the end."""
+        image = as_bgr(next_picture(capture))
         if image is None:
-            raise SourceError(
-                f"{self._path}: frame {self._place} cannot be read; repair or replace the file"
-            )
-        self._place += 1
-        return image
+            return None
+        return crop_resize(image, (self.camera.width_px, self.camera.height_px))
 
 
 def open_video(path: str, options: Options) -> VideoSource:
@@ -136,29 +172,12 @@ def open_video(path: str, options: Options) -> VideoSource:
     return VideoSource(path_of(path), options.lens, options.once)
 
 
-def _opened(path: Path) -> cv2.VideoCapture:
-    if not path.is_file():
-        raise SourceError(f"{path}: no such video file")
-    capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        raise SourceError(f"{path}: OpenCV cannot read it as a video; convert it, e.g. to .mp4")
-    return capture
-
-
-def _skipped(capture: cv2.VideoCapture, most: float = math.inf) -> int:
-    """Skip `most` frames, or all there are; how many that was."""
-    count = 0
-    while count < most and capture.grab():
-        count += 1
+def _length(path: Path, said: int) -> int:
+    """How many frames can be read: as many as it says, unless its end shows otherwise."""
+    # Reading tells for sure, and takes too long in a long file that says something.
+    if reaches(path, said) or said > MOST_COUNTED:
+        return said
+    capture = open_video_file(path)
+    count = skip_pictures(capture, math.inf)
+    capture.release()
     return count
-
-
-def _read(capture: cv2.VideoCapture) -> np.ndarray | None:
-    """The next image (H, W, 3) uint8, at most 640 px wide, or None at the end."""
-    ok, image = capture.read()
-    if not ok:
-        return None
-    size = size_within(image.shape[1], image.shape[0])
-    if size == (image.shape[1], image.shape[0]):
-        return image
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -5,6 +5,7 @@ here is how it ends when it cannot.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -137,6 +138,15 @@ def test_garbage_is_one_clear_line_and_the_old_calibration_stays(what, calibrate
     shots = folder_of(tmp_path / "shots", pictures())
     refused(calibrate("camera", "--images", shots, *board, "-o", tmp_path / "c.json"), says)
     assert (tmp_path / "c.json").read_bytes() == old
+
+
+def test_what_is_no_picture_is_named_and_left_out(tmp_path):
+    shots = folder_of(tmp_path / "shots", [read(path) for path in LEFT[:2]])
+    (shots / "half.png").write_bytes(b"\x89PNG")
+    os.mkfifo(shots / "pipe.jpg")
+    result = calibrate("camera", "--images", shots, *BOARD, "-o", tmp_path / "c.json")
+    assert result.returncode == 1 and "2 views of the board: at least 6" in result.stderr
+    assert result.stderr.count("; left out\n") == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import asdict
 
 import cv2
@@ -199,13 +200,22 @@ def test_folders_that_will_not_do(world, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", None])
-def test_a_broken_picture_is_named(world, tmp_path, content):
+def test_a_broken_picture_is_named_and_left_out(world, tmp_path, content):
     folder = write_pictures(tmp_path / "broken", (0, 1))
     path = folder / "class 1" / "7.png"
     path.write_bytes(path.read_bytes()[:60] if content is None else content)
-    with pytest.raises(ProbeError, match=f"{path} is no picture that OpenCV can read") as caught:
-        probe(world / "step.onnx", folder)
-    assert "\n" not in str(caught.value)
+    with pytest.warns(match=f"{path}: cannot be read as a picture .*; left out"):
+        report = probe(world / "step.onnx", folder)
+    assert report.fitted + report.asked == 2 * PER_CLASS - 1
+
+
+def test_hidden_files_and_folders_are_no_pictures_and_no_classes(world, tmp_path):
+    folder = write_pictures(tmp_path / "hidden", (0, 1))
+    (folder / "class 0" / "._7.png").write_bytes(b"\0\5\x16\7" + bytes(100))
+    shutil.copytree(folder / "class 0", folder / ".ipynb_checkpoints")
+    report = probe(world / "step.onnx", folder)
+    assert report.classes == ["class 0", "class 1"]
+    assert report.fitted + report.asked == 2 * PER_CLASS
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The loop: what it uses of the frames it is handed, and what it tells."""
 
+import math
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze
@@ -14,8 +16,8 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.run.held_out import HeldOut
-from edge_rjepa.run.loop import SET_ASIDE, SET_ASIDE_EVERY, Loop
+from edge_rjepa.run.held_out import FEWEST_A_DIMENSION, HeldOut, SetAside
+from edge_rjepa.run.loop import MOST_UNUSABLE, Loop
 from edge_rjepa.sources import Frame, FrameUse, SourceEnded
 from firmware_bridge.track import Pose
 
@@ -175,21 +177,45 @@ def test_the_head_is_sent_where_gaze_wants_it_and_within_its_limits():
     assert np.all(np.array(head.sent) >= low) and np.all(np.array(head.sent) <= high)
 
 
-def live_frames(count):
+def live_frames(count, rate=30.0):
     now_s = time.monotonic()
-    return [frame(i, t_s=now_s + i / 30.0) for i in range(count)]
+    return [frame(i, t_s=now_s + i / rate) for i in range(count)]
 
 
 @pytest.mark.slow
-def test_of_a_live_source_some_frames_are_set_aside_and_never_learned_from():
-    notebook = Notebook()
-    loop = loop_of(Film(live_frames(2 * SET_ASIDE_EVERY), live=True), recorder=notebook)
+@pytest.mark.parametrize("rate", [30.0, 100.0, 5.0, 3.0, 1.0, 0.3])
+def test_of_a_live_source_some_frames_are_set_aside_and_never_learned_from(rate):
+    """By the clock: half a minute of any camera is enough to judge on."""
+    notebook, film = Notebook(), live_frames(1 + math.ceil(30.0 * rate), rate)
+    loop = loop_of(Film(film, live=True), recorder=notebook)
     run(loop)
-    aside = [used.sequence for used, gaze, _ in notebook.lines if gaze is None]
-    expected = np.arange(SET_ASIDE_EVERY - SET_ASIDE, SET_ASIDE_EVERY)
-    assert aside == [*expected, *(SET_ASIDE_EVERY + expected)]
+    taken_s = [used.t_capture_s for used, gaze, _ in notebook.lines if gaze is None]
+    aside_s = np.array(taken_s) - film[0].t_capture_s
+    # In the last half second of ten, or the first frame after that began.
+    assert np.all((aside_s + 0.501) % 10.0 < 0.502 + 1.0 / rate)
+    assert len(aside_s) < 0.07 * len(film) + 4
     assert loop.learner.fixations == sum(fixations for _, _, fixations in notebook.lines)
-    assert len(loop.held_out._looks) == 2 * SET_ASIDE
+    assert loop.held_out.enough
+
+
+@pytest.mark.parametrize("n_embedding", [8, 64, 256])
+@pytest.mark.parametrize("rate", [0.5, 1.0, 2.0, 3.0, 7.0, 15.0, 25.0, 30.0, 60.0, 240.0])
+def test_half_a_minute_holds_out_enough_of_any_camera_for_any_network(rate, n_embedding):
+    config = replace(CONFIG, network=replace(CONFIG.network, n_embedding=n_embedding))
+    aside = SetAside(config)
+    looks = sum(aside.looks(1000.0 + i / rate) for i in range(1 + math.ceil(30.0 * rate)))
+    assert looks * config.fixations_per_frame >= FEWEST_A_DIMENSION * n_embedding
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_source_that_shows_nothing_ends(live):
+    loop = loop_of(Film([frame(i, BLACK) for i in range(MOST_UNUSABLE + 5)], live=live))
+    if live:  # somebody may take the cap off the lens
+        run(loop)
+        assert loop.skipped == {"black": MOST_UNUSABLE + 5}
+    else:
+        with pytest.raises(SourceError, match="first 10,000 frames are of no use .black."):
+            run(loop)
 
 
 def test_a_recording_is_used_as_it_was_then():
@@ -215,7 +241,7 @@ def test_learning_that_falls_behind_uses_fewer_fixations_and_says_so(monkeypatch
 
 
 def test_latency_is_measured_of_live_sources_only():
-    film = [frame(0, t_s=time.monotonic() - 10.0), frame(1, t_s=time.monotonic() + 1000.0)]
+    film = [frame(i, t_s=time.monotonic() + s, fixations=4) for i, s in enumerate((-10.0, 1000.0))]
     live, not_live = loop_of(Film(film, live=True)), loop_of(Film([frame(0)]))
     run(live), run(not_live)
     # What counts is capture, not when work began.

