@@ -156,9 +156,16 @@ class _PrivateTemporaryFolder(caching._SourceFileBackedLocatorMixin, caching._Ca
         super().ensure_cache_path()
 
 
+HAS_HOME = os.path.expanduser("~") != "~"  # else Numba's folder there would be named ~
+
+
 class _CompiledFiles(caching.CompileResultCacheImpl):
     _locator_classes: ClassVar = [
-        *caching.CompileResultCacheImpl._locator_classes,
+        *(
+            locator
+            for locator in caching.CompileResultCacheImpl._locator_classes
+            if HAS_HOME or "UserWide" not in locator.__name__
+        ),
         _PrivateTemporaryFolder,
     ]
 

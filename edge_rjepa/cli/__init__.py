@@ -7,13 +7,14 @@ the heavy rooms only when a command runs, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 import warnings
 from importlib import import_module
+from typing import NoReturn
 
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
-from edge_rjepa.cli.terminal import FAILED, INTERRUPTED
+from edge_rjepa.cli.terminal import FAILED, INTERRUPTED, complete_streams, leave, say
 from edge_rjepa.errors import RJepaError
 
 COMMANDS = [  # modules of this room, in the order of --help
@@ -30,18 +31,42 @@ COMMANDS = [  # modules of this room, in the order of --help
 ]
 
 
+NO_HOME = "/nonexistent"  # Debian's home of users that have none
+
+# What Python says where a limit of the system on threads is reached.
+NO_THREAD = "can't start new thread"
+
+
+def program() -> NoReturn:
+    """What `edge-rjepa` and `python -m edge_rjepa` run."""
+    leave(main())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 for a failure, 2 for wrong usage."""
+    complete_streams()
+    _name_a_home()
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         return options.command(options)
     except (RJepaError, CalibrationError, OSError, MemoryError) as error:
-        print(f"edge-rjepa: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"edge-rjepa: {' '.join(str(error).split())}")
+        return FAILED
+    except RuntimeError as error:
+        if NO_THREAD not in str(error):
+            raise
+        say(f"edge-rjepa: {NO_THREAD}: end other programs, or allow more processes (ulimit -u)")
         return FAILED
     except KeyboardInterrupt:
-        print("edge-rjepa: interrupted", file=sys.stderr)
+        say("edge-rjepa: interrupted")
         return INTERRUPTED
+
+
+def _name_a_home() -> None:
+    """Without HOME and an entry in passwd, libraries would make a folder named ~ right here."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = NO_HOME
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -150,10 +150,16 @@ class RJepa:
         )
 
     def warm_up(self) -> None:
-        """Compile, or load from the cache, all that learning runs; nothing changes."""
-        zeros = np.zeros((1, self.config.n_features)), np.zeros((1, self.config.n_efference))
+        """Compile, or load from the cache, all that learning runs; nothing changes.
+
+        One fixation, several, and a full block differ in the layout of their arrays.
+        """
         with self._twin() as twin:
-            twin.learn_block(*zeros)
+            for fixations in sorted({1, min(2, self.config.max_block), self.config.max_block}):
+                features = np.zeros((fixations, self.config.n_features))
+                efference = np.zeros((fixations, self.config.n_efference))
+                twin.learn_block(features, efference)
+                twin.predict(features, efference)
 
     # -- seeing without learning ------------------------------------------------------------------
 
