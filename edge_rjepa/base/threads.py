@@ -11,6 +11,7 @@ import atexit
 import threading
 import time
 import weakref
+from typing import ClassVar
 
 LIMIT_S = 6.0  # longer than OpenCV takes to give up opening or reading a network stream
 
@@ -18,7 +19,7 @@ LIMIT_S = 6.0  # longer than OpenCV takes to give up opening or reading a networ
 class DriverThread(threading.Thread):
     """A daemon thread that waits inside a driver, in C++ code that nothing can interrupt."""
 
-    all: weakref.WeakSet[DriverThread] = weakref.WeakSet()
+    all: ClassVar[weakref.WeakSet[DriverThread]] = weakref.WeakSet()
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)

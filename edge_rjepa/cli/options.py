@@ -106,6 +106,17 @@ def add_token(parser: Any) -> None:
     )
 
 
+def add_host_names(parser: Any) -> None:
+    """--host-name, once or more often."""
+    parser.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the page is also asked for by this name, such as that of a reverse proxy",
+    )
+
+
 def add_json(parser: Any, what: str = "result") -> None:
     """--json. what: is printed so."""
     parser.add_argument("--json", action="store_true", help=f"print the {what} as JSON")
