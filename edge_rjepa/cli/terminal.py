@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from edge_rjepa.base.threads import join_driver_threads
 
-DRIVERS_S = 2.0  # for cameras to come back, as the program ends
+DRIVERS_S = 1.0  # for cameras to come back, as the program ends
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130  # exit codes
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # Ctrl-C, an end, a closed terminal

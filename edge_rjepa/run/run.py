@@ -19,8 +19,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -156,6 +156,7 @@ class Run:
         self._saved_s = self._watched_s = time.monotonic()
         self._saving_fails = False
         self._journal_fails = False
+        self._spare = SpareDescriptor()
         learner.warm_up()
         eye.warm_up()
 
@@ -392,7 +393,8 @@ class Run:
             "learning_s": self._learning_s,
         }
         keep = self.config.checkpoints_kept if name == CHECKPOINT else 1
-        self.learner.save(self.folder / name, notes, keep=keep)
+        with self._spare.lent():
+            self.learner.save(self.folder / name, notes, keep=keep)
         if name == CHECKPOINT:
             self.frames_kept = self.frames
 
@@ -418,6 +420,35 @@ class Run:
         }
         write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return summary
+
+
+class SpareDescriptor:
+    """A file descriptor kept for saving, which needs one at a time: others may use up the rest."""
+
+    def __init__(self) -> None:
+        self._held: int | None = None
+        self._take()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """While it is free for whoever opens a file."""
+        self._give()
+        try:
+            yield
+        finally:
+            self._take()
+
+    def _take(self) -> None:
+        with suppress(OSError):  # none is left: then there is nothing to keep
+            self._held = os.open(os.devnull, os.O_RDONLY)
+
+    def _give(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def __del__(self) -> None:
+        self._give()
 
 
 def _is_free(folder: Path, config: RunConfig) -> bool:
