@@ -90,11 +90,9 @@ def add_calibration(parser: Any) -> None:
     )
 
 
-def add_seconds(parser: Any) -> None:
-    """--seconds."""
-    parser.add_argument(
-        "--seconds", type=positive(float), metavar="S", help="stop after this many seconds"
-    )
+def add_seconds(parser: Any, what: str = "stop after this many seconds") -> None:
+    """--seconds. what: it does."""
+    parser.add_argument("--seconds", type=positive(float), metavar="S", help=what)
 
 
 def add_token(parser: Any) -> None:

@@ -109,21 +109,24 @@ def load_run(folder: Path) -> LoadedRun:
 
 @contextmanager
 def alone_in(folder: Path, new: bool = True):
-    """Holds a run's folder against a second process; a new run's is made if need be.
+    """Holds a folder against a second process; that of a new run, or watch, is made if need be.
 
     Freed however this one ends. Raises ConfigError where another process holds it, CheckpointError
     where a run that is not new has none.
     """
     if not (new or folder.is_dir()):
         raise CheckpointError(f"{folder} is no folder of a run: name one that `learn` made")
-    if not folder.exists():
-        folder.mkdir(parents=True)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder: name another")
+    folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise ConfigError(f"another process is learning in {folder}: stop it first") from None
+        raise ConfigError(
+            f"another process is at work in {folder}: stop it first, or name another folder"
+        ) from None
     finally:
         os.close(held)
 

@@ -81,6 +81,11 @@ class VideoSource:
             raise SourceError(f"{self._path}: breaks off before its last tenth; repair the file")
         return frames
 
+    @property
+    def duration_s(self) -> float:
+        """How long it takes to show it once, as far as the file says."""
+        return self._shown / self._frames_a_second
+
     def drain_events(self) -> list[str]:
         """Nothing: a file that fails ends the stream."""
         return []
