@@ -7,6 +7,7 @@ the heavy rooms only when a command runs, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import warnings
 from importlib import import_module
@@ -39,6 +40,9 @@ NO_THREAD = "can't start new thread"
 
 def program() -> NoReturn:
     """What `edge-rjepa` and `python -m edge_rjepa` run."""
+    # Learning takes one thread of BLAS. OpenBLAS starts one for each core as it is loaded, and
+    # where it may not, it ends the process.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     leave(main())
 
 
@@ -46,12 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 for a failure, 2 for wrong usage."""
     complete_streams()
     _name_a_home()
-    options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {_in_a_line(message)}")
     try:
+        options = _parser().parse_args(arguments)
         return options.command(options)
     except (RJepaError, CalibrationError, OSError, MemoryError) as error:
-        say(f"edge-rjepa: {' '.join(str(error).split())}")
+        say(f"edge-rjepa: {_in_a_line(error)}{_cure_of(error)}")
         return FAILED
     except RuntimeError as error:
         if NO_THREAD not in str(error):
@@ -61,6 +65,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("edge-rjepa: interrupted")
         return INTERRUPTED
+
+
+def _in_a_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _cure_of(error: BaseException) -> str:
+    """What to do about a limit of the system, where the message does not say."""
+    full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    return "; allow more open files (ulimit -n)" if full else ""
 
 
 def _name_a_home() -> None:

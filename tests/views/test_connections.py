@@ -270,6 +270,20 @@ def test_an_end_while_a_button_waits_refuses_it_and_no_more():
         given_up.result(PATIENCE_S)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_button_that_lacks_a_thread_or_memory_ends_no_run(error):
+    class Learner:
+        def copy(self):
+            raise error
+
+    buttons = Buttons(lambda learner, path: None, print)
+    done = buttons.press("export")
+    buttons.obey(FakeRun(learner=Learner()))
+    with pytest.raises(Refused, match=r"start new thread|MemoryError"):
+        done.result(PATIENCE_S)
+    buttons.close()
+
+
 def test_checkpoints_are_not_kept_faster_than_they_are_worth(monkeypatch):
     now_s = [100.0]
     monkeypatch.setattr(buttons_room.time, "monotonic", lambda: now_s[0])

@@ -63,8 +63,9 @@ class Buttons:
                 continue
             try:
                 done.set_result(self._actions[name](run))
-            except (Refused, RJepaError, OSError) as error:
-                done.set_exception(Refused(" ".join(str(error).split())))
+            # A button ends no run: not for want of a thread (RuntimeError) or of memory either.
+            except (Refused, RJepaError, OSError, RuntimeError, MemoryError) as error:
+                done.set_exception(Refused(" ".join(str(error).split()) or repr(error)))
 
     def close(self) -> None:
         """Wait for an export that is being written, and refuse what is still asked for."""
@@ -97,15 +98,16 @@ class Buttons:
         if self._exporting is not None and self._exporting.is_alive():
             raise Refused("an export is being written")
         learner, path = run.learner.copy(), run.folder / "encoder.onnx"
-        self._exporting = threading.Thread(target=self._write, args=(learner, path), name="export")
-        self._exporting.start()
+        exporting = threading.Thread(target=self._write, args=(learner, path), name="export")
+        exporting.start()
+        self._exporting = exporting
         return f"writing {path}"
 
     def _write(self, learner: RJepa, path: Path) -> None:
         try:
             self._export(learner, path)
-        except (RJepaError, OSError) as error:
-            self._notify(f"export: {' '.join(str(error).split())}")
+        except Exception as error:  # whatever it is, it is told to who pressed the button
+            self._notify(f"export: {' '.join(str(error).split()) or repr(error)}")
         else:
             self._notify(f"exported: {path}")
 

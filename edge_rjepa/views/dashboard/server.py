@@ -12,6 +12,7 @@ only if they are named. Connections are counted before all of this (connections.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import ipaddress
 import json
@@ -96,7 +97,9 @@ class Dashboard:
         if self._error is not None:
             self._thread.join()
             why = self._error.strerror or self._error
-            raise ConfigError(f"the page cannot be served on {address}: {why}; name another port")
+            full = self._error.errno in (errno.EMFILE, errno.ENFILE)
+            cure = "allow more open files (ulimit -n)" if full else "name another port"
+            raise ConfigError(f"the page cannot be served on {address}: {why}; {cure}")
 
     @property
     def url(self) -> str:
@@ -342,7 +345,8 @@ class Dashboard:
     async def _remember(self) -> None:
         """Keep a patch now and then, whoever watches."""
         while self._live is not None:
-            await self._loop.run_in_executor(None, self._live.remember)
+            with suppress(RuntimeError):  # no thread can be started now
+                await self._loop.run_in_executor(None, self._live.remember)
             await asyncio.sleep(STATE_S)
 
 
