@@ -190,6 +190,11 @@ def test_no_bytes_make_a_traceback(folder, token, capfd):
     assert "Traceback" not in said and len(said.splitlines()) <= 1, said
 
 
+def test_who_names_no_host_is_refused(folder):
+    with Dashboard("127.0.0.1:0", folder) as server:
+        assert raw(server._port, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 403")
+
+
 def test_every_answer_says_that_it_is_for_this_page_alone(folder):
     (folder / "report.png").write_bytes(b"a picture")
     with Dashboard("127.0.0.1:0", folder) as server:

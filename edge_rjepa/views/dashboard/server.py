@@ -176,7 +176,7 @@ class Dashboard:
 
     async def _refusal(self, request: web.Request) -> web.StreamResponse | None:
         """Why the request is not answered; None if it is."""
-        if not self._host_is_ours(request.host):
+        if not self._host_is_ours(request.headers.get("Host", "")):
             cure = "start it with --host-name and the name that the browser shows"
             return web.Response(status=403, text=f"403: not by this name; {cure}")
         if self.token is not None:
@@ -247,6 +247,8 @@ class Dashboard:
         return web.FileResponse(path)
 
     async def _press(self, request: web.Request) -> web.Response:
+        if (request.charset or "utf-8").lower() != "utf-8":
+            return web.Response(status=400, text="400: JSON is UTF-8")
         try:
             name = json.loads(await asyncio.wait_for(request.read(), READ_S))["button"]
         except (ValueError, TypeError, LookupError, RecursionError):
