@@ -30,10 +30,9 @@ def folder(tmp_path):
 
 
 def raw(port, data, wait_s=PATIENCE_S):
-    """All that is answered to these bytes, until the server closes or is silent."""
+    """All that is answered to these bytes, until the server closes, as it does with idle ones."""
     with socket.create_connection(("127.0.0.1", port), wait_s) as asking:
         asking.sendall(data)
-        asking.shutdown(socket.SHUT_WR)
         answer = b""
         while part := asking.recv(65536):
             answer += part
@@ -176,15 +175,19 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
-def test_no_bytes_make_a_traceback(folder, token, capfd):
+def test_no_bytes_make_a_traceback(folder, token, capfd, monkeypatch):
+    monkeypatch.setattr(connections, "IDLE_S", 0.2)
+    monkeypatch.setattr(connections, "SWEEP_S", 0.05)
     with Dashboard("127.0.0.1:0", folder, token=token) as server:
+        answered = 0
         for name, data in NONSENSE.items():
             try:
                 answer = raw(server._port, data)
             except ConnectionError:  # it was not read to its end
                 continue
-            found = re.match(rb"HTTP/1.. (\d+)", answer)
-            assert found is None or found[1] != b"500", (name, answer)
+            assert not answer or re.match(rb"HTTP/1.. (?!500)", answer), (name, answer)
+            answered += bool(answer)
+        assert answered > 0.7 * len(NONSENSE)
         assert status_of(server._port) == (401 if token else 200)
     said = capfd.readouterr().err
     assert "Traceback" not in said and len(said.splitlines()) <= 1, said
