@@ -156,7 +156,7 @@ class _PrivateTemporaryFolder(caching._SourceFileBackedLocatorMixin, caching._Ca
         super().ensure_cache_path()
 
 
-HAS_HOME = os.path.expanduser("~") != "~"  # else Numba's folder there would be named ~
+HAS_HOME = os.path.isabs(os.path.expanduser("~"))  # else Numba makes a folder named ~ right here
 
 
 class _CompiledFiles(caching.CompileResultCacheImpl):

@@ -78,8 +78,11 @@ def _cure_of(error: BaseException) -> str:
 
 
 def _name_a_home() -> None:
-    """Without HOME and an entry in passwd, libraries would make a folder named ~ right here."""
-    if os.path.expanduser("~") == "~":
+    """Without HOME and an entry in passwd, libraries would make a folder named ~ right here.
+
+    HOME can also be a relative name, which means another folder wherever one goes.
+    """
+    if not os.path.isabs(os.path.expanduser("~")):
         os.environ["HOME"] = NO_HOME
 
 

@@ -45,7 +45,8 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--warm-up", type=positive(float), default=300.0, metavar="S",
-        help="first learn for S seconds what the place looks like, and report nothing (300)",
+        help="first learn for S seconds what the place looks like, and report nothing (300; 30 at "
+        "least)",
     )  # fmt: skip
     flags.add_seconds(parser, "stop after this many seconds, the warm-up among them")
     parser.add_argument(
