@@ -98,5 +98,5 @@ setup(
         "examples": EXAMPLES,
         "test": TEST,
     },
-    entry_points={"console_scripts": ["edge-rjepa = edge_rjepa.cli:main"]},
+    entry_points={"console_scripts": ["edge-rjepa = edge_rjepa.cli:program"]},
 )

@@ -65,7 +65,11 @@ def run_check(
             findings.append(Finding(topic, FAIL, what, "check how this was installed"))
 
     thread = threading.Thread(target=run, name=f"doctor: {topic}", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        cure = "end other programs, or allow more processes (ulimit -u)"
+        return [Finding(topic, FAIL, f"the check cannot be made: {error}", cure)]
     thread.join(limit_s)
     if thread.is_alive():
         cure = "unplug what hangs and plug it in again, or restart this machine"

@@ -158,9 +158,16 @@ class _PrivateTemporaryFolder(caching._SourceFileBackedLocatorMixin, caching._Ca
         super().ensure_cache_path()
 
 
+HAS_HOME = os.path.isabs(os.path.expanduser("~"))  # else Numba makes a folder named ~ right here
+
+
 class _CompiledFiles(caching.CompileResultCacheImpl):
     _locator_classes: ClassVar = [
-        *caching.CompileResultCacheImpl._locator_classes,
+        *(
+            locator
+            for locator in caching.CompileResultCacheImpl._locator_classes
+            if HAS_HOME or "UserWide" not in locator.__name__
+        ),
         _PrivateTemporaryFolder,
     ]
 

@@ -13,10 +13,11 @@ import sys
 import warnings
 from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
-from edge_rjepa.cli.terminal import FAILED, INTERRUPTED, say
+from edge_rjepa.cli.terminal import FAILED, INTERRUPTED, complete_streams, leave, say
 from edge_rjepa.errors import RJepaError
 from safe_files.errors import in_words, why
 
@@ -34,23 +35,48 @@ COMMANDS = [  # modules of this room, in the order of --help
 ]
 
 
+NO_HOME = "/nonexistent"  # Debian's home of users that have none
+
+# What Python says where a limit of the system on threads is reached.
+NO_THREAD = "can't start new thread"
+
+
+def program() -> NoReturn:
+    """What `edge-rjepa` and `python -m edge_rjepa` run."""
+    # Learning takes one thread of BLAS. OpenBLAS starts one for each core as it is loaded, and
+    # where it may not, it ends the process.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    leave(main())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 for a failure, 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    complete_streams()
+    _name_a_home()
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {_in_a_line(message)}")
     try:
+        options = _parser().parse_args(arguments)
         code = options.command(options)
         sys.stdout.flush()  # what cannot be written is told here, and not while Python ends
         return code
     except (RJepaError, CalibrationError, MemoryError) as error:
-        say(f"edge-rjepa: {' '.join(str(error).split())}")
+        say(f"edge-rjepa: {_in_a_line(error)}")
         return FAILED
     except OSError as error:
         say(f"edge-rjepa: {_of_the_system(error)}")
         return FAILED
+    except RuntimeError as error:
+        if NO_THREAD not in str(error):
+            raise
+        say(f"edge-rjepa: {NO_THREAD}: end other programs, or allow more processes (ulimit -u)")
+        return FAILED
     except KeyboardInterrupt:
-        print("edge-rjepa: interrupted", file=sys.stderr)
+        say("edge-rjepa: interrupted")
         return INTERRUPTED
+
+
+def _in_a_line(message: object) -> str:
+    return " ".join(str(message).split())
 
 
 def _of_the_system(error: OSError) -> str:
@@ -60,6 +86,15 @@ def _of_the_system(error: OSError) -> str:
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return f"cannot write to the standard output: {why(error)}"
+
+
+def _name_a_home() -> None:
+    """Without HOME and an entry in passwd, libraries would make a folder named ~ right here.
+
+    HOME can also be a relative name, which means another folder wherever one goes.
+    """
+    if not os.path.isabs(os.path.expanduser("~")):
+        os.environ["HOME"] = NO_HOME
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,6 +27,7 @@ def add_to(commands: Any) -> None:
         "--address", metavar="HOST:PORT", default=flags.ADDRESS, help=f"({flags.ADDRESS})"
     )
     flags.add_token(parser)
+    flags.add_host_names(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -37,7 +38,9 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.run} is no folder of a run: name one that `learn` made")
     with (
         stop_on_signals("stopping") as received,
-        Dashboard(options.address, options.run, token=flags.read_token(options)) as server,
+        Dashboard(
+            options.address, options.run, token=flags.read_token(options), names=options.host_name
+        ) as server,
     ):
         say(f"page: {server.url}   Ctrl-C ends it")
         while not received:

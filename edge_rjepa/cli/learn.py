@@ -95,6 +95,7 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--show", action="store_true", help="show the fixations in a window")
     flags.add_token(parser)
+    flags.add_host_names(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -298,7 +299,9 @@ def _with_views(
             return
         from edge_rjepa.views.dashboard import page_of
 
-        page = opened.enter_context(page_of(run, options.dashboard, options.token))
+        page = opened.enter_context(
+            page_of(run, options.dashboard, options.token, options.host_name)
+        )
         say(f"page: {page.server.url}")
 
         def go_on(run: Any) -> bool:

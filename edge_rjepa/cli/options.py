@@ -95,11 +95,9 @@ def add_calibration(parser: Any) -> None:
     )
 
 
-def add_seconds(parser: Any) -> None:
-    """--seconds."""
-    parser.add_argument(
-        "--seconds", type=positive(float), metavar="S", help="stop after this many seconds"
-    )
+def add_seconds(parser: Any, what: str = "stop after this many seconds") -> None:
+    """--seconds. what: it does."""
+    parser.add_argument("--seconds", type=positive(float), metavar="S", help=what)
 
 
 def add_token(parser: Any) -> None:
@@ -135,6 +133,17 @@ def read_token(options: argparse.Namespace) -> str | None:
     if token is not None and not token.strip():
         raise ConfigError("the page's token is empty: give one, or leave it out")
     return token
+
+
+def add_host_names(parser: Any) -> None:
+    """--host-name, once or more often."""
+    parser.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the page is also asked for by this name, such as that of a reverse proxy",
+    )
 
 
 def add_json(parser: Any, what: str = "result") -> None:

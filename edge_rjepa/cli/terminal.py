@@ -8,10 +8,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from edge_rjepa.base.threads import join_driver_threads
+
+DRIVERS_S = 1.0  # for cameras to come back, as the program ends
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130  # exit codes
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # Ctrl-C, an end, a closed terminal
+
+
+def complete_streams() -> None:
+    """Put nothing in the place of standard streams that were closed, as `2>&-` does.
+
+    Else the next file that is opened takes the number, and what a library says goes into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0)
+    sys.stdout = sys.stdout or open(1, "w")
+    sys.stderr = sys.stderr or open(2, "w")
 
 
 def say(line: str) -> None:
@@ -52,3 +69,16 @@ def interrupt_on_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code, even while a thread hangs in a driver."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # else Python says so at its end, in three lines
+        say(f"edge-rjepa: standard output cannot be written: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = code or FAILED
+    if not join_driver_threads(DRIVERS_S):
+        os._exit(code)  # the usual end would wait for it, or be aborted by it
+    sys.exit(code)

@@ -19,6 +19,7 @@ from edge_rjepa.errors import ConfigError
 WAIT_MS = 200.0  # for a frame, until it is looked whether to stop
 ESTIMATE_EVERY_S = 60.0
 STAY_S = 4.0  # of a head at each stop
+MOST_TIMES = 100  # as surprising as usual that are told as a number
 
 EXAMPLES = """examples:
   edge-rjepa watch runs/mine --source 0                     the first camera, until Ctrl-C
@@ -44,9 +45,10 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--warm-up", type=positive(float), default=300.0, metavar="S",
-        help="first learn for S seconds what the place looks like, and report nothing (300)",
+        help="first learn for S seconds what the place looks like, and report nothing (300; 30 at "
+        "least)",
     )  # fmt: skip
-    flags.add_seconds(parser)
+    flags.add_seconds(parser, "stop after this many seconds, the warm-up among them")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write alarms.jsonl and cut-outs to DIR "
         "(watch/DATE-TIME)"
@@ -61,6 +63,7 @@ def add_to(commands: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.cli import rig
     from edge_rjepa.encoder.opener import open_encoder
+    from edge_rjepa.run.run import alone_in
     from edge_rjepa.sources import redacted
     from edge_rjepa.watch.alarms import AlarmFolder, Command
     from edge_rjepa.watch.novelty import Watch
@@ -74,25 +77,51 @@ def execute(options: argparse.Namespace) -> int:
         if options.exec:
             command = opened.enter_context(closing(Command(options.exec, say)))
         source, head = opened.enter_context(rig.open_rig(config, once=True))
+        _check_time(source, options)
         watch = Watch(
             embed, source.camera, encoder.window_px,
             options.alarms_per_hour, options.warm_up,
         )  # fmt: skip
-        kept = AlarmFolder(folder)
+        opened.enter_context(alone_in(folder))
+        kept = AlarmFolder(folder, say)
         received = opened.enter_context(stop_on_signals("stopping"))
         say(f"watching {redacted(config.source)}; alarms go to {folder}")
         say(f"nothing is reported for {options.warm_up:.0f} s, while it learns what is usual here")
         reporter = _Reporter(watch, options.json)
         until_s = time.monotonic() + (options.seconds or math.inf)
-        for frame in _frames(source, head, config, lambda: received or time.monotonic() > until_s):
-            for alarm in watch.look(frame):
-                line = kept.keep(alarm)
-                reporter.report_alarm(line)
-                if command:
-                    command.run(line)
-            reporter.report_status(frame.t_capture_s)
+
+        def ended() -> bool:
+            return bool(received) or time.monotonic() > until_s
+
+        frames = _frames(source, head, config, ended, reporter.report_event)
+        _look(frames, watch, kept, command, reporter)
         reporter.report_end()
     return 0
+
+
+def _look(frames, watch, kept, command, reporter) -> None:
+    """Tell of what is new; whatever keeps it from being written, the command is run first."""
+    for frame in frames:
+        for alarm in watch.look(frame):
+            line = kept.keep_picture(alarm)
+            if command:
+                command.run(line)
+            reporter.report_alarm(line)
+            kept.keep_line(line)
+        reporter.report_status(frame.t_capture_s)
+
+
+def _check_time(source: Any, options: argparse.Namespace) -> None:
+    """Refuse what ends before the warm-up does: nothing would be reported."""
+    if source.live:
+        lasts_s, what = options.seconds, "--seconds ends it"
+    else:  # a video is shown as fast as it can be looked at
+        lasts_s, what = getattr(source, "duration_s", None), "the video ends"
+    if lasts_s is not None and lasts_s <= options.warm_up:
+        raise ConfigError(
+            f"{what} after {lasts_s:.0f} s, and for the first {options.warm_up:.0f} s nothing is "
+            "reported: watch for longer, or set another --warm-up"
+        )
 
 
 def _configuration(options: argparse.Namespace, of_run):
@@ -122,7 +151,7 @@ def _configuration(options: argparse.Namespace, of_run):
     return rig.with_calibration(rig.with_head(config, options.head), options.calibration)
 
 
-def _frames(source, head, config, ended):
+def _frames(source, head, config, ended, report_event):
     """Frames with something to see, each from where the head was; the head goes its round."""
     from edge_rjepa.run.usable_frames import HEAD_MOVING, PlacedFrames, allowed_rad
     from edge_rjepa.sources import SourceEnded
@@ -137,7 +166,7 @@ def _frames(source, head, config, ended):
         except SourceEnded:
             return
         for event in placed_frames.drain_events():
-            say(event)
+            report_event(event)
         if placed is None or placed.why_unusable == HEAD_MOVING:
             continue
         if head and patrol:
@@ -149,72 +178,122 @@ def _frames(source, head, config, ended):
 
 
 class _Reporter:
-    """Reports alarms, and now and then how it stands, in words or as lines of JSON."""
+    """Reports alarms, events, and now and then how it stands, in words or as lines of JSON."""
 
     def __init__(self, watch, as_json: bool) -> None:
         self._watch, self._as_json = watch, as_json
-        self._first_s = self._last_s = self._now_s = math.nan
+        self._now_s = self._reported_s = math.nan
+        self._watched_s = 0.0  # with a threshold: not while what is usual was learned
         self._alarms = 0
         self._warm = False
+        self._printing_fails = False
 
     def report_alarm(self, line: dict) -> None:
         self._alarms += 1
-        times = line["surprise_nats"] / max(line["usual_nats"], 1e-9)
         self._print(
             line,
             f"something new at pixel ({line['pixel'][0]:.0f}, {line['pixel'][1]:.0f}), "
-            f"{line['azimuth_deg']:.1f} degrees to the right and {line['elevation_deg']:.1f} up, "
-            f"{times:.0f} times as surprising as usual there (by chance "
-            f"{line['expected_per_hour']:.2g} an hour): {line['picture']}",
+            f"{_direction(line['azimuth_deg'], line['elevation_deg'])}, "
+            f"{_times(line['surprise_nats'], line['usual_nats'])} as surprising as usual there "
+            f"(by chance {line['expected_per_hour']:.2g} an hour): "
+            f"{line['picture'] or 'its picture could not be kept'}",
         )
+
+    def report_event(self, event: str) -> None:
+        """What happened to the camera, the head or the watch itself."""
+        say(event)
+        if self._as_json:
+            self._print({"kind": "event", "time": _now(), "event": event})
 
     def report_status(self, t_s: float) -> None:
         """What is due, after each frame."""
-        for event in self._watch.drain_events():
-            say(event)
-        if math.isnan(self._first_s):
-            self._first_s = self._last_s = t_s
+        passed_s = 0.0 if math.isnan(self._now_s) else t_s - self._now_s
         self._now_s = t_s
-        if not self._warm and math.isfinite(self._watch.threshold):
-            self._warm = True
+        warm = math.isfinite(self._watch.threshold)
+        for event in self._watch.drain_events():
+            self.report_event(event)
+        if self._warm and not warm:
+            blind_s = round(self._watch.warming_up_s, 1)
+            line = {"kind": "relearning", "time": _now(), "t_s": round(t_s, 3), "blind_s": blind_s}
+            self._print(line)
+        if self._warm and warm:
+            self._watched_s += passed_s
+        if math.isnan(self._reported_s):
+            self._reported_s = t_s
+        if warm > self._warm or t_s - self._reported_s >= ESTIMATE_EVERY_S:
             self._report_estimate()
-        elif t_s - self._last_s >= ESTIMATE_EVERY_S:
-            self._report_estimate()
+        self._warm = warm
 
     def report_end(self) -> None:
         """How it stands at the end."""
         if math.isnan(self._now_s):
             say("nothing was seen")
-        elif not math.isfinite(self._watch.threshold):
+        elif not self._warm:
             say("it ended while what is usual was still learned: give it longer, or less --warm-up")
         else:
             self._report_estimate()
 
     def _report_estimate(self) -> None:
-        self._last_s = self._now_s
+        self._reported_s = self._now_s
         watch = self._watch
-        watched_s = max(0.0, self._now_s - self._first_s - watch.warm_up_s)
         expected = watch.expected_per_hour
         known = math.isfinite(watch.threshold)
         self._print(
             {
                 "kind": "estimate",
                 "t_s": round(self._now_s, 3),
-                "watched_s": round(watched_s, 1),
+                "watched_s": round(self._watched_s, 1),
                 "alarms": self._alarms,
                 "threshold": round(watch.threshold, 2) if known else None,
                 "expected_false_per_hour": float(f"{expected:.2g}") if known else None,
                 "from_hours": round(watch.tail.hours, 3),
             },
-            f"watched for {watched_s / 60:.1f} min: {self._alarms} alarms; "
-            f"{expected:.2g} false ones an hour are to be expected at the threshold of "
-            f"{watch.threshold:.1f}, from {60 * watch.tail.hours:.1f} min with nothing new"
+            f"{self._so_far()}; {expected:.2g} false ones an hour are to be expected at the "
+            f"threshold of {watch.threshold:.1f}, from {_duration(3600 * watch.tail.hours)} with "
+            "nothing new"
             if known
             else f"still learning what is usual: {watch.warming_up_s:.0f} s to go",
         )
 
-    def _print(self, line: dict, words: str) -> None:
-        if self._as_json:
-            print(json.dumps(line), flush=True)
-        else:
-            print(words, flush=True)
+    def _so_far(self) -> str:
+        if not self._watched_s:
+            return "what is usual here is known: alarms are reported from now on"
+        plural = "" if self._alarms == 1 else "s"
+        return f"watched for {_duration(self._watched_s)}: {self._alarms} alarm{plural}"
+
+    def _print(self, line: dict, words: str = "") -> None:
+        """On standard output; a log on a full disk is no reason to stop."""
+        text = json.dumps(line) if self._as_json else words
+        if not text:
+            return
+        try:
+            print(text, flush=True)
+            self._printing_fails = False
+        except BrokenPipeError:  # who read it has ended
+            raise
+        except OSError as error:
+            if not self._printing_fails:
+                say(f"standard output cannot be written: {error.strerror}; watching goes on")
+            self._printing_fails = True
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _direction(azimuth_deg: float, elevation_deg: float) -> str:
+    side = "right" if azimuth_deg >= 0.0 else "left"
+    way = "up" if elevation_deg >= 0.0 else "down"
+    return f"{abs(azimuth_deg):.1f} degrees to the {side} and {abs(elevation_deg):.1f} {way}"
+
+
+def _times(surprise_nats: float, usual_nats: float) -> str:
+    """How many times; where next to nothing is usual, the number says no more."""
+    times = surprise_nats / max(usual_nats, 1e-9)
+    return f"{times:.0f} times" if times < MOST_TIMES else f"over {MOST_TIMES} times"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120.0:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200.0 else f"{seconds / 3600:.1f} h"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from edge_rjepa.eye.config import GazePolicy
 from edge_rjepa.eye.gaze import Gaze, GazePlan
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.optics.camera import Camera, Pinhole
@@ -27,9 +30,16 @@ class Eye:
         return plan, self.retina(image, plan.pixels)
 
     def warm_up(self) -> None:
-        """Compile what looking needs, now rather than at the first frame; nothing changes."""
+        """Compile, or load from the cache, all that looking can need; nothing changes.
+
+        Also for random gaze: that is how what is held out is looked at, and what is done where the
+        map has no cell in view. One fixation and several differ in the layout of their arrays.
+        """
         side = self.retina.config.window_px
         camera = Pinhole(side, side, 1.0)
         blank = np.zeros((side, side, 3), np.uint8)
-        Gaze(self.gaze.config).plan(camera, blank, (0.0, 0.0), 1)
-        self.retina(blank, np.zeros((1, 2)))
+        for policy in {self.gaze.config.policy, GazePolicy.RANDOM}:
+            gaze = Gaze(replace(self.gaze.config, policy=policy))
+            for fixations in (1, 2):
+                plan = gaze.plan(camera, blank, (0.0, 0.0), fixations)
+                self.retina(blank, plan.pixels)

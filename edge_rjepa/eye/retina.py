@@ -313,7 +313,9 @@ def _area_average(pictures: np.ndarray, cells: int) -> np.ndarray:
 def _checked_image(image) -> np.ndarray:
     image = np.asarray(image)
     check_image(image)
-    return np.ascontiguousarray(image)
+    image = np.ascontiguousarray(image).view()
+    image.flags.writeable = False  # Numba compiles anew for arrays that cannot be written: one kind
+    return image
 
 
 def _checked_out(out: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:

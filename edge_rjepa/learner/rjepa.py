@@ -157,10 +157,19 @@ class RJepa:
         )
 
     def warm_up(self) -> None:
-        """Compile, or load from the cache, all that learning runs; nothing changes."""
-        zeros = np.zeros((1, self.config.n_features)), np.zeros((1, self.config.n_efference))
+        """Compile, or load from the cache, all that learning runs; nothing changes.
+
+        One fixation, several, and a full block differ in the layout of their arrays, and not every
+        block takes a step.
+        """
         with self._twin() as twin:
-            twin.learn_block(*zeros)
+            for fixations in sorted({1, min(2, self.config.max_block), self.config.max_block}):
+                features = np.zeros((fixations, self.config.n_features))
+                efference = np.zeros((fixations, self.config.n_efference))
+                block = twin._check_block(features, efference)
+                for takes_step in (False, True):
+                    twin.engine.learn([Step(*block, *twin._adam(0.0), takes_step)])
+                twin.predict(features, efference)
 
     # -- seeing without learning ------------------------------------------------------------------
 

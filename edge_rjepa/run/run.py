@@ -20,8 +20,8 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -144,7 +144,7 @@ def _config_of(learner: RJepa, notes: dict, path: Path) -> RunConfig:
 
 @contextmanager
 def alone_in(folder: Path, new: bool = True):
-    """Holds a run's folder against a second process; a new run's is made if need be.
+    """Holds a folder against a second process; that of a new run, or watch, is made if need be.
 
     Freed however this one ends. Raises ConfigError where another process holds it, CheckpointError
     where a run that is not new has none.
@@ -152,14 +152,16 @@ def alone_in(folder: Path, new: bool = True):
     if not (new or folder.is_dir()):
         raise CheckpointError(f"{folder} is no folder of a run: name one that `learn` made")
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is not an empty folder, but a file: name another")
+        raise ConfigError(f"{folder} is no folder, but a file: name another")
     make_private_folder(folder)
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise ConfigError(f"another process is learning in {folder}: stop it first") from None
+        raise ConfigError(
+            f"another process is at work in {folder}: stop it first, or name another folder"
+        ) from None
     finally:
         os.close(held)
 
@@ -192,6 +194,7 @@ class Run:
         self._saved_s = self._watched_s = time.monotonic()
         self._saving_fails = False
         self._journal_fails = False
+        self._spare = SpareDescriptor()
         learner.warm_up()
         eye.warm_up()
 
@@ -443,7 +446,8 @@ class Run:
             "learning_s": self._learning_s,
         }
         keep = self.config.checkpoints_kept if name == CHECKPOINT else 1
-        self.learner.save(self.folder / name, notes, keep=keep)
+        with self._spare.lent():
+            self.learner.save(self.folder / name, notes, keep=keep)
         if name == CHECKPOINT:
             self.frames_kept = self.frames
 
@@ -469,6 +473,35 @@ class Run:
         }
         write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return summary
+
+
+class SpareDescriptor:
+    """A file descriptor kept for saving, which needs one at a time: others may use up the rest."""
+
+    def __init__(self) -> None:
+        self._held: int | None = None
+        self._take()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """While it is free for whoever opens a file."""
+        self._give()
+        try:
+            yield
+        finally:
+            self._take()
+
+    def _take(self) -> None:
+        with suppress(OSError):  # none is left: then there is nothing to keep
+            self._held = os.open(os.devnull, os.O_RDONLY)
+
+    def _give(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def __del__(self) -> None:
+        self._give()
 
 
 def _is_free(folder: Path, config: RunConfig) -> bool:

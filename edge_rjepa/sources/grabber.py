@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from edge_rjepa.base.threads import DriverThread
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources.images import as_bgr, crop_resize, same
 
@@ -291,14 +292,14 @@ def _no_thread(error: RuntimeError) -> str:
     return f"{error}: end other programs, or allow this user more processes (ulimit -u)"
 
 
-class _Reader(threading.Thread):
+class _Reader(DriverThread):
     """One opening of the camera, and all it gives until it fails.
 
     The grabber's lock guards what it saw and its fault.
     """
 
     def __init__(self, grabber: Grabber, name: str, open_capture: Callable[[], Capture]) -> None:
-        super().__init__(name=f"{name}: reader", daemon=True)
+        super().__init__(f"{name}: reader")
         self.started_s = time.monotonic()
         self.first_s: float | None = None  # when the first picture came ..
         self.seen_s: float | None = None  # .. and the last one

@@ -7,6 +7,7 @@ its kind is opened; this one loads neither OpenCV nor Numba.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,8 +72,8 @@ class Kind:
 
 
 def path_of(text: str) -> Path:
-    """The path that a person wrote."""
-    return Path(text).expanduser()
+    """The path that a person wrote; a home that is not known stays as it was written."""
+    return Path(os.path.expanduser(text))
 
 
 def _of_module(module: str, function: str) -> Callable[..., Any]:

@@ -89,6 +89,11 @@ class VideoSource:
         capture.release()
         return frames
 
+    @property
+    def duration_s(self) -> float:
+        """How long it takes to show it once, as far as the file says."""
+        return self._shown / self._frames_a_second
+
     def drain_events(self) -> list[str]:
         """That the file has fewer frames than it says, once."""
         events, self._events = self._events, []

@@ -207,6 +207,8 @@ def test_nothing_in_a_file_does_more_than_be_refused(read, tmp_path, text):
 def test_a_pipe_is_no_configuration(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "is a pipe or a device" in refusal(RunConfig.from_toml, tmp_path / "pipe")
+
+
 def test_a_source_of_any_bytes_goes_into_a_file_and_back(tmp_path):
     config = RunConfig(source=os.fsdecode(b"lat\xe9in/\xff.mp4"))
     (tmp_path / "c.toml").write_bytes(config.to_toml().encode(errors="surrogateescape"))

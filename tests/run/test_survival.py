@@ -7,6 +7,7 @@ import functools
 import os
 import random
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -296,6 +297,30 @@ def fill(path: Path) -> None:
                 file.write(bytes(4096))
         except OSError:
             pass
+
+
+def test_a_run_is_saved_when_no_descriptor_is_left(tmp_path):
+    config = configuration(tmp_path, checkpoint_every_s=1e9)
+    run = begin(tmp_path / "run", config)
+    taken = []
+
+    def until_the_descriptors_are_used_up(run):
+        while run.frames == 5:
+            try:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+        return run.frames < 9
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(400, limits[1]), limits[1]))
+    try:
+        run.learn(until_the_descriptors_are_used_up, ignore)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in taken:
+            os.close(descriptor)
+    assert taken and load_run(tmp_path / "run").notes["loop"]["frames"] == 9
 
 
 # ------------------------------------------------------------------------------------------------

@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import re
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,14 +15,17 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.faulty_camera import FaultyCamera
 from calibration.angles import rays_of_angles
 from edge_rjepa.cli import main
+from edge_rjepa.cli.watch import _direction, _duration, _times
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.opener import open_encoder
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
+from edge_rjepa.run.run import alone_in
 from edge_rjepa.sources import Frame, SourceEnded, open_source
 from edge_rjepa.sources.scene import CAMERA, SceneSource, skimage_photographs
 from edge_rjepa.watch import alarms
@@ -286,8 +294,12 @@ def alarm(seen):
 
 def test_an_alarm_is_kept_as_a_line_and_a_cut_out(tmp_path, alarm, monkeypatch):
     monkeypatch.setattr(alarms, "MAX_CUT_OUTS", 2)
-    folder = AlarmFolder(tmp_path / "out")
-    lines = [folder.keep(alarm) for _ in range(2)] + [AlarmFolder(tmp_path / "out").keep(alarm)]
+    lines = []
+    for alarms_before in (2, 1):
+        folder = AlarmFolder(tmp_path / "out", pytest.fail)
+        for _ in range(alarms_before):
+            lines.append(folder.keep_picture(alarm))
+            folder.keep_line(lines[-1])
     kept = (tmp_path / "out" / "alarms.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in kept] == lines
     assert [line["number"] for line in lines] == [1, 2, 3]
@@ -300,6 +312,23 @@ def test_an_alarm_is_kept_as_a_line_and_a_cut_out(tmp_path, alarm, monkeypatch):
     original = alarm.frame.image[y : y + height, x : x + width].astype(float)
     assert np.abs(picture - original).mean() < 6.0
     assert lines[0]["azimuth_deg"] == pytest.approx(math.degrees(alarm.angles_rad[0]), abs=0.01)
+
+
+def test_an_alarm_is_told_though_it_cannot_be_kept(tmp_path, alarm):
+    told = []
+    folder = AlarmFolder(tmp_path / "out", told.append)
+    (tmp_path / "out").rmdir()
+    lines = [folder.keep_picture(alarm) for _ in range(2)]
+    for line in lines:
+        folder.keep_line(line)
+    assert [(line["number"], line["picture"]) for line in lines] == [(1, None), (2, None)]
+    assert len(told) == 1 and "No such file" in told[0] and "watching goes on" in told[0]
+    (tmp_path / "out").mkdir()
+    lines.append(folder.keep_picture(alarm))
+    folder.keep_line(lines[-1])
+    assert lines[-1]["picture"] and len(told) == 2 and "kept again" in told[1]
+    folder.keep_line(lines[-1] | {"number": 7, "picture": None})
+    assert AlarmFolder(tmp_path / "out", told.append).keep_picture(alarm)["number"] == 8
 
 
 def test_a_command_gets_the_alarm(tmp_path):
@@ -333,12 +362,88 @@ def test_a_command_that_takes_too_long_is_killed_with_what_it_started(tmp_path):
     while not any("killed" in line for line in reported):
         assert time.monotonic() - begun_s < 20.0
         time.sleep(0.05)
-    child = int((tmp_path / "pid").read_text())
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True)
-    assert state.stdout.strip()[:1] in ("", "Z")
+    assert not is_alive(int((tmp_path / "pid").read_text()))
     while command._lines.qsize():  # the others need not be waited for
         command._lines.get()
     command.close()
+
+
+@pytest.mark.slow
+def test_a_command_is_killed_with_what_left_its_session(tmp_path):
+    """A child of a child, in a session of its own, its parent gone: only its mark is left."""
+    script = tmp_path / "fork.sh"
+    script.write_text(
+        f"setsid sh -c 'setsid sleep 61 & echo $! > {tmp_path / 'pid'}' &\nsleep 60\n"
+    )
+    reported = []
+    command = Command(f"sh {script}", reported.append, timeout_s=1.0)
+    command.run({"number": 1})
+    command.close()
+    assert reported == ["alarm 1: sh took more than 1 s: killed"]
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+
+
+def is_alive(process):
+    state = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True
+    )
+    return state.stdout.strip()[:1] not in ("", "Z")
+
+
+@pytest.mark.slow
+def test_a_command_that_may_not_be_killed_holds_up_nothing(tmp_path):
+    """As `sudo ..` does: it changes its user, and we are none who may kill it."""
+    if os.geteuid() or not shutil.which("gcc") or not shutil.which("setpriv"):
+        pytest.skip("not run: it needs to be root, and the packages gcc and util-linux")
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    (tmp_path / "like_sudo.c").write_text(
+        "#define _GNU_SOURCE\n#include <stdio.h>\n#include <unistd.h>\n"
+        "int main(){ if (setresgid(0,0,0) || setresuid(0,0,0)) return 9;\n"
+        'fprintf(stderr, "pid %d\\n", getpid()); sleep(60); return 0; }\n'
+    )
+    like_sudo = tmp_path / "like_sudo"
+    subprocess.run(["gcc", "-o", like_sudo, tmp_path / "like_sudo.c"], check=True)
+    like_sudo.chmod(0o4755)
+    program = (
+        "import sys, warnings\n"
+        "from edge_rjepa.watch.alarms import Command, MAX_WAITING\n"
+        f"command = Command({str(like_sudo)!r}, print, timeout_s=0.3)\n"
+        "for number in range(3): command.run({'number': number})\n"
+        "command.close()\n"
+        "print('alive', command._thread.is_alive())\n"
+    )
+    said = tmp_path / "said"
+    with open(said, "w") as file:  # no pipe: those that go on would hold it open
+        done = subprocess.run(
+            ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", program],
+            stdout=file, stderr=file, timeout=60, env=os.environ | {"HOME": "/nonexistent"},
+        )  # fmt: skip
+    for process in re.findall(r"pid (\d+)", said.read_text()):
+        os.kill(int(process), signal.SIGKILL)
+    if "Permission denied" in said.read_text():
+        pytest.skip("not run: this Python is not for other users")
+    assert done.returncode == 0, said.read_text()
+    assert said.read_text().count("cannot be killed, and goes on") == 3
+    assert "alive False\n" in said.read_text()
+
+
+def test_a_command_that_goes_wrong_in_an_unforeseen_way_is_not_the_last(monkeypatch):
+    reported = []
+    command = Command("true", reported.append)
+    run, calls = alarms.subprocess.Popen, []
+
+    def once_broken(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("can't start new thread")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(alarms.subprocess, "Popen", once_broken)
+    command.run({"number": 1})
+    command.run({"number": 2})
+    command.close()
+    assert reported == ["alarm 1: true cannot be run: can't start new thread"] and len(calls) == 2
 
 
 def test_a_command_that_fails_is_reported():
@@ -430,12 +535,90 @@ def test_the_command_reports_to_people_in_words(world, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_video_that_ends_too_early_is_reported(world, tmp_path, capsys):
+def test_one_watch_a_folder(world, tmp_path, capsys):
+    with alone_in(tmp_path / "out"):
+        rc, out, err = run_watch(
+            world, "run", "--source", world / "yard.avi", "--warm-up", "30",
+            "--out", tmp_path / "out", capsys=capsys,
+        )  # fmt: skip
+    assert rc == 1 and out == "" and "another process is at work" in err
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_no_alarm_from_being_told(world, tmp_path):
+    """Neither a file nor standard output can be written; the command still gets the alarm."""
+    received = tmp_path / "received"
+    command = [
+        sys.executable, "-m", "edge_rjepa", "watch", world / "run", "--source", world / "yard.avi",
+        "--warm-up", "30", "--json", "--out", tmp_path / "out",
+        "--exec", f"sh -c 'ulimit -S -f unlimited; cat > {received}'",
+    ]  # fmt: skip
+    unlimited = resource.RLIM_INFINITY
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, unlimited)),
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(received.read_text())["picture"] is None
+    assert done.stderr.count("alarms cannot be kept") == 1
+    assert done.stderr.count("cannot be written: No space left on device; watching goes on") == 1
+
+
+@pytest.mark.slow
+def test_learning_anew_is_said_as_json(world, tmp_path, photograph, capsys):
+    other = cv2.resize(cv2.imread(str(skimage_photographs()[3])), (320, 240)).astype(np.float64)
+    codec = cv2.VideoWriter_fourcc(*"MJPG")
+    video = cv2.VideoWriter(str(tmp_path / "moved.avi"), codec, PICTURES_A_SECOND, (320, 240))
+    for frame in stream(photograph, 75.0, lambda t_s, image: image if t_s < 35.0 else other):
+        video.write(frame.image)
+    video.release()
+    rc, out, err = run_watch(
+        world, "run", "--source", tmp_path / "moved.avi", "--warm-up", "30", "--json",
+        "--out", tmp_path / "out", capsys=capsys,
+    )  # fmt: skip
+    assert rc == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    kinds = [line["kind"] for line in lines if line["kind"] != "alarm"]
+    assert kinds == ["estimate", "event", "relearning", "estimate", "estimate"]
+    by_kind = {line["kind"]: line for line in lines}
+    assert "all of the view has changed" in by_kind["event"]["event"]
+    assert by_kind["relearning"]["blind_s"] == 30.0
+    assert 35.0 < by_kind["relearning"]["t_s"] < 45.0
+    assert lines[-1]["watched_s"] < 75.0 - 60.0  # twice it learned what is usual
+
+
+def test_what_is_said_of_an_alarm_can_be_read():
+    assert _direction(-9.94, 3.0) == "9.9 degrees to the left and 3.0 up"
+    assert _direction(4.0, -9.9) == "4.0 degrees to the right and 9.9 down"
+    assert _times(30.0, 10.0) == "3 times" and _times(8355.0, 1.0) == "over 100 times"
+    assert _times(5.0, 0.0) == "over 100 times"
+    assert [_duration(s) for s in (9.9, 119.0, 600.0, 9000.0)] == [
+        "10 s",
+        "119 s",
+        "10 min",
+        "2.5 h",
+    ]
+
+
+@pytest.mark.slow
+def test_a_video_that_ends_too_early_is_refused_at_the_start(world, tmp_path, capsys):
     rc, out, err = run_watch(
         world, "run", "--source", world / "yard.avi", "--out", tmp_path / "out", capsys=capsys
     )
-    assert rc == 0 and out == ""
-    assert "give it longer, or less --warm-up" in err
+    assert rc == 1 and out == "" and not (tmp_path / "out").exists()
+    assert "the video ends after 40 s" in err and "set another --warm-up" in err
+
+
+@pytest.mark.slow
+def test_seconds_that_end_in_the_warm_up_are_refused_at_the_start(world, tmp_path, capsys):
+    with FaultyCamera(size=(320, 240)) as camera:
+        rc, out, err = run_watch(
+            world, "run", "--source", camera.url, "--seconds", "30", "--warm-up", "30",
+            "--out", tmp_path / "out", capsys=capsys,
+        )  # fmt: skip
+    assert rc == 1 and out == "" and not (tmp_path / "out").exists()
+    assert "--seconds ends it after 30 s" in err
 
 
 @pytest.mark.slow

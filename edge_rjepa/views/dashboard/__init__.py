@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,16 +30,24 @@ class Page(NamedTuple):
 
 
 @contextmanager
-def page_of(run: Run, address: str, token: str | None) -> Iterator[Page]:
+def page_of(
+    run: Run, address: str, token: str | None, names: Collection[str] = ()
+) -> Iterator[Page]:
     """Serve the page of this run; whoever learns calls on_progress, on_event and obey.
 
-    address, token: as in Dashboard.
+    address, token, names: as in Dashboard.
     """
     live = LiveState(lambda: run.learner.patch_encoder())  # a rollback replaces the learner
     buttons = Buttons(_export(run), live.on_event)
     loop = run.loop
     with Dashboard(
-        address, run.folder, live, buttons, lambda: device_state(loop.source, loop.head), token
+        address,
+        run.folder,
+        live,
+        buttons,
+        lambda: device_state(loop.source, loop.head),
+        token,
+        names,
     ) as server:
         loop.observers.append(live.observe)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -14,6 +15,7 @@ from edge_rjepa.errors import RJepaError
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.run import Run
 
+PACE_S = 10.0  # between two checkpoints that are asked for
 JOG_RAD = math.radians(3.0)
 JOGS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
 
@@ -41,6 +43,7 @@ class Buttons:
             "export": self._start_export, "home": self._home,
             **{f"jog {way}": partial(self._jog, way) for way in JOGS},
         }  # fmt: skip
+        self._kept_s = -math.inf
         self.paused = False
 
     def press(self, name: str) -> Future:
@@ -60,15 +63,18 @@ class Buttons:
                 continue
             try:
                 done.set_result(self._actions[name](run))
-            except (Refused, RJepaError, OSError) as error:
-                done.set_exception(Refused(" ".join(str(error).split())))
+            # A button ends no run: not for want of a thread (RuntimeError) or of memory either.
+            except (Refused, RJepaError, OSError, RuntimeError, MemoryError) as error:
+                done.set_exception(Refused(" ".join(str(error).split()) or repr(error)))
 
     def close(self) -> None:
         """Wait for an export that is being written, and refuse what is still asked for."""
         if self._exporting is not None:
             self._exporting.join()
         while not self._presses.empty():
-            self._presses.get()[1].set_exception(Refused("the run has ended"))
+            done = self._presses.get()[1]
+            if done.set_running_or_notify_cancel():  # else who pressed it waits no longer
+                done.set_exception(Refused("the run has ended"))
 
     def _pause(self, run: Run) -> str:
         run.loop.paused = self.paused = True
@@ -79,22 +85,29 @@ class Buttons:
         return "learning goes on"
 
     def _checkpoint(self, run: Run) -> str:
-        run.keep()
+        """Not at every press: a save holds up learning, and puts an older state away."""
+        waits_s = self._kept_s + PACE_S - time.monotonic()
+        if waits_s > 0.0:
+            raise Refused(f"it was kept just now: press again in {math.ceil(waits_s)} s")
+        self._kept_s = time.monotonic()
+        if run.frames != run.frames_kept:  # else it would be one moment twice
+            run.keep()
         return f"kept at frame {run.frames_kept:,}"
 
     def _start_export(self, run: Run) -> str:
         if self._exporting is not None and self._exporting.is_alive():
             raise Refused("an export is being written")
         learner, path = run.learner.copy(), run.folder / "encoder.onnx"
-        self._exporting = threading.Thread(target=self._write, args=(learner, path), name="export")
-        self._exporting.start()
+        exporting = threading.Thread(target=self._write, args=(learner, path), name="export")
+        exporting.start()
+        self._exporting = exporting
         return f"writing {path}"
 
     def _write(self, learner: RJepa, path: Path) -> None:
         try:
             self._export(learner, path)
-        except (RJepaError, OSError) as error:
-            self._notify(f"export: {' '.join(str(error).split())}")
+        except Exception as error:  # whatever it is, it is told to who pressed the button
+            self._notify(f"export: {' '.join(str(error).split()) or repr(error)}")
         else:
             self._notify(f"exported: {path}")
 

@@ -5,18 +5,23 @@ for is never queued, and one that takes nothing for SLOW_S is dropped.
 
 Who may look: on loopback everybody on this machine; on any other address who has the token. Either
 way the Host must be ours (a name that was rebound to us is refused), and buttons and sockets are
-for pages that came from here.
+for pages that came from here. Names beside that of the address, such as a reverse proxy's, are ours
+only if they are named. Connections are counted before all of this (connections.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import ipaddress
 import json
+import logging
 import secrets
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -28,15 +33,27 @@ from aiohttp import WSMsgType, web
 
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.views.dashboard.buttons import Buttons, Refused
+from edge_rjepa.views.dashboard.connections import Connections, OneLineAMinute, listen
 from edge_rjepa.views.dashboard.history import history
 from edge_rjepa.views.dashboard.live import LiveState
 
 MOST_VIEWERS = 8
 PICTURE_S, STATE_S, MAP_S = 0.1, 0.5, 2.0  # between two sendings
 SLOW_S = 5.0
+GOODBYE_S = 1.0  # for a viewer to say it, too
+REPLACED = 4000  # code of a web socket that made room for a newer one: the page does not come back
 PRESS_S = 10.0  # until a button must have been obeyed
+READ_S = 5.0  # until what a button is must have come
+MOST_BYTES = 4096  # of that
+GUESS_S = 0.25  # between two answers to a wrong token, whoever asks
 COOKIE = "edge_rjepa_token"  # and the port: a browser sends a host's cookies to all of its ports
 STARTED_S = 10.0
+HEADERS = {  # of every answer: nobody keeps it, guesses what it is, or shows it elsewhere
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class Dashboard:
@@ -45,6 +62,7 @@ class Dashboard:
     address: HOST:PORT; port 0 takes a free one. folder: of the run. live, buttons: of a run that
     learns; None for one that is only looked at. devices: camera and head as plain JSON values.
     token: what viewers need; None for none on loopback, and for one that is made up elsewhere.
+    names: hosts under which the page is asked for beside its address, such as a reverse proxy's.
     Raises ConfigError where the address cannot be served.
     """
 
@@ -56,17 +74,22 @@ class Dashboard:
         buttons: Buttons | None = None,
         devices: Callable[[], dict] = dict,
         token: str | None = None,
+        names: Collection[str] = (),
     ) -> None:
         host, port = parse_address(address)
         self._folder, self._live, self._buttons = folder, live, buttons
         self._devices = devices
         self._is_loopback = is_loopback(host)
         self.token = token or (None if self._is_loopback else secrets.token_urlsafe(16))
+        self._names = {name.lower() for name in names}
         self._host, self._port = host, port
-        self._viewers: set[web.WebSocketResponse] = set()
+        self._viewers: list[web.WebSocketResponse] = []  # who came last is last
         self._made: dict[str, tuple[object, asyncio.Future]] = {}  # what several viewers are sent
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._guessing = asyncio.Lock()
+        self._logger = logging.Logger(__name__, logging.WARNING)
+        self._logger.addFilter(OneLineAMinute())
         self._ready = threading.Event()
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
@@ -75,7 +98,9 @@ class Dashboard:
         if self._error is not None:
             self._thread.join()
             why = self._error.strerror or self._error
-            raise ConfigError(f"the page cannot be served on {address}: {why}; name another port")
+            full = self._error.errno in (errno.EMFILE, errno.ENFILE)
+            cure = "allow more open files (ulimit -n)" if full else "name another port"
+            raise ConfigError(f"the page cannot be served on {address}: {why}; {cure}")
 
     @property
     def url(self) -> str:
@@ -113,58 +138,82 @@ class Dashboard:
             self._loop.close()
 
     async def _serve(self) -> None:
-        app = web.Application(middlewares=[self._guard])
-        app.router.add_get("/", self._page)
-        app.router.add_get("/history", self._history)
-        app.router.add_get("/live", self._stream)
-        app.router.add_get("/encoder.onnx", self._encoder)
-        app.router.add_get("/report.png", self._report)
-        app.router.add_post("/press", self._press)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
+        with listen(self._host, self._port) as listener:
+            self._port = listener.getsockname()[1]
+            self._loop.set_exception_handler(self._complain)
+            app = web.Application(middlewares=[self._guard], client_max_size=MOST_BYTES)
+            app.router.add_get("/", self._page)
+            app.router.add_get("/history", self._history)
+            app.router.add_get("/live", self._stream)
+            app.router.add_get("/encoder.onnx", self._encoder)
+            app.router.add_get("/report.png", self._report)
+            app.router.add_post("/press", self._press)
+            app.on_response_prepare.append(_add_headers)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, logger=self._logger)
+            await runner.setup()
+            assert runner.server is not None  # there is one after setup()
+            self._connections = Connections(runner.server, self._logger)
+            await self._serve_until_stopped(runner, listener)
+
+    async def _serve_until_stopped(self, runner: web.AppRunner, listener: socket.socket) -> None:
+        jobs = self._connections.take(listener), self._connections.sweep(), self._remember()
+        tasks = [asyncio.ensure_future(job) for job in jobs]
+        self._ready.set()
         try:
-            site = web.TCPSite(runner, self._host, self._port)
-            await site.start()
-            self._port = runner.addresses[0][1]
-            self._ready.set()
-            remembering = asyncio.ensure_future(self._remember())
             await self._stop.wait()
-            remembering.cancel()
+            for task in tasks:
+                task.cancel()
             for viewer in list(self._viewers):
                 await viewer.close(code=1001, message=b"the run has ended")
         finally:
             await runner.cleanup()
 
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._logger.error(context["message"], exc_info=context.get("exception"))
+
     # -- who may ----------------------------------------------------------------------------------
 
     @web.middleware
     async def _guard(self, request: web.Request, handler) -> web.StreamResponse:
-        if not self._host_is_ours(request.host):
-            return web.Response(status=403, text="403: not by this name")
+        with self._connections.answering(request):
+            refusal = await self._refusal(request)
+            return await handler(request) if refusal is None else refusal
+
+    async def _refusal(self, request: web.Request) -> web.StreamResponse | None:
+        """Why the request is not answered; None if it is."""
+        if not self._host_is_ours(request.headers.get("Host", "")):
+            cure = "start it with --host-name and the name that the browser shows"
+            return web.Response(status=403, text=f"403: not by this name; {cure}")
         if self.token is not None:
             given = request.query.get("token")
             if given is None:
                 given = unquote(request.cookies.get(self._cookie, ""))
-            if not hmac.compare_digest(given.encode(), self.token.encode()):
+            if not hmac.compare_digest(_as_bytes(given), _as_bytes(self.token)):
+                if given:
+                    async with self._guessing:
+                        await asyncio.sleep(GUESS_S)
                 return web.Response(status=401, text="401: the token is wrong or missing")
             if "token" in request.query:
-                there = web.HTTPFound("/")
+                there = web.Response(status=302, headers={"Location": "./"})
                 value = quote(self.token, safe="")
                 there.set_cookie(self._cookie, value, httponly=True, samesite="Strict")
-                raise there
+                return there
         if (request.method != "GET" or request.path == "/live") and not self._is_from_here(request):
             return web.Response(status=403, text="403: not from another site")
-        return await handler(request)
+        return None
 
     def _host_is_ours(self, host: str) -> bool:
-        """On loopback only its own names; elsewhere the token decides who may."""
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        return not self._is_loopback or is_loopback(name.strip("[]"))
+        """On loopback only its own names and those named; elsewhere the token decides who may."""
+        name = _without_port(host)
+        return not self._is_loopback or is_loopback(name) or name in self._names
 
     def _is_from_here(self, request: web.Request) -> bool:
+        """Whether a page of this server asks; one that has a name of its own may be under TLS."""
+        schemes = ("http", "https") if _without_port(request.host) in self._names else ("http",)
         origin = request.headers.get("Origin")
         site = request.headers.get("Sec-Fetch-Site", "same-origin")
-        return site in ("same-origin", "none") and origin in (None, f"http://{request.host}")
+        ours = {f"{scheme}://{request.host}".lower() for scheme in schemes}
+        return site in ("same-origin", "none") and (origin is None or origin.lower() in ours)
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -173,17 +222,13 @@ class Dashboard:
         text = files(__package__).joinpath("page.html").read_text("utf-8")
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-            "img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'"
+            "img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'; "
+            "base-uri 'none'; form-action 'none'"
         )
         return web.Response(
             text=text.replace("NONCE", nonce),
             content_type="text/html",
-            headers={
-                "Content-Security-Policy": policy,
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer",
-            },
+            headers={"Content-Security-Policy": policy},
         )
 
     async def _history(self, request: web.Request) -> web.Response:
@@ -203,12 +248,14 @@ class Dashboard:
         path = self._folder / name
         if path.is_symlink() or not path.is_file():  # a link may lead anywhere
             return web.Response(status=404, text=f"404: no {name} in this run yet: {cure}")
-        return web.FileResponse(path, headers={"Cache-Control": "no-store"})
+        return web.FileResponse(path)
 
     async def _press(self, request: web.Request) -> web.Response:
+        if (request.charset or "utf-8").lower() != "utf-8":
+            return web.Response(status=400, text="400: JSON is UTF-8")
         try:
-            name = (await request.json())["button"]
-        except (ValueError, TypeError, KeyError):
+            name = json.loads(await asyncio.wait_for(request.read(), READ_S))["button"]
+        except (ValueError, TypeError, LookupError, RecursionError):
             return web.Response(status=400, text='400: {"button": ..} is needed')
         if self._buttons is None:
             return web.json_response({"refused": "this run is only looked at"})
@@ -224,11 +271,12 @@ class Dashboard:
     # -- viewers ----------------------------------------------------------------------------------
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        if len(self._viewers) >= MOST_VIEWERS:
-            return web.Response(status=503, text=f"503: {MOST_VIEWERS} viewers are the most")
-        viewer = web.WebSocketResponse(heartbeat=SLOW_S, max_msg_size=1024)
+        viewer = web.WebSocketResponse(heartbeat=SLOW_S, max_msg_size=1024, timeout=GOODBYE_S)
         await viewer.prepare(request)
-        self._viewers.add(viewer)
+        self._connections.keep(request)
+        self._viewers.append(viewer)
+        if len(self._viewers) > MOST_VIEWERS:  # whoever looks now is here; the first may have left
+            await self._viewers.pop(0).close(code=REPLACED, message=b"a newer viewer came")
         sending = asyncio.ensure_future(self._send(viewer))
         try:
             async for message in viewer:  # a viewer has nothing to say
@@ -236,7 +284,8 @@ class Dashboard:
                     break
         finally:
             sending.cancel()
-            self._viewers.discard(viewer)
+            with suppress(ValueError):  # it was replaced
+                self._viewers.remove(viewer)
         return viewer
 
     async def _send(self, viewer: web.WebSocketResponse) -> None:
@@ -302,7 +351,8 @@ class Dashboard:
     async def _remember(self) -> None:
         """Keep a patch now and then, whoever watches."""
         while self._live is not None:
-            await self._loop.run_in_executor(None, self._live.remember)
+            with suppress(RuntimeError):  # no thread can be started now
+                await self._loop.run_in_executor(None, self._live.remember)
             await asyncio.sleep(STATE_S)
 
 
@@ -313,6 +363,20 @@ class _Sent:
     measures: int | None = None  # their frame
     event: int = 0
     batch: int = -1
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+def _as_bytes(text: str) -> bytes:
+    """Whatever bytes a browser sent: those that are no UTF-8 are lone surrogates in the text."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _without_port(host: str) -> str:
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    return name.strip("[]").lower()
 
 
 def _maps(live: LiveState) -> dict:

@@ -1,0 +1,73 @@
+"""What a run can reach is compiled, or loaded, before its first frame.
+
+Loading opens files. A run that has lived for days must not end because at that moment the process
+has no descriptor left, or the disk is gone.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from edge_rjepa.eye.config import GazePolicy
+
+pytestmark = pytest.mark.slow
+
+# In a process of its own: in this one, other tests have loaded every kernel already.
+PROGRAM = """
+import sys, tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edge_rjepa.base.jit import KernelCache
+from edge_rjepa.run.config import RunConfig
+from edge_rjepa.run.run import Run
+from edge_rjepa.sources import open_source
+
+late = []
+load = KernelCache.load_overload
+
+def noted(self, sig, target):
+    if run is not None:
+        late.append(f"{self._kernel.py_func.__name__} {sig}")
+    return load(self, sig, target)
+
+KernelCache.load_overload = noted
+run = None
+config = RunConfig(held_out_frames=4, metrics_every_frames=10, rollback_every_frames=20)
+config = replace(config, gaze=replace(config.gaze, policy=sys.argv[1]))
+
+def go_on(run):
+    run.loop.pace.fixations = 1 + run.frames % run.loop.pace.most  # as it does when it falls behind
+    return run.frames < 2 * run.loop.pace.most
+
+with open_source("scene:") as source, tempfile.TemporaryDirectory() as folder:
+    run = Run.start(Path(folder) / "run", config, source)
+    run.learn(go_on, lambda progress: None)
+    camera = source.camera
+    picture = np.zeros((camera.height_px, camera.width_px, 3), np.uint8)
+    eye, learner = run.loop.eye, run.learner
+    picture.flags.writeable = False  # as those of recordings
+    eye.look(camera, picture, (0.2, 0.1), 3)
+    upright = np.zeros((camera.width_px, camera.height_px, 3), np.uint8).transpose(1, 0, 2)
+    eye.look(camera, upright, (0.0, 0.0), 3)
+    eye.gaze._wander(camera, (0.0, 0.0), 3)  # as where no cell of the map is in view
+    for fixations in range(1, config.network.max_block + 1):
+        block = [np.zeros((fixations, n)) for n in (config.network.n_features, 4)]
+        learner.learn_block(*block)
+        learner.embed(*block)
+    run._roll_back("as if")
+    run.learn(lambda run: run.frames < 3 * run.loop.pace.most, lambda progress: None)
+    run.finish()
+print("late:", *late, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("policy", [policy.value for policy in GazePolicy])
+def test_no_kernel_is_loaded_while_a_run_learns(policy):
+    command = [sys.executable, "-c", PROGRAM, policy]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("late:\n")[1].strip() == ""
