@@ -96,6 +96,8 @@ class FrozenEncoder:
             ) from error
         self._inputs = {each.name: each for each in self._session.get_inputs()}
         self._view = self._session.get_inputs()[0].name
+        takes_bytes = self._session.get_inputs()[0].type == "tensor(uint8)"
+        self._view_dtype = np.uint8 if takes_bytes else np.float32
         self._outputs = [each.name for each in self._session.get_outputs()]
         self.reset()
 
@@ -143,7 +145,8 @@ class FrozenEncoder:
             check_image(picture, "picture")
             height, width = self._inputs[PICTURE].shape[1:3]
             picture = resized(picture, width, height)
-            return self._session.run([DESCRIPTION], {PICTURE: picture[None]})[0][0]
+            picture = picture[None].astype(self._view_dtype, copy=False)
+            return self._session.run([DESCRIPTION], {PICTURE: picture})[0][0]
         seen = scan_to_describe(picture)
         return pool(self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED])
 
@@ -174,6 +177,7 @@ class FrozenEncoder:
     ) -> dict[str, np.ndarray]:
         """What one call of the graph takes: `fixations` of them, and the past before them."""
         sequence = self.form == SEQUENCE
+        seen = seen.astype(self._view_dtype, copy=False)
         inputs = {self._view: seen[None] if sequence else seen}
         if past is not None:
             inputs[EFFERENCE] = efference[None] if sequence else efference
@@ -189,7 +193,7 @@ class FrozenEncoder:
         if self.form == SEQUENCE:  # whole sequences: the last window again until they are
             rows = np.concatenate([seen, np.repeat(seen[-1:], -K % T, axis=0)])
             rows = rows.reshape(-1, T, *seen.shape[1:])
-        inputs = {self._view: rows}
+        inputs = {self._view: rows.astype(self._view_dtype, copy=False)}
         for name, each in self._inputs.items():
             if name != self._view:
                 sizes = [size for size in each.shape if isinstance(size, int)]
@@ -203,7 +207,7 @@ class FrozenEncoder:
         seen = self._check_view(seen)
         K, T, past = len(seen), self.fixations, self._past
         if past is None:
-            return self._call({self._view: seen})
+            return self._call({self._view: seen.astype(self._view_dtype, copy=False)})
         width = self._inputs[EFFERENCE].shape[-1]
         efference = _floats(EFFERENCE, efference, (K, width))
         if K % T:
