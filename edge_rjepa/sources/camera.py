@@ -38,6 +38,8 @@ UNCOMPRESSED_PX = 640 * 480  # 30 larger pictures a second do not fit through US
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 MOTION_JPEG = cv2.VideoWriter.fourcc(*"MJPG")
 END_OF_JPEG, PADDING_BYTES = b"\xff\xd9", 64
+# More decoding threads hand out pictures as many frames late; OpenCV before 4.7 has no choice.
+ONE_THREAD = [cv2.CAP_PROP_N_THREADS, 1] if hasattr(cv2, "CAP_PROP_N_THREADS") else []
 APPSINK = " ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 
 
@@ -266,14 +268,13 @@ class Stream:
 
     def open(self) -> Capture:
         """The open stream. Raises SourceError."""
-        # One decoding thread: more of them hand out pictures as many frames late.
         capture = cv2.VideoCapture(
             self._url,
             cv2.CAP_FFMPEG,
             [
                 *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS),
                 *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(self._read_timeout_ms)),
-                *(cv2.CAP_PROP_N_THREADS, 1),
+                *ONE_THREAD,
             ],
         )
         if not capture.isOpened():
@@ -302,7 +303,7 @@ class Pipeline:
         if not has_gstreamer():
             raise SourceError(
                 "gst: needs an OpenCV with GStreamer, and this one has none: use the system's "
-                "(CONTRIBUTING.md, 'Which OpenCV'), or name the camera's /dev/video or URL"
+                "(CONTRIBUTING.md, 'Keep the OpenCV you have'), or name its /dev/video or URL"
             )
         self._pipeline = pipeline if "appsink" in pipeline else pipeline + APPSINK
 
