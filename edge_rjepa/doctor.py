@@ -115,7 +115,7 @@ def packages() -> Iterator[Finding]:
     names = [re.split(r"[^\w.-]", line)[0] for line in requirements if ";" not in line]
     versions = {name: version_of(name) for name in names}
     if importlib.util.find_spec("cv2"):  # pip does not know every OpenCV; `opencv` looks at it
-        del versions["opencv-python"]
+        versions.pop("opencv-python", None)
     there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     yield Finding("packages", OK, there)
     missing = " ".join(name for name, version in versions.items() if not version)
