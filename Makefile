@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak lock clean
+.PHONY: demo quick test readers debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -23,6 +23,18 @@ quick: .venv/test.stamp
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# The exported files under OpenVINO, ncnn and TFLite, in an environment beside the tests' own.
+readers: .venv/readers.stamp
+	.venv/readers/bin/python -m pytest -rs tests/encoder/test_readers.py
+
+# Sources with the system's own OpenCV, GStreamer and RTSP servers that restart.
+debian:
+	.ci/debian
+
+# The core of the suite on an emulated 64-bit Arm processor; .ci/arm64 says what it does.
+arm64:
+	.ci/arm64
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
@@ -88,3 +100,13 @@ clean:
 	@.ci/packages
 	@PYTHON="$(PYTHON)" MLXTEND=1 STS=1 .ci/environment test
 	@touch $@ .venv/demo.stamp
+
+# What only a deployer needs, with the versions of NumPy and ONNX that it wants, before all of .venv. Of
+# pnnx its program alone is used.
+.venv/readers.stamp: .venv/test.stamp
+	$(BIN)/python -m venv .venv/readers
+	.venv/readers/bin/python -m pip install openvino ncnn ai-edge-litert onnx2tf
+	.venv/readers/bin/python -m pip install --no-deps pnnx
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv/readers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
+	@touch $@

@@ -18,15 +18,19 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from calibration.charuco import MARKER_SHARE, CharucoFinder, aruco, markers_in, our_dictionary
 from calibration.errors import CalibrationError
 from safe_files.errors import why
 from safe_files.writing import write_atomic
 
 KINDS = ("charuco", "chessboard")
-MARKER_SHARE = 0.7  # of a square's side
 MARKER_BITS = 4
 PAPER_MM = {"a4": (297.0, 210.0), "a3": (420.0, 297.0), "letter": (279.4, 215.9)}
+SQUARE_MM = 0.5, 2000.0  # a board's squares are within
+MOST_DRAWN_PX = 10**8  # of a PNG: it has 300 a inch
 LEAST_CORNERS = 8  # fewer say nothing of the lens once they have said where the board is
+BLURRED_PX = 8.0  # a picture is blurred whose sharpest edges are so wide
+CONTRAST = 50.0  # grey levels, without which there is nothing to be sharp
 SEARCH_PX = 800  # chessboards are searched for in pictures no wider, which is faster
 REACH = 0.35  # of a square to each side of a corner: what refinement looks at
 MOST_REACH_PX = 12.0  # so that the samples, SAMPLES across, are no more than a pixel apart
@@ -60,8 +64,12 @@ class Board:
             raise CalibrationError(
                 f"a board of {self.columns} x {self.rows} inner corners: use 3 to 40 each way"
             )
-        if not 1e-4 < self.square_m < 10.0:
-            raise CalibrationError(f"square_m = {self.square_m}: measure a square, in metres")
+        least_mm, most_mm = SQUARE_MM
+        if not least_mm <= 1e3 * self.square_m <= most_mm:
+            raise CalibrationError(
+                f"squares of {1e3 * self.square_m:g} mm (square_m = {self.square_m:g}): measure "
+                f"one, {least_mm:g} to {most_mm:g} mm"
+            )
 
     def __str__(self) -> str:
         squares = f"{1e3 * self.square_m:g} mm squares"
@@ -108,12 +116,37 @@ class Board:
         """Whether the corners span rows and columns enough to tell how the board lies."""
         return min(np.ptp(ids % self.columns), np.ptp(ids // self.columns)) >= 2
 
+    def trouble(self, image: np.ndarray) -> str:
+        """Why the board is not found in a picture (H, W) or (H, W, 3); "" where nothing tells."""
+        grey = _grey(image)
+        if self.kind == "charuco":
+            if self.find(np.ascontiguousarray(grey[:, ::-1])) is not None:
+                return "the picture is mirrored: switch that off in the camera or its program"
+            turned = Board(self.kind, self.rows, self.columns, self.square_m)
+            if self.rows != self.columns and turned.find(grey) is not None:
+                return f"the board has {self.rows} x {self.columns} inner corners: swap them"
+        if _is_blurred(grey):
+            return "the picture is blurred: focus the lens, hold still, make more light"
+        return self._other_markers(grey) if self.kind == "charuco" else ""
+
+    def _other_markers(self, grey: np.ndarray) -> str:
+        seen = markers_in(grey)
+        if seen is None:
+            return ""
+        name, numbers = seen
+        return (
+            f"{len(numbers)} {name} markers are seen, numbers {numbers[0]} to {numbers[-1]}, "
+            f"but not as a board of {self.columns} x {self.rows} inner corners: count them"
+        )
+
+    @property
+    def pattern(self) -> str:
+        """What markers a charuco board that was found has, and in what order; "" if not found."""
+        found = self._charuco.pattern if self.kind == "charuco" else None
+        return str(found or "")
+
     def _find_charuco(self, grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        corners, ids, _, _ = self._detector.detectBoard(grey)
-        if ids is None or not len(ids):
-            return np.empty(0, np.int64), np.empty((0, 2))
-        order = np.argsort(ids.ravel())
-        return ids.ravel()[order].astype(np.int64), corners.reshape(-1, 2)[order].astype(np.float64)
+        return self._charuco.find(grey, LEAST_CORNERS)
 
     def _find_chess(self, grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scale = min(1.0, SEARCH_PX / grey.shape[1])
@@ -152,7 +185,7 @@ class Board:
         gradient = np.stack(
             [cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1)]
         )
-        window, weight = self._window
+        window, weight = self._window()
         fine, axes = pixels.copy(), self._axes(ids, pixels)
         reach_px = REACH * np.linalg.norm(axes, axis=1).max(axis=1)[:, None, None]
         near = axes * np.minimum(1.0, MOST_REACH_PX / reach_px)
@@ -185,37 +218,19 @@ class Board:
         fit = np.linalg.lstsq(np.stack(terms[:count], -1), pixels, rcond=None)[0]
         return np.stack([np.stack(by_u[:count], -1) @ fit, np.stack(by_v[:count], -1) @ fit], -1)
 
-    @cached_property
     def _window(self) -> tuple[np.ndarray, np.ndarray]:
         """Places (m, 2) about a corner, in squares, and their weights (m,): a cross."""
+        share = self._charuco.marker_share if self.kind == "charuco" else 0.0
         side = np.linspace(-REACH, REACH, SAMPLES)
         u, v = np.stack(np.meshgrid(side, side)).reshape(2, -1)
-        beside = 0.8 * 0.5 * (1.0 - MARKER_SHARE) if self.kind == "charuco" else REACH
+        beside = min(REACH, 0.8 * 0.5 * (1.0 - share))
         on_cross = np.minimum(abs(u), abs(v)) <= beside
         u, v = u[on_cross], v[on_cross]
         return np.stack([u, v], -1), np.exp(-2.0 * (u * u + v * v) / REACH**2)
 
     @cached_property
-    def _detector(self):
-        return cv2.aruco.CharucoDetector(self._charuco)
-
-    @cached_property
-    def _charuco(self):
-        squares = self.columns + 1, self.rows + 1
-        marker_m = MARKER_SHARE * self.square_m
-        return cv2.aruco.CharucoBoard(squares, self.square_m, marker_m, self._markers)
-
-    @cached_property
-    def _markers(self):
-        if not hasattr(getattr(cv2, "aruco", None), "CharucoDetector"):
-            raise CalibrationError(
-                f"OpenCV {cv2.__version__} has no CharucoDetector: use a chessboard, or OpenCV 4.7"
-                " or later"
-            )
-        count = (self.columns + 1) * (self.rows + 1) // 2
-        few = next(most for most in (50, 100, 250, 1000) if count <= most)
-        name = f"DICT_{MARKER_BITS}X{MARKER_BITS}_{few}"
-        return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, name))
+    def _charuco(self) -> CharucoFinder:
+        return CharucoFinder(self.columns, self.rows)
 
     # -- printing ---------------------------------------------------------------------------------
 
@@ -235,7 +250,8 @@ class Board:
     def _marker(self, number: int, square: np.ndarray) -> np.ndarray:
         """Black rectangles (n, 4) of a marker in the square (column, row), in squares."""
         cells = MARKER_BITS + 2
-        bits = cv2.aruco.generateImageMarker(self._markers, number, cells)
+        markers = our_dictionary((self.columns + 1) * (self.rows + 1) // 2)
+        bits = aruco().generateImageMarker(markers, number, cells)
         side = MARKER_SHARE / cells
         rows = [_runs(line) for line in bits == 0]
         where = [(start, row, length, 1) for row, runs in enumerate(rows) for start, length in runs]
@@ -272,6 +288,12 @@ class Board:
 
     def _png(self, dots_per_inch: int = 300) -> bytes:
         dots_per_m = dots_per_inch / 0.0254
+        width_m, height_m = (side + 2.0 * self.square_m for side in self.size_m)
+        if width_m * height_m * dots_per_m**2 > MOST_DRAWN_PX:
+            raise CalibrationError(
+                f"a board of {1e3 * width_m:.0f} x {1e3 * height_m:.0f} mm has more than "
+                f"{MOST_DRAWN_PX:,} pixels: use smaller squares, or .pdf"
+            )
         data = cv2.imencode(".png", self.draw(dots_per_m))[1].tobytes()
         dots = round(dots_per_m)
         chunk = b"pHYs" + struct.pack(">IIB", dots, dots, 1)
@@ -343,6 +365,15 @@ def _edge_px(grey: np.ndarray, pixels: np.ndarray, axes: np.ndarray) -> float:
         )
         widths.append(np.median(contrast / np.maximum(slope, 1e-9)))
     return float(max(widths))
+
+
+def _is_blurred(grey: np.ndarray) -> bool:
+    """Whether nothing in the picture is sharp, though there is something to be seen."""
+    levels = grey.astype(np.float32)
+    dark, light = np.percentile(levels, [0.5, 99.5])
+    slope = np.hypot(cv2.Scharr(levels, cv2.CV_32F, 1, 0), cv2.Scharr(levels, cv2.CV_32F, 0, 1))
+    steepest = np.percentile(slope, 99.9) / 32.0  # in levels a pixel
+    return bool(light - dark > CONTRAST and steepest * BLURRED_PX < light - dark)
 
 
 def _runs(line: np.ndarray) -> list[tuple[int, int]]:

@@ -2,8 +2,9 @@
 
 Pure: arrays in, a frozen result with residuals out.
 
-1. Robust: corners that no camera explains weigh less, then those far off are dropped, and so are
-   views with many such or bad throughout. Everything dropped is said, with its reason.
+1. Robust: repetitions of a view are dropped; corners that no camera explains weigh less, then those
+   far off are dropped, and so are views with many such or bad throughout. Everything dropped is
+   said, with its reason.
 2. The lens is chosen by held-out error: views are left out in turn, and the camera fitted to the
    others must explain them with no freedom but where the board was. In the same way it is decided
    whether the corners of the board are taken to be where they should be, or where they are
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ LEAST_VIEWS_FOR_SHAPE = 8
 RAYLEIGH_MEDIAN = math.sqrt(2.0 * math.log(2.0))  # median length of a unit normal 2-vector
 ROBUST_ROUNDS = 6
 SOFT = 3.0  # standard deviations at which the weight of a corner begins to fall
+SAME_PX = 0.5  # corners of two views that are no farther apart are of one view, taken twice
 FAR_OFF = 6.0  # at which it is dropped
 BAD_VIEW = 4.0  # a view is bad whose noise is so many times the usual
 BAD_SHARE = 0.25  # or with so many corners far off
@@ -178,7 +180,14 @@ def calibrate_camera(
     if lens not in ("auto", *LENSES):
         raise CalibrationError(f"lens {lens!r} is unknown: use auto, {' or '.join(LENSES)}")
     names = [f"view {n + 1}" for n in range(len(sightings))] if names is None else list(names)
-    views = _views(board, sightings, size)
+    every = _views(board, sightings, size)
+    shows = _first_of_each(every)
+    fresh = np.flatnonzero(shows == np.arange(len(shows)))
+    if len(fresh) < LEAST_VIEWS:
+        raise CalibrationError(
+            f"{len(fresh)} of {len(shows)} views differ: at least {LEAST_VIEWS} must, 15 are good"
+        )
+    all_names, names, views = names, [names[view] for view in fresh], every.only(fresh)
     rng = np.random.default_rng(seed)
 
     lenses = list(LENSES) if lens == "auto" else [lens]
@@ -197,6 +206,7 @@ def calibrate_camera(
     linear = linearised(fit, kept, kept.seen)
     _check_determined(fit, kept, linear)
     std, intervals, covariance = _confidence(fit, linear, rng)
+    reports = list(_view_reports(fit, views, verdict, names, likeliest))
     return CameraCalibration(
         model=CameraModel.of_parameters(fit.lens, kept.size, fit.parameters),
         std=std,
@@ -206,7 +216,7 @@ def calibrate_camera(
         held_out_px=held_out,
         chosen=chosen,
         coverage=coverage(kept.pixels[kept.seen], kept.size),
-        views=tuple(_view_reports(fit, views, verdict, names, likeliest)),
+        views=_with_repeats(reports, fresh, shows, every, all_names),
         board=board,
         bent_m=fit.bent,
         pixels=kept.pixels[kept.seen],
@@ -236,6 +246,45 @@ def _views(board: Board, sightings: Sequence[Sighting], size) -> Views:
         _check_sighting(f"view {view + 1}", ids, where, len(points), size)
         pixels[view, ids], seen[view, ids] = where, True
     return Views(points, pixels, seen, (int(width), int(height)))
+
+
+def _first_of_each(views: Views) -> np.ndarray:
+    """(V,) the first view that shows what each of them shows: repeated ones add no knowledge.
+
+    They would only make the camera seem better known, and outvote the others.
+    """
+    first = np.arange(len(views.pixels))
+    for view in first:
+        for before in range(view):
+            common = views.seen[view] & views.seen[before]
+            moved_px = np.hypot(*(views.pixels[view] - views.pixels[before])[common].T)
+            if common.sum() >= LEAST_CORNERS and np.median(moved_px) < SAME_PX:
+                first[view] = first[before]
+                break
+    return first
+
+
+def _with_repeats(
+    reports: list[ViewReport],
+    fresh: np.ndarray,
+    shows: np.ndarray,
+    every: Views,
+    names: Sequence[str],
+) -> tuple[ViewReport, ...]:
+    """A report of every view: of a repeated one that of the view it repeats, as dropped."""
+    by_view = dict(zip(fresh.tolist(), reports, strict=True))
+    return tuple(
+        by_view[view]
+        if view == first
+        else replace(
+            by_view[first],
+            name=names[view],
+            seen=int(every.seen[view].sum()),
+            used=0,
+            reason=f"dropped: the same view as {names[first]}",
+        )
+        for view, first in enumerate(shows.tolist())
+    )
 
 
 def _check_sighting(view: str, ids, pixels, corners: int, size) -> None:

@@ -26,6 +26,7 @@ BLUR = 1.5  # edges so many times as wide as the sharpest yet are blurred ..
 SHARP_PX = 3.0  # .. but edges this narrow never are
 STILL_SHARE = 0.003  # of the picture's width that corners may move between two frames
 SOON_S = 0.5  # frames farther apart say nothing of stillness
+EXAMINE_EVERY_S = 3.0  # why no board is found
 ROUGH_FOCAL_SHARE = 0.9  # of the width: a webcam of 58 degrees, good enough to tell tilts by
 # Views this far apart are different: in the picture, in log size, in tilt.
 APART = np.array([0.12, 0.12, 0.2, math.radians(12.0), math.radians(12.0)])
@@ -52,6 +53,8 @@ class Guide:
         self._views: list[np.ndarray] = []  # (5,) of each: x, y, log size, tilt right, tilt down
         self._last: tuple[float, Sighting] | None = None
         self._sharpest_px = math.inf
+        self._examined_s = math.nan
+        self.trouble = ""  # why no board was found when the picture was last examined for it
 
     def offer(self, image: np.ndarray, t_s: float) -> Advice:
         """Look at a frame (H, W) or (H, W, 3) uint8, taken at t_s, later than the one before.
@@ -68,7 +71,7 @@ class Guide:
         self.size = size
         still = self._is_still(sighting, t_s)
         if sighting is None:
-            return self._advice(False, "show the board to the camera, flat and well lit", None)
+            return self._advice(False, self._why_unseen(image, t_s), None)
         self._sharpest_px = min(self._sharpest_px, sighting.edge_px)
         if sighting.edge_px > max(BLUR * self._sharpest_px, SHARP_PX):
             return self._advice(
@@ -81,6 +84,13 @@ class Guide:
             self.sightings.append(sighting)
             self._views.append(self._view(sighting))
         return self._advice(kept, self._wish(), sighting)
+
+    def _why_unseen(self, image: np.ndarray, t_s: float) -> str:
+        """What to do where no board is found; the picture is examined now and then, as it takes
+        long."""
+        if not t_s - self._examined_s < EXAMINE_EVERY_S:
+            self._examined_s, self.trouble = t_s, self.board.trouble(image)
+        return self.trouble or "show the board to the camera, flat and well lit"
 
     @property
     def done(self) -> bool:

@@ -32,8 +32,14 @@ from calibration.model import CameraModel
 AXES = "pan", "tilt"
 DEGREE = 5  # of the polynomial from pulse to angle
 OPTICAL_AXIS = 0.0, 0.0, 1.0
-MOST_VALUE = 1e6  # of pulses, which every servo stays far below
-MOST_CURVE_RAD, MOST_BACKLASH_RAD = 100.0, 1.0  # of every servo, and by far
+MOST_VALUE = 1e6  # of any number that describes a servo: larger ones overflow in its polynomial
+
+# What no head goes beyond: a calibration that does was not measured.
+MOST_PULSE = 65535.0  # steps or microseconds: what the drivers' protocols can say
+LEAST_SWING_RAD, MOST_TURN_RAD = math.radians(0.5), math.tau  # within the limits, from home
+MOST_BACKLASH_RAD = math.radians(30.0)
+MOST_ASKEW_RAD = math.radians(60.0)  # of the axes; a camera looks up or down by less than 90
+MOST_UP_RAD = math.radians(89.0)
 
 # The rotations that make up R, from the left: about which axis, and how much of each of
 # (pan, tilt, elevation, roll, lean, yaw) goes into the angle.
@@ -93,7 +99,8 @@ class Servo:
     low, high: the pulses it may be sent; home: where the angle is 0. curve_rad (DEGREE,): the angle
     is curve_rad[0] x + curve_rad[1] x^2 + .., x being 0 at home and +-1 at the farther limit.
     backlash_rad: how far the shaft can be turned while the motor stands; moved by the motor it
-    trails by half of it. Raises CalibrationError for a value out of range, a curve that turns back.
+    trails by half of it. Raises CalibrationError for a value out of range, a curve that turns back,
+    and for what no servo does.
     """
 
     low: float
@@ -109,20 +116,27 @@ class Servo:
             raise CalibrationError(
                 f"servo values {values}: all must be finite, at most {MOST_VALUE:g}"
             )
-        if not self.low <= self.home <= self.high or self.low == self.high:
+        if not 0.0 <= self.low <= self.home <= self.high <= MOST_PULSE:
             raise CalibrationError(
-                f"servo limits {self.low} to {self.high} with home {self.home}: they must rise"
+                f"servo limits {self.low} to {self.high} with home {self.home}: they must rise "
+                f"from 0 to {MOST_PULSE:g}"
+            )
+        if self.high - self.low < 1.0:
+            raise CalibrationError(
+                f"servo limits {self.low} to {self.high}: they must be 1 apart or more"
             )
         if len(self.curve_rad) != DEGREE or not 0.0 <= self.backlash_rad <= MOST_BACKLASH_RAD:
             raise CalibrationError(
-                f"a servo curve has {DEGREE} values and its backlash is not negative, at most "
-                f"{MOST_BACKLASH_RAD} rad; these are {self.curve_rad} and {self.backlash_rad}"
+                f"a servo curve has {DEGREE} values and its backlash lies between 0 and "
+                f"{MOST_BACKLASH_RAD:.2f} rad; these are {self.curve_rad} and {self.backlash_rad}"
             )
-        if max(map(abs, self.curve_rad)) > MOST_CURVE_RAD:
+        pulses = np.linspace(self.low, self.high, 101)
+        angles = self.angle(pulses)
+        if not (np.ptp(angles) >= LEAST_SWING_RAD and abs(angles).max() <= MOST_TURN_RAD):
             raise CalibrationError(
-                f"a servo's curve {self.curve_rad} goes beyond {MOST_CURVE_RAD} rad: calibrate it"
+                f"a servo that turns from {angles.min():g} to {angles.max():g} rad: no servo does"
             )
-        slopes = self.slope(np.linspace(self.low, self.high, 101))
+        slopes = self.slope(pulses)
         if slopes.min() <= 0.0 <= slopes.max():
             raise CalibrationError(
                 "the servo's curve turns back within its limits: calibrate again, with limits "
@@ -193,6 +207,18 @@ class HeadModel:
     tilt: Servo
     mount: Mount = Mount()
     ahead: tuple[float, float, float] = OPTICAL_AXIS
+
+    def __post_init__(self) -> None:
+        elevation, roll, lean, yaw = self.mount
+        most = MOST_UP_RAD, math.pi, MOST_ASKEW_RAD, MOST_ASKEW_RAD
+        if not all(abs(angle) <= limit for angle, limit in zip(self.mount, most, strict=True)):
+            raise CalibrationError(
+                f"a camera mounted {elevation:g} rad up, {roll:g} rolled, its tilt axis {lean:g} "
+                f"and {yaw:g} rad askew: no head is built like that"
+            )
+        length = math.hypot(*self.ahead)
+        if not (abs(length - 1.0) < 1e-6 and self.ahead[2] > 0.0):
+            raise CalibrationError(f"ahead = {self.ahead}: must be a ray of length 1, z positive")
 
     @property
     def servos(self) -> tuple[Servo, Servo]:

@@ -13,6 +13,8 @@ import numpy as np
 from calibration.board import Board, Sighting
 from calibration.errors import CalibrationError
 
+LOOKED_AT = 5  # pictures, for why the board is in none
+
 
 class Pictures(NamedTuple):
     """Sightings in files."""
@@ -27,12 +29,12 @@ def sightings_in(paths: Sequence[str | os.PathLike], board: Board) -> Pictures:
     """The board in picture files, in their order.
 
     Raises CalibrationError when there is no file, one is no picture, sizes differ, or none shows
-    the board.
+    the board: then it says why, as far as the pictures tell.
     """
-    found, without = {}, []
+    found, without, folder_of = {}, [], {}
     size, first = (0, 0), ""  # of the first picture, once it is read
     for path in map(Path, paths):
-        image = _read(path)
+        image, folder_of[path.name] = _read(path), path
         height, width = image.shape
         if not first:
             size, first = (width, height), path.name
@@ -47,9 +49,10 @@ def sightings_in(paths: Sequence[str | os.PathLike], board: Board) -> Pictures:
         else:
             found[path.name] = sighting
     if not found:
-        raise CalibrationError(
-            f"no {board} in {len(without)} pictures: give its kind and its number of inner corners"
-        )
+        looked_at = [folder_of[name] for name in without[:: max(1, len(without) // LOOKED_AT)]]
+        trouble = next(filter(None, (board.trouble(_read(path)) for path in looked_at)), "")
+        cure = trouble or "give its kind and its number of inner corners"
+        raise CalibrationError(f"no {board} in {len(without)} pictures: {cure}")
     return Pictures(list(found), list(found.values()), size, without)
 
 

@@ -24,6 +24,7 @@ from calibration.model import CameraModel
 WIDTH_PX = 640  # a larger picture is made smaller before corners are sought
 CORNERS = 720  # of a picture at most, spread over GRID cells
 GRID = 8, 6
+UPSCALED_PX = 0.25
 FEWEST = 20  # matches that must obey the rotation, from
 FEWEST_CELLS = 6  # of the grid at least, and
 SMALLEST_SHARE = 0.25  # what share of all matches they must be
@@ -105,14 +106,21 @@ def features_of(image: np.ndarray, width_px: int = WIDTH_PX) -> Features:
     scale = max(1.0, grey.shape[1] / width_px)
     if scale > 1.0:
         grey = cv2.resize(grey, None, fx=1.0 / scale, fy=1.0 / scale, interpolation=cv2.INTER_AREA)
-    # Else each corner lies a quarter of a pixel off, to the right and down.
-    finder = cv2.SIFT.create(2 * CORNERS, enable_precise_upscale=True)
+    finder, off_px = _finder()
     corners, looks = finder.compute(grey, _spread(finder.detect(grey, None), grey.shape))
     if looks is None:
         return Features(np.empty((0, 2)), np.empty((0, 128), np.float32))
     looks = looks / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-6)
-    pixels = np.array([corner.pt for corner in corners], np.float64)
+    pixels = np.array([corner.pt for corner in corners], np.float64) - off_px
     return Features((pixels + 0.5) * scale - 0.5, looks)
+
+
+def _finder() -> tuple[cv2.SIFT, float]:
+    """What finds corners, and by how much it has them too far to the right and down, in pixels."""
+    try:
+        return cv2.SIFT.create(2 * CORNERS, enable_precise_upscale=True), 0.0
+    except (cv2.error, TypeError):  # OpenCV before 4.8, which doubles pictures about their corner
+        return cv2.SIFT.create(2 * CORNERS), UPSCALED_PX
 
 
 def _spread(corners, shape: tuple[int, int]) -> list:

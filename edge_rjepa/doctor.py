@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import importlib.util
+import io
 import os
 import platform
 import re
@@ -23,12 +26,16 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 CHECK_S = 30.0  # for one check: a driver that hangs must not hang the doctor
 LOOK_S = 2.0  # at a camera, to see how many pictures it gives
 LITTLE_BYTES = 2**30
+TEGRA = Path("/etc/nv_tegra_release")  # on a Jetson
 OPENCV_WHEELS = (
     "opencv-python",
     "opencv-python-headless",
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
+KEEP_OPENCV = "CONTRIBUTING.md, 'Keep the OpenCV you have'"
+TESTED_OPENCV = (4, 8)  # from here on the whole of it; see `older_opencv`
+NO_NUMPY_1 = (3, 13)  # the Python from which on NumPy 1 has no wheel
 
 
 class Finding(NamedTuple):
@@ -111,7 +118,8 @@ def packages() -> Iterator[Finding]:
         return
     names = [re.split(r"[^\w.-]", line)[0] for line in requirements if ";" not in line]
     versions = {name: version_of(name) for name in names}
-    versions["opencv-python"] = _opencv_version()
+    if importlib.util.find_spec("cv2"):  # pip does not know every OpenCV; `opencv` looks at it
+        versions.pop("opencv-python", None)
     there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     yield Finding("packages", OK, there)
     missing = " ".join(name for name, version in versions.items() if not version)
@@ -122,11 +130,12 @@ def packages() -> Iterator[Finding]:
 def opencv() -> Iterator[Finding]:
     """What OpenCV was built with."""
     try:
-        import cv2
+        with contextlib.redirect_stderr(io.StringIO()):  # NumPy prints pages about NumPy 1
+            import cv2
     except ImportError as error:
-        cure = "sudo apt-get install libgl1, or take opencv-python-headless (CONTRIBUTING.md)"
-        yield Finding("opencv", FAIL, f"does not load: {error}", cure)
+        yield Finding("opencv", FAIL, *opencv_trouble(error, version_of("numpy") or ""))
         return
+    yield from older_opencv(cv2.__version__)
     build = cv2.getBuildInformation()
     there = {
         name: re.search(rf"{name}:\s+YES", build) is not None
@@ -134,12 +143,12 @@ def opencv() -> Iterator[Finding]:
     }
     parts = ", ".join(f"{name} {'yes' if is_there else 'no'}" for name, is_there in there.items())
     yield Finding("opencv", OK, f"{cv2.__version__}: {parts}")
-    other = "install another OpenCV: CONTRIBUTING.md, 'Which OpenCV'"
+    other = f"install another OpenCV: {KEEP_OPENCV}"
     if not there["FFMPEG"]:
         yield Finding("opencv", WARN, "no FFMPEG: neither videos nor network streams", other)
     if not there["v4l/v4l2"]:
         yield Finding("opencv", WARN, "no V4L2: no cameras of this machine", other)
-    if not there["GStreamer"] and Path("/etc/nv_tegra_release").exists():
+    if not there["GStreamer"] and TEGRA.exists():
         yield Finding("opencv", WARN, "no GStreamer: no CSI camera of a Jetson", "docs/jetson.md")
     wheels = [name for name in OPENCV_WHEELS if version_of(name)]
     if len(wheels) > 1:
@@ -147,6 +156,40 @@ def opencv() -> Iterator[Finding]:
         yield Finding("opencv", WARN, f"{len(wheels)} wheels in one environment", cure)
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         yield Finding("display", OK, "none: nothing here needs one, and no window can be opened")
+
+
+def opencv_trouble(error: ImportError, numpy_version: str) -> tuple[str, str]:
+    """Why OpenCV does not load, and the cure, by what importing it raised."""
+    said = " ".join(str(error).split())
+    what = f"does not load: {said}"
+    library = re.search(r"(lib[\w.+-]+): cannot open shared object", said)
+    if isinstance(error, ModuleNotFoundError) and error.name == "cv2":
+        return "not installed", f"pip install opencv-python; or the system's: {KEEP_OPENCV}"
+    if "numpy" in said and numpy_version.split(".")[0] not in ("", "0", "1"):
+        what = f"it was built for NumPy 1, and NumPy {numpy_version} is installed beside it"
+        if sys.version_info < NO_NUMPY_1:
+            return what, "pip install 'numpy<2'"
+        return what, "pip install opencv-python-headless in an environment of its own"
+    if library and library[1].startswith("libGL"):
+        return (
+            what,
+            "sudo apt-get install libgl1; or pip uninstall opencv-python, pip install "
+            "opencv-python-headless",
+        )
+    if library:
+        return what, f"install the package that holds {library[1]}: apt-file search {library[1]}"
+    return what, f"install it again, or another one: {KEEP_OPENCV}"
+
+
+def older_opencv(version: str) -> Iterator[Finding]:
+    """What an OpenCV older than TESTED_OPENCV cannot do here."""
+    number = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if number < TESTED_OPENCV:
+        lacks = ["network cameras may be some pictures late", "its dnn reads no exported encoder"]
+        if number < (4, 7):
+            lacks.insert(0, "no charuco boards: calibrate with a chessboard")
+        what = f"{version} is older than {'.'.join(map(str, TESTED_OPENCV))}: {'; '.join(lacks)}"
+        yield Finding("opencv", WARN, what, f"use it so, or a newer one: {KEEP_OPENCV}")
 
 
 def cameras() -> Iterator[Finding]:
@@ -289,7 +332,7 @@ def cuda() -> Iterator[Finding]:
     from numba import cuda as numba_cuda
 
     installed = version_of("numba-cuda")
-    gpu = [Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release")]
+    gpu = [Path("/proc/driver/nvidia/version"), TEGRA]
     if numba_cuda.is_available():
         device = numba_cuda.get_current_device()
         name = device.name.decode() if isinstance(device.name, bytes) else device.name
@@ -297,9 +340,10 @@ def cuda() -> Iterator[Finding]:
     elif not any(path.exists() for path in gpu):
         yield Finding("cuda", OK, "no NVIDIA driver: the learner runs on the CPU")
     elif not installed:
-        yield Finding(
-            "cuda", WARN, "there is a driver, but no numba-cuda", "pip install 'numba-cuda[cu12]'"
-        )
+        cure = "pip install 'numba-cuda[cu12]'"
+        if TEGRA.exists():  # JetPack brings CUDA 12; the newest bindings are for 13
+            cure = "pip install numba-cuda 'cuda-bindings<13', then docs/jetson.md, 'The GPU'"
+        yield Finding("cuda", WARN, "there is a driver, but no numba-cuda", cure)
     else:
         cure = "compare its CUDA version with the driver's: python -m numba -s"
         yield Finding("cuda", WARN, f"numba-cuda {installed} does not reach the driver", cure)
@@ -346,15 +390,6 @@ def version_of(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _opencv_version() -> str | None:
-    """Whichever OpenCV is there: not every one is known to pip."""
-    try:
-        import cv2
-    except ImportError:
-        return None
-    return cv2.__version__
 
 
 CHECKS = {

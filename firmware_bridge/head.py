@@ -257,10 +257,15 @@ class PanTiltHead:
         return goal, self._within(self._aim_in_use.angles_rad(goal, here_rad))
 
     def _allowed(self, positions: Pair) -> Pair:
-        """The positions, rounded to what the head can tell apart, within its limits."""
+        """The positions, rounded to what the head can tell apart, within its limits.
+
+        Raises HeadError for what is no position: an aim may find none for some angles.
+        """
+        if any(map(math.isnan, positions)):
+            raise HeadError(f"the aim finds no position but {positions}: calibrate the head again")
         step = self._identity.step
         pan, tilt = (
-            _clip(step * round(position / step), of_head)
+            _clip(step * round(_clip(position, of_head) / step), of_head)
             for position, of_head in zip(positions, self._identity.limits, strict=True)
         )
         return pan, tilt

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from firmware_bridge import protocol
-from firmware_bridge.aim import PULSES
+from firmware_bridge.aim import PULSES, Pair
 from firmware_bridge.driver import Command, Hold, Home, Identity, Move, Relax, Report, Status
 from firmware_bridge.errors import HeadError, HeadMismatch, LinkError
 from firmware_bridge.protocol import AxisSettings, Cause, Flag, Greeting, Reply, Result, State
@@ -29,6 +29,10 @@ SETTLED_S = 2.0  # for an EEPROM to be written
 LONGEST_MS = 0xFFFF
 NOT_OPEN = "the line to the head is not open: open() it first"
 FIRMWARE = "firmware_bridge/firmware/edge_head.hex"
+SETTINGS = (
+    f"low <= home <= high within {protocol.HARD_LOW_US:g} .. {protocol.HARD_HIGH_US:g} us, slew at "
+    f"least {protocol.SLOWEST_SLEW_US_PER_S} us/s"
+)
 LOST = (OSError, termios.error)  # what a port raises when its device is gone
 
 FRAME_BYTES = protocol.REPLY_HEAD.size + protocol.CRC.size + 2
@@ -94,6 +98,7 @@ class ServoBoard:
         self._pending_bytes = 0  # of a frame that has begun
         self._last: State | None = None
         self._relaxing = False  # its torque was switched off on command since then
+        self._goal_us: Pair | None = None  # where our last command sent it; None: not known
 
     @property
     def port(self) -> str:
@@ -133,13 +138,15 @@ class ServoBoard:
         result = answer.result
         if result not in (Result.OK, Result.CLIPPED):
             raise _refusal(command, result)
+        if not isinstance(command, Status):
+            self._goal_us = answer.state.goal_us
         return self._report(answer)
 
     def close(self) -> None:
         """Let go of the line."""
         transport, self._transport = self._transport, None
         self._greeting_since_s = None
-        self._last = None
+        self._last = self._goal_us = None
         if transport is not None:
             with suppress(*LOST):  # it was gone before
                 transport.close()
@@ -211,7 +218,7 @@ class ServoBoard:
         return None
 
     def _met(self, greeting: Greeting) -> Identity:
-        """Who answered. Raises HeadMismatch when it speaks another protocol."""
+        """Who answered. Raises HeadMismatch for another protocol, and for impossible settings."""
         port = self.port
         if greeting.protocol != protocol.PROTOCOL:
             self.close()
@@ -220,6 +227,13 @@ class ServoBoard:
             raise HeadMismatch(
                 f"the firmware on {port} speaks protocol {greeting.protocol}, this program "
                 f"{protocol.PROTOCOL}: {cure} (edge-rjepa head flash --port {port})"
+            )
+        wrong = protocol.impossible_settings(greeting)
+        if wrong is not None:
+            self.close()
+            raise HeadMismatch(
+                f"the board on {port} says {wrong}; settings are {SETTINGS}: flash {FIRMWARE} "
+                f"(edge-rjepa head flash --port {port})"
             )
         self.greeting = greeting
         pan, tilt = greeting.pan, greeting.tilt
@@ -256,6 +270,7 @@ class ServoBoard:
                     return Answer(reply.result, reply.body, t_s)
                 self.faults["stale replies"] += 1
         self.faults["retries"] += TRIES - 1
+        self._goal_us = None  # it may have obeyed all the same
         self._begin_greeting()
         raise LinkError(f"{self.port} is open, but the head has stopped to answer")
 
@@ -324,6 +339,10 @@ class ServoBoard:
         if was_reset:
             self.faults["resets"] += 1
             events.append(f"it was reset ({_causes(state.reset_cause)})")
+        elif self._goal_us is not None and self._is_turned_by_another(state):
+            events.append("somebody else has turned it: end the other program that uses its port")
+        if was_reset or state.goal_us != self._goal_us:
+            self._goal_us = None  # until the next command, so that it is told once
         if before and Flag.EEPROM_FAILED in state.flags & ~before.flags:
             events.append("it could not keep its settings: they hold until its power goes")
         return Report(
@@ -345,6 +364,11 @@ class ServoBoard:
             },
             events=tuple(events),
         )
+
+    def _is_turned_by_another(self, state: State) -> bool:
+        """Whether it goes where neither we nor its own care for a silent host has sent it."""
+        by_itself = Flag.HOST_LOST | Flag.TORQUE_OFF
+        return state.goal_us != self._goal_us and not state.flags & by_itself
 
 
 def _message(command: Command) -> protocol.Request:
@@ -372,11 +396,7 @@ def _refusal(what: object, result: Result) -> HeadError:
                 "the board takes no settings while it moves or stands outside the new limits: "
                 "relax it first, or move it inside them"
             )
-    return HeadError(
-        f"the board refuses {what}: limits and home must be low <= home <= high within "
-        f"{protocol.HARD_LOW_US:g} .. {protocol.HARD_HIGH_US:g} us, slew at least "
-        f"{protocol.SLOWEST_SLEW_US_PER_S} us/s"
-    )
+    return HeadError(f"the board refuses {what}: limits and home must be {SETTINGS}")
 
 
 def _fell(uptime_ms: int, before_ms: int) -> bool:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import termios
+from contextlib import suppress
 from pathlib import Path
 
 import serial
@@ -59,13 +61,35 @@ def stable_path(path: str, root: Path = ROOT) -> str:
     return next((link for link in serial_ports(root) if os.path.realpath(link) == target), path)
 
 
+class _OwnPort(serial.Serial):
+    """A port that no other program can open meanwhile, unless it is root's.
+
+    `exclusive` of pyserial is a lock that only those heed who ask for it: `cat` and most programs
+    do not. TIOCEXCL makes the kernel refuse them. It is undone, since it would outlive this process
+    where another one has had the port open before.
+    """
+
+    def open(self) -> None:
+        super().open()
+        self._claim(termios.TIOCEXCL)
+
+    def close(self) -> None:
+        if self.is_open:
+            self._claim(termios.TIOCNXCL)
+        super().close()
+
+    def _claim(self, request: int) -> None:
+        with suppress(OSError):  # a port whose driver knows no such thing, or that is gone
+            fcntl.ioctl(self.fd, request)
+
+
 def open_serial(path: str, timeout_s: float, baud: int = BAUD) -> serial.Serial:
     """The port, raw, 8N1, for this process alone; a read waits timeout_s at most.
 
     Setting DTR and RTS may fail, as on pseudo-terminals. Raises LinkError.
     """
     try:
-        return serial.Serial(
+        return _OwnPort(
             path, baud, timeout=timeout_s, write_timeout=WRITE_TIMEOUT_S, exclusive=True
         )
     except (OSError, ValueError, termios.error) as error:  # ValueError: a rate it does not know

@@ -270,6 +270,19 @@ def decode_greeting(body: bytes) -> Greeting:
     )
 
 
+def impossible_settings(greeting: Greeting) -> str | None:
+    """Which settings of a greeting no board keeps to, in words; None where all of them can be."""
+    for name, axis in (("pan", greeting.pan), ("tilt", greeting.tilt)):
+        low, high, home, slew = axis
+        if not HARD_LOW_US <= low <= home <= high <= HARD_HIGH_US:
+            return f"{name} from {low:g} to {high:g} us, home at {home:g}"
+        if slew < SLOWEST_SLEW_US_PER_S:
+            return f"{name} at {slew} us/s"
+    if greeting.home_slew_us_per_s < SLOWEST_SLEW_US_PER_S:
+        return f"the way home at {greeting.home_slew_us_per_s} us/s"
+    return None
+
+
 def decode_state(body: bytes) -> State:
     """A state. Raises ProtocolError."""
     flags, cause, overruns, bad, remaining, *widths, uptime = unpack(STATE, body)

@@ -174,6 +174,8 @@ def _camera(options: argparse.Namespace) -> int:
         device, names, sightings, size = _sightings_in_files(options.images, board)
     else:
         device, names, sightings, size = _sightings_live(options, board)
+    if board.pattern:
+        say(f"the board's markers are {board.pattern}")
     say(f"solving: {len(sightings)} views of {size[0]} x {size[1]} px")
     result = calibrate_camera(board, sightings, size, names, options.lens)
     record = io.CameraRecord(device, io.now(), __version__, result)
@@ -230,9 +232,10 @@ def _sightings_live(options: argparse.Namespace, board):
     if not guide.done:
         say(f"some views are still missing: {'; '.join(guide.missing())}")
     if not guide.sightings:
-        raise CalibrationError(
-            f"no {board} was seen: give its kind and its number of inner corners, and light it well"
+        trouble = (
+            guide.trouble or "give its kind and its number of inner corners, and light it well"
         )
+        raise CalibrationError(f"no {board} was seen: {trouble}")
     return name, None, guide.sightings, guide.size
 
 

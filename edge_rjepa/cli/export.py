@@ -45,6 +45,10 @@ def add_to(commands: Any) -> None:
         help="size of the camera's pictures, of a descriptor (320x240)",
     )  # fmt: skip
     parser.add_argument(
+        "--float-input", action="store_true",
+        help="the window or picture as float32 of 0..255: for ncnn, TFLite, TensorRT before 8.5",
+    )  # fmt: skip
+    parser.add_argument(
         "--int8", action="store_true", help="also write a file with 8-bit weights beside it"
     )
     parser.add_argument(
@@ -81,6 +85,7 @@ def execute(options: argparse.Namespace) -> int:
         form=options.form,
         fixations=options.fixations,
         picture_px=options.picture,
+        float_input=options.float_input,
         gaze=config.gaze,
         patches=patches,
         licence=options.licence,

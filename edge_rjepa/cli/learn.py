@@ -260,7 +260,10 @@ def _close_recording(run: Any, options: argparse.Namespace) -> None:
         if digest_then == run.learner.digest:
             say("what was learned is the same as when this was recorded, bit for bit")
         else:
-            say("what was learned differs from when this was recorded: other flags, other weights")
+            say(
+                "what was learned differs from when this was recorded: other flags, or another "
+                "kind of processor, make other weights"
+            )
 
 
 def _draw(folder: Path) -> None:

@@ -16,7 +16,8 @@
 
 All but the window are float32, and N is free. In a sequence T comes after N everywhere but in the
 past and in next_state. A caller hands `next_state` back as `state` and the last `embedding` as
-`embedding_before`. Opset 17, IR version 8, common operators only.
+`embedding_before`. Opset 17, IR version 8, common operators only. With `float_input` the window, or
+the picture, is float32, too, of the same whole numbers 0..255: some converters know no uint8.
 
 A sequence is not a loop. Only the recurrent layer has to wait for the fixation before, and its
 units meet only through what they read. So the retina and every matrix product take all N T
@@ -109,6 +110,7 @@ def export(
     form: str = STEP,
     fixations: int = SEQUENCE_FIXATIONS,
     picture_px: tuple[int, int] = PICTURE_PX,
+    float_input: bool = False,
     gaze: GazeConfig | None = None,
     patches: Patches | None = None,
     licence: str = "not stated",
@@ -119,6 +121,7 @@ def export(
     retina: what turns windows into features inside the graph; None for a graph that takes features.
     form, fixations: see the top of this file; fixations is T of a sequence. picture_px: width and
     height of a camera's pictures, for a descriptor, which takes them as describe.py scans them.
+    float_input: windows or pictures come as float32, for readers that know no uint8.
     gaze: what made the efference copies, for their units in the file's metadata. patches: real ones
     to compare on, beside random ones. licence: of the weights. metadata: more to keep there,
     strings or what JSON can hold; what is written there anyway wins. The learner is left as it is.
@@ -131,10 +134,10 @@ def export(
     _check_picture(picture_px)
     fixations = fixations if form == SEQUENCE else 1
     if form == DESCRIPTOR and retina is not None:
-        model = _descriptor(learner, retina, picture_px)
+        model = _descriptor(learner, retina, picture_px, float_input)
         report = check_descriptions(model, learner, retina)
     else:
-        model = _model(learner, retina, form, fixations)
+        model = _model(learner, retina, form, fixations, float_input)
         report = check_parity(model, form, fixations, learner, retina, patches)
     for check in report.checks:
         if check.differences and not check.ok:
@@ -224,15 +227,16 @@ def _check_patches(patches: Patches, config: RJepaConfig, retina: Retina | None)
 # sequence's T in order.
 
 
-def _descriptor(learner: RJepa, retina: Retina, picture_px: tuple[int, int]) -> onnx.ModelProto:
+def _descriptor(
+    learner: RJepa, retina: Retina, picture_px: tuple[int, int], float_input: bool
+) -> onnx.ModelProto:
     """From a picture of this width and height, or rather as it is scanned, to its description."""
     width, height = described_size(*picture_px)
     seen = scan_to_describe(np.zeros((height, width, 3), np.uint8))
     graph, side, n_z = Graph(), retina.config.window_px, learner.config.n_embedding
     shape = list(seen.image.shape)
     doc = f"BGR, enlarged or reduced to {shape[1]} x {shape[0]} px"
-    picture = graph.input(PICTURE, ["N", *shape], doc, TensorProto.UINT8)
-    picture = _in_even_light(node("Cast", picture, to=TensorProto.FLOAT))
+    picture = _in_even_light(_seen(graph, PICTURE, ["N", *shape], doc, float_input))
     windows = []
     for left, top in retina.corners(seen.image, seen.pixels):
         rows, columns = (  # beyond its border the picture is continued with the border's pixels
@@ -257,14 +261,16 @@ def _in_even_light(picture: Tensor) -> Tensor:
     return node("Clip", node("Floor", picture * gain + 0.5), 0.0, 255.0)
 
 
-def _model(learner: RJepa, retina: Retina | None, form: str, T: int) -> onnx.ModelProto:
+def _model(
+    learner: RJepa, retina: Retina | None, form: str, T: int, float_input: bool = False
+) -> onnx.ModelProto:
     config, cell, weights = learner.config, learner.cell, learner.parameters()
     n_z, n_h, A = config.n_embedding, config.n_hidden, config.n_efference
     n_r = len(cell.reads) * n_h
     batch = ["N", T] if form == SEQUENCE else ["N"]
     graph = Graph()
 
-    features = _features(graph, retina, config.n_features, batch)
+    features = _features(graph, retina, config.n_features, batch, float_input)
     z = _embedding(weights, features)
     graph.output(EMBEDDING, _by_sequence(z, batch, n_z), [*batch, n_z], "of what is seen, -1..1")
     white = _by_sequence(_whitened(learner, z), batch, n_z)
@@ -310,7 +316,9 @@ def _whitened(learner: RJepa, z: Tensor) -> Tensor:
     return linear(z - mean, matrix)
 
 
-def _features(graph: Graph, retina: Retina | None, n_features: int, batch: list) -> Tensor:
+def _features(
+    graph: Graph, retina: Retina | None, n_features: int, batch: list, float_input: bool
+) -> Tensor:
     """The features (rows, f), of an input of windows or as the input itself."""
     if retina is None:
         features = graph.input(FEATURES, [*batch, n_features], "as learned from")
@@ -318,9 +326,16 @@ def _features(graph: Graph, retina: Retina | None, n_features: int, batch: list)
     side = retina.config.window_px
     shape = [side, side, 3]
     doc = f"BGR around the gaze pixel, which is at ({side // 2}, {side // 2})"
-    window = graph.input(WINDOW, [*batch, *shape], doc, TensorProto.UINT8)
-    picture = node("Cast", window, to=TensorProto.FLOAT)  # at once: TensorRT knows no other uint8
+    picture = _seen(graph, WINDOW, [*batch, *shape], doc, float_input)
     return features_of(retina, reshape(picture, -1, *shape) if len(batch) > 1 else picture)
+
+
+def _seen(graph: Graph, name: str, shape: list, doc: str, float_input: bool) -> Tensor:
+    """Pixels as float32, of an input of bytes or of floats."""
+    if float_input:
+        return graph.input(name, shape, f"{doc}; 0..255")
+    pixels = graph.input(name, shape, doc, TensorProto.UINT8)
+    return node("Cast", pixels, to=TensorProto.FLOAT)  # at once: TensorRT knows no other uint8
 
 
 def _recurrent_layer(

@@ -66,6 +66,9 @@ UNORDERED = STATE, EMBEDDING_BEFORE, NEXT_STATE  # one a stream, in a sequence, 
 _NO_ONNX = "{} is no ONNX file that onnxruntime can run: name one that export wrote"
 
 
+BYTES, FLOATS = "tensor(uint8)", "tensor(float)"
+
+
 class EncoderError(RJepaError, OSError):
     """A file is missing, is no ONNX file, or is not one that this package exported."""
 
@@ -122,6 +125,8 @@ class FrozenEncoder:
             raise EncoderError(
                 f"{path} is not the graph that it says it is ({error}): export it again"
             ) from error
+        takes_bytes = self._inputs[self._view].type == BYTES
+        self._view_dtype = np.uint8 if takes_bytes else np.float32
         self.reset()
 
     def embed(
@@ -168,7 +173,8 @@ class FrozenEncoder:
             check_image(picture, "picture")
             height, width = self._inputs[PICTURE].shape[1:3]
             picture = resized(picture, width, height)
-            return self._compute([DESCRIPTION], {PICTURE: picture[None]})[DESCRIPTION][0]
+            picture = picture[None].astype(self._view_dtype, copy=False)
+            return self._compute([DESCRIPTION], {PICTURE: picture})[DESCRIPTION][0]
         seen = scan_to_describe(picture)
         return pool(self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED])
 
@@ -199,6 +205,7 @@ class FrozenEncoder:
     ) -> dict[str, np.ndarray]:
         """What one call of the graph takes: `fixations` of them, and the past before them."""
         sequence = self.form == SEQUENCE
+        seen = seen.astype(self._view_dtype, copy=False)
         inputs = {self._view: seen[None] if sequence else seen}
         if past is not None:
             inputs[EFFERENCE] = efference[None] if sequence else efference
@@ -214,7 +221,7 @@ class FrozenEncoder:
         if self.form == SEQUENCE:  # whole sequences: the last window again until they are
             rows = np.concatenate([seen, np.repeat(seen[-1:], -K % T, axis=0)])
             rows = rows.reshape(-1, T, *seen.shape[1:])
-        inputs = {self._view: rows}
+        inputs = {self._view: rows.astype(self._view_dtype, copy=False)}
         for name, each in self._inputs.items():
             if name != self._view:
                 sizes = [size for size in each.shape if isinstance(size, int)]
@@ -227,7 +234,7 @@ class FrozenEncoder:
         seen = self._check_view(seen)
         K, T, past = len(seen), self.fixations, self._past
         if past is None:
-            return self._call({self._view: seen})
+            return self._call({self._view: seen.astype(self._view_dtype, copy=False)})
         width = self._inputs[EFFERENCE].shape[-1]
         efference = _floats(EFFERENCE, efference, (K, width))
         if K % T:
@@ -280,8 +287,8 @@ class FrozenEncoder:
             known = all(isinstance(size, int) and 0 < size <= MOST_SIZE for size in sizes)
             if node.shape[1 : len(batch)] != batch[1:] or not known:
                 raise FileError(f"{name} is {node.shape}"[:200])
-            wanted = "tensor(uint8)" if name in (WINDOW, PICTURE) else "tensor(float)"
-            if node.type != wanted:
+            wanted = (BYTES, FLOATS) if name in (WINDOW, PICTURE) else (FLOATS,)
+            if node.type not in wanted:
                 raise FileError(f"{name} is a {node.type}"[:200])
         self._check_view_sizes()
 

@@ -140,6 +140,7 @@ def check_descriptions(model: onnx.ModelProto, learner: RJepa, retina: Retina) -
     """Run the graph of a descriptor beside its learner. Raises ExportError if it is not sound."""
     height, width = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:3])
     pictures = random_pictures(np.random.default_rng(0), DESCRIBED_PICTURES, (height, width))
+    dtype = _blank_inputs(model)[PICTURE].dtype
     describe = learner_describer(learner, retina)
     expected = {DESCRIPTION: np.array([describe(picture) for picture in pictures], np.float64)}
     readers = {
@@ -150,7 +151,9 @@ def check_descriptions(model: onnx.ModelProto, learner: RJepa, retina: Retina) -
     for name, open_reader in readers.items():
         try:
             read = open_reader()
-            found = [read({PICTURE: picture[None]})[DESCRIPTION][0] for picture in pictures]
+            found = [
+                read({PICTURE: picture[None].astype(dtype)})[DESCRIPTION][0] for picture in pictures
+            ]
         except UnreadableError as error:
             checks.append(Check(name, "random", 0, None, str(error)))
         else:
@@ -228,7 +231,7 @@ def _outputs_of(
     rows: dict[str, list] = {output.name: [] for output in model.graph.output}
     for start in range(0, len(views), fixations):
         now = slice(start, start + fixations)
-        inputs[view] = views[now].reshape(inputs[view].shape)
+        inputs[view] = views[now].reshape(inputs[view].shape).astype(inputs[view].dtype)
         if EFFERENCE in inputs:
             inputs[EFFERENCE] = efference[now].reshape(inputs[EFFERENCE].shape)
         found = read(inputs)

@@ -62,7 +62,7 @@ def _analyse(bank: Bank, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     across = linear(reshape(centred, -1, n), bank.basis.T)
     across = node("Transpose", reshape(across, -1, n, orders), perm=[0, 2, 1])
     spectrum = reshape(linear(reshape(across, -1, n), bank.basis.T), -1, orders**2)
-    c = node("Gather", spectrum, integers(*bank.kept), axis=1) * bank.frequency
+    c = _picked(spectrum, bank.kept, orders**2) * bank.frequency
     power = linear(c * c, bank.coefficient_mean.T, np.array([bank.floor_power]))
     pattern = c / node("Sqrt", power)
     return reshape(pattern, -1, r * n_c), reshape(mean, -1, r), reshape(power, -1, r)
@@ -75,6 +75,11 @@ def _area_averages(picture: Tensor, channels: np.ndarray, side: int) -> Tensor:
     """
     kernels = np.tile(256.0 * channels[:, :, None, None], (1, 1, side, side))
     return node("Conv", picture, kernels, strides=[side, side]) * (1.0 / (256 * side**2))
+
+
+def _picked(x: Tensor, places: np.ndarray, width: int) -> Tensor:
+    """x[:, places] of (rows, width), as an exact product: ncnn's converter gets a Gather wrong."""
+    return linear(x, np.eye(width)[places])
 
 
 def _colour_codes(codes: ColourCodes, colours: Tensor, n: int) -> Tensor:
@@ -90,7 +95,7 @@ def _colour_codes(codes: ColourCodes, colours: Tensor, n: int) -> Tensor:
     opponents = node("Transpose", reshape(opponents, -1, POINTS[1] * POINTS[2], n), perm=[0, 2, 1])
     by_row = reshape(node("MatMul", luminance, opponents), -1, n, math.prod(POINTS))
     share = node("ReduceMean", by_row, axes=[1], keepdims=0) * (1.0 / n)
-    kept = node("Gather", share, integers(*codes.place), axis=1)
+    kept = _picked(share, codes.place, math.prod(POINTS))
     return (node("Sqrt", kept) - codes.centre) / codes.spread
 
 

@@ -39,6 +39,8 @@ SLOWEST_FRAMES = 3.0  # so many times the usual interval without a picture is no
 RECENT_S = 1.0  # a driver's stamp further back than this is of another clock
 UNCOMPRESSED_PX = 640 * 480  # 30 larger pictures a second do not fit through USB 2 as they are
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
+# More decoding threads hand out pictures as many frames late; OpenCV before 4.7 has no choice.
+ONE_THREAD = [cv2.CAP_PROP_N_THREADS, 1] if hasattr(cv2, "CAP_PROP_N_THREADS") else []
 APPSINK = " ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 
 
@@ -268,14 +270,13 @@ class Stream:
             raise
 
     def _by_opencv(self) -> Capture:
-        # One decoding thread: more of them hand out pictures as many frames late.
         capture = open_capture(
             self._url,
             cv2.CAP_FFMPEG,
             [
                 *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1e3 * self._first_s)),
                 *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1e3 * self._slowest_s)),
-                *(cv2.CAP_PROP_N_THREADS, 1),
+                *ONE_THREAD,
             ],
         )
         return OpenCapture(capture, redacted(self._url))
@@ -319,7 +320,7 @@ class Pipeline:
         if not has_gstreamer():
             raise SourceError(
                 "gst: needs an OpenCV with GStreamer, and this one has none: use the system's "
-                "(CONTRIBUTING.md, 'Which OpenCV'), or name the camera's /dev/video or URL"
+                "(CONTRIBUTING.md, 'Keep the OpenCV you have'), or name its /dev/video or URL"
             )
         self._pipeline = pipeline if "appsink" in pipeline else pipeline + APPSINK
 

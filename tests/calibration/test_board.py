@@ -134,11 +134,60 @@ def test_what_is_no_picture_is_refused(image):
         ("charuco", 2, 6, 0.025),
         ("charuco", 9, 6, 25.0),
         ("charuco", 9, 6, np.nan),
+        ("charuco", 9, 6, 1e-6),
     ],
 )
 def test_impossible_boards_are_refused(values):
     with pytest.raises(CalibrationError):
         Board(*values)
+
+
+# -- boards of other programs ----------------------------------------------------------------------
+
+
+def printed(columns, rows, dictionary, legacy=False, marker_share=0.75):
+    """A board as OpenCV draws it, as a sharp camera sees it."""
+    markers = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{dictionary}"))
+    board = cv2.aruco.CharucoBoard((columns + 1, rows + 1), 1.0, marker_share, markers)
+    board.setLegacyPattern(legacy)
+    size = 60 * (columns + 1) + 80, 60 * (rows + 1) + 80
+    return cv2.GaussianBlur(board.generateImage(size, marginSize=40), (0, 0), 1.0)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "dictionary",
+    ["4X4_1000", "5X5_100", "6X6_250", "7X7_50", "ARUCO_ORIGINAL", "APRILTAG_36h11"],
+)
+def test_a_board_of_another_program_is_found_by_what_is_on_it(dictionary, legacy):
+    board = Board("charuco", 9, 7, 0.02)  # eight squares down: there the patterns differ
+    sighting = board.find(printed(9, 7, dictionary, legacy))
+    expected = board.points[:, :2] / board.square_m * 60.0 + 40.0 + 60.0 - 0.5
+    np.testing.assert_array_equal(sighting.ids, np.arange(63))
+    np.testing.assert_allclose(sighting.pixels, expected, rtol=0, atol=0.1)
+    assert f"DICT_{dictionary}".startswith(board.pattern.partition(",")[0].rpartition("_")[0])
+    assert ("before OpenCV 4.7" in board.pattern) == legacy
+    assert board._charuco.marker_share == pytest.approx(0.75, abs=0.02)
+
+
+def test_our_board_is_of_our_markers():
+    CHARUCO.find(drawn(CHARUCO))
+    assert CHARUCO.pattern == "DICT_4X4_50" and CHESS.pattern == ""
+
+
+@pytest.mark.parametrize(("board", "sigma_px"), [(CHARUCO, 12.0), (CHESS, 60.0)], ids=str)
+def test_a_blurred_board_is_named(board, sigma_px):
+    blurred = cv2.GaussianBlur(drawn(board), (0, 0), sigma_px)
+    assert board.find(blurred) is None and "blurred" in board.trouble(blurred)
+    assert board.trouble(np.full((240, 320), 90, np.uint8)) == ""
+
+
+def test_mirrored_boards_and_others_of_its_kind_are_named():
+    image = drawn(CHARUCO)
+    assert "mirrored" in CHARUCO.trouble(image[:, ::-1])
+    assert "6 x 9 inner corners: swap" in CHARUCO.trouble(drawn(Board("charuco", 6, 9, 0.02)))
+    other = CHARUCO.trouble(printed(12, 8, "6X6_100"))
+    assert re.search("58 6X6 markers .* numbers 0 to 57, but not as .* 9 x 6", other)
 
 
 # -- printing --------------------------------------------------------------------------------------
@@ -203,3 +252,8 @@ def test_what_cannot_be_printed_is_refused(board, name, paper, why, tmp_path):
     with pytest.raises(CalibrationError, match=why):
         board.write(tmp_path / name, paper)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_board_that_would_be_a_picture_of_gigabytes_is_refused(tmp_path):
+    with pytest.raises(CalibrationError, match="smaller squares"):
+        Board("charuco", 9, 6, 1.0).write(tmp_path / "board.png")

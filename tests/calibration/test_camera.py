@@ -210,6 +210,22 @@ def test_rendered_pictures_are_solved():
     assert calibration.rms_px < 0.2
 
 
+def test_a_view_taken_many_times_counts_once():
+    camera, sightings = draw(5, "pinhole")
+    jitter = np.random.default_rng(0).normal(0.0, 0.05, (3, *sightings[0].pixels.shape))
+    again = [sightings[0]._replace(pixels=sightings[0].pixels + each) for each in jitter]
+    names = [f"{n}.png" for n in range(len(sightings) + 3)]
+    calibration = calibrate_camera(CHARUCO, [*sightings, *again], camera.size, names)
+    alone = calibrate_camera(CHARUCO, sightings, camera.size, names[:-3])
+    assert calibration.views_used == alone.views_used
+    reasons = [view.reason for view in calibration.views[-3:]]
+    assert reasons == ["dropped: the same view as 0.png"] * 3
+    assert calibration.model == alone.model
+    np.testing.assert_array_equal(calibration.std, alone.std)
+    with pytest.raises(CalibrationError, match="1 of 8 views differ: at least 6"):
+        calibrate_camera(CHARUCO, sightings[:1] * 8, camera.size)
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 
@@ -249,6 +265,14 @@ def test_too_few_views_are_refused():
     camera, sightings = draw(0, "pinhole")
     with pytest.raises(CalibrationError, match="at least 6"):
         calibrate_camera(CHARUCO, sightings[:5], camera.size)
+
+
+def test_pictures_without_the_board_say_why(tmp_path):
+    image = cv2.GaussianBlur(CHARUCO.draw(3000.0), (0, 0), 1.0)
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image[:, ::-1])
+    with pytest.raises(CalibrationError, match="no charuco .* in 2 pictures: .* mirrored"):
+        sightings_in(sorted(tmp_path.iterdir()), CHARUCO)
 
 
 def test_views_that_no_camera_explains_are_refused():

@@ -21,11 +21,14 @@ class Eyes:
     """A board whose sightings are laid out beforehand: what the guide makes of them is tested."""
 
     def __init__(self, board):
-        self.next = None
+        self.next, self.why = None, ""
         self.points, self.square_m, self.columns = board.points, board.square_m, board.columns
 
     def find(self, image):
         return self.next
+
+    def trouble(self, image):
+        return self.why
 
 
 class Holder:
@@ -85,6 +88,17 @@ def test_no_board_no_view():
     advice = holder.show(x=5.0)
     assert advice.sighting is None and not advice.kept and "show the board" in advice.text
     assert advice.progress == 0.0
+
+
+def test_why_no_board_is_seen_is_told_now_and_then():
+    holder = Holder()
+    holder.eyes.why = "the picture is mirrored"
+    assert holder.show(x=5.0).text == holder.guide.trouble == "the picture is mirrored"
+    holder.eyes.why = ""
+    assert holder.show(x=5.0).text == "the picture is mirrored"
+    while holder.t_s < 4.0:
+        advice = holder.show(x=5.0)
+    assert "show the board" in advice.text and holder.guide.trouble == ""
 
 
 PLACES = {

@@ -143,11 +143,11 @@ def test_derivatives():
         ({"low": math.nan}, "finite"),
         ({"home": 900.0}, "must rise"),
         ({"curve_rad": (0.5,)}, "5 values"),
-        ({"backlash_rad": -0.1}, "not negative"),
-        ({"backlash_rad": 1e6}, "at most 1.0 rad"),
+        ({"backlash_rad": -0.1}, "backlash lies between 0 and"),
+        ({"backlash_rad": 1e6}, "backlash lies between 0 and"),
         ({"high": 1e300}, "at most 1e"),
         ({"curve_rad": (-1e300, 0.0, 0.0, 0.0, 0.0)}, "at most 1e"),
-        ({"curve_rad": (-1e3, 0.0, 0.0, 0.0, 0.0)}, "goes beyond 100.0 rad"),
+        ({"curve_rad": (-1e3, 0.0, 0.0, 0.0, 0.0)}, "no servo does"),
         ({"curve_rad": (0.1, 0.3, 0.0, 0.0, 0.0)}, "turns back"),
     ],
 )
@@ -198,3 +198,69 @@ def test_an_aim_never_sends_what_is_no_pulse():
         for here_rad in [(0.1, 0.1), (math.nan, math.nan)]:
             pan, tilt = AIM.positions(goal_rad, here_rad)
             assert PAN.low <= pan <= PAN.high and TILT.low <= tilt <= TILT.high
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"high": 1e300},
+        {"high": 1000.5},
+        {"low": -1.0},
+        {"backlash_rad": 1e6},
+        {"curve_rad": (1e6, 0.0, 0.0, 0.0, 0.0)},
+        {"curve_rad": (1e-9, 0.0, 0.0, 0.0, 0.0)},
+    ],
+)
+def test_a_servo_that_nobody_built_is_refused(values):
+    servo = {"low": 1000.0, "high": 2000.0, "home": 1000.0, "curve_rad": (0.8, 0.0, 0.0, 0.0, 0.0)}
+    Servo(**servo)
+    with pytest.raises(CalibrationError, match="servo"):
+        Servo(**servo | values)
+
+
+def test_a_mount_that_nobody_built_is_refused():
+    for k in range(4):
+        mount = [0.0] * 4
+        mount[k] = 3.2
+        with pytest.raises(CalibrationError, match="no head is built like that"):
+            HeadModel(PAN, TILT, Mount(*mount))
+    for ahead in (0.0, 0.0, 2.0), (0.0, 0.0, -1.0), (0.0, math.nan, 1.0):
+        with pytest.raises(CalibrationError, match="must be a ray"):
+            HeadModel(PAN, TILT, MOUNT, ahead)
+
+
+def test_whatever_head_is_accepted_is_never_sent_to_nan():
+    rng = np.random.default_rng(5)
+
+    def anywhere(most):
+        return float(rng.choice([rng.uniform(-most, most), -most, most, 0.0]))
+
+    def drawn_servo():
+        low = rng.uniform(0.0, 2e4)
+        high = low + 10.0 ** rng.uniform(0.0, 4.0)
+        curve_rad = rng.uniform(-1.0, 1.0, 5) * [3.0, 1.0, 1.0, 0.3, 0.3] * 10 ** rng.uniform(-2, 0)
+        backlash_rad = abs(anywhere(math.radians(30.0)))
+        return Servo(low, high, rng.choice([low, high]), tuple(curve_rad), backlash_rad)
+
+    def drawn_head():
+        ray = rng.uniform(-1.0, 1.0, 3) * [rng.integers(2), rng.integers(2), 0.0] + [0.0, 0.0, 0.3]
+        askew_rad = math.radians(60.0)
+        angles = map(anywhere, (math.radians(89.0), math.pi, askew_rad, askew_rad))
+        ray /= np.linalg.norm(ray)
+        return HeadModel(drawn_servo(), drawn_servo(), Mount(*angles), tuple(ray.tolist()))
+
+    accepted = 0
+    for _ in range(1000):
+        try:
+            head = drawn_head()
+        except CalibrationError:
+            continue
+        accepted += 1
+        aim, here = CalibratedAim(head), (math.nan, math.nan)
+        for wanted in rng.uniform(-2.0, 2.0, (10, 2)):
+            positions = aim.positions(wanted, here)
+            here = aim.angles_rad(positions, here)
+            assert np.isfinite([*positions, *here]).all(), head
+            assert head.pan.low <= positions[0] <= head.pan.high
+            assert head.tilt.low <= positions[1] <= head.tilt.high
+    assert accepted > 100

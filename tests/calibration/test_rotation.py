@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from benchmarks.simulated_rig import Rig, camera_of, draw_truth
+from calibration import rotation
 from calibration.errors import CalibrationError
 from calibration.rotation import (
     Features,
@@ -142,3 +143,20 @@ def test_a_nudge_is_what_it_says():
 def test_too_few_corners_are_no_turn():
     few = Features(np.zeros((5, 2)), np.zeros((5, 128), np.float32))
     assert rotation_between(few, few, CAMERA) is None
+
+
+def test_corners_of_an_older_opencv_lie_where_those_of_a_newer_do(monkeypatch):
+    """Before OpenCV 4.8 SIFT knew no precise upscale, and had all corners a quarter pixel off."""
+    if rotation._finder()[1]:
+        pytest.skip("this OpenCV is an older one")
+    rng = np.random.default_rng(3)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320), np.uint8), (0, 0), 2.0)
+    image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+    newer = features_of(image)
+    create = cv2.SIFT.create
+    monkeypatch.setattr(rotation, "_finder", lambda: (create(1440), rotation.UPSCALED_PX))
+    older = features_of(image)
+    nearest = np.linalg.norm(newer.pixels[:, None] - older.pixels[None], axis=-1).argmin(axis=1)
+    off = older.pixels[nearest] - newer.pixels
+    off = off[np.linalg.norm(off, axis=1) < 0.6]
+    assert len(off) > 50 and abs(np.median(off, axis=0)).max() < 0.03

@@ -187,7 +187,73 @@ def test_serial_ports_tell_who_may_not_use_them(monkeypatch, tmp_path):
 def test_an_opencv_that_does_not_load_is_a_finding(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)  # importing it raises ImportError
     (finding,) = doctor.opencv()
-    assert finding.level == FAIL and "libgl1" in finding.cure
+    assert finding.level == FAIL and "pip install opencv-python" in finding.cure
+
+
+def cannot_open(library):
+    return ImportError(f"{library}: cannot open shared object file: No such file or directory")
+
+
+OF_NUMPY_1 = ImportError("numpy.core.multiarray failed to import")
+
+
+@pytest.mark.parametrize(
+    ("error", "numpy", "what", "cure"),
+    [
+        (OF_NUMPY_1, "2.4.6", "built for NumPy 1, and NumPy 2.4.6 is", "pip install 'numpy<2'"),
+        (OF_NUMPY_1, "1.21.5", "does not load: numpy.core", "install it again"),
+        (cannot_open("libGL.so.1"), "2.4.6", "libGL.so.1", "apt-get install libgl1"),
+        (cannot_open("libgthread-2.0.so.0"), "1.26.4", "libgthread", "holds libgthread-2.0.so.0"),
+        (ImportError("undefined symbol: x"), "2.4.6", "undefined symbol", "install it again"),
+    ],
+)
+def test_why_opencv_does_not_load_is_told_with_its_cure(monkeypatch, error, numpy, what, cure):
+    monkeypatch.setattr(sys, "version_info", (3, 11))
+    found_what, found_cure = doctor.opencv_trouble(error, numpy)
+    assert what in found_what and cure in found_cure
+    monkeypatch.setattr(sys, "version_info", (3, 13))  # which has no wheel of NumPy 1
+    assert "numpy<2" not in doctor.opencv_trouble(error, numpy)[1]
+
+
+def test_an_opencv_for_numpy_1_beside_numpy_2_is_no_missing_package(tmp_path):
+    """As Debian 12's is found by the recipe without numpy<2: one finding, and nothing on stderr."""
+    (tmp_path / "cv2.py").write_text(
+        "import sys\n"
+        "sys.stderr.write('A module that was compiled using NumPy 1.x cannot be run in NumPy 2')\n"
+        "raise ImportError('numpy.core.multiarray failed to import')\n"
+    )
+    program = (
+        "import json; from edge_rjepa import doctor; "
+        "print(json.dumps([list(f) for f in [*doctor.packages(), *doctor.opencv()]]))"
+    )
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    found = json.loads(done.stdout)
+    assert "A module" not in done.stderr
+    assert not any("opencv-python" in cure for _, _, _, cure in found if "numpy" not in cure)
+    assert [level for topic, level, *_ in found if topic == "opencv"] == [FAIL]
+
+
+@pytest.mark.parametrize(
+    ("version", "lacks"),
+    [
+        ("4.5.4", "no charuco"),
+        ("4.6.0", "no charuco"),
+        ("4.7.0-dev", "late; its dnn"),
+        ("4.8.1", ""),
+        ("5.0.0", ""),
+    ],
+)
+def test_what_an_older_opencv_lacks_is_told(version, lacks):
+    found = list(doctor.older_opencv(version))
+    assert levels(found) == [WARN] * bool(lacks)
+    assert all(lacks in finding.what for finding in found)
 
 
 def test_two_opencv_wheels_are_a_finding(monkeypatch):
@@ -212,7 +278,7 @@ def test_a_gpu_is_named_and_one_that_cannot_be_reached_is_a_finding(monkeypatch)
 
     monkeypatch.setattr(numba.cuda, "is_available", lambda: False)
     monkeypatch.setattr(doctor.Path, "exists", lambda path: True)  # the driver's file
-    for installed, told in (None, "pip install"), ("0.20", "python -m numba -s"):
+    for installed, told in (None, "cuda-bindings<13"), ("0.20", "python -m numba -s"):
         monkeypatch.setattr(doctor, "version_of", lambda name, installed=installed: installed)
         (finding,) = doctor.cuda()
         assert finding.level == WARN and told in finding.cure

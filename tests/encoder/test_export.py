@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 
 from edge_rjepa import RJepa, RJepaConfig, __version__
 from edge_rjepa.encoder import export, onnx_graph, parity
+from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.encoder.names import FORMS, OUTPUTS, PATCHES, SEQUENCE, STEP
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.config import GazeConfig, RetinaConfig
@@ -387,6 +388,31 @@ def test_graph_is_what_deployers_are_told(tmp_path, few_steps, form):
     assert (told, found["form"]) == (inputs, form)
     assert {n: e["shape"] for n, e in json.loads(found["outputs"]).items()} == outputs
     assert json.loads(found["inputs"])["window"]["dtype"] == "uint8"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pixels_can_come_as_floats(tmp_path, few_steps, form):
+    learner, retina = trained("gated", Retina().n_features), Retina()
+    files = tmp_path / "bytes.onnx", tmp_path / "floats.onnx"
+    for path, float_input in zip(files, (False, True), strict=True):
+        report = export.export(
+            learner, retina, path, form=form, fixations=T, float_input=float_input
+        )
+        assert report.checks[0].differences
+    model = onnx.load(files[1])
+    assert {v.type.tensor_type.elem_type for v in model.graph.input} == {onnx.TensorProto.FLOAT}
+    assert "Cast" not in {node.op_type for node in model.graph.node}
+    of_bytes, of_floats = map(FrozenEncoder, files)
+    assert of_floats.metadata["inputs"][model.graph.input[0].name]["dtype"] == "float32"
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 256, (240, 320, 3), np.uint8)
+    np.testing.assert_array_equal(of_floats.describe(picture), of_bytes.describe(picture))
+    if form in OF_WINDOWS:
+        seen = windows_of(rng, 64, 2 * T), rng.normal(size=(2 * T, A)).astype(np.float32)
+        for found, expected in zip(of_floats.embed(*seen), of_bytes.embed(*seen), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        found = of_floats.embed_patches(seen[0])
+        np.testing.assert_array_equal(found, of_bytes.embed_patches(seen[0]))
 
 
 def test_metadata_says_what_the_file_is(tmp_path, few_steps):

@@ -1,5 +1,6 @@
 """The serial driver with the shipping firmware core, in virtual time, over lines of all kinds."""
 
+import fcntl
 import itertools
 import os
 import random
@@ -330,19 +331,76 @@ def test_a_clock_that_was_set_back_fell(before, share):
     assert _fell(int(before * share), before)
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
-def test_another_protocol_is_named_with_the_cure(line, version):
-    def as_of(data, now_s):
+def greeting_with(**changed):
+    """A line that changes fields of the greeting."""
+
+    def change(data, now_s):
         payloads = protocol.FrameDecoder().feed(data)
         replies = [protocol.decode_reply(payload) for payload in payloads]
         return b"".join(
             protocol.frame(
-                protocol.encode_reply(reply._replace(body=reply.body._replace(protocol=version)))
+                protocol.encode_reply(reply._replace(body=reply.body._replace(**changed)))
             )
             for reply in replies
         )
 
-    line.up = as_of
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"home_slew_us_per_s": 0}, "the way home at 0 us/s"),
+        ({"pan": AxisSettings(slew_us_per_s=0)}, "pan at 0 us/s"),
+        ({"tilt": AxisSettings(low_us=0.0)}, "tilt from 0 to 2000 us"),
+        ({"pan": AxisSettings(high_us=32767.5)}, "pan from 1000 to 32767.5 us"),
+        ({"tilt": AxisSettings(home_us=900.0)}, "home at 900"),
+        ({"pan": AxisSettings(2000.0, 1000.0)}, "pan from 2000 to 1000 us"),
+    ],
+)
+def test_a_board_that_greets_with_what_cannot_be_is_no_head(line, changed, said):
+    line.up = greeting_with(**changed)
+    with pytest.raises(HeadMismatch, match=f"says .*{said}.*500 .. 2500 us.*head flash --port"):
+        board_on(line).open()
+
+
+def test_who_else_turns_it_is_news_once(board, line):
+    def as_another(message):
+        line.core.feed(protocol.frame(protocol.encode_request(9, message)))
+        line.pass_by(0.01)
+        line.read(1000)
+
+    assert not board.request(Move(1600.0, 1500.0)).events
+    as_another(protocol.Move(1200.0, 1700.0))
+    report = board.request(Status())
+    assert report.goal == (1200.0, 1700.0)
+    assert report.events == (
+        "somebody else has turned it: end the other program that uses its port",
+    )
+    as_another(protocol.Move(1300.0, 1700.0))
+    assert not board.request(Status()).events  # it was told
+    assert not board.request(Move(1400.0, 1500.0)).events
+    as_another(protocol.Home())
+    assert "somebody else" in board.request(Status()).events[0]
+
+
+def test_what_it_does_by_itself_is_nobody_elses_doing(board, line):
+    for command in (Move(1900.0, 1100.0, 1.0), Hold(), Move(2300.0, 1500.0), Home(), Relax()):
+        told = list(board.request(command).events)
+        for _ in range(6):
+            line.pass_by(0.1)
+            told += board.request(Status()).events
+        assert not told, command
+    board.request(Move(1700.0, 1500.0))
+    line.pass_by(5.0)  # silent for so long that it goes home
+    assert not board.request(Status()).events
+    board.configure(0, AxisSettings(1100.0), AxisSettings())
+    assert not board.request(Move(1700.0, 1500.0)).events
+
+
+@pytest.mark.parametrize("version", [0, 2, 255])
+def test_another_protocol_is_named_with_the_cure(line, version):
+    line.up = greeting_with(protocol=version)
     cure = "update this program" if version > 1 else r"flash .*edge_head\.hex"
     with pytest.raises(HeadMismatch, match=f"protocol {version}, this program 1: {cure}.*--port"):
         board_on(line).open()
@@ -465,6 +523,21 @@ def test_a_port_is_for_one_process(tmp_path):
             with pytest.raises(LinkError, match="in use by process"):
                 open_serial(board.path, 0.05)
         open_serial(board.path, 0.05).close()
+
+
+TIOCGEXCL = 0x80045440  # of Linux: whether TIOCEXCL holds; termios lacks its name
+
+
+def test_a_port_is_closed_to_programs_that_heed_no_lock(tmp_path):
+    def is_exclusive(file):
+        return fcntl.ioctl(file, TIOCGEXCL, b"\0\0\0\0") != b"\0\0\0\0"
+
+    with CoreBoard(tmp_path) as board, open(board.path, "rb", 0) as opened_before:
+        assert not is_exclusive(opened_before)
+        port = open_serial(board.path, 0.05)
+        assert is_exclusive(opened_before)
+        port.close()
+        assert not is_exclusive(opened_before)
 
 
 def test_a_port_that_is_not_there_is_told_with_the_cure(tmp_path):

@@ -114,6 +114,17 @@ def test_calibrated_axes_turn_the_other_way_and_have_limits_of_their_own(board):
         assert (state.pan_rad, state.tilt_rad) == pytest.approx((0.2, 0.1))
 
 
+def test_an_aim_that_finds_no_position_is_refused(board):
+    class Lost(StraightAim):
+        def positions(self, angles_rad, here_rad):
+            return math.nan, 1500.0
+
+    with open_head(f"serial:{board.path}", Lost(PULSES, PULSES)) as head:
+        with pytest.raises(HeadError, match="no position .*calibrate the head again"):
+            head.move(0.1, 0.1)
+        assert head.drive(1e308, -1e308)[:2] == (2000.0, 1000.0)
+
+
 def test_axes_that_leave_no_angle_are_refused(board):
     with pytest.raises(HeadMismatch, match="nothing in common"):
         open_head(f"serial:{board.path}", StraightAim(Axis(1500.0, 600.0, 1.0, 2.0), PULSES))
