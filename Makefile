@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
+.PHONY: demo quick test attack lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -19,10 +19,14 @@ demo: .venv/demo.stamp
 
 # The fast tests of every room: what to run while you work.
 quick: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) -m "not (browser or chip or cuda or fuzz or slow)"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not (attack or browser or chip or cuda or fuzz or slow)"
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not attack"
+
+# What others broke it with, at full length: damaged files, hostile sockets, every fault by its number.
+attack: .venv/test.stamp
+	$(BIN)/python -m pytest -n $(JOBS) -m attack tests/attacks
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
