@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test readers debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak lock clean
+.PHONY: demo quick test attack readers debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -19,10 +19,14 @@ demo: .venv/demo.stamp
 
 # The fast tests of every room: what to run while you work.
 quick: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) -m "not (browser or chip or cuda or fuzz or slow)"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not (attack or browser or chip or cuda or fuzz or slow)"
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not attack"
+
+# What others broke it with, at full length: damaged files, hostile sockets, every fault by its number.
+attack: .venv/test.stamp
+	$(BIN)/python -m pytest -n $(JOBS) -m attack tests/attacks
 
 # The exported files under OpenVINO, ncnn and TFLite, in an environment beside the tests' own.
 readers: .venv/readers.stamp
