@@ -147,7 +147,7 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
     second = edge_rjepa(world, "learn", "--resume", str(run))
-    assert second.returncode == 1 and "another process is learning" in second.stderr
+    assert second.returncode == 1 and "another process is at work" in second.stderr
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
