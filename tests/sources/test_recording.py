@@ -621,7 +621,7 @@ def test_a_replay_ends_as_the_run_of_a_live_camera_that_failed(tmp_path, monkeyp
         run, summary, said = recorded_run(tmp_path, run_config(camera.url), go_on)
 
     counts = [line["fixations"] for line in lines_of(tmp_path / "walk")]
-    assert counts.count(0) > 8 and len(set(counts)) > 3
+    assert counts.count(0) > 8 and len(set(counts)) > 2
     assert not faults and said
     again, summary_again = replayed_run(tmp_path)
     assert_same_end(run, again)
