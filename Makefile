@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test readers attack lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
+.PHONY: demo quick test readers debian arm64 attack lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -31,6 +31,14 @@ attack: .venv/test.stamp
 # The exported files under OpenVINO, ncnn and TFLite, in an environment beside the tests' own.
 readers: .venv/readers.stamp
 	.venv/readers/bin/python -m pytest -rs tests/encoder/test_readers.py
+
+# Sources with the system's own OpenCV, GStreamer and RTSP servers that restart.
+debian:
+	.ci/debian
+
+# The core of the suite on an emulated 64-bit Arm processor; .ci/arm64 says what it does.
+arm64:
+	.ci/arm64
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
