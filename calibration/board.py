@@ -93,14 +93,19 @@ class Board:
 
     # -- finding ----------------------------------------------------------------------------------
 
-    def find(self, image: np.ndarray) -> Sighting | None:
+    def find(self, image: np.ndarray, quick: bool = False) -> Sighting | None:
         """The board in a picture (H, W) or (H, W, 3), uint8; None where it is not to be seen.
 
         Corners lie where the edges between the four squares about them meet, to a few hundredths of
-        a pixel in a sharp picture. Raises CalibrationError for anything but a picture.
+        a pixel in a sharp picture. quick: for one of many pictures in a row; a charuco board of
+        other programs is found in the first dozen of them. Raises CalibrationError for anything but
+        a picture.
         """
         grey = _grey(image)
-        ids, pixels = (self._find_charuco if self.kind == "charuco" else self._find_chess)(grey)
+        if self.kind == "charuco":
+            ids, pixels = self._charuco.find(grey, LEAST_CORNERS, quick)
+        else:
+            ids, pixels = self._find_chess(grey)
         if len(ids) < LEAST_CORNERS or not self._spread(ids):
             return None
         smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0)
@@ -144,9 +149,6 @@ class Board:
         """What markers a charuco board that was found has, and in what order; "" if not found."""
         found = self._charuco.pattern if self.kind == "charuco" else None
         return str(found or "")
-
-    def _find_charuco(self, grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._charuco.find(grey, LEAST_CORNERS)
 
     def _find_chess(self, grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scale = min(1.0, SEARCH_PX / grey.shape[1])

@@ -54,15 +54,16 @@ class CharucoFinder:
         self.pattern: Pattern | None = None
         self.marker_share = MARKER_SHARE
         self._squares = columns + 1, rows + 1
+        self._turn = 0
         self._detectors = {pattern: self._detector(pattern) for pattern in self._patterns()}
 
-    def find(self, grey: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, grey: np.ndarray, least: int, quick: bool) -> tuple[np.ndarray, np.ndarray]:
         """Corners in a picture (H, W) uint8: numbers (n,) int64, rising, and pixels (n, 2).
 
         least: so many corners show a pattern that is not known yet; with fewer there are none.
+        quick: of the patterns tries ours and one of the others, the next one at each call.
         """
-        tried = [self.pattern] if self.pattern else list(self._detectors)
-        for pattern in tried:
+        for pattern in self._to_try(quick):
             corners, ids, marks, _ = self._detectors[pattern].detectBoard(grey)
             count = 0 if ids is None else len(ids)
             if count and (self.pattern or count >= least):
@@ -74,6 +75,13 @@ class CharucoFinder:
                     self.marker_share = self._share(found, pixels, marks)
                 return found, pixels
         return np.empty(0, np.int64), np.empty((0, 2))
+
+    def _to_try(self, quick: bool) -> list[Pattern]:
+        if self.pattern:
+            return [self.pattern]
+        ours, *others = self._detectors
+        self._turn = (self._turn + 1) % len(others)
+        return [ours, others[self._turn]] if quick else [ours, *others]
 
     def _patterns(self) -> Iterator[Pattern]:
         """What the board may be, the likeliest first."""

@@ -61,7 +61,7 @@ class Guide:
 
         Raises CalibrationError for another size than before, or what is no picture.
         """
-        sighting = self.board.find(image)
+        sighting = self.board.find(image, quick=True)
         size = image.shape[1], image.shape[0]
         if self.size not in ((0, 0), size):
             raise CalibrationError(

@@ -170,6 +170,12 @@ def test_a_board_of_another_program_is_found_by_what_is_on_it(dictionary, legacy
     assert board._charuco.marker_share == pytest.approx(0.75, abs=0.02)
 
 
+def test_in_a_video_a_board_of_another_program_is_found_soon():
+    board, image = Board("charuco", 9, 7, 0.02), printed(9, 7, "APRILTAG_36h11", legacy=True)
+    seen = [board.find(image, quick=True) is not None for _ in range(25)]
+    assert seen[-1] and seen == sorted(seen) and not seen[0]
+
+
 def test_our_board_is_of_our_markers():
     CHARUCO.find(drawn(CHARUCO))
     assert CHARUCO.pattern == "DICT_4X4_50" and CHESS.pattern == ""
