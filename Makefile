@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test readers debian arm64 attack lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak clean
+.PHONY: demo quick test attack readers debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)

@@ -117,10 +117,16 @@ class FrozenEncoder:
                 f"{path} lacks what it should say of itself ({error}): export it again"
             ) from error
         self._inputs = {each.name: each for each in self._session.get_inputs()}
-        self._view = self._session.get_inputs()[0].name
-        takes_bytes = self._session.get_inputs()[0].type == "tensor(uint8)"
+        self._outputs = {each.name: each for each in self._session.get_outputs()}
+        self._view = _view(self.form, self.retina)
+        try:
+            self._check_graph()
+        except FileError as error:
+            raise EncoderError(
+                f"{path} is not the graph that it says it is ({error}): export it again"
+            ) from error
+        takes_bytes = self._inputs[self._view].type == BYTES
         self._view_dtype = np.uint8 if takes_bytes else np.float32
-        self._outputs = [each.name for each in self._session.get_outputs()]
         self.reset()
 
     def embed(
@@ -168,7 +174,7 @@ class FrozenEncoder:
             height, width = self._inputs[PICTURE].shape[1:3]
             picture = resized(picture, width, height)
             picture = picture[None].astype(self._view_dtype, copy=False)
-            return self._session.run([DESCRIPTION], {PICTURE: picture})[0][0]
+            return self._compute([DESCRIPTION], {PICTURE: picture})[DESCRIPTION][0]
         seen = scan_to_describe(picture)
         return pool(self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED])
 
