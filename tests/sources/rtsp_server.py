@@ -13,7 +13,8 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402 - versions firs
 
 PICTURES = (
     "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=15/1 "
-    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay name=pay0 pt=96 )"
+    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 "
+    "! rtph264pay name=pay0 pt=96 )"
 )
 
 Gst.init(None)

@@ -1,4 +1,8 @@
-"""A thousand mutated files of each kind: read, or refused in one line, soon, in little memory."""
+"""Mutated files of each kind: read, or refused in one line, soon, in little memory.
+
+A few of each in `make test`, a thousand in `make attack`. Those of Motion JPEG streams are in
+tests/sources/test_http_camera.py.
+"""
 
 import json
 import random
@@ -6,6 +10,7 @@ import resource
 import time
 from dataclasses import asdict
 
+import cv2
 import numpy as np
 import pytest
 from safetensors.numpy import save as safetensors_bytes
@@ -23,15 +28,14 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
+from edge_rjepa.sources.decode import read_picture
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.recording import FRAMES, Recorder
 from edge_rjepa.sources.replay import ReplaySource
 from edge_rjepa.views.dashboard.history import history
 from tests.calibrations import camera_record, head_record
 
-pytestmark = pytest.mark.slow
-
-FILES, MOST_S, MOST_BYTES = 1000, 5.0, 300 << 20
+MOST_S, MOST_BYTES = 5.0, 300 << 20
 REFUSED = RJepaError, CalibrationError
 VALUES = [
     "0", "-1", "1e400", "-1e308", "NaN", "1" + "0" * 30, "1" + "0" * 400, "null", "true", '"x"',
@@ -70,6 +74,12 @@ def replace_value(generator: random.Random, content: bytearray, at: int) -> None
         content[start:end] = b" " + generator.choice(VALUES).encode()
 
 
+@pytest.fixture(params=[50, pytest.param(1000, marks=pytest.mark.attack)])
+def files(request):
+    """How many of a kind."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A small learner, and the folder with its encoder."""
@@ -106,19 +116,19 @@ def attack(path, contents, read):
     return refused
 
 
-def of_bytes(content: bytes):
+def of_bytes(content: bytes, count: int):
     generator = random.Random(0)
-    return (mutated(generator, content) for _ in range(FILES))
+    return (mutated(generator, content) for _ in range(count))
 
 
-def test_checkpoints(small, tmp_path):
+def test_checkpoints(small, tmp_path, files):
     path = tmp_path / "checkpoint.safetensors"
     small[0].save(path)
     whole = path.read_bytes()
-    assert attack(path, of_bytes(whole), lambda: RJepa.load(path)) > 0.9 * FILES
+    assert attack(path, of_bytes(whole, files), lambda: RJepa.load(path)) > 0.9 * files
 
 
-def test_checkpoints_whose_checksum_is_right(small, tmp_path):
+def test_checkpoints_whose_checksum_is_right(small, tmp_path, files):
     path = tmp_path / "checkpoint.safetensors"
     small[0].save(path)
     tensors, metadata = checkpoint.load(path)
@@ -128,36 +138,36 @@ def test_checkpoints_whose_checksum_is_right(small, tmp_path):
         header = {"format": checkpoint.FORMAT, "version": "1", "metadata": text, "crc32": crc32}
         return safetensors_bytes(tensors, header)
 
-    texts = of_bytes(json.dumps(metadata).encode())
+    texts = of_bytes(json.dumps(metadata).encode(), files)
     contents = (stored(text.decode(errors="replace")) for text in texts)
-    assert attack(path, contents, lambda: RJepa.load(path)) > 0.5 * FILES
+    assert attack(path, contents, lambda: RJepa.load(path)) > 0.5 * files
 
 
-def test_configurations(tmp_path):
+def test_configurations(tmp_path, files):
     path = tmp_path / "config.toml"
     whole = RunConfig().to_toml().encode()
-    assert attack(path, of_bytes(whole), lambda: RunConfig.from_toml(path)) > 0.5 * FILES
+    assert attack(path, of_bytes(whole, files), lambda: RunConfig.from_toml(path)) > 0.5 * files
 
 
-def test_calibrations(tmp_path):
+def test_calibrations(tmp_path, files):
     path = tmp_path / "calibration.json"
     calibration_io.save(path, camera_record(), head_record())
     whole = path.read_bytes()
-    assert attack(path, of_bytes(whole), lambda: calibration_io.load(path)) > 0.2 * FILES
+    assert attack(path, of_bytes(whole, files), lambda: calibration_io.load(path)) > 0.2 * files
 
 
-def test_metrics(tmp_path):
+def test_metrics(tmp_path, files):
     path = tmp_path / "metrics.jsonl"
     for fixations in range(5):
         journal.Journal(path).append(
             {"fixations": fixations, "time_unix_s": 1.0, "information": 2.0, "faults": {"died": 1}}
         )
     whole = path.read_bytes()
-    attack(path, of_bytes(whole), lambda: json.dumps(history(path), allow_nan=False))
+    attack(path, of_bytes(whole, files), lambda: json.dumps(history(path), allow_nan=False))
 
 
 @pytest.mark.parametrize("name", ["recording.json", FRAMES, "pictures.000000.png"])
-def test_recordings(tmp_path, name):
+def test_recordings(tmp_path, name, files):
     rng = np.random.default_rng(0)
     folder = tmp_path / "rec"
     with Recorder(folder, Pinhole(13, 9, 1.0), asdict(RunConfig())) as recorder:
@@ -174,10 +184,10 @@ def test_recordings(tmp_path, name):
                     return
 
     whole = (folder / name).read_bytes()
-    attack(folder / name, of_bytes(whole), replay)
+    attack(folder / name, of_bytes(whole, files), replay)
 
 
-def test_encoders(small, tmp_path):
+def test_encoders(small, tmp_path, files):
     path = tmp_path / "encoder.onnx"
     windows = np.zeros((2, 24, 24, 3), np.uint8)
 
@@ -186,4 +196,14 @@ def test_encoders(small, tmp_path):
         if encoder.retina and encoder.retina.config.window_px == 24:
             encoder.embed(windows, np.zeros((2, 4), np.float32))
 
-    assert attack(path, of_bytes(small[1].read_bytes()), embed) > 0.1 * FILES
+    assert attack(path, of_bytes(small[1].read_bytes(), files), embed) > 0.1 * files
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
+def test_pictures(tmp_path, suffix, files):
+    picture = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 3
+    )
+    path = tmp_path / f"picture{suffix}"
+    whole = cv2.imencode(suffix, picture)[1].tobytes()
+    attack(path, of_bytes(whole, files), lambda: read_picture(path))
