@@ -362,7 +362,7 @@ def _described(metadata: dict[str, Any]) -> tuple[str, int, Retina | None]:
     form = rebuilt(str, metadata.get("form"), "form")
     fixations = rebuilt(int, metadata.get("fixations"), "fixations")
     if form not in FORMS or not 1 <= fixations <= MOST_BLOCK:
-        raise FileError(f"form {form:.40} of {fixations} fixations")
+        raise FileError(f"form {form!r:.60} of {fixations} fixations")
     if "retina" not in metadata:
         raise FileError("retina is not there")
     retina = rebuilt(dict[str, object] | None, metadata["retina"], "retina")
