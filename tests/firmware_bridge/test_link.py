@@ -533,7 +533,10 @@ def test_a_port_is_closed_to_programs_that_heed_no_lock(tmp_path):
         return fcntl.ioctl(file, TIOCGEXCL, b"\0\0\0\0") != b"\0\0\0\0"
 
     with CoreBoard(tmp_path) as board, open(board.path, "rb", 0) as opened_before:
-        assert not is_exclusive(opened_before)
+        try:
+            assert not is_exclusive(opened_before)
+        except OSError as error:
+            pytest.skip(f"this system, an emulated one, does not tell: {error}")
         port = open_serial(board.path, 0.05)
         assert is_exclusive(opened_before)
         port.close()
