@@ -89,7 +89,7 @@ def test_a_link_in_a_run_is_not_written_through(tmp_path, capfd, monkeypatch, na
 def test_nobody_else_can_look_into_a_folder_of_alarms(tmp_path):
     from edge_rjepa.watch.alarms import AlarmFolder
 
-    AlarmFolder(tmp_path / "watch" / "night")
+    AlarmFolder(tmp_path / "watch" / "night", print)
     assert (tmp_path / "watch" / "night").stat().st_mode & 0o077 == 0
 
 

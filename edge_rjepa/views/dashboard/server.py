@@ -36,6 +36,7 @@ from edge_rjepa.views.dashboard.buttons import Buttons, Refused
 from edge_rjepa.views.dashboard.connections import Connections, OneLineAMinute, listen
 from edge_rjepa.views.dashboard.history import history
 from edge_rjepa.views.dashboard.live import LiveState
+from safe_files.reading import parse_json
 
 MOST_VIEWERS = 8
 PICTURE_S, STATE_S, MAP_S = 0.1, 0.5, 2.0  # between two sendings
@@ -254,8 +255,8 @@ class Dashboard:
         if (request.charset or "utf-8").lower() != "utf-8":
             return web.Response(status=400, text="400: JSON is UTF-8")
         try:
-            name = json.loads(await asyncio.wait_for(request.read(), READ_S))["button"]
-        except (ValueError, TypeError, LookupError, RecursionError):
+            name = parse_json(await asyncio.wait_for(request.read(), READ_S))["button"]
+        except (ValueError, TypeError, LookupError):
             return web.Response(status=400, text='400: {"button": ..} is needed')
         if self._buttons is None:
             return web.json_response({"refused": "this run is only looked at"})
