@@ -24,9 +24,9 @@ quick: .venv/test.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not attack"
 
-# What others broke it with, at full length: damaged files, hostile sockets, every fault by its number.
+# What others broke such programs with, kind by kind, as a table; and a thousand damaged files of each kind.
 attack: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) -m attack tests/attacks
+	$(BIN)/python -m tests.attacks.faults $(JOBS)
 
 # The exported files under OpenVINO, ncnn and TFLite, in an environment beside the tests' own.
 readers: .venv/readers.stamp
