@@ -1,12 +1,13 @@
 """Does it live through what robots live through? The whole loop on a camera that keeps failing.
 
-    python -m benchmarks.soak [--fixations 1000000] [--faults 100] [--seed 0]
+    python -m benchmarks.soak [--fixations 1000000] [--faults 100] [--seed 0] [--sockets 1000]
 
 A network camera on this machine is read, looked at and learned from, as `edge-rjepa learn` does it,
 as fast as it goes. Again and again the camera fails, each time in another way, and some time after
 that was noticed it works again. Then learning must go on, from fresh pictures; and over the whole
-run neither memory nor threads, open files nor Python objects may grow. Prints a line a fault, and a
-verdict; the exit code is 1 if something did not hold.
+run neither memory nor threads, open files nor Python objects may grow. With --sockets it serves its
+page meanwhile, to another process that holds so many sockets to it and never asks for anything.
+Prints a line a fault, and a verdict; the exit code is 1 if something did not hold.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import argparse
 import gc
 import math
 import os
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -31,6 +37,7 @@ from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.monitor import NOTABLE_NATS
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import Frame, open_source
+from edge_rjepa.views.dashboard import connections, page_of
 
 SIZE = 640, 480
 FRAMES_PER_S = 120.0  # as fast as two cores encode, decode and learn
@@ -186,15 +193,18 @@ def growth(values: list[float]) -> float:
     return median(values[-fifth:]) - median(values[fifth : 2 * fifth])
 
 
-def violations(outages: list[Outage], oldest_s: float, learned: bool) -> list[str]:
-    """What did not hold, in words."""
+def violations(
+    outages: list[Outage], oldest_s: float, learned: bool, connected: int = 0
+) -> list[str]:
+    """What did not hold, in words. connected: files that a page under siege may hold at times."""
     wrong = []
     for number, outage in enumerate(outages, 1):
         if outage.noticed_s > NOTICED_S + LATE_S:
             wrong.append(f"fault {number}, {outage.kind}: not noticed in {NOTICED_S:g} s")
         if outage.resumed_s > RESUMED_S:
             wrong.append(f"fault {number}, {outage.kind}: resumed after {outage.resumed_s:.1f} s")
-    for name, limit in Sample(MOST_GROWTH_MIB, 0, 0, MOST_GROWTH_OBJECTS)._asdict().items():
+    limits = Sample(MOST_GROWTH_MIB, 0, connected, MOST_GROWTH_OBJECTS)
+    for name, limit in limits._asdict().items():
         grown = growth([getattr(outage.sample, name) for outage in outages])
         if grown > limit:
             wrong.append(f"{name} grew by {grown:.1f}")
@@ -205,7 +215,33 @@ def violations(outages: list[Outage], oldest_s: float, learned: bool) -> list[st
     return wrong
 
 
-def soak(folder: Path, fixations: int, faults: int, seed: int) -> list[str]:
+@contextmanager
+def besieged(run: Run, sockets: int) -> Iterator[None]:
+    """The run's page is served, and another process holds so many sockets to it."""
+    with page_of(run, "127.0.0.1:0", None) as page:
+        port = int(page.server.url.rpartition(":")[2].strip("/"))
+        program = f"from benchmarks.soak import besiege; besiege({port}, {sockets})"
+        with subprocess.Popen([sys.executable, "-c", program]) as process:
+            try:
+                yield
+            finally:
+                process.kill()
+
+
+def besiege(port: int, sockets: int) -> None:
+    """For ever: open one socket more, in place of the oldest; half of them begin to ask."""
+    held: deque[socket.socket] = deque()
+    while True:
+        with suppress(OSError):
+            held.append(socket.create_connection(("127.0.0.1", port), 1.0))
+            if len(held) % 2:
+                held[-1].sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-a: ")
+        if len(held) >= sockets:
+            held.popleft().close()
+        time.sleep(0.005)
+
+
+def soak(folder: Path, fixations: int, faults: int, seed: int, sockets: int = 0) -> list[str]:
     """Live through it, and print how that went; what did not hold, in words."""
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
     with FaultyCamera(SIZE, FRAMES_PER_S) as camera:
@@ -213,7 +249,8 @@ def soak(folder: Path, fixations: int, faults: int, seed: int) -> list[str]:
         config = RunConfig(source=camera.url, seed=seed)
         with open_source(config.source, config.seed, config.camera) as source:
             run = Run.start(folder / "run", config, source, recorder=play)
-            run.learn(play.go_on, play.watch, play.hear)
+            with besieged(run, sockets) if sockets else nullcontext():
+                run.learn(play.go_on, play.watch, play.hear)
             summary = run.finish()
     print(summary["verdict"])
     print(f"rolled back {run.rollbacks} times; oldest picture learned from {play.oldest_s:.2f} s")
@@ -225,7 +262,7 @@ def soak(folder: Path, fixations: int, faults: int, seed: int) -> list[str]:
     if run.rollbacks:
         learned = False
     wrong = [play.given_up] if play.given_up else []
-    wrong += violations(play.outages, play.oldest_s, learned)
+    wrong += violations(play.outages, play.oldest_s, learned, connections.MOST if sockets else 0)
     if threading.active_count() > threads:
         wrong.append(f"threads left: {', '.join(thread.name for thread in threading.enumerate())}")
     if len(os.listdir("/proc/self/fd")) > files:
@@ -239,10 +276,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fixations", type=int, default=1_000_000)
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sockets", type=int, default=0, help="held to its page meanwhile")
     options = parser.parse_args(arguments)
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        wrong = soak(Path(folder), options.fixations, options.faults, options.seed)
+        wrong = soak(Path(folder), *vars(options).values())
     for line in wrong:
         print(f"VIOLATED: {line}")
     print(

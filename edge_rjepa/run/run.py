@@ -453,6 +453,7 @@ class Run:
 
     def finish(self) -> dict:
         """Judge what the run has kept on held-out fixations; writes and returns the summary."""
+        self._spare.give_up()
         learner = load_run(self.folder).learner
         if not self.held_out.enough:
             source = self.loop.source
@@ -485,23 +486,24 @@ class SpareDescriptor:
     @contextmanager
     def lent(self) -> Iterator[None]:
         """While it is free for whoever opens a file."""
-        self._give()
+        self.give_up()
         try:
             yield
         finally:
             self._take()
 
-    def _take(self) -> None:
-        with suppress(OSError):  # none is left: then there is nothing to keep
-            self._held = os.open(os.devnull, os.O_RDONLY)
-
-    def _give(self) -> None:
+    def give_up(self) -> None:
+        """It is free for whoever opens a file."""
         if self._held is not None:
             os.close(self._held)
             self._held = None
 
+    def _take(self) -> None:
+        with suppress(OSError):  # none is left: then there is nothing to keep
+            self._held = os.open(os.devnull, os.O_RDONLY)
+
     def __del__(self) -> None:
-        self._give()
+        self.give_up()
 
 
 def _is_free(folder: Path, config: RunConfig) -> bool:
