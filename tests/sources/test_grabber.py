@@ -325,7 +325,7 @@ def test_a_slow_camera_is_no_stalled_one(grab):
     """One picture in 0.4 s, where 0.16 s count as a stall: after a few openings it is known."""
     held = grab(SlowCamera(0.4))
     until(lambda: held.newest().sequence > 12, 20.0)
-    assert 1 <= held.faults["stalled"] <= 3 and held.faults["died"] == 0
+    assert 1 <= held.faults["stalled"] <= 6 and held.faults["died"] == 0  # not at every picture
     held.drain_events()
     sequence = held.newest().sequence
     until(lambda: held.newest().sequence > sequence + 4, 20.0)
