@@ -12,7 +12,10 @@ import numpy as np
 
 from calibration.board import Board, Sighting
 from calibration.errors import CalibrationError
+from safe_files.errors import FileError, why
+from safe_files.reading import read_bytes
 
+MOST_FILE_BYTES = 2**29
 LOOKED_AT = 5  # pictures, for why the board is in none
 
 
@@ -58,12 +61,12 @@ def sightings_in(paths: Sequence[str | os.PathLike], board: Board) -> Pictures:
 
 def _read(path: Path) -> np.ndarray:
     """A picture (H, W) uint8 as it was taken: turned pictures would be of another camera."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise CalibrationError(f"{path} is no regular file: take it out of the folder")
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = np.frombuffer(read_bytes(path, MOST_FILE_BYTES), np.uint8)
     except OSError as error:
-        raise CalibrationError(f"cannot read {path}: {error.strerror}") from error
+        raise CalibrationError(f"cannot read {path}: {why(error)}") from error
+    except FileError as error:
+        raise CalibrationError(f"{path} is {error}: take it out of the folder") from error
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(data, flags) if len(data) else None

@@ -365,7 +365,7 @@ def kernel_cache() -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        yield Finding("kernels", WARN, f"{folder} cannot be written: {error.strerror}", cure)
+        yield Finding("kernels", WARN, f"{folder} is not used: {error.strerror}", cure)
     else:
         yield Finding("kernels", OK, f"compiled code is stored in {folder}")
 

@@ -13,7 +13,7 @@ import time
 import weakref
 from typing import ClassVar
 
-LIMIT_S = 6.0  # longer than OpenCV takes to give up opening or reading a network stream
+LIMIT_S = 30.0  # a driver that hangs for longer may hang for ever
 
 
 class DriverThread(threading.Thread):

@@ -11,15 +11,14 @@ import errno
 import os
 import sys
 import warnings
-from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
-from edge_rjepa.cli.terminal import FAILED, INTERRUPTED, complete_streams, leave, say
+from edge_rjepa.cli.terminal import FAILED, INTERRUPTED, complete_streams, leave, output_failed, say
 from edge_rjepa.errors import RJepaError
-from safe_files.errors import in_words, why
+from safe_files.errors import in_words
 
 COMMANDS = [  # modules of this room, in the order of --help
     "learn",
@@ -83,9 +82,7 @@ def _of_the_system(error: OSError) -> str:
     """What it says; of a full disk without a file's name: what is printed cannot be kept."""
     if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
         return in_words(error)
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return f"cannot write to the standard output: {why(error)}"
+    return output_failed(error)
 
 
 def _name_a_home() -> None:

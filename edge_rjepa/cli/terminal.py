@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from edge_rjepa.base.threads import join_driver_threads
+from safe_files.errors import why
 
 DRIVERS_S = 1.0  # for cameras to come back, as the program ends
 
@@ -71,13 +72,21 @@ def interrupt_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def output_failed(error: OSError) -> str:
+    """Nothing more goes to the standard output; what there is to say of it."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    return f"standard output cannot be written: {why(error)}"
+
+
 def leave(code: int) -> NoReturn:
     """End the process with this exit code, even while a thread hangs in a driver."""
     try:
         sys.stdout.flush()
     except OSError as error:  # else Python says so at its end, in three lines
-        say(f"edge-rjepa: standard output cannot be written: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        say(f"edge-rjepa: {output_failed(error)}")
         code = code or FAILED
     if not join_driver_threads(DRIVERS_S):
         os._exit(code)  # the usual end would wait for it, or be aborted by it

@@ -156,12 +156,13 @@ def alone_in(folder: Path, new: bool = True):
     make_private_folder(folder)
     held = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is at work in {folder}: stop it first, or name another folder"
+            ) from None
         yield
-    except BlockingIOError:
-        raise ConfigError(
-            f"another process is at work in {folder}: stop it first, or name another folder"
-        ) from None
     finally:
         os.close(held)
 
@@ -356,7 +357,8 @@ class Run:
                 f"state is in {self.folder / GOOD}: lower network.learning_rate"
             )
         rate = self.learner.learning_rate * self.config.monitor.rate_after_collapse
-        self.loop.learner = RJepa.load(self.folder / GOOD, self.learner.device)
+        with self._spare.lent():
+            self.loop.learner = RJepa.load(self.folder / GOOD, self.learner.device)
         self.learner.learning_rate = rate
         self.learner.reset()
         self._report(
@@ -367,7 +369,8 @@ class Run:
 
     def _leave_device(self, error: DeviceError) -> None:
         """Go on on the CPU, with what was kept last; the stream goes on from where it is."""
-        kept = load_run(self.folder)
+        with self._spare.lent():
+            kept = load_run(self.folder)
         self.loop.learner = kept.learner
         self.learner.reset()
         self.loop.torn = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import jpeg
+from safe_files.errors import FileError, why
+from safe_files.reading import open_regular, read_bytes
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"}
 MOST_PIXELS = 2**25  # of a JPEG, before it is decoded; OpenCV has it for all other pictures
@@ -82,7 +83,7 @@ def named_as_pictures(folder: Path) -> list[Path]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise SourceError(f"cannot read folder {folder}: {error.strerror}") from error
+        raise SourceError(f"cannot read folder {folder}: {why(error)}") from error
     return [p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
 
 
@@ -101,30 +102,15 @@ def readable(paths: Sequence[Path]) -> list[Path]:
 def _picture_in(path: Path, part: int) -> np.ndarray | str:
     """The picture, or why there is none."""
     try:
-        content = _content(path)
+        content = read_bytes(path, MOST_FILE_BYTES)
     except OSError as error:
         return error.strerror or str(error)
+    except FileError as error:
+        return str(error)
     image = decode(content, part)
     if image is not None:
         return image
     return f"damaged, more than {MOST_PIXELS:,} pixels, or of a kind unknown to OpenCV"
-
-
-def _content(path: Path) -> bytes:
-    """What a regular file holds. Raises OSError for any other, a pipe or a device, at once."""
-    with open(_open_regular(path), "rb") as file:
-        if os.fstat(file.fileno()).st_size > MOST_FILE_BYTES:
-            raise OSError(0, f"more than {MOST_FILE_BYTES:,} bytes")
-        return file.read()
-
-
-def _open_regular(path: Path) -> int:
-    """A descriptor of a regular file. Raises OSError."""
-    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(opened).st_mode):
-        os.close(opened)
-        raise OSError(0, "no regular file")
-    return opened
 
 
 def _decoded(content: bytes, how: int) -> np.ndarray | None:
@@ -143,23 +129,22 @@ def _decoded(content: bytes, how: int) -> np.ndarray | None:
 def open_video_file(path: Path) -> cv2.VideoCapture:
     """The video in a regular file, from its first frame on. Raises SourceError."""
     try:
-        opened = _open_regular(path)
+        opened = open_regular(path)
     except FileNotFoundError:
         raise SourceError(f"{path}: no such video file") from None
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
+        raise SourceError(f"cannot read {path}: {why(error)}") from error
+    with opened:
         # OpenCV takes names of UTF-8 only, and FFmpeg knows what to read by other names than a
         # path's, such as concat:a. A file that is open has a plain name, but no suffix by it.
         name = str(path.absolute())
-        plain = name if name.isprintable() else f"/proc/self/fd/{opened}"
-        return open_capture(plain)
-    except SourceError as error:
-        raise SourceError(
-            f"{path}: OpenCV cannot read it as a video ({error}); convert it, e.g. to .mp4"
-        ) from error
-    finally:
-        os.close(opened)
+        plain = name if name.isprintable() else f"/proc/self/fd/{opened.fileno()}"
+        try:
+            return open_capture(plain)
+        except SourceError as error:
+            raise SourceError(
+                f"{path}: OpenCV cannot read it as a video ({error}); convert it, e.g. to .mp4"
+            ) from error
 
 
 def open_capture(

@@ -206,7 +206,7 @@ class _Questions:
             urllib.request.ProxyHandler(),
             _Http(self._sockets),
             _Https(self._sockets),
-            urllib.request.HTTPRedirectHandler(),
+            _Redirects(),
             urllib.request.HTTPBasicAuthHandler(passwords),
             urllib.request.HTTPDigestAuthHandler(passwords),
             urllib.request.HTTPDefaultErrorHandler(),
@@ -215,6 +215,16 @@ class _Questions:
             opener.add_handler(handler)
         opener.addheaders = [("User-Agent", USER_AGENT)]
         return opener.open
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Goes where an answer leads on to, without reading the rest of it: that may have no end."""
+
+    def http_error_302(self, request, answer, code, message, headers):
+        answer.read = lambda: b""
+        return super().http_error_302(request, answer, code, message, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 class _Http(urllib.request.HTTPHandler):

@@ -44,7 +44,7 @@ FORMAT, VERSION = "edge_rjepa recording", 1
 ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"
 FRAMES_A_SEGMENT = 300  # pictures in one file
 MOST_ABOUT_BYTES, MOST_LINE_BYTES, MOST_PICTURE_BYTES = 8 << 20, 1 << 20, 128 << 20
-MOST_SEGMENTS, MOST_FIXATIONS = 1_000_000, 4096
+MOST_SEGMENTS, MOST_FIXATIONS, MOST_OFFSET = 1_000_000, 4096, 1 << 53
 
 
 class RecordingError(RJepaError, OSError):
@@ -129,7 +129,8 @@ class _Line:
 
     def __post_init__(self) -> None:
         within = 0 <= self.fixations <= MOST_FIXATIONS and 0 <= self.segment < MOST_SEGMENTS
-        if not within or self.offset < 0 or not 0 <= self.bytes <= MOST_PICTURE_BYTES:
+        within &= 0 <= self.offset <= MOST_OFFSET
+        if not within or not 0 <= self.bytes <= MOST_PICTURE_BYTES:
             raise FileError("a frame is beyond all bounds")
         gaze_rad = self.gaze_rad
         if gaze_rad is not None and gaze_rad.size and gaze_rad.shape[1:] != (2,):
@@ -405,7 +406,9 @@ class FrameReader:
         """Pass over `count` frames at most; the head angles of the last of them."""
         text = None
         for _ in range(min(count, self.frames - self.place)):
-            text = self._lines.readline()
+            text = self._lines.readline(MOST_LINE_BYTES + 1)
+            if len(text) > MOST_LINE_BYTES:
+                raise self._damaged()
             self.place += 1
         self._close_segment()
         if text is None:

@@ -22,6 +22,7 @@ import cv2
 from edge_rjepa.base.journal import Journal, read
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.watch.novelty import Alarm
+from safe_files.errors import why
 from safe_files.writing import make_private_folder, newest, write_atomic
 
 LINES = "alarms.jsonl"
@@ -76,8 +77,9 @@ class AlarmFolder:
 
     def _report_failure(self, error: OSError) -> None:
         if not self._fails:
-            why = error.strerror or error
-            self._report(f"alarms cannot be kept in {self._folder}: {why}; watching goes on")
+            self._report(
+                f"alarms cannot be kept in {self._folder} ({why(error)}); watching goes on"
+            )
         self._fails = True
 
     def _numbers(self) -> Iterator[int]:
@@ -176,7 +178,7 @@ class Command:
                 start_new_session=True,  # not to be ended by Ctrl-C
             )
         except OSError as error:
-            return f"cannot be run: {error.strerror}"
+            return f"cannot be run: {why(error)}"
         try:
             program.communicate(json.dumps(line).encode() + b"\n", timeout=self._timeout_s)
         except subprocess.TimeoutExpired:

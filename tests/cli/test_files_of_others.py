@@ -106,7 +106,7 @@ def test_a_full_standard_output_is_one_line():
     with open("/dev/full", "w") as full:
         code, said = lines_of("doctor", "--json", stdout=full)
     assert code == 1
-    assert said[-1].startswith("edge-rjepa: cannot write to the standard output: No space left")
+    assert said[-1].startswith("edge-rjepa: standard output cannot be written: No space left")
 
 
 @pytest.mark.slow

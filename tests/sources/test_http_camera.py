@@ -217,6 +217,19 @@ def test_what_is_answered_instead_is_told_with_the_cure(answer, says):
     assert re.search(says, refusal(answer))
 
 
+def test_an_answer_that_leads_on_is_not_read_to_its_end():
+    sent = []
+
+    def endless(request, send):
+        send(b"HTTP/1.1 302 Found\r\nLocation: /s\r\n\r\n")
+        for _ in range(1000):
+            send(bytes(100_000))
+            sent.append(100_000)
+
+    assert "leads on without end (302)" in refusal(endless)
+    assert sum(sent) < 50_000_000  # of a gigabyte that it would have sent
+
+
 @pytest.mark.parametrize("answer", [basic, digest])
 def test_a_wrong_password_is_told_and_not_shown(answer):
     line = refusal(basic, user="user:wrong@")

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from safe_files.errors import why
+
 MOST = 32
 IDLE_S = 5.0  # without a whole request
 SWEEP_S = 0.5
@@ -48,7 +50,7 @@ class Connections:
             try:
                 taken, _ = await self._loop.sock_accept(listener)
             except OSError as error:
-                self._logger.error("no connection to the page can be taken: %s", error.strerror)
+                self._logger.error("no connection to the page can be taken: %s", why(error))
                 await asyncio.sleep(AGAIN_S)
                 continue
             if not self._has_room():
@@ -81,7 +83,8 @@ class Connections:
 
     def keep(self, request: web.Request) -> None:
         """A viewer looks through the connection of this request: it does not make room."""
-        self._open[request.protocol].stays = True
+        if request.protocol in self._open:  # else it has gone meanwhile
+            self._open[request.protocol].stays = True
 
     def _has_room(self) -> bool:
         """Whether one more can be taken; the one that has been of no use for longest goes."""
@@ -103,9 +106,12 @@ class Connections:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError."""
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except UnicodeError:
+        raise OSError(f"{host} is no name of a computer") from None
     listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     listener.setblocking(False)
     return listener

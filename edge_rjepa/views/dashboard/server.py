@@ -12,7 +12,6 @@ only if they are named. Connections are counted before all of this (connections.
 from __future__ import annotations
 
 import asyncio
-import errno
 import hmac
 import ipaddress
 import json
@@ -36,6 +35,7 @@ from edge_rjepa.views.dashboard.buttons import Buttons, Refused
 from edge_rjepa.views.dashboard.connections import Connections, OneLineAMinute, listen
 from edge_rjepa.views.dashboard.history import history
 from edge_rjepa.views.dashboard.live import LiveState
+from safe_files.errors import why
 from safe_files.reading import parse_json
 
 MOST_VIEWERS = 8
@@ -95,13 +95,13 @@ class Dashboard:
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
         self._thread.start()
-        self._ready.wait(STARTED_S)
+        if not self._ready.wait(STARTED_S):
+            raise ConfigError(f"the page cannot be served on {address}: its name is not found")
         if self._error is not None:
             self._thread.join()
-            why = self._error.strerror or self._error
-            full = self._error.errno in (errno.EMFILE, errno.ENFILE)
-            cure = "allow more open files (ulimit -n)" if full else "name another port"
-            raise ConfigError(f"the page cannot be served on {address}: {why}; {cure}")
+            raise ConfigError(
+                f"the page cannot be served on {address}: {why(self._error)}; or name another port"
+            )
 
     @property
     def url(self) -> str:
@@ -116,7 +116,8 @@ class Dashboard:
 
     def close(self) -> None:
         """Say goodbye to all viewers and free the port."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # its thread has ended
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def __enter__(self) -> Dashboard:
@@ -159,6 +160,8 @@ class Dashboard:
     async def _serve_until_stopped(self, runner: web.AppRunner, listener: socket.socket) -> None:
         jobs = self._connections.take(listener), self._connections.sweep(), self._remember()
         tasks = [asyncio.ensure_future(job) for job in jobs]
+        for task in tasks:
+            task.add_done_callback(self._tell_of_failure)
         self._ready.set()
         try:
             await self._stop.wait()
@@ -168,6 +171,10 @@ class Dashboard:
                 await viewer.close(code=1001, message=b"the run has ended")
         finally:
             await runner.cleanup()
+
+    def _tell_of_failure(self, task: asyncio.Task) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._logger.error("the page stands still", exc_info=task.exception())
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._logger.error(context["message"], exc_info=context.get("exception"))
@@ -308,6 +315,9 @@ class Dashboard:
                 await asyncio.sleep(PICTURE_S)
         except (asyncio.TimeoutError, ConnectionError):
             await viewer.close(code=1013, message=b"too slow")
+        except Exception as error:  # it comes back, and may find it mended
+            self._logger.error("a viewer was left: %s", error)
+            await viewer.close(code=1011, message=b"the page failed")
 
     async def _send_picture(
         self, viewer: web.WebSocketResponse, live: LiveState, last: _Sent
@@ -343,7 +353,11 @@ class Dashboard:
         if held is None or held[0] != number:
             task = self._loop.run_in_executor(None, make)
             self._made[what] = held = number, task
-        return await held[1]
+        try:
+            return await held[1]
+        except Exception:
+            self._made.pop(what, None)  # the next one tries again
+            raise
 
     def _state(self) -> dict:
         paused = self._buttons is not None and self._buttons.paused
