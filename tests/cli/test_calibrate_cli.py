@@ -125,7 +125,7 @@ GARBAGE = {
     "another kind": (lambda: [read(path) for path in LEFT], (), "no charuco of"),
     "mixed resolutions": (mixed, BOARD, "take pictures of one resolution"),
     "too few": (lambda: [read(path) for path in LEFT[:4]], BOARD, "at least 6"),
-    "one view": (lambda: [read(LEFT[0])] * 8, BOARD, "board was held the same way"),
+    "one view": (lambda: [read(LEFT[0])] * 8, BOARD, "1 of 8 views differ"),
     "no picture": (list, BOARD, "holds no picture"),
 }
 

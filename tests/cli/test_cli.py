@@ -171,7 +171,7 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
         (["learn", "--fov", "180", "--out", "x"], 2, "--fov"),
         (["learn", "--config", "nowhere.toml", "--out", "x"], 1, "cannot read config"),
         (["learn", "--resume", "nowhere"], 1, "nowhere is no folder of a run"),
-        (["learn", "--out", "small.toml"], 1, "not an empty folder"),
+        (["learn", "--out", "small.toml"], 1, "is no folder, but a file"),
         (["learn", "--resume", "run", "--seed", "3"], 2, "--seed"),
         (["learn", "--resume", "run", "--record", "y"], 2, "--record"),
         (["learn", "--seconds", "-1"], 2, "--seconds"),
