@@ -291,7 +291,7 @@ def test_kernels_that_cannot_be_kept_are_a_finding(monkeypatch, tmp_path):
     file.touch()
     monkeypatch.setattr(jit.KernelCache, "cache_path", str(file / "no_folder_fits_here"))
     (finding,) = doctor.kernel_cache()
-    assert finding.level == WARN and "cannot be written" in finding.what
+    assert finding.level == WARN and "is not used" in finding.what
     monkeypatch.setattr(jit, "jit", lambda function: SimpleNamespace(_cache=None))
     (finding,) = doctor.kernel_cache()
     assert finding.level == WARN and "NUMBA_CACHE_DIR" in finding.cure
