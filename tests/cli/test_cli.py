@@ -15,20 +15,9 @@ import pytest
 from edge_rjepa.base import checkpoint
 from edge_rjepa.cli import COMMANDS
 from edge_rjepa.learner.rjepa import RJepa
+from tests import small_runs
 
-CONFIG = """
-metrics_every_frames = 10
-held_out_frames = 20
-[network]
-n_embedding = 16
-n_hidden = 24
-n_predictor = 16
-n_gain = 4
-[monitor]  # so small a network on noise comes near collapse, and a rollback would undo fixations
-min_std = 0.0
-min_rank = 0.0
-patience = 1000000
-"""
+CONFIG = "metrics_every_frames = 10\nheld_out_frames = 20\n" + small_runs.CONFIG
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +25,7 @@ def world(tmp_path_factory):
     """A folder with pictures, a configuration of a small network and a run of 50 frames."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "pictures").mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / "pictures" / f"{i}.png"), picture)
+    small_runs.write_pictures(folder / "pictures")
     (folder / "small.toml").write_text(CONFIG)
     done = edge_rjepa(folder, *LEARN, "--out", "run", "--fixations", "800", "--json")
     assert done.returncode == 0, done.stderr

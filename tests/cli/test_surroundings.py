@@ -11,26 +11,15 @@ import subprocess
 import sys
 
 import cv2
-import numpy as np
 import pytest
 
 from benchmarks.faulty_camera import FaultyCamera
 from edge_rjepa.run.run import load_run
+from tests import small_runs
 
 pytestmark = pytest.mark.slow
 
-CONFIG = """
-held_out_frames = 20
-[network]
-n_embedding = 16
-n_hidden = 24
-n_predictor = 16
-n_gain = 4
-[monitor]
-min_std = 0.0
-min_rank = 0.0
-patience = 1000000
-"""
+CONFIG = "held_out_frames = 20\n" + small_runs.CONFIG
 PROGRAM = [sys.executable, "-m", "edge_rjepa"]
 LEARN = [
     "learn",
@@ -47,10 +36,7 @@ LEARN = [
 def world(tmp_path_factory):
     """A folder with pictures of two classes, and the configuration of a small network."""
     folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    for i in range(16):
-        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
+    for i, picture in enumerate(small_runs.smooth_pictures(16)):
         path = folder / "pictures" / f"class{i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), picture)

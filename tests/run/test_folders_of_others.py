@@ -16,6 +16,7 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, load_run
 from edge_rjepa.sources import open_source
+from tests import small_runs
 
 NETWORK = RJepaConfig(n_embedding=8, n_hidden=12, n_predictor=8, n_gain=4, max_block=16)
 
@@ -32,15 +33,7 @@ def run_folder(tmp_path_factory, photographs):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    import cv2
-
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f"{i}.png"), picture)
-    return folder
+    return small_runs.write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from edge_rjepa.run.run import (
 )
 from edge_rjepa.sources import open_source
 from edge_rjepa.views import report
+from tests import small_runs
 
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
 
@@ -41,13 +42,7 @@ NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A folder of four smooth random pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f"{i}.png"), picture)
-    return folder
+    return small_runs.write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

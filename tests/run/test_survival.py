@@ -17,8 +17,6 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from benchmarks.faulty_camera import FaultyCamera
@@ -32,6 +30,7 @@ from edge_rjepa.run.config import MonitorConfig, RunConfig
 from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, load_run
 from edge_rjepa.sources import open_source
 from safe_files.writing import newest
+from tests import small_runs
 
 pytestmark = pytest.mark.slow
 
@@ -65,11 +64,7 @@ def configuration(folder: Path, **changes) -> RunConfig:
 
 def write_pictures(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    rng = np.random.default_rng(0)
-    for i in range(2):
-        noise = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        picture = cv2.resize(noise, (300, 200), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f"{i}.png"), picture)
+    small_runs.write_pictures(folder, 2)
 
 
 def begin(folder: Path, config: RunConfig) -> Run:

@@ -34,6 +34,7 @@ from edge_rjepa.watch.directions import Directions, lattice
 from edge_rjepa.watch.novelty import Watch
 from edge_rjepa.watch.patrol import Patrol
 from edge_rjepa.watch.threshold import BLOCK_S, MIN_BLOCKS, MIN_PER_HOUR, Tail
+from tests import small_runs
 
 PICTURES_A_SECOND = 10
 WARM_UP_S = 30.0
@@ -467,24 +468,11 @@ def test_a_command_that_cannot_be_is_refused(text):
 # The command line
 
 
-CONFIG = """
-[network]
-n_embedding = 16
-n_hidden = 24
-n_predictor = 16
-n_gain = 4
-[monitor]
-min_std = 0.0
-min_rank = 0.0
-patience = 1000000
-"""
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, photograph, thing):
     """A folder with a run of a small network, its encoder, and a video with something new."""
     folder = tmp_path_factory.mktemp("watch")
-    (folder / "small.toml").write_text(CONFIG)
+    (folder / "small.toml").write_text(small_runs.CONFIG)
     learn = ["learn", "--config", str(folder / "small.toml"), "--fixations", "800"]
     assert main([*learn, "--out", str(folder / "run")]) == 0
     learner = RJepa.load(folder / "run" / "checkpoint.safetensors")
