@@ -21,7 +21,7 @@ import onnxruntime
 from numpy.typing import ArrayLike
 
 from edge_rjepa.base.checks import from_table
-from edge_rjepa.encoder.describe import pool, scan_to_describe
+from edge_rjepa.encoder.describe import Describer, scan_to_describe
 from edge_rjepa.encoder.names import (
     DESCRIPTION,
     DESCRIPTOR,
@@ -167,16 +167,31 @@ class FrozenEncoder:
         the picture is enlarged or reduced to. Raises InputError for any other picture, and where
         the file takes features.
         """
+        return self.describer()(picture)
+
+    def describer(self) -> Describer:
+        """What `describe` does, in two parts; its rows are whitened embeddings already.
+
+        Of the form `descriptor` there is one row, the description. Raises InputError where the file
+        takes features.
+        """
         if self.retina is None:
             raise InputError("this file takes features: export it with its retina to describe")
-        if self.form == DESCRIPTOR:
-            check_image(picture, "picture")
-            height, width = self._inputs[PICTURE].shape[1:3]
-            picture = resized(picture, width, height)
-            picture = picture[None].astype(self._view_dtype, copy=False)
-            return self._compute([DESCRIPTION], {PICTURE: picture})[DESCRIPTION][0]
+        see = self._see_whole if self.form == DESCRIPTOR else self._see_windows
+        return Describer(see, lambda rows: rows)
+
+    def _see_whole(self, picture: np.ndarray) -> np.ndarray:
+        """The description (1, n_z) of a picture, by the graph itself."""
+        check_image(picture, "picture")
+        height, width = self._inputs[PICTURE].shape[1:3]
+        picture = resized(picture, width, height)[None].astype(self._view_dtype, copy=False)
+        return self._compute([DESCRIPTION], {PICTURE: picture})[DESCRIPTION]
+
+    def _see_windows(self, picture: np.ndarray) -> np.ndarray:
+        """Whitened embeddings (K, n_z) of a picture's scan."""
+        assert self.retina is not None  # for mypy: describer has looked
         seen = scan_to_describe(picture)
-        return pool(self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED])
+        return self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED]
 
     def reset(self) -> None:
         """Forget the past."""
