@@ -51,6 +51,11 @@ class OpenedEncoder:
     config: RunConfig | None = None
 
     @property
+    def learns(self) -> bool:
+        """Whether it is a learner, whose weights may go on changing, and no file."""
+        return isinstance(self.model, RJepa)
+
+    @property
     def window_px(self) -> int:
         """Side of the windows."""
         return self.retina.config.window_px
