@@ -25,7 +25,7 @@ ALLOWED = {
     "watch": "base optics sources",
     "views": "base encoder eye learner run",
     "doctor": "base sources",
-    "cli": "base doctor encoder eye learner optics run sources views watch",
+    "cli": "base doctor encoder eye learner optics run sources teach views watch",
 }
 OPEN = {"errors", "_version"}
 NEIGHBOURS = [  # used by edge_rjepa, and usable without it

@@ -11,8 +11,11 @@ A name keeps MOST_LOOKS_A_NAME looks; of more, a random choice in which each has
 
 from __future__ import annotations
 
+import fcntl
 import os
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +25,7 @@ import numpy as np
 from edge_rjepa.base import checkpoint
 from edge_rjepa.base.checkpoint import Layout
 from edge_rjepa.errors import CheckpointError, InputError
-from safe_files.errors import FileError
+from safe_files.errors import FileError, why
 from safe_files.plain import plain, rebuilt
 
 KINDS = PLACE, THING = ("place", "thing")
@@ -216,3 +219,25 @@ def _check_layout(path: Path, layout: dict[str, Layout], looks: int) -> None:
         raise CheckpointError(f"{path} lacks the looks that it tells of: use an earlier copy")
     if looks and not (1 <= rows.shape[1] <= MOST_WINDOWS and 1 <= rows.shape[2] <= MOST_WIDTH):
         raise CheckpointError(f"{path} has looks of {rows.shape[1:]}: teach again")
+
+
+def path_beside(encoder: Path) -> Path:
+    """Where what was taught to an encoder is kept: in the run's folder, or beside the file."""
+    if encoder.is_dir():
+        return encoder / "taught.safetensors"
+    return encoder.with_suffix(".taught.safetensors")
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Keeps others from changing the same file meanwhile; they wait. Raises CheckpointError."""
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        lock = os.open(path.with_name(f".{path.name}.lock"), flags, 0o600)
+    except OSError as error:
+        raise CheckpointError(f"cannot write beside {path}: {why(error)}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

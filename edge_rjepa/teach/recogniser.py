@@ -196,7 +196,7 @@ def cut_out(picture: np.ndarray, box: Box) -> np.ndarray:
     return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
-def checked_box(box: Sequence[float]) -> Box:
+def checked_box(box: Sequence[float | str]) -> Box:
     """The box, if it lies in the picture. Raises InputError."""
     try:
         x, y, width, height = (float(value) for value in box)

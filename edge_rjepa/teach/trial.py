@@ -85,7 +85,7 @@ class Trial(NamedTuple):
             if count < FEW_LOOKS
         ]
         for (name, other), count in self.confused.most_common():
-            if count > MOST_WRONG * self.tried[name] and looks[name] >= FEW_LOOKS:
+            if count > max(1.0, MOST_WRONG * self.tried[name]) and looks[name] >= FEW_LOOKS:
                 taken = f"taken for {other}" if other else "not known again"
                 said.append(
                     f"more looks at {name} would help, from where it looks different: it is "
