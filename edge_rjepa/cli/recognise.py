@@ -19,8 +19,8 @@ from edge_rjepa.errors import ConfigError
 if TYPE_CHECKING:
     import numpy as np
 
-    from edge_rjepa.teach.recogniser import Box, Recogniser
-    from edge_rjepa.teach.trial import Answer
+    from edge_rjepa.encoder.naming import Answer
+    from edge_rjepa.teach.recogniser import Box
 
 SMOOTHED = 5  # pictures whose mean likeness is judged: a hand before the camera is no other room
 LOOK_AGAIN_S = 10.0  # for what was taught or learned meanwhile
@@ -57,8 +57,8 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.cli.rig import named_pictures
     from edge_rjepa.watch.alarms import Command
 
-    known = _Known(options.encoder)
-    if not known.recogniser.looks.of_kind(_kind(options.box)):
+    known = _Known(options.encoder, options.box)
+    if not known.any:
         raise ConfigError(
             f"no {_kind(options.box)} was taught to {options.encoder}: edge-rjepa teach "
             f"{options.encoder} NAME --source SRC{' --thing' if options.box else ''}"
@@ -73,7 +73,7 @@ def execute(options: argparse.Namespace) -> int:
             _follow(known, options, teller)
         else:
             for name, picture in pictures:
-                teller.tell(known.recogniser.recognise(picture, options.box), picture=name)
+                teller.tell(known.answer(known.likeness(picture)), picture=name)
     return 0
 
 
@@ -93,8 +93,8 @@ def _follow(known: _Known, options: argparse.Namespace, teller: _Teller) -> None
             due_s = frame.t_capture_s + 1.0 / options.looks_per_second - 1e-3
             if known.renewed():
                 recent.clear()
-            recent.append(known.recogniser.likeness(frame.image, options.box))
-            answer = known.recogniser.answer(np.mean(recent, axis=0), _kind(options.box))
+            recent.append(known.likeness(frame.image))
+            answer = known.answer(np.mean(recent, axis=0))
             if answer.name != teller.name or not teller.number:
                 teller.tell(answer, t_s=round(frame.t_capture_s, 3), frame=frame.sequence)
 
@@ -107,13 +107,33 @@ class _Stamp(NamedTuple):
 
 
 class _Known:
-    """What was taught, read again when it was taught more, or when the run has learned on."""
+    """What was taught, read again when it was taught more, or when the run has learned on.
 
-    def __init__(self, encoder: Path) -> None:
-        self._encoder = encoder
+    A file that knows names by itself is asked where nothing was taught beside it.
+    """
+
+    def __init__(self, encoder: Path, box: Box | None) -> None:
+        self._encoder, self._box = encoder, box
         self._looked_s = time.monotonic()
         self._stamp = self._now()
-        self.recogniser = self._read()
+        self._read()
+
+    def likeness(self, picture: np.ndarray) -> np.ndarray:
+        """Of a picture to each name of its kind."""
+        if self._file is not None:
+            return self._file.likeness(picture)
+        return self._recogniser.likeness(picture, self._box)
+
+    def answer(self, likeness: np.ndarray) -> Answer:
+        """What it comes to."""
+        if self._file is not None:
+            return self._file.answer(likeness)
+        return self._recogniser.answer(likeness, _kind(self._box))
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a name of this kind."""
+        return self._file is not None or bool(self._recogniser.names(_kind(self._box)))
 
     def renewed(self) -> bool:
         """Whether it is newer than before; looks no more often than every LOOK_AGAIN_S."""
@@ -124,18 +144,23 @@ class _Known:
         if before == self._stamp:
             return False
         try:
-            self.recogniser = self._read()
+            self._read()
         except OSError as error:  # of a file that is just being changed; what was known stays
             say(f"warning: {error}; what was known before still is")
             return False
         return True
 
-    def _read(self) -> Recogniser:
+    def _read(self) -> None:
         from edge_rjepa.cli.teach import known_to
+        from edge_rjepa.encoder.frozen import FrozenEncoder
         from edge_rjepa.encoder.opener import open_encoder
         from edge_rjepa.teach.looks import path_beside
 
-        return known_to(open_encoder(self._encoder), path_beside(self._encoder))
+        opened, path = open_encoder(self._encoder), path_beside(self._encoder)
+        self._file = None
+        if isinstance(opened.model, FrozenEncoder) and not path.exists() and self._box is None:
+            self._file = opened.model if opened.model.taught else None
+        self._recogniser = known_to(opened, path)
 
     def _now(self) -> _Stamp:
         from edge_rjepa.run.run import CHECKPOINT

@@ -19,12 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_rjepa.encoder.naming import Answer, Taught
 from edge_rjepa.encoder.opener import OpenedEncoder
 from edge_rjepa.errors import InputError
 from edge_rjepa.eye.image import check_image
 from edge_rjepa.teach.likeness import best_windows, directions, of_names
 from edge_rjepa.teach.looks import PLACE, THING, Looks
-from edge_rjepa.teach.trial import FALSE_ACCEPTANCE, Answer, Trial, attempt
+from edge_rjepa.teach.trial import FALSE_ACCEPTANCE, Trial, attempt
 
 Box = tuple[float, float, float, float]  # x, y, width, height, in shares of the picture's
 
@@ -129,6 +130,15 @@ class Recogniser:
     def nbytes(self) -> int:
         """Of the looks, and of their descriptions once something was asked."""
         return self.looks.nbytes + sum(known.windows.nbytes for known in self._known.values())
+
+    def for_export(self) -> Taught | None:
+        """The places, for a file that is to know them; None where none was taught."""
+        known = self._known_of(PLACE)
+        if known is None:
+            return None
+        per_name = np.split(known.windows, known.starts[1:])
+        windows = [rows.reshape(-1, rows.shape[-1]) for rows in per_name]
+        return Taught(known.trial.names, windows, known.trial.odds, self.likeness)
 
     # -- keeping ----------------------------------------------------------------------------------
 

@@ -1,14 +1,9 @@
 """What the looks say of each other: how far an answer can be trusted, and what would help.
 
-How clearly a picture shows a name is its
-
-    evidence = likeness + (likeness - the next name's likeness)
-
-since a stranger is like many names, a little. Below a threshold of it the answer is "unknown".
-
 Every look is asked about as if its own visit had not been taught; where a name has one visit only,
 as if the look and those right before and after it had not. So no look is judged by what was fitted
-to it. Asked once more without its own name, it is a stranger. The threshold is the evidence that
+to it. Asked once more without its own name, it is a stranger. The threshold is the evidence
+(naming.py) that
 FALSE_ACCEPTANCE of strangers pass, taken to be normally distributed. Few strangers tell little, so
 a prior counts as PRIOR_LOOKS of them: it was measured on drawings, paintings and photographs of
 things that no benchmark here is judged by.
@@ -23,12 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_rjepa.encoder.naming import Answer, Odds, TaughtNames, evidence
 from edge_rjepa.teach.likeness import best_windows, of_names
 
 FALSE_ACCEPTANCE = 0.05  # of looks at what was never taught, that get a name
 PRIOR_LOOKS = 4
 PRIOR_MEAN, PRIOR_STD = 0.6, 0.2  # of a stranger's evidence
-USUAL_NEXT = 0.4  # the next name's likeness, where there is no next name
 MOST_TRIED = 256  # looks; of more, as many that are evenly spread
 SHARPNESSES = 1.0 / np.geomspace(0.003, 0.3, 20)
 USUAL_SHARPNESS = 1.0 / 0.03
@@ -36,42 +31,22 @@ FEW_LOOKS = 5  # below so many of a name, more of them help whatever it is
 MOST_WRONG = 0.1  # of a name's looks, before more of them are asked for
 
 
-class Answer(NamedTuple):
-    """What a picture shows.
-
-    name: None for nothing that was taught. probability: of that answer.
-    """
-
-    name: str | None
-    probability: float
-
-
 class Trial(NamedTuple):
     """How the looks of one kind, places or things, are told apart.
 
-    names: M. threshold: the evidence below which the answer is unknown. sharpness, certainty: the
-    logarithm of the odds of a name against another grows with likeness by the former, that of any
-    name against none with evidence by the latter. tried: looks asked about, of each name. confused:
-    (name, taken for) -> looks; taken for None where the answer was unknown. strangers: how many
-    the threshold was learned from.
+    names: M. tried: looks asked about, of each name. confused: (name, taken for) -> looks; taken
+    for None where the answer was unknown. strangers: how many the threshold was learned from.
     """
 
     names: list[str]
-    threshold: float
-    sharpness: float
-    certainty: float
+    odds: Odds
     tried: Counter[str]
     confused: Counter[tuple[str, str | None]]
     strangers: int
 
     def answer(self, likeness: np.ndarray) -> Answer:
         """What the likeness (M,) to each name comes to."""
-        known = 1.0 / (1.0 + math.exp(self.certainty * (self.threshold - _evidence(likeness))))
-        if known < 0.5:
-            return Answer(None, 1.0 - known)
-        best = int(likeness.argmax())
-        share = 1.0 / np.exp(self.sharpness * (likeness - likeness[best])).sum()
-        return Answer(self.names[best], float(known * share))
+        return TaughtNames(self.names, self.odds).answer(likeness)
 
     def wrong(self, name: str) -> int:
         """How many looks of a name got another answer."""
@@ -102,14 +77,12 @@ def attempt(
     """Ask about the looks (N, K, n_z) of each name, windows of length 1; visits: (N,) of each."""
     names = list(looks)
     asked = _ask_all(looks, visits)
-    strangers = np.array([_evidence(likeness) for likeness in asked.without_own])
-    known = np.array([_evidence(likeness) for likeness in asked.likeness])
+    strangers = np.array([evidence(likeness) for likeness in asked.without_own])
+    known = np.array([evidence(likeness) for likeness in asked.likeness])
     threshold = _threshold(strangers, false_acceptance)
     trial = Trial(
         names,
-        threshold,
-        _sharpness(asked),
-        _certainty(known - threshold, strangers - threshold),
+        Odds(threshold, _sharpness(asked), _certainty(known - threshold, strangers - threshold)),
         Counter(names[own] for own in asked.own),
         Counter(),
         len(strangers),
@@ -156,13 +129,6 @@ def _left_out(look: int, same_name: np.ndarray, of_visit: np.ndarray) -> np.ndar
     if not same_visit.all():
         return same_name[same_visit]
     return same_name[abs(same_name - look) <= 1]
-
-
-def _evidence(likeness: np.ndarray) -> float:
-    """How clearly a picture shows the most likely of M names."""
-    ordered = np.sort(likeness)
-    following = float(ordered[-2]) if len(ordered) > 1 else USUAL_NEXT
-    return 2.0 * float(ordered[-1]) - following
 
 
 def _threshold(strangers: np.ndarray, false_acceptance: float) -> float:
