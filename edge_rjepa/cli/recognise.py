@@ -86,7 +86,7 @@ def _follow(known: _Known, options: argparse.Namespace, teller: _Teller) -> None
     until_s = time.monotonic() + (options.seconds or math.inf)
     recent: deque[np.ndarray] = deque(maxlen=SMOOTHED)
     due_s = -math.inf
-    with open_frames(options.source) as frames, stop_on_signals("stopping") as received:
+    with open_frames(options.source) as (_, frames), stop_on_signals("stopping") as received:
         for frame in frames(lambda: bool(received) or time.monotonic() > until_s):
             if frame.t_capture_s < due_s:
                 continue

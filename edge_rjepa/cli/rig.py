@@ -147,8 +147,10 @@ def _named_pictures(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 @contextmanager
-def open_frames(source: str) -> Iterator[Callable[[Callable[[], bool]], Iterator[Frame]]]:
-    """What gives the usable frames of a source without a head, until it ends or `ended()`.
+def open_frames(
+    source: str,
+) -> Iterator[tuple[Source, Callable[[Callable[[], bool]], Iterator[Frame]]]]:
+    """A source without a head, and what gives its usable frames until it ends, or `ended()`.
 
     Raises SourceError for what cannot be opened, or shows another picture all the time.
     """
@@ -170,4 +172,4 @@ def open_frames(source: str) -> Iterator[Callable[[Callable[[], bool]], Iterator
                 if placed is not None and not placed.why_unusable:
                     yield placed.frame
 
-        yield frames
+        yield opened, frames

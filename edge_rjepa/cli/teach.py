@@ -49,7 +49,9 @@ def add_to(commands: Any) -> None:
         "--looks", type=positive(int), metavar="N",
         help=f"how many looks ({LOOKS}; of a folder, all its pictures)",
     )  # fmt: skip
-    flags.add_seconds(parser, f"in which the looks are taken, evenly ({SECONDS:.0f})")
+    flags.add_seconds(
+        parser, f"in which the looks are taken, evenly ({SECONDS:.0f}; of a video, its length)"
+    )
     flags.add_box(parser, "teach the thing")
     flags.add_json(parser)
 
@@ -131,8 +133,9 @@ def _looks(options: argparse.Namespace) -> Iterator[np.ndarray]:
             say(f"look {count + 1}: {name}")
             yield picture
         return
-    wanted, seconds = options.looks or LOOKS, options.seconds or SECONDS
-    with open_frames(options.source) as frames, stop_on_signals("stopping") as received:
+    wanted = options.looks or LOOKS
+    with open_frames(options.source) as (source, frames), stop_on_signals("stopping") as received:
+        seconds = options.seconds or getattr(source, "duration_s", None) or SECONDS
         say(f"{_count(wanted, 'look')} in {seconds:.0f} s: move the camera a little meanwhile")
         until_s = time.monotonic() + 2.0 * seconds + 30.0  # of a camera that shows nothing
         due_s, taken = -math.inf, 0
@@ -162,6 +165,8 @@ def _tell(recogniser: Recogniser, path: Path, as_json: bool) -> int:
     for kind, lines in known.items():
         for line in lines:
             print(_in_words(kind, line))
+        if lines:
+            print(_of_strangers(recogniser, kind))
     for sentence in advice:
         print(sentence)
     print(f"{recogniser.nbytes / 1e6:.1f} MB")
@@ -187,6 +192,13 @@ def _lines(recogniser: Recogniser, kind: str) -> list[dict]:
         for name, named in recogniser.looks.of_kind(kind).items()
         if trial is not None
     ]
+
+
+def _of_strangers(recogniser: Recogniser, kind: str) -> str:
+    trial = recogniser.trial(kind)
+    assert trial is not None  # there are names
+    judged = f"in {trial.strangers} trials" if trial.strangers else "by what is usual elsewhere"
+    return f"a {kind} that was not taught gets a name in {trial.accepted:.0%} of looks ({judged})"
 
 
 def _in_words(kind: str, line: dict) -> str:

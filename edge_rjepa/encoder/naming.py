@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_rjepa.encoder.onnx_graph import Tensor, columns, concat, linear, node, reshape, sigmoid
 
-USUAL_SECOND = 0.4  # the second name's likeness, where there is one name only
+USUAL_SECOND = 0.4  # likeness of a second name, at least: where it is less, or there is none
 FAR_BELOW = 10.0  # more than any two likenesses differ by
 
 
@@ -78,7 +78,7 @@ class Taught(NamedTuple):
 def evidence(likeness: np.ndarray) -> float:
     """How clearly a picture shows the first of M names, from its likeness (M,) to each."""
     ordered = np.sort(likeness)
-    second = float(ordered[-2]) if len(ordered) > 1 else USUAL_SECOND
+    second = max(USUAL_SECOND, *ordered[:-1].tolist()) if len(ordered) > 1 else USUAL_SECOND
     return 2.0 * float(ordered[-1]) - second
 
 
@@ -105,7 +105,7 @@ def scores_graph(taught: Taught, likeness: Tensor) -> Tensor:
         # Only the first keeps its likeness here: 1 where it is the largest, 0 where it is less.
         largest = 1.0 - node("Clip", (first - likeness) * 1e6, 0.0, 1.0)
         second = node("ReduceMax", likeness - largest * FAR_BELOW, axes=[1], keepdims=1)
-        clearly = first * 2.0 - second
+        clearly = first * 2.0 - node("Clip", second, USUAL_SECOND, 1.0)
     known = sigmoid((clearly - threshold) * certainty)
     shares = node("Softmax", (likeness - first) * sharpness, axis=1)
     return concat(known * shares, 1.0 - known)

@@ -3,7 +3,7 @@
 Of a look the rows are kept that a describer saw (describe.py), as float16: of a learner the
 retina's features, which no learning changes, so that the looks can be whitened anew whenever the
 weights have moved on. Names know nothing of each other here. So what is left after one is forgotten
-is to the bit what it would be had that name never been taught, and so is the file.
+is to the bit what it would be had that name never been taught, and so is what the file holds.
 
 A name keeps MOST_LOOKS_A_NAME looks; of more, a random choice in which each has the same chance
 (reservoir sampling), drawn by the number of the look alone.

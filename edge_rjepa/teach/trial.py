@@ -3,10 +3,11 @@
 Every look is asked about as if its own visit had not been taught; where a name has one visit only,
 as if the look and those right before and after it had not. So no look is judged by what was fitted
 to it. Asked once more without its own name, it is a stranger. The threshold is the evidence
-(naming.py) that
-FALSE_ACCEPTANCE of strangers pass, taken to be normally distributed. Few strangers tell little, so
-a prior counts as PRIOR_LOOKS of them: it was measured on drawings, paintings and photographs of
-things that no benchmark here is judged by.
+(encoder/naming.py) that FALSE_ACCEPTANCE of strangers pass, taken to be normally distributed. Few
+strangers tell little, so a prior counts as PRIOR_LOOKS of them: it was measured on drawings,
+paintings and photographs of things that no benchmark here is judged by. The threshold is never so
+high that it refuses more than MOST_REFUSED of the looks themselves: two names for one place make
+strangers that look like friends, and would make all else unknown.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PRIOR_MEAN, PRIOR_STD = 0.6, 0.2  # of a stranger's evidence
 MOST_TRIED = 256  # looks; of more, as many that are evenly spread
 SHARPNESSES = 1.0 / np.geomspace(0.003, 0.3, 20)
 USUAL_SHARPNESS = 1.0 / 0.03
+ENOUGH_KNOWN, MOST_REFUSED = 10, 0.3  # looks at known names; the share of them called unknown
 FEW_LOOKS = 5  # below so many of a name, more of them help whatever it is
 MOST_WRONG = 0.1  # of a name's looks, before more of them are asked for
 
@@ -36,6 +38,7 @@ class Trial(NamedTuple):
 
     names: M. tried: looks asked about, of each name. confused: (name, taken for) -> looks; taken
     for None where the answer was unknown. strangers: how many the threshold was learned from.
+    accepted: the share of them that get a name all the same.
     """
 
     names: list[str]
@@ -43,6 +46,7 @@ class Trial(NamedTuple):
     tried: Counter[str]
     confused: Counter[tuple[str, str | None]]
     strangers: int
+    accepted: float
 
     def answer(self, likeness: np.ndarray) -> Answer:
         """What the likeness (M,) to each name comes to."""
@@ -79,13 +83,14 @@ def attempt(
     asked = _ask_all(looks, visits)
     strangers = np.array([evidence(likeness) for likeness in asked.without_own])
     known = np.array([evidence(likeness) for likeness in asked.likeness])
-    threshold = _threshold(strangers, false_acceptance)
+    threshold = _threshold(strangers, known, false_acceptance)
     trial = Trial(
         names,
         Odds(threshold, _sharpness(asked), _certainty(known - threshold, strangers - threshold)),
         Counter(names[own] for own in asked.own),
         Counter(),
         len(strangers),
+        float((strangers > threshold).mean()) if len(strangers) else false_acceptance,
     )
     for own, likeness in zip(asked.own, asked.likeness, strict=True):
         said = trial.answer(likeness).name
@@ -131,13 +136,16 @@ def _left_out(look: int, same_name: np.ndarray, of_visit: np.ndarray) -> np.ndar
     return same_name[abs(same_name - look) <= 1]
 
 
-def _threshold(strangers: np.ndarray, false_acceptance: float) -> float:
+def _threshold(strangers: np.ndarray, known: np.ndarray, false_acceptance: float) -> float:
     count = len(strangers)
     mean = (PRIOR_LOOKS * PRIOR_MEAN + strangers.sum()) / (PRIOR_LOOKS + count)
     squares = PRIOR_LOOKS * (PRIOR_STD**2 + (PRIOR_MEAN - mean) ** 2)
     squares += np.square(strangers - mean).sum()
     std = math.sqrt(squares / (PRIOR_LOOKS + count))
-    return float(mean + NormalDist().inv_cdf(1.0 - false_acceptance) * std)
+    threshold = mean + NormalDist().inv_cdf(1.0 - false_acceptance) * std
+    if len(known) >= ENOUGH_KNOWN:
+        threshold = min(threshold, np.quantile(known, MOST_REFUSED))
+    return float(threshold)
 
 
 def _sharpness(asked: _Asked) -> float:
