@@ -57,7 +57,7 @@ def blocks_of(text):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with room.jpg, yard.mp4, eye.safetensors, calibration.json and two encoders.
+    """A folder with room.jpg and three rooms, yard.mp4, eye.safetensors, calibration.json and two encoders.
 
     Those are encoder.onnx and place.onnx, a descriptor. Its reader.py gives the names `frame`,
     `pixels`, `windows`, `features` and `efference` of 16 fixations, and `fixations`, pairs of a
@@ -72,6 +72,8 @@ def world(tmp_path_factory):
     learner.learn_block(features, plan.efference)
     (folder / "reader.py").write_text(READER)
     cv2.imwrite(str(folder / "room.jpg"), frame)
+    for room in ("kitchen", "hall", "office"):
+        cv2.imwrite(str(folder / f"{room}.jpg"), frame[:, ::-1])
     video = cv2.VideoWriter(
         str(folder / "yard.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (640, 480)
     )
