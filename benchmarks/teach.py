@@ -12,8 +12,8 @@ nothing was ever seen. The views that are asked about are also shown in other li
 Every row has the same head, the windows of a look beside each other (teach/likeness.py), and must
 name one of the places. `unknown` is another question: 9 of the places are not taught, and a look
 may be answered "unknown". The last column has seen parts after five looks once more, had the looks
-kept the description of the first budget. The head, its threshold and the size of a scan were chosen on paintings
-and drawings, never on these photographs.
+kept the description of the first budget. The head, its threshold and the size of a scan were chosen
+on paintings and drawings, never on these photographs.
 """
 
 from __future__ import annotations
