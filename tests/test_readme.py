@@ -57,9 +57,9 @@ def blocks_of(text):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with room.jpg and three rooms, yard.mp4, eye.safetensors, calibration.json and two encoders.
+    """A folder with room.jpg and three rooms, yard.mp4, eye.safetensors, calibration.json.
 
-    Those are encoder.onnx and place.onnx, a descriptor. Its reader.py gives the names `frame`,
+    And with two encoders, encoder.onnx and place.onnx, a descriptor. Its reader.py gives the names `frame`,
     `pixels`, `windows`, `features` and `efference` of 16 fixations, and `fixations`, pairs of a
     window and its efference.
     """

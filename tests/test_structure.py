@@ -21,7 +21,7 @@ ALLOWED = {
     "sources": "base eye optics",
     "run": "base eye learner optics sources",
     "encoder": "base eye learner run sources",
-    "teach": "base encoder eye",
+    "teach": "base encoder eye learner",
     "watch": "base optics sources",
     "views": "base encoder eye learner run",
     "doctor": "base sources",
