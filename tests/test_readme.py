@@ -59,9 +59,9 @@ def blocks_of(text):
 def world(tmp_path_factory):
     """A folder with room.jpg and three rooms, yard.mp4, eye.safetensors, calibration.json.
 
-    And with two encoders, encoder.onnx and place.onnx, a descriptor. Its reader.py gives the names `frame`,
-    `pixels`, `windows`, `features` and `efference` of 16 fixations, and `fixations`, pairs of a
-    window and its efference.
+    And with two encoders, encoder.onnx and place.onnx, a descriptor. Its reader.py gives the names
+    `frame`, `pixels`, `windows`, `features` and `efference` of 16 fixations, and `fixations`, pairs
+    of a window and its efference.
     """
     folder = tmp_path_factory.mktemp("reader")
     frame = cv2.resize(cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR), (640, 480))
