@@ -8,7 +8,7 @@ A run folder holds
     good.safetensors           the last state that nothing was wrong with: to roll back to
     metrics.jsonl              a line of measures every `metrics_every_frames`, and a line an event;
     metrics.1.jsonl            .. the older ones
-    summary.json               held-out measures before and after, and the verdict in words
+    summary.json               held-out measures before and after
     sample.npz                 held-out frames with their fixations, for the report
 """
 
@@ -38,7 +38,7 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import Loop, Recorder
-from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor, health_of
+from edge_rjepa.run.monitor import Health, Monitor, health_of
 from edge_rjepa.sources import Source, SourceEnded
 from safe_files.errors import FileError, why
 from safe_files.plain import rebuilt
@@ -473,7 +473,6 @@ class Run:
             "rollbacks": self.rollbacks,
             "before": before and before._asdict(),
             "after": after and after._asdict(),
-            "verdict": verdict(before, after, Monitor(self.config.monitor)),
         }
         write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return summary
@@ -518,21 +517,3 @@ def _is_free(folder: Path, config: RunConfig) -> bool:
     # Of a run that got further there are measures.
     begun = METRICS in names and (folder / METRICS).stat().st_size > 0
     return names <= {CONFIG, METRICS, GOOD} and ours and not begun
-
-
-def verdict(before: Health | None, after: Health | None, monitor: Monitor) -> str:
-    """Whether it learned, in words."""
-    if before is None or after is None:
-        return "Not judged: too little was held out; a camera needs half a minute at least."
-    collapse = monitor.collapse(after)
-    if collapse:
-        return f"It collapsed: {collapse}."
-    gained = after.information - before.information
-    measured = (
-        f"on fixations it never learned from, the past tells {after.information:.2f} nats about "
-        f"what comes next ({before.information:.2f} before); the embedding spans "
-        f"{after.effective_rank:.1f} directions and has not collapsed "
-        f"(std {after.embedding_std:.2f})"
-    )
-    learned = gained >= NOTABLE_NATS and after.information >= NOTABLE_NATS
-    return f"It {'learned' if learned else 'has not learned yet'}: {measured}."

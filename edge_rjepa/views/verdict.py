@@ -1,10 +1,12 @@
 """How learning goes and what to do next, in one plain sentence, from what a run measures.
 
-It rests on a running estimate over what is learned from: the information, what the past tells about
-the next look. Descriptions get better as it rises, and both rise by about the same step each time
-that the fixations double (docs/learning.md): so what the last doubling brought says what the next
-will bring. The information on held-out views would not do. After long looking at a dozen
-photographs it falls, while descriptions get better.
+How good it is: the share of views that are known again, on views that it never learned from
+(HeldOut.known_again). Whether to go on: the information on what it learns from. It grows with
+what descriptions are worth, and by about the same step each time that the fixations double
+(docs/learning.md): so what the last doubling brought says what the next will bring.
+
+The information on held-out views would not do. It says whether the next look is foreseen; after
+long looking at a dozen photographs it falls, while descriptions get better.
 """
 
 from __future__ import annotations
@@ -14,43 +16,76 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_rjepa.run.monitor import NOTABLE_NATS
+from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor
 from edge_rjepa.views.metrics import column
 
-FEWEST_FIXATIONS = 20_000  # before them the estimates are those of the first weights
+FEWEST_FIXATIONS = 30_000  # with less, descriptions may be worse than those of first weights
 PAYS = 0.10  # of the information: more than this by twice the fixations is worth waiting for
 LATEST = 0.2  # share of the fixations that the newest measures are a mean over
+NOTABLE_SHARE = 0.05  # of views known again: less can be chance
+ENOUGH_SHARE = 0.7  # .. are enough for a few rooms
 
-BEGUN, NOTHING, LEARNING, LEARNED = "begun", "nothing", "learning", "learned"  # stages
+STAGES = BEGUN, COLLAPSED, NOTHING, LEARNING, LEARNED = (
+    "begun", "collapsed", "nothing", "learning", "learned",
+)  # fmt: skip
 
 
 class Verdict(NamedTuple):
     """How learning goes: the stage for programs, the sentence for people."""
 
-    stage: str  # BEGUN, NOTHING (to be learned), LEARNING or LEARNED (what there is to learn)
+    stage: str  # one of STAGES; NOTHING to be learned, LEARNED what there is to learn
     sentence: str
 
 
-def verdict(measures: list[dict[str, Any]]) -> Verdict:
+def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = None) -> Verdict:
     """The verdict on a run with these lines of measures, oldest first: there may be none.
 
-    measures: as `metrics.read` gives them.
+    measures: as `metrics.read` gives them. summary: what `Run.finish` measured, if it has; else it
+    is not said how many views are known again.
     """
+    after = (summary or {}).get("after")
+    broken = after and Monitor().broken(Health(*(after[key] for key in Health._fields)))
+    if broken:
+        return Verdict(
+            COLLAPSED, f"It has collapsed, for {broken}: go on from an older checkpoint, or begin "
+            "anew with a lower network.learning_rate.",
+        )  # fmt: skip
     fixations = column(measures, "fixations")
     if not len(fixations) or not fixations[-1] >= FEWEST_FIXATIONS:
-        return Verdict(BEGUN, "It has only begun to look: let it look for a minute at least.")
+        return Verdict(
+            BEGUN, "It has only begun to look, and is no better than untrained yet: let it look "
+            "for some minutes.",
+        )  # fmt: skip
     now, before = (_information(measures, part * fixations[-1]) for part in (1.0, 0.5))
+    grows = now >= (1.0 + PAYS) * max(before, 0.0)
     if not now >= NOTABLE_NATS:
         return Verdict(
-            NOTHING,
-            "It has learned nothing yet, for one look tells nothing about the next: show it "
-            "something that stays for some seconds, and differs from place to place.",
-        )
-    if now >= (1.0 + PAYS) * before:
+            NOTHING, "It has learned nothing yet, since one look tells nothing about the next: "
+            "show it something that stays for some seconds and is not the same everywhere.",
+        )  # fmt: skip
+    told = _told(summary)
+    if grows:
         again = _duration(column(measures, "seconds")[-1])
-        return Verdict(LEARNING, f"It learns, and goes on learning: {again} more pay.")
-    return Verdict(
-        LEARNED, "It has learned most of what there is to learn here: show it other things."
+        return Verdict(LEARNING, f"{told} It still learns: {again} more pay.")
+    return Verdict(LEARNED, f"{told} It learns little more here: show it other things, or use it.")
+
+
+def _told(summary: dict[str, Any] | None) -> str:
+    """What it can do by now, as far as that was measured."""
+    if not (summary and summary.get("after")):
+        return "It learns."
+    before, after = (summary[when].get("known_again", math.nan) for when in ("before", "after"))
+    if not math.isfinite(after):
+        return "It learns."
+    if after < before + NOTABLE_SHARE:
+        return (
+            f"It knows {after:.0%} of views again that it never learned from, no more than before "
+            f"it learned ({before:.0%})."
+        )
+    enough = ", enough to tell a few rooms apart" if after >= ENOUGH_SHARE else ""
+    return (
+        f"It knows {after:.0%} of views again that it never learned from ({before:.0%} before it "
+        f"learned){enough}."
     )
 
 
@@ -62,8 +97,9 @@ def _information(measures: list[dict[str, Any]], fixations: float) -> float:
 
 
 def _duration(seconds: float) -> str:
+    """As long again, in round words."""
     if not math.isfinite(seconds):
         return "as many fixations"
     if seconds < 90.0:
-        return "one minute"
+        return "a minute or two"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400.0 else f"{seconds / 3600:.0f} hours"
