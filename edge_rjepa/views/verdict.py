@@ -53,8 +53,7 @@ def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = Non
     fixations = column(measures, "fixations")
     if not len(fixations) or not fixations[-1] >= FEWEST_FIXATIONS:
         return Verdict(
-            BEGUN, "It has only begun to look, and is no better than untrained yet: let it look "
-            "for some minutes.",
+            BEGUN, "It has only begun to look: let it look for some minutes before you use it.",
         )  # fmt: skip
     now, before = (_information(measures, part * fixations[-1]) for part in (1.0, 0.5))
     grows = now >= (1.0 + PAYS) * max(before, 0.0)
@@ -66,26 +65,26 @@ def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = Non
     told = _told(summary)
     if grows:
         again = _duration(column(measures, "seconds")[-1])
-        return Verdict(LEARNING, f"{told} It still learns: {again} more pay.")
-    return Verdict(LEARNED, f"{told} It learns little more here: show it other things, or use it.")
+        return Verdict(LEARNING, f"{told}It still learns: {again} more pay.")
+    return Verdict(LEARNED, f"{told}It learns little more here: show it other things, or use it.")
 
 
 def _told(summary: dict[str, Any] | None) -> str:
-    """What it can do by now, as far as that was measured."""
+    """What it can do by now; nothing where that was not measured."""
     if not (summary and summary.get("after")):
-        return "It learns."
+        return ""
     before, after = (summary[when].get("known_again", math.nan) for when in ("before", "after"))
-    if not math.isfinite(after):
-        return "It learns."
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return ""
     if after < before + NOTABLE_SHARE:
         return (
             f"It knows {after:.0%} of views again that it never learned from, no more than before "
-            f"it learned ({before:.0%})."
+            f"it learned ({before:.0%}). "
         )
     enough = ", enough to tell a few rooms apart" if after >= ENOUGH_SHARE else ""
     return (
         f"It knows {after:.0%} of views again that it never learned from ({before:.0%} before it "
-        f"learned){enough}."
+        f"learned){enough}. "
     )
 
 

@@ -52,7 +52,7 @@ def test_a_run_that_has_only_begun_is_not_judged():
         (0.43, 0.83, "83% of views again that it never learned from (43% before it learned), eno"),
         (0.20, 0.40, "40% of views again that it never learned from (20% before it learned). It"),
         (0.40, 0.42, "42% of views again that it never learned from, no more than before"),
-        (0.40, math.nan, "It learns. "),
+        (0.40, math.nan, "It still learns"),
     ],
 )
 def test_what_it_is_worth_is_said_where_it_was_measured(before, after, says):
@@ -73,7 +73,7 @@ def test_a_run_that_was_not_judged_is_told_how_it_goes(judged):
 def test_a_run_of_an_older_version_is_told_how_it_goes():
     old = summary(0.2, 0.8)
     del old["before"]["known_again"], old["after"]["known_again"]
-    assert verdict(measures(doubling), old).sentence.startswith("It learns. ")
+    assert verdict(measures(doubling), old).sentence.startswith("It still learns")
 
 
 def test_a_collapse_is_named():
