@@ -29,6 +29,7 @@ COMMANDS = [  # modules of this room, in the order of --help
     "head",
     "calibrate",
     "watch",
+    "fine",
     "doctor",
     "check_gradients",
 ]
