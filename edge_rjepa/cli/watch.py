@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edge_rjepa.cli import messages
 from edge_rjepa.cli import options as flags
 from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import say, stop_on_signals
@@ -62,6 +63,7 @@ def add_to(commands: Any) -> None:
         "--exec", metavar="COMMAND", help="run COMMAND for each alarm, without a shell, for 10 s "
         "at most; it reads the alarm as JSON from its standard input"
     )  # fmt: skip
+    messages.add_mqtt(parser)
     flags.add_json(parser, "reports, a line each,")
 
 
@@ -73,15 +75,21 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.watch.alarms import Command
     from edge_rjepa.watch.masks import read_mask
     from edge_rjepa.watch.novelty import Watch
-    from edge_rjepa.watch.session import Session
+    from edge_rjepa.watch.session import Session, Tell
 
+    session: Session
+
+    def fine(number: int) -> None:
+        session.feedback.say(number)
+
+    mqtt = messages.mqtt_of(options, fine)
     encoder = open_encoder(options.encoder)
     embed = encoder.patch_embedder()
     config = _configuration(options, encoder.config)
     folder = options.out or _usual_folder(options.encoder)
     mask = read_mask(options.mask) if options.mask else None
     with ExitStack() as opened:
-        tell = []
+        tell: list[Tell] = []
         if options.exec:
             tell.append(opened.enter_context(closing(Command(options.exec, say))).run)
         source, head = opened.enter_context(rig.open_rig(config, once=True))
@@ -93,7 +101,11 @@ def execute(options: argparse.Namespace) -> int:
         opened.enter_context(alone_in(folder))
         reporter = _Reporter(watch, options.json)
         tell.append(reporter.tell)
+        if mqtt:
+            tell.append(mqtt.tell)
         session = Session(watch, folder, tell, reporter.report_event, mask)
+        if mqtt:
+            opened.enter_context(mqtt)
         received = opened.enter_context(stop_on_signals("stopping"))
         say(f"watching {redacted(config.source)}; alarms go to {folder}")
         say(f"nothing is reported for {options.warm_up:.0f} s, while it learns what is usual here")
@@ -106,6 +118,8 @@ def execute(options: argparse.Namespace) -> int:
 
         frames = _frames(source, head, config, ended, reporter.report_event)
         for frame in frames:
+            if mqtt:
+                mqtt.see(frame.image)
             session.look(frame)
             reporter.report_status(frame.t_capture_s)
         session.save()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from typing import NamedTuple
 
 from edge_rjepa._version import __version__
@@ -41,7 +42,8 @@ def message(prefix: str, name: str, payload: str | bytes) -> Message:
 
 def discovery(prefix: str) -> list[Message]:
     """What introduces a watch of this prefix: a message for each of its entities."""
-    identity = f"edge_rjepa_{re.sub(r'[^A-Za-z0-9_-]', '_', prefix)}"
+    letters = re.sub(r"[^A-Za-z0-9_-]", "_", prefix)
+    identity = f"edge_rjepa_{letters}_{zlib.crc32(prefix.encode()):08x}"  # "a b" is not "a.b"
     common = {
         "availability_topic": f"{prefix}/availability",
         "device": {

@@ -130,7 +130,7 @@ class _Socket(ssl.SSLSocket):
 
 
 class Mqtt:
-    """Tells of alarms at a broker; begins at once and goes on until `close`.
+    """Tells of alarms at a broker, from when it is entered until it is left.
 
     fine: is called with the number of an alarm that somebody says is fine, from a thread of its
     own. report: takes what went wrong or right, in words. context: for mqtts, as `tls_context`
@@ -169,7 +169,16 @@ class Mqtt:
         self._closing = threading.Event()
         self._until_s = math.inf  # when closing has to be done
         self._thread = threading.Thread(target=self._work, name="mqtt", daemon=True)
+
+    def __enter__(self) -> Mqtt:
         self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Tell what waits, as far as the broker takes it within CLOSE_S, and end."""
+        self._until_s = time.monotonic() + CLOSE_S
+        self._closing.set()
+        self._thread.join(2.0 * CLOSE_S)  # it may hang in a name server, or in a handshake
 
     # -- the watching thread ----------------------------------------------------------------------
 
@@ -210,12 +219,6 @@ class Mqtt:
             if self._frame is not None:
                 values["frame"] = _jpeg(self._frame)
         return [message(self._address.prefix, name, value) for name, value in values.items()]
-
-    def close(self) -> None:
-        """Tell what waits, as far as the broker takes it within CLOSE_S, and end."""
-        self._until_s = time.monotonic() + CLOSE_S
-        self._closing.set()
-        self._thread.join(2.0 * CLOSE_S)  # it may hang in a name server, or in a handshake
 
     # -- the thread that has the connection --------------------------------------------------------
 

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -110,6 +111,11 @@ def test_discovery_is_as_home_assistant_documents_it(prefix):
     assert len(identities) == len(told) == 6
 
 
+def test_watches_of_other_prefixes_are_others():
+    names = {discovery(prefix)[0].topic for prefix in ("a b", "a.b", "a_b", "a/b")}
+    assert len(names) == 4
+
+
 # -- with a broker --------------------------------------------------------------------------------
 
 
@@ -137,21 +143,20 @@ def phone(broker):
 
 @pytest.fixture
 def open_mqtt(monkeypatch):
-    """Opens what tells of alarms, and closes it at the end; `.events` and `.fine` fill up."""
+    """Opens what tells of alarms, and leaves it at the end; `.events` and `.fine` fill up."""
     monkeypatch.setattr(mqtt, "LONGEST_PAUSE_S", 1.0)
-    opened = []
 
     def open_one(url, password=PASSWORD, context=None):
         events, fine = [], []
         each = Mqtt(address_of(url), fine.append, events.append, password, context)
+        threads.append(each._thread)
         each.events, each.fine = events, fine
-        opened.append(each)
-        return each
+        return opened.enter_context(each)
 
-    yield open_one
-    for each in opened:
-        each.close()
-        assert not each._thread.is_alive()
+    threads = []
+    with ExitStack() as opened:
+        yield open_one
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def plain_url(broker):
@@ -189,7 +194,7 @@ def test_it_is_there_and_then_it_is_not(broker, phone, open_mqtt):
     phone.wait(f"{PREFIX}/availability", b"online")
     for each in discovery(PREFIX):
         phone.wait(*each)
-    messages.close()
+    messages.__exit__()
     phone.wait(f"{PREFIX}/availability", b"offline")
 
 
@@ -198,7 +203,7 @@ def test_what_comes_at_the_very_end_is_told(broker, phone, open_mqtt):
     messages = open_mqtt(plain_url(broker))
     for number in range(1, 6):
         messages.tell(alarm(number), b"x" * 100_000)
-    messages.close()
+    messages.__exit__()
     wait_for(lambda: len(phone.said(f"{PREFIX}/alarm")) == 5, "all lines")
 
 
@@ -311,7 +316,7 @@ def test_a_broker_that_accepts_and_never_answers_does_no_harm(open_mqtt, monkeyp
         waits = [json.loads(each[0].payload)["number"] for each in messages._waiting]
         assert waits == [*range(11, MOST_WAITING + 11)]
         assert sum("the oldest are dropped" in event for event in messages.events) == 1
-        messages.close()
+        messages.__exit__()
 
 
 @needs_broker
@@ -329,13 +334,15 @@ def test_the_button_says_that_the_latest_alarm_is_fine(broker, phone, open_mqtt)
     messages = open_mqtt(plain_url(broker))
     phone.wait(f"{PREFIX}/availability", b"online")
     phone.say(f"{PREFIX}/fine", "PRESS")  # nothing is open
+    phone.say(f"{PREFIX}/fine", "9")
+    wait_for(lambda: messages.fine == [9], "the word about an alarm of before")
     for number in (1, 2, 3):
         messages.tell(alarm(number), None)
     messages.tell(ended(3), None)
     wait_for(lambda: len(phone.said(f"{PREFIX}/alarm")) == 4, "all lines")
     phone.say(f"{PREFIX}/fine", "PRESS")
     phone.say(f"{PREFIX}/fine", "1")
-    wait_for(lambda: messages.fine == [2, 1], "the words")
+    wait_for(lambda: messages.fine == [9, 2, 1], "the words")
 
 
 HOSTILE = [b"", b"\xff\xfe", b"-1", b"1e3", b"0x1", b" 1", b"1\n", "\u0661".encode(), b"9" * 10,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -35,6 +36,7 @@ from edge_rjepa.watch.novelty import Watch
 from edge_rjepa.watch.patrol import Patrol
 from edge_rjepa.watch.threshold import BLOCK_S, MIN_BLOCKS, MIN_PER_HOUR, Tail
 from tests import small_runs
+from tests.watch.mosquitto import PASSWORD, USER, Mosquitto, Phone, make_certificates, needs_broker
 
 PICTURES_A_SECOND = 10
 WARM_UP_S = 30.0
@@ -646,6 +648,58 @@ def test_what_cannot_be_watched_is_reported_in_a_line(
     assert message in err
     assert len([line for line in err.splitlines() if line.startswith("edge-rjepa:")]) == 1
     assert not (world / "watch").exists()
+
+
+@needs_broker
+@pytest.mark.slow
+def test_the_command_tells_a_broker_what_is_new(world, tmp_path, capsys):
+    pytest.importorskip("paho.mqtt")
+    make_certificates(tmp_path)
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    phone = Phone(broker)
+    rc, out, err = run_watch(
+        world, "encoder.onnx", "--source", world / "yard.avi", "--warm-up", "30", "--json",
+        "--out", tmp_path / "out", "--mqtt-password-file", tmp_path / "password",
+        "--mqtt", f"mqtts://{USER}@localhost:{broker.tls_port}/yard",
+        "--mqtt-ca", tmp_path / "ca.pem", capsys=capsys,
+    )  # fmt: skip
+    phone.wait("yard/availability", b"offline")
+    phone.close()
+    broker.stop()
+    assert rc == 0, err
+    (alarm,) = (line for line in map(json.loads, out.splitlines()) if line["kind"] == "alarm")
+    assert [json.loads(said) for said in phone.said("yard/alarm")] == [alarm]
+    assert phone.said("yard/cutout") == [Path(alarm["picture"]).read_bytes()]
+    frame = cv2.imdecode(np.frombuffer(phone.said("yard/frame")[0], np.uint8), cv2.IMREAD_COLOR)
+    assert frame.shape == (240, 320, 3)
+    assert phone.said("yard/availability")[-2:] == [b"online", b"offline"]
+    assert phone.said("yard/new")[-1] == b"ON"
+    assert PASSWORD not in out + err and USER not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mqtt", "mqtt://me:geheim@broker/yard"], "--mqtt-password-file"),
+        (["--mqtt", "mqtt://broker"], "name a prefix"),
+        (
+            ["--mqtt", "mqtt://broker/yard", "--mqtt-password-file", "nothing"],
+            "cannot read nothing",
+        ),
+        (["--mqtt", "mqtt://broker/yard", "--mqtt-password-file", "small.toml"], "names no user"),
+        (["--mqtt", "mqtt://broker/yard", "--mqtt-ca", "small.toml"], "for mqtts:// only"),
+        (["--mqtt", "mqtts://broker/yard", "--mqtt-ca", "small.toml"], "--mqtt-ca small.toml"),
+    ],
+)
+def test_a_broker_that_cannot_be_is_reported_in_a_line(
+    world, options, message, capsys, monkeypatch
+):
+    monkeypatch.chdir(world)
+    rc, out, err = run_watch(world, "encoder.onnx", "--source", "yard.avi", *options, capsys=capsys)
+    assert (rc, out) == (1, "") and message in err and "geheim" not in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_run_and_its_file_embed_alike(world, photograph):
