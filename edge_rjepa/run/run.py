@@ -49,6 +49,10 @@ GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"
 
 MEASURED_AT_LEAST_EVERY_S = 10.0  # for who watches a slow camera
 
+# While it learns it is judged on held-out fixations when it has had so many, and each time that
+# they have doubled since: more often would say little more.
+JUDGED_FROM = 30_000
+
 # What config.toml may change in a run that goes on.
 NO_MATTER = ("checkpoint_every_s", "checkpoints_kept", "held_out_frames")
 
@@ -192,6 +196,7 @@ class Run:
         self.on_event: Callable[[str], None] = lambda event: None
         self._journal = Journal(folder / METRICS)
         self._learning_s = 0.0
+        self._judge_at = JUDGED_FROM  # fixations
         self._saved_s = self._watched_s = time.monotonic()
         self._saving_fails = False
         self._journal_fails = False
@@ -345,8 +350,25 @@ class Run:
         )
         line = progress._asdict() | health._asdict() | {"time_unix_s": time.time()}
         del line["health"]
+        if self.learner.fixations >= self._judge_at:
+            line |= self._judge()
         self._note(line)
         on_progress(progress)
+
+    def _judge(self) -> dict[str, float]:
+        """Its measures on held-out fixations, for a line of metrics; none if there are too few."""
+        if not self.loop.source.live:
+            self._fill_held_out()
+        if not self.held_out.enough:
+            return {}
+        self._judge_at = 2 * self.learner.fixations
+        judged = self.held_out.judge(self.learner)._asdict()
+        return {f"held_out_{name}": value for name, value in judged.items()}
+
+    def _fill_held_out(self) -> None:
+        if not self.held_out.enough:
+            source = self.loop.source
+            self.held_out.fill(source.camera, source.held_out(self.config.held_out_frames))
 
     def _roll_back(self, collapse: str) -> None:
         """Back to the last good weights at a lower rate; the stream goes on from where it is."""
@@ -458,9 +480,7 @@ class Run:
         """Judge what the run has kept on held-out fixations; writes and returns the summary."""
         self._spare.give_up()
         learner = load_run(self.folder).learner
-        if not self.held_out.enough:
-            source = self.loop.source
-            self.held_out.fill(source.camera, source.held_out(self.config.held_out_frames))
+        self._fill_held_out()
         before = after = None
         if self.held_out.enough:
             before = self.held_out.judge(RJepa(self.config.network, self.config.seed))

@@ -1,12 +1,15 @@
 """How learning goes and what to do next, in one plain sentence, from what a run measures.
 
 How good it is: the share of views that are known again, on views that it never learned from
-(HeldOut.known_again). Whether to go on: the information on what it learns from. It grows with
-what descriptions are worth, and by about the same step each time that the fixations double
-(docs/learning.md): so what the last doubling brought says what the next will bring.
+(HeldOut.known_again). Whether to go on: descriptions get better as long as two things hold
+(docs/learning.md).
 
-The information on held-out views would not do. It says whether the next look is foreseen; after
-long looking at a dozen photographs it falls, while descriptions get better.
+- The information on what it learns from grows. It does so by about the same step each time that
+  the fixations double: so what the last doubling brought says what the next will bring.
+- On held-out views something is foreseen still. Else what is learned is the pictures by heart.
+
+How much is foreseen there says nothing of how good descriptions are: after long looking at a dozen
+photographs it falls for a long time, while they get better.
 """
 
 from __future__ import annotations
@@ -40,8 +43,7 @@ class Verdict(NamedTuple):
 def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = None) -> Verdict:
     """The verdict on a run with these lines of measures, oldest first: there may be none.
 
-    measures: as `metrics.read` gives them. summary: what `Run.finish` measured, if it has; else it
-    is not said how many views are known again.
+    measures: as `metrics.read` gives them. summary: what `Run.finish` measured, if it has.
     """
     after = (summary or {}).get("after")
     broken = after and Monitor().broken(Health(*(after[key] for key in Health._fields)))
@@ -62,30 +64,40 @@ def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = Non
             NOTHING, "It has learned nothing yet, since one look tells nothing about the next: "
             "show it something that stays for some seconds and is not the same everywhere.",
         )  # fmt: skip
-    told = _told(summary)
+    told = _told(measures, summary)
+    if _newest(measures, summary, "information") <= 0.0:
+        return Verdict(
+            LEARNED, f"{told}It learns by heart what it sees here, which helps little with other "
+            "views: show it other things, or use it.",
+        )  # fmt: skip
     if grows:
         again = _duration(column(measures, "seconds")[-1])
         return Verdict(LEARNING, f"{told}It still learns: {again} more pay.")
     return Verdict(LEARNED, f"{told}It learns little more here: show it other things, or use it.")
 
 
-def _told(summary: dict[str, Any] | None) -> str:
+def _told(measures: list[dict[str, Any]], summary: dict[str, Any] | None) -> str:
     """What it can do by now; nothing where that was not measured."""
-    if not (summary and summary.get("after")):
+    before = ((summary or {}).get("before") or {}).get("known_again", math.nan)
+    after = _newest(measures, summary, "known_again")
+    if not math.isfinite(after):
         return ""
-    before, after = (summary[when].get("known_again", math.nan) for when in ("before", "after"))
-    if not (math.isfinite(before) and math.isfinite(after)):
-        return ""
+    known = f"It knows {after:.0%} of views again that it never learned from"
     if after < before + NOTABLE_SHARE:
-        return (
-            f"It knows {after:.0%} of views again that it never learned from, no more than before "
-            f"it learned ({before:.0%}). "
-        )
+        return f"{known}, no more than before it learned ({before:.0%}). "
+    untrained = f" ({before:.0%} before it learned)" if math.isfinite(before) else ""
     enough = ", enough to tell a few rooms apart" if after >= ENOUGH_SHARE else ""
-    return (
-        f"It knows {after:.0%} of views again that it never learned from ({before:.0%} before it "
-        f"learned){enough}. "
-    )
+    return f"{known}{untrained}{enough}. "
+
+
+def _newest(measures: list[dict[str, Any]], summary: dict[str, Any] | None, key: str) -> float:
+    """The newest of what was measured on held-out views; NaN if it never was."""
+    after = (summary or {}).get("after")
+    if after:
+        return after.get(key, math.nan)
+    found = column(measures, f"held_out_{key}")
+    found = found[np.isfinite(found)]
+    return float(found[-1]) if len(found) else math.nan
 
 
 def _information(measures: list[dict[str, Any]], fixations: float) -> float:

@@ -104,6 +104,20 @@ def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, co
     assert summary["after"] == run.held_out.judge(run.learner)._asdict()
 
 
+def test_it_is_judged_each_time_that_the_fixations_have_doubled(tmp_path, config, monkeypatch):
+    usual = begin(tmp_path / "usual", config)
+    usual.learn(frames(100), ignore)
+    monkeypatch.setattr(run_module, "JUDGED_FROM", 300)
+    judged = begin(tmp_path / "judged", config)
+    judged.learn(frames(100), ignore)
+    assert same(usual.learner, judged.learner)
+    found = [line for line in lines(tmp_path / "judged") if "held_out_known_again" in line]
+    assert [line["fixations"] for line in found] == [320, 640, 1280]
+    wanted = judged.finish()["after"]
+    assert set(wanted) == {key.removeprefix("held_out_") for key in found[0] if "held_out" in key}
+    assert not any("held_out_known_again" in line for line in lines(tmp_path / "usual"))
+
+
 def test_a_run_too_short_for_a_measurement_is_measured_at_its_end(tmp_path, config):
     run = begin(tmp_path, config)
     seen = []

@@ -53,11 +53,30 @@ def test_a_run_that_has_only_begun_is_not_judged():
         (0.20, 0.40, "40% of views again that it never learned from (20% before it learned). It"),
         (0.40, 0.42, "42% of views again that it never learned from, no more than before"),
         (0.40, math.nan, "It still learns"),
+        (math.nan, 0.60, "60% of views again that it never learned from. It still"),
     ],
 )
 def test_what_it_is_worth_is_said_where_it_was_measured(before, after, says):
     said = verdict(measures(doubling), summary(before, after))
     assert says in said.sentence and said.stage == LEARNING
+
+
+def test_what_helps_with_the_same_pictures_only_does_not_pay():
+    by_heart = summary(0.4, 0.8)
+    by_heart["after"]["information"] = -0.1
+    said = verdict(measures(doubling), by_heart)
+    assert said.stage == LEARNED and "by heart" in said.sentence and "80%" in said.sentence
+
+
+def test_while_it_learns_the_newest_judgement_counts():
+    lines = measures(doubling)
+    lines[20] |= {"held_out_information": -1.0, "held_out_known_again": 0.5}
+    lines[40] |= {"held_out_information": 1.0, "held_out_known_again": 0.75}
+    said = verdict(lines)
+    assert said.stage == LEARNING
+    assert said.sentence.startswith("It knows 75% of views again that it never learned from, enou")
+    lines[60] |= {"held_out_information": -1.0}
+    assert verdict(lines).stage == LEARNED
 
 
 def test_little_held_out_information_is_no_reason_to_say_that_it_has_not_learned():
