@@ -22,7 +22,7 @@ ALLOWED = {
     "run": "base eye learner optics sources",
     "encoder": "base eye learner run sources",
     "watch": "base optics sources",
-    "views": "base encoder eye learner run",
+    "views": "base encoder eye learner optics run",
     "doctor": "base sources",
     "cli": "base doctor encoder eye learner optics run sources views watch",
 }

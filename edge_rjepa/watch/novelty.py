@@ -226,6 +226,16 @@ class Watch:
         present = [self._place.kept(self._now_s)] if self.is_warm else []
         return [*self.known.places, *present]
 
+    def scores(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (K, 2) of the directions in a frame, and how new it is there (K,), by the score.
+
+        In standard deviations, to be compared with the threshold; -inf where it is not known yet.
+        """
+        directions = self._directions.in_view(frame.head_rad)
+        angles_rad = self._directions.angles_rad[directions]
+        pixels = self._camera.pixels_of_angles(angles_rad, frame.head_rad)
+        return pixels, self._persistent_scores(directions)
+
     def look(self, frame: Frame) -> list[Alarm]:
         """Look at a frame; what is new in it."""
         directions = self._due(frame)

@@ -13,12 +13,17 @@ from edge_rjepa.run.run import Run
 
 try:
     from edge_rjepa.views.dashboard.buttons import Buttons
+    from edge_rjepa.views.dashboard.kept import KeptRun
+    from edge_rjepa.views.dashboard.learning import LearningRun
     from edge_rjepa.views.dashboard.live import LiveState, device_state
     from edge_rjepa.views.dashboard.server import Dashboard
+    from edge_rjepa.views.dashboard.watching import Look, Watching
 except ModuleNotFoundError as error:
     if error.name != "aiohttp":
         raise
     raise ConfigError('the page needs aiohttp: pip install "edge-rjepa[dashboard]"') from error
+
+__all__ = ["Dashboard", "KeptRun", "LearningRun", "Look", "Page", "Watching", "page_of"]
 
 
 class Page(NamedTuple):
@@ -37,18 +42,14 @@ def page_of(
 
     address, token, names: as in Dashboard.
     """
-    live = LiveState(lambda: run.learner.patch_encoder())  # a rollback replaces the learner
-    buttons = Buttons(_export(run), live.on_event)
     loop = run.loop
-    with Dashboard(
-        address,
-        run.folder,
-        live,
-        buttons,
-        lambda: device_state(loop.source, loop.head),
-        token,
-        names,
-    ) as server:
+    live = LiveState(
+        lambda: run.learner.patch_encoder(),  # a rollback replaces the learner
+        lambda: loop.source.camera,
+    )
+    buttons = Buttons(_export(run), live.on_event)
+    subject = LearningRun(run.folder, live, buttons, lambda: device_state(loop.source, loop.head))
+    with Dashboard(address, subject, token, names) as server:
         loop.observers.append(live.observe)
         try:
             yield Page(server, live, buttons)
