@@ -129,7 +129,8 @@ class Watching(Subject):
             return None
         height, width = look.image.shape[:2]
         places = (look.pixels + 0.5) / (width, height)
-        shares = np.clip(look.scores / look.threshold, 0.0, STRONGEST)  # 0 for an infinite one
+        known = np.where(np.isfinite(look.scores), look.scores, 0.0)
+        shares = np.clip(known / look.threshold, 0.0, STRONGEST)  # 0 for an infinite one
         shown = np.isfinite(places).all(axis=1) & (shares >= FAINTEST)
         scores = np.column_stack([places, shares])[shown].round(3).tolist()
         return Picture({"scores": scores, "boxes": self._boxes()}, jpeg_of(look.image))
