@@ -87,16 +87,8 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_views(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dashboard",
-        nargs="?",
-        const=flags.ADDRESS,
-        metavar="HOST:PORT",
-        help=f"serve a live page for the browser ({flags.ADDRESS} if no address is given)",
-    )
+    flags.add_dashboard(parser)
     parser.add_argument("--show", action="store_true", help="show the fixations in a window")
-    flags.add_token(parser)
-    flags.add_host_names(parser)
 
 
 def execute(options: argparse.Namespace) -> int:

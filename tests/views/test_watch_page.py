@@ -2,6 +2,10 @@
 
 import json
 import math
+import re
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -9,8 +13,12 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from benchmarks.browser import browser as chromium
+from benchmarks.faulty_camera import FaultyCamera
 from edge_rjepa.base import journal
+from edge_rjepa.encoder.export import export
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.eye.retina import Retina
+from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.views.dashboard.server import Dashboard
 from edge_rjepa.views.dashboard.subject import Refused
 from edge_rjepa.views.dashboard.watching import (
@@ -22,7 +30,7 @@ from edge_rjepa.views.dashboard.watching import (
     Watching,
 )
 from tests import browser
-from tests.views.test_dashboard import ask, painted, text, wait_for
+from tests.views.test_dashboard import NETWORK, PATIENCE_S, ask, painted, text, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -77,7 +85,10 @@ def yard(tmp_path_factory):
 
 
 def items(driver):
-    return driver.find_elements("css selector", "#alarms li")
+    """What the alarms say, newest first."""
+    return driver.execute_script(
+        "return [...document.querySelectorAll('#alarms li')].map(item => item.innerText)"
+    )
 
 
 def test_it_says_how_it_stands(yard):
@@ -103,18 +114,19 @@ def test_alarms_come_end_and_are_said_to_be_fine(yard):
     yard.page.tell(alarm(1), JPEG)
     yard.page.tell(alarm(2, what="removed", azimuth_deg=3.0, elevation_deg=-7.0), JPEG)
     wait_for(lambda: len(items(driver)) == 2, "both are shown")
-    newest, first = (item.text for item in items(driver))
+    newest, first = items(driver)
     assert newest.startswith("2: something was taken away") and "3° right, 7° down" in newest
     assert first.startswith("1: something new") and "still there" in first
     wait_for(lambda: "2 things here changed" in text(driver, "sentence"), "the sentence says so")
     loaded = "return [...document.querySelectorAll('#alarms img')].every(i => i.naturalWidth == 40)"
     wait_for(lambda: driver.execute_script(loaded), "with their pictures")
     yard.page.tell({"kind": "gone", "number": 2, "time": "", "t_s": 90.0, "after_s": 30.0}, None)
-    wait_for(lambda: "back after 30 s" in items(driver)[0].text, "it has an end")
-    items(driver)[1].find_element("css selector", "[data-fine]").click()
-    wait_for(lambda: "this is usual" in items(driver)[1].text, "its owner said so")
+    wait_for(lambda: "back after 30 s" in items(driver)[0], "it has an end")
+    driver.find_element("css selector", "[data-fine='1']").send_keys(Keys.ENTER)
+    wait_for(lambda: "this is usual" in items(driver)[1], "its owner said so")
     assert yard.fine == [1] and text(driver, "said") == "alarm 1 counts as usual from now on"
-    assert not items(driver)[1].find_elements("css selector", "[data-fine]")
+    assert "This is fine" not in items(driver)[1] and "This is fine" in items(driver)[0]
+    assert driver.switch_to.active_element.get_attribute("id") == "alarms"  # no focus is lost
     assert len(yard.page.overview()["alarms"]) == 2
     wait_for(lambda: text(driver, "sentence") == "It watches: all is as usual.", "all is well")
     assert browser.complaints(driver) == []
@@ -248,6 +260,33 @@ def test_others_press_nothing_and_nothing_too_long_is_read(tmp_path):
     with Dashboard("0.0.0.0:0", yard.page) as server:
         for path in ("/alarm-1.jpg", "/pictures", "/press"):
             assert ask(server, "GET", path)[0] == 401, path
+
+
+@pytest.mark.slow
+def test_the_command_serves_the_page_of_its_watch(tmp_path):
+    encoder, folder = tmp_path / "encoder.onnx", tmp_path / "yard"
+    export(RJepa(NETWORK), Retina(), encoder)
+    command = [sys.executable, "-m", "edge_rjepa", "watch", encoder, "--out", folder]
+    with FaultyCamera(size=(320, 240)) as camera:
+        command += ["--source", camera.url, "--dashboard", "127.0.0.1:0"]
+        with (
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching,
+            chromium() as driver,
+        ):
+            said = iter(watching.stderr.readline, "")
+            address = next(found[1] for line in said if (found := re.search(r"page: (\S+)", line)))
+            driver.get(address)
+            wait_for(lambda: text(driver, "line") == "learning", "it learns what is usual")
+            wait_for(lambda: driver.find_element("id", "eye").is_displayed(), "a picture has come")
+            assert text(driver, "name") == "yard"
+            driver.find_element("id", "draw").send_keys(Keys.ENTER)
+            ActionChains(driver).send_keys(Keys.ARROW_LEFT, Keys.ENTER).perform()
+            wait_for(lambda: text(driver, "said") == "kept: 1 mask", "it is kept")
+            (mask,) = json.loads((folder / "mask.json").read_text())["polygons"]
+            np.testing.assert_allclose(mask, [[0.38, 0.4], [0.58, 0.4], [0.58, 0.6], [0.38, 0.6]])
+            assert browser.complaints(driver) == []
+            watching.send_signal(signal.SIGTERM)
+            assert watching.wait(PATIENCE_S) == 0
 
 
 # -- what is kept ---------------------------------------------------------------------------------
