@@ -36,11 +36,15 @@ class Page(NamedTuple):
 
 @contextmanager
 def page_of(
-    run: Run, address: str, token: str | None, names: Collection[str] = ()
+    run: Run,
+    address: str,
+    token: str | None,
+    names: Collection[str] = (),
+    taught: Callable[[], dict] = dict,
 ) -> Iterator[Page]:
     """Serve the page of this run; whoever learns calls on_progress, on_event and obey.
 
-    address, token, names: as in Dashboard.
+    address, token, names: as in Dashboard. taught: as in LearningRun.
     """
     loop = run.loop
     live = LiveState(
@@ -48,7 +52,9 @@ def page_of(
         lambda: loop.source.camera,
     )
     buttons = Buttons(_export(run), live.on_event)
-    subject = LearningRun(run.folder, live, buttons, lambda: device_state(loop.source, loop.head))
+    subject = LearningRun(
+        run.folder, live, buttons, lambda: device_state(loop.source, loop.head), taught
+    )
     with Dashboard(address, subject, token, names) as server:
         loop.observers.append(live.observe)
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from edge_rjepa.views.dashboard.history import history
 from edge_rjepa.views.dashboard.live import data_url, fixations_over, jpeg_of, scale_of
 from edge_rjepa.views.dashboard.subject import Subject
@@ -11,7 +14,11 @@ FILES = {"encoder.onnx": "export it first", "report.png": "edge-rjepa report dra
 
 
 class KeptRun(Subject):
-    """The folder of a run."""
+    """The folder of a run. taught: as in LearningRun."""
+
+    def __init__(self, folder: Path, taught: Callable[[], dict] = dict) -> None:
+        super().__init__(folder)
+        self._taught = taught
 
     @property
     def files(self) -> dict[str, str]:
@@ -21,6 +28,10 @@ class KeptRun(Subject):
     def overview(self) -> dict:
         """Its curves, events and verdict."""
         return super().overview() | history(self.folder / "metrics.jsonl")
+
+    def state(self) -> dict:
+        """What it was taught."""
+        return self._taught()
 
     def pictures_kept(self) -> list[dict]:
         """Pictures that it never learned from, with what surprised it there."""

@@ -27,8 +27,8 @@ class LearningRun(Subject):
     """What the page shows of it.
 
     live: who learns writes it. buttons: who learns obeys them. devices: camera and head as plain
-    JSON values. taught: what is recognised, {"taught": [{"name", "looks"}, ..], "recognised":
-    {"name", "probability"}}, as far as there is any.
+    JSON values. taught: quickly, what was taught and what is seen now, as far as there is any:
+    {"taught": [{"name", "looks"}, ..], "recognised": {"name": None for unknown, "probability"}}.
     """
 
     kind = "learns"
