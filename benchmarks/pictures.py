@@ -185,7 +185,8 @@ def _photograph(address: str, path: Path, look: Look, ready: str) -> None:
 def _write_small(png: bytes, path: Path) -> None:
     """In as many colours as a page needs: a third of the bytes."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    method = Image.Quantize.FASTOCTREE  # keeps the few points of a rare colour
+    picture.quantize(COLOURS, method).save(path, optimize=True)
 
 
 def _resize(driver, look: Look, height_px: int) -> None:

@@ -40,14 +40,12 @@ def summed_up(record: metrics.Record, points: int = POINTS) -> dict:
     count = len(record.measures)
     points = min(points, count)
     starts = np.arange(points) * count // max(points, 1)
-    curves = {
-        name: _curve(metrics.column(record.measures, name), starts)
-        for name in ("time_unix_s", "fixations", *CURVES)
-    }
+    names = "time_unix_s", "fixations", *CURVES
+    columns = {name: metrics.column(record.measures, name) for name in names}
     return {
-        "curves": curves,
-        "events": _events(record),
-        "pauses": _pauses(record.measures),
+        "curves": {name: _curve(column, starts) for name, column in columns.items()},
+        "events": _events(record, columns["fixations"]),
+        "pauses": _pauses(columns["time_unix_s"], columns["fixations"]),
         "last": finite(record.measures[-1]) if count else None,
         "verdict": verdict(record.measures)._asdict(),
     }
@@ -60,10 +58,9 @@ def thinned(measures: list[dict[str, Any]], most: int = POINTS) -> list[dict[str
     return [measures[i] for i in np.linspace(0, len(measures) - 1, most).astype(int)]
 
 
-def _events(record: metrics.Record) -> list[list]:
+def _events(record: metrics.Record, fixations: np.ndarray) -> list[list]:
     """Of each of the last events the time, its text, and how many fixations came before."""
-    frames = metrics.column(record.measures, "frames")
-    fixations = metrics.column(record.measures, "fixations")
+    frames = metrics.column(record.measures, "frames") if record.events else np.empty(0)
     known = np.isfinite(frames)
     found = []
     for event in map(finite, record.events[-EVENTS:]):
@@ -75,10 +72,9 @@ def _events(record: metrics.Record) -> list[list]:
     return found
 
 
-def _pauses(measures: list[dict[str, Any]]) -> list[list[float]]:
+def _pauses(time_s: np.ndarray, fixations: np.ndarray) -> list[list[float]]:
     """Where nothing was learned for PAUSE_S or more: fixations before it, and its seconds."""
-    passed_s = np.diff(metrics.column(measures, "time_unix_s"))
-    fixations = metrics.column(measures, "fixations")
+    passed_s = np.diff(time_s)
     long = np.flatnonzero(np.isfinite(passed_s) & (passed_s > PAUSE_S))[-PAUSES:]
     return [[float(fixations[i]), float(passed_s[i])] for i in long]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -38,6 +39,7 @@ THUMBS_IN_MAP = 36
 MEASURES = 1200  # lines, before every other one is forgotten
 FIELD = 32, 24  # columns and rows of the surprise that is laid over the picture
 LEVELS = 255  # of it; 0 is not known
+SCALES_S = 0.5  # between two times that the scales are made anew
 SMOOTH_CELLS = 1.5  # standard deviation
 RECENT = 200  # frames whose surprise makes the scale of colours
 WIDEST_PX = 1280  # of a picture that is sent
@@ -49,6 +51,14 @@ class RememberedPatch(NamedTuple):
 
     z: np.ndarray  # (n_z,) float32, its embedding
     thumb: bytes  # JPEG
+
+
+class Scales(NamedTuple):
+    """What the colours over the picture mean."""
+
+    recent: list[float] | None  # nats, of the last fixations
+    usual: np.ndarray  # (ROWS, COLUMNS) nats, smooth
+    field: list[float] | None  # nats, of the usual surprise
 
 
 class LiveState:
@@ -68,6 +78,8 @@ class LiveState:
         self._encoder: Encoder | None = None
         self._surprise = np.full((ROWS, COLUMNS), np.nan, np.float32)
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)  # surprise of the last batches
+        self._held = Scales(None, self._surprise, None)
+        self._scaled_s = -math.inf
         self._progress: Progress | None = None
         self.measured: list[dict] = []  # lines of metrics since this process began, thinned out
         self._events: deque[tuple[int, str]] = deque(maxlen=EVENTS)
@@ -116,14 +128,22 @@ class LiveState:
         over = {
             "fixations": fixations_over(image, batch.pixels, batch.surprise),
             "field": self._field(batch),
-            "scale": scale_of(np.concatenate([*self._recent, np.empty(0)])),
+            "scale": self._scales().recent,
         }
         return Picture(over, jpeg_of(image))
 
+    def _scales(self) -> Scales:
+        """Now and then anew: they change slowly, and pictures come ten times a second."""
+        if time.monotonic() - self._scaled_s > SCALES_S:
+            self._scaled_s = time.monotonic()
+            usual = smoothed(self._surprise)
+            recent = np.concatenate([*self._recent, np.empty(0)])
+            self._held = Scales(scale_of(recent), usual, scale_of(usual))
+        return self._held
+
     def _field(self, batch: FixationBatch) -> dict | None:
         """How surprising it usually is in each part of the picture, as steps from low to high."""
-        usual = smoothed(self._surprise)
-        scale = scale_of(usual)
+        _, usual, scale = self._scales()
         if self._camera is None or scale is None:
             return None
         height, width = batch.frame.image.shape[:2]
