@@ -191,7 +191,7 @@ def test_one_sentence_says_how_it_goes(world):
 
 def test_boxes_with_nothing_in_them_are_not_shown(world):
     _, driver = world
-    for name in ("teaching", "alarming", "masking", "leaf", "happened"):
+    for name in ("teaching", "alarming", "masking", "leaf"):
         assert not driver.find_element("id", name).is_displayed(), name
 
 
@@ -590,17 +590,20 @@ def test_a_long_run_is_judged_by_all_of_it_and_held_in_few_lines(folder):
     kept = journal.Journal(folder / "metrics.jsonl")
     line = {"embedding_std": 0.8, "effective_rank": 9.0, "time_unix_s": 1e9, "seconds": 1.0}
     for k in range(1, 3000):
-        kept.append(line | {"frames": k, "fixations": 100 * k, "information": min(4.0, k / 700)})
+        judged = {"held_out_information": 1.0, "held_out_known_again": 0.5} if k == 1501 else {}
+        line |= {"frames": k, "fixations": 100 * k, "information": min(4.0, k / 700)}
+        kept.append(line | judged)
     live = live_state()
     run = LearningRun(folder, live, Buttons(lambda learner, path: None, live.on_event))
     overview = run.overview()
+    assert "50% of views" in overview["verdict"]["sentence"]
     assert run.maps()["verdict"] == overview["verdict"]
     health = Health(4.0, 9.0, 0.8)
     for k in range(3000, 12_000):
         live.on_progress(
-            Progress(k, 100 * k, 1.0, 1.0, 1.0, health, 1.0, 1.0, None, None, {}, {}, 0)
+            Progress(k, 100 * k, 1.0, 1.0, 1.0, health, 1.0, 1.0, None, None, {}, {}, 0, {})
         )
-    assert len(live.measured) <= 1200 and len(run._earlier) == 600
+    assert len(live.measured) <= 1200 and len(run._earlier) == 601  # one was judged
     assert run.maps()["verdict"]["stage"] == LEARNED
 
 

@@ -22,17 +22,21 @@ PAUSE_S = 30.0  # a run that learns writes a line every 10 s at least
 PAUSES = 50
 
 
-def history(path: Path, points: int = POINTS) -> dict:
+def history(path: Path, points: int = POINTS, summary: dict[str, Any] | None = None) -> dict:
     """The metrics at `path`, summed up; empty where there is no file yet."""
     try:
         record = metrics.read(path)
     except OSError:
         record = metrics.Record([], [])
-    return summed_up(record, points)
+    return summed_up(record, points, summary)
 
 
-def summed_up(record: metrics.Record, points: int = POINTS) -> dict:
+def summed_up(
+    record: metrics.Record, points: int = POINTS, summary: dict[str, Any] | None = None
+) -> dict:
     """A run's metrics in at most so many points, its events and its verdict, as JSON values.
+
+    summary: what it measured at its end, if it has ended.
 
     A point is the mean of the lines it stands for, low and high their extremes, so that a spike is
     seen however many hours there are. Events and pauses are told by the fixations before them.
@@ -47,15 +51,8 @@ def summed_up(record: metrics.Record, points: int = POINTS) -> dict:
         "events": _events(record, columns["fixations"]),
         "pauses": _pauses(columns["time_unix_s"], columns["fixations"]),
         "last": finite(record.measures[-1]) if count else None,
-        "verdict": verdict(record.measures)._asdict(),
+        "verdict": verdict(record.measures, summary)._asdict(),
     }
-
-
-def thinned(measures: list[dict[str, Any]], most: int = POINTS) -> list[dict[str, Any]]:
-    """At most so many of the lines, from first to last."""
-    if len(measures) <= most:
-        return measures
-    return [measures[i] for i in np.linspace(0, len(measures) - 1, most).astype(int)]
 
 
 def _events(record: metrics.Record, fixations: np.ndarray) -> list[list]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_rjepa.views.dashboard.history import history
 from edge_rjepa.views.dashboard.live import data_url, fixations_over, jpeg_of, scale_of
 from edge_rjepa.views.dashboard.subject import Subject
-from edge_rjepa.views.report import ReportError, read_sample
+from edge_rjepa.views.report import ReportError, read_sample, read_summary
 
 FILES = {"encoder.onnx": "export it first", "report.png": "edge-rjepa report draws it"}
 
@@ -27,7 +27,11 @@ class KeptRun(Subject):
 
     def overview(self) -> dict:
         """Its curves, events and verdict."""
-        return super().overview() | history(self.folder / "metrics.jsonl")
+        try:
+            summary = read_summary(self.folder)
+        except ReportError:  # damaged: the rest of the page stands without
+            summary = None
+        return super().overview() | history(self.folder / "metrics.jsonl", summary=summary)
 
     def state(self) -> dict:
         """What it was taught."""

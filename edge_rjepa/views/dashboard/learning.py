@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from edge_rjepa.views import metrics
 from edge_rjepa.views.dashboard.buttons import Buttons
-from edge_rjepa.views.dashboard.history import summed_up, thinned
+from edge_rjepa.views.dashboard.history import POINTS, summed_up
 from edge_rjepa.views.dashboard.kept import FILES
-from edge_rjepa.views.dashboard.live import LiveState
+from edge_rjepa.views.dashboard.live import LiveState, thinned
 from edge_rjepa.views.dashboard.subject import Picture, Subject
 from edge_rjepa.views.verdict import verdict
 
@@ -62,7 +62,7 @@ class LearningRun(Subject):
             record = metrics.read(self.folder / "metrics.jsonl")
         except OSError:
             record = metrics.Record([], [])
-        self._earlier = thinned(record.measures)
+        self._earlier = thinned(record.measures, POINTS)
         return super().overview() | summed_up(record)
 
     def picture(self) -> Picture | None:

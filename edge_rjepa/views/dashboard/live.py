@@ -108,8 +108,9 @@ class LiveState:
         """The newest measures; also the moment to take the encoder as it is now."""
         self._progress = progress
         self._encoder = self._snapshot()
-        lines = [*self.measured, progress._asdict() | progress.health._asdict()]
-        self.measured = lines[::2] if len(lines) > MEASURES else lines
+        self.measured = [*self.measured, progress.as_line()]
+        if len(self.measured) > MEASURES:
+            self.measured = thinned(self.measured, MEASURES // 2)
 
     def on_event(self, text: str) -> None:
         """Something happened."""
@@ -165,9 +166,7 @@ class LiveState:
         progress = self._progress
         if progress is None:
             return None
-        line = progress._asdict() | progress.health._asdict()
-        del line["health"]
-        return finite(line)
+        return finite(progress.as_line())
 
     def newest(self) -> tuple[int | None, int]:
         """At which frame measures were last, and the number of the last event."""
@@ -280,6 +279,14 @@ def smoothed(surprise: np.ndarray) -> np.ndarray:
         for each in (known, np.where(known, surprise, 0.0))
     )
     return np.where(weights > 0.1, sums / np.maximum(weights, 0.1), np.nan)
+
+
+def thinned(measures: list[dict], most: int) -> list[dict]:
+    """So many lines, evenly from first to last; and the few that were judged on held-out views."""
+    if len(measures) <= most:
+        return measures
+    some = set(np.linspace(0, len(measures) - 1, most).astype(int).tolist())
+    return [each for i, each in enumerate(measures) if i in some or "held_out_information" in each]
 
 
 def scale_of(surprise: np.ndarray) -> list[float] | None:
