@@ -17,6 +17,7 @@ def requirements(name: str) -> list[str]:
 
 CORE = requirements("learner") + requirements("opencv") + requirements("runs")
 DASHBOARD = ["aiohttp>=3.13.3"]  # before it: a few bytes that unpack to gigabytes
+MQTT = ["paho-mqtt>=2.0"]  # with 1.x its callbacks were called in another way
 CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
 # Pillow is theirs; before that version it wrote beyond its memory for a made-up picture.
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22", "pillow>=12.1.1"]
@@ -28,6 +29,7 @@ EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22", "pillow>=12.1.1"]
 TEST = [
     *DEMO,
     *DASHBOARD,
+    *MQTT,
     *EXAMPLES,
     "hypothesis>=6.100",
     "pytest>=8.0",
@@ -93,6 +95,7 @@ setup(
     extras_require={
         "cuda": CUDA,
         "dashboard": DASHBOARD,
+        "mqtt": MQTT,
         "demo": DEMO,
         "bench": BENCH,
         "examples": EXAMPLES,

@@ -35,9 +35,11 @@ from benchmarks.faulty_camera import FAULTS, FaultyCamera
 from benchmarks.memory import resident_bytes
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.monitor import NOTABLE_NATS
-from edge_rjepa.run.run import Run
+from edge_rjepa.run.run import METRICS, Run
 from edge_rjepa.sources import Frame, open_source
+from edge_rjepa.views import metrics
 from edge_rjepa.views.dashboard import connections, page_of
+from edge_rjepa.views.verdict import verdict
 
 SIZE = 640, 480
 FRAMES_PER_S = 120.0  # as fast as two cores encode, decode and learn
@@ -253,10 +255,11 @@ def soak(folder: Path, fixations: int, faults: int, seed: int, sockets: int = 0)
             with besieged(run, sockets) if sockets else nullcontext():
                 run.learn(play.go_on, play.watch, play.hear)
             summary = run.finish()
-    print(summary["verdict"])
+    print(verdict(metrics.read(run.folder / METRICS).measures, summary).sentence)
     print(f"rolled back {run.rollbacks} times; oldest picture learned from {play.oldest_s:.2f} s")
     if fixations >= JUDGED_FIXATIONS:
-        learned = summary["verdict"].startswith("It learned")
+        before, after = (summary[when]["information"] for when in ("before", "after"))
+        learned = min(after, after - before) >= NOTABLE_NATS
     else:
         learned = play.information >= NOTABLE_NATS
         print(f"too short to be judged on held-out frames: {play.information:.2f} nats on its own")

@@ -19,6 +19,7 @@ from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import USAGE, say, stop_on_signals
 from edge_rjepa.eye.config import GazePolicy
 from edge_rjepa.learner.config import DEVICES
+from safe_files.errors import why
 
 LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
 FIXED = ("out", "config", "seed", "source", "fov", "calibration", "gaze", "record")  # once begun
@@ -86,16 +87,8 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_views(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dashboard",
-        nargs="?",
-        const=flags.ADDRESS,
-        metavar="HOST:PORT",
-        help=f"serve a live page for the browser ({flags.ADDRESS} if no address is given)",
-    )
+    flags.add_dashboard(parser)
     parser.add_argument("--show", action="store_true", help="show the fixations in a window")
-    flags.add_token(parser)
-    flags.add_host_names(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -120,6 +113,7 @@ def execute(options: argparse.Namespace) -> int:
             say(f"saved; continue with {_resume_line(run)}")
             return 0
         summary = run.finish()
+    summary["verdict"] = _verdict(run.folder, summary)
     say(summary["verdict"])
     _draw(run.folder)
     say(f"next: edge-rjepa export {run.folder}   or continue: {_resume_line(run)}")
@@ -264,6 +258,17 @@ def _close_recording(run: Any, options: argparse.Namespace) -> None:
                 "what was learned differs from when this was recorded: other flags, or another "
                 "kind of processor, make other weights"
             )
+
+
+def _verdict(folder: Path, summary: dict[str, Any]) -> str:
+    from edge_rjepa.run.run import METRICS
+    from edge_rjepa.views import metrics
+    from edge_rjepa.views.verdict import verdict
+
+    try:
+        return verdict(metrics.read(folder / METRICS).measures, summary).sentence
+    except OSError as error:  # the disk may be gone
+        return f"not judged: {folder / METRICS} cannot be read: {why(error)}"
 
 
 def _draw(folder: Path) -> None:

@@ -15,7 +15,7 @@ from edge_rjepa.sources.kinds import supported
 from safe_files.errors import why
 from safe_files.reading import read_bytes
 
-TOKEN_VARIABLE, MOST_TOKEN_BYTES = "EDGE_RJEPA_TOKEN", 4096
+TOKEN_VARIABLE, MOST_SECRET_BYTES = "EDGE_RJEPA_TOKEN", 4096
 ADDRESS = "127.0.0.1:8000"  # of the page, unless another one is given
 
 
@@ -100,6 +100,19 @@ def add_seconds(parser: Any, what: str = "stop after this many seconds") -> None
     parser.add_argument("--seconds", type=positive(float), metavar="S", help=what)
 
 
+def add_dashboard(parser: Any) -> None:
+    """--dashboard, and who may look at it."""
+    parser.add_argument(
+        "--dashboard",
+        nargs="?",
+        const=ADDRESS,
+        metavar="HOST:PORT",
+        help=f"serve a live page for the browser ({ADDRESS} if no address is given)",
+    )
+    add_token(parser)
+    add_host_names(parser)
+
+
 def add_token(parser: Any) -> None:
     """--token and --token-file; `read_token` has what they say."""
     either = parser.add_mutually_exclusive_group()
@@ -120,19 +133,27 @@ def read_token(options: argparse.Namespace) -> str | None:
     Raises ConfigError for a file that cannot be read, and for an empty token, which would let in
     everybody.
     """
-    token = options.token
-    if options.token_file is not None:
-        try:
-            token = read_bytes(options.token_file, MOST_TOKEN_BYTES).decode().strip()
-        except OSError as error:
-            raise ConfigError(f"cannot read {options.token_file}: {why(error)}") from error
-        except ValueError as error:  # too long, or not UTF-8
-            raise ConfigError(f"{options.token_file} holds no token ({error})") from error
-    elif token is None:
-        token = os.environ.get(TOKEN_VARIABLE)
+    token: str | None = options.token
+    if token is None:
+        token = read_secret(options.token_file, TOKEN_VARIABLE, "token")
     if token is not None and not token.strip():
         raise ConfigError("the page's token is empty: give one, or leave it out")
     return token
+
+
+def read_secret(path: Path | None, variable: str, what: str) -> str | None:
+    """What stands in the file, or else in the variable of the environment; None for neither.
+
+    what: it is, for messages. Raises ConfigError for a file that cannot be read.
+    """
+    if path is None:
+        return os.environ.get(variable)
+    try:
+        return read_bytes(path, MOST_SECRET_BYTES).decode().strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {why(error)}") from error
+    except ValueError as error:  # too long, or not UTF-8
+        raise ConfigError(f"{path} holds no {what} ({error})") from error
 
 
 def add_host_names(parser: Any) -> None:

@@ -6,11 +6,13 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edge_rjepa.cli import messages
 from edge_rjepa.cli import options as flags
 from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import say, stop_on_signals
@@ -24,6 +26,7 @@ MOST_TIMES = 100  # as surprising as usual that are told as a number
 EXAMPLES = """examples:
   edge-rjepa watch runs/mine --source 0                     the first camera, until Ctrl-C
   edge-rjepa watch encoder.onnx --source yard.mp4 --warm-up 60
+  edge-rjepa watch runs/mine --source 0 --dashboard         show alarms in the browser, draw masks
   edge-rjepa watch runs/mine --source 0 --head serial:      also turn the head to look around
   edge-rjepa watch runs/mine --source 0 --alarms-per-hour 0.1 --exec "python3 notify.py"
 """
@@ -50,13 +53,20 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     flags.add_seconds(parser, "stop after this many seconds, the warm-up among them")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write alarms.jsonl and cut-outs to DIR "
-        "(watch/DATE-TIME)"
+        "--out", type=Path, metavar="DIR", help="keep alarms, and what is usual, in DIR "
+        "(RUN/watch, or watch/NAME for an encoder NAME.onnx); a watch with the same DIR goes on "
+        "from there"
+    )  # fmt: skip
+    parser.add_argument(
+        "--mask", type=Path, metavar="F", help="watch nothing in the polygons of this JSON file, "
+        "or where this picture is dark; it is kept in DIR"
     )  # fmt: skip
     parser.add_argument(
         "--exec", metavar="COMMAND", help="run COMMAND for each alarm, without a shell, for 10 s "
         "at most; it reads the alarm as JSON from its standard input"
     )  # fmt: skip
+    messages.add_mqtt(parser)
+    flags.add_dashboard(parser)
     flags.add_json(parser, "reports, a line each,")
 
 
@@ -65,17 +75,27 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.encoder.opener import open_encoder
     from edge_rjepa.run.run import alone_in
     from edge_rjepa.sources import redacted
-    from edge_rjepa.watch.alarms import AlarmFolder, Command
+    from edge_rjepa.watch.alarms import Command
+    from edge_rjepa.watch.masks import read_mask
     from edge_rjepa.watch.novelty import Watch
+    from edge_rjepa.watch.session import Session, Tell
 
+    session: Session
+
+    def fine(number: int) -> None:
+        session.feedback.say(number)
+
+    mqtt = messages.mqtt_of(options, fine)
+    token = flags.read_token(options) if options.dashboard is not None else None
     encoder = open_encoder(options.encoder)
     embed = encoder.patch_embedder()
     config = _configuration(options, encoder.config)
-    folder = options.out or Path(time.strftime("watch/%Y%m%d-%H%M%S"))
+    folder = options.out or _usual_folder(options.encoder)
+    mask = read_mask(options.mask) if options.mask else None
     with ExitStack() as opened:
-        command = None
+        tell: list[Tell] = []
         if options.exec:
-            command = opened.enter_context(closing(Command(options.exec, say)))
+            tell.append(opened.enter_context(closing(Command(options.exec, say))).run)
         source, head = opened.enter_context(rig.open_rig(config, once=True))
         _check_time(source, options)
         watch = Watch(
@@ -83,32 +103,71 @@ def execute(options: argparse.Namespace) -> int:
             options.alarms_per_hour, options.warm_up,
         )  # fmt: skip
         opened.enter_context(alone_in(folder))
-        kept = AlarmFolder(folder, say)
+        page = None
+        if options.dashboard is not None:
+            page = _page(folder, head, fine, lambda: session.masks)
+        reporter = _Reporter(watch, options.json, [page.on_event] if page else [])
+        tell += [each.tell for each in (reporter, mqtt, page) if each]
+        session = Session(watch, folder, tell, reporter.report_event, mask)
+        if mqtt:
+            opened.enter_context(mqtt)
+        if page:
+            _serve(page, options, token, opened)
         received = opened.enter_context(stop_on_signals("stopping"))
         say(f"watching {redacted(config.source)}; alarms go to {folder}")
         say(f"nothing is reported for {options.warm_up:.0f} s, while it learns what is usual here")
-        reporter = _Reporter(watch, options.json)
+        if watch.known.places:
+            say("unless it looks as it did before: then it goes on within seconds")
         until_s = time.monotonic() + (options.seconds or math.inf)
 
         def ended() -> bool:
             return bool(received) or time.monotonic() > until_s
 
         frames = _frames(source, head, config, ended, reporter.report_event)
-        _look(frames, watch, kept, command, reporter)
+        for frame in frames:
+            if mqtt:
+                mqtt.see(frame.image)
+            session.look(frame)
+            reporter.report_status(frame.t_capture_s)
+            if page:
+                page.observe(_look_of(watch, frame))
+        session.save()
         reporter.report_end()
     return 0
 
 
-def _look(frames, watch, kept, command, reporter) -> None:
-    """Tell of what is new; whatever keeps it from being written, the command is run first."""
-    for frame in frames:
-        for alarm in watch.look(frame):
-            line = kept.keep_picture(alarm)
-            if command:
-                command.run(line)
-            reporter.report_alarm(line)
-            kept.keep_line(line)
-        reporter.report_status(frame.t_capture_s)
+def _usual_folder(encoder: Path) -> Path:
+    """Of a run its own, so that what is usual is found again; a file may lie anywhere."""
+    return encoder / "watch" if encoder.is_dir() else Path("watch", encoder.stem)
+
+
+def _page(folder: Path, head: Any, fine: Callable[[int], None], masks: Callable[[], Any]) -> Any:
+    """What the page shows and asks for; `masks` gives the session's, once somebody looks."""
+    from edge_rjepa.views.dashboard import Watching
+
+    return Watching(
+        folder,
+        fine,
+        mask=lambda polygons: masks().set(polygons),
+        masks=lambda: masks().polygons,
+        turns=head is not None,
+    )
+
+
+def _serve(page: Any, options: argparse.Namespace, token: str | None, opened: ExitStack) -> None:
+    from edge_rjepa.views.dashboard import Dashboard
+
+    server = opened.enter_context(Dashboard(options.dashboard, page, token, options.host_name))
+    say(f"page: {server.url}")
+
+
+def _look_of(watch: Any, frame: Any) -> Any:
+    """What the page shows of a frame that was looked at."""
+    from edge_rjepa.views.dashboard import Look
+
+    pixels, scores = watch.scores(frame)
+    left_s, expected = watch.warming_up_s, watch.expected_per_hour
+    return Look(frame.image, pixels, scores, watch.threshold, left_s, expected)
 
 
 def _check_time(source: Any, options: argparse.Namespace) -> None:
@@ -180,28 +239,44 @@ def _frames(source, head, config, ended, report_event):
 class _Reporter:
     """Reports alarms, events, and now and then how it stands, in words or as lines of JSON."""
 
-    def __init__(self, watch, as_json: bool) -> None:
+    def __init__(
+        self, watch, as_json: bool, listeners: Sequence[Callable[[str], None]] = ()
+    ) -> None:
         self._watch, self._as_json = watch, as_json
+        self._listeners = listeners  # are told of events, too
         self._now_s = self._reported_s = math.nan
         self._watched_s = 0.0  # with a threshold: not while what is usual was learned
         self._alarms = 0
         self._warm = False
         self._printing_fails = False
 
-    def report_alarm(self, line: dict) -> None:
-        self._alarms += 1
-        self._print(
-            line,
-            f"something new at pixel ({line['pixel'][0]:.0f}, {line['pixel'][1]:.0f}), "
+    def tell(self, line: dict, _jpeg: bytes | None = None) -> None:
+        """Of an alarm, of its end, or of what the owner said."""
+        if line["kind"] == "alarm":
+            self._alarms += 1
+            self._print(line, self._of_alarm(line))
+        elif line["kind"] == "gone":
+            after = _duration(line["after_s"])
+            self._print(line, f"alarm {line['number']} is over, after {after}: as it was before")
+        else:
+            self._print(line, f"alarm {line['number']} is fine: it is usual from now on")
+
+    def _of_alarm(self, line: dict) -> str:
+        what = "something new" if line["what"] == "new" else "something was taken away"
+        return (
+            f"alarm {line['number']}: {what} at pixel "
+            f"({line['pixel'][0]:.0f}, {line['pixel'][1]:.0f}), "
             f"{_direction(line['azimuth_deg'], line['elevation_deg'])}, "
             f"{_times(line['surprise_nats'], line['usual_nats'])} as surprising as usual there "
             f"(by chance {line['expected_per_hour']:.2g} an hour): "
-            f"{line['picture'] or 'its picture could not be kept'}",
+            f"{line['picture'] or 'its picture could not be kept'}"
         )
 
     def report_event(self, event: str) -> None:
         """What happened to the camera, the head or the watch itself."""
         say(event)
+        for listener in self._listeners:
+            listener(event)
         if self._as_json:
             self._print({"kind": "event", "time": _now(), "event": event})
 

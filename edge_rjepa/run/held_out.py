@@ -23,6 +23,7 @@ from edge_rjepa.sources import Frame
 # Fewer fixations than this many times n_embedding say nothing about a covariance of that size.
 FEWEST_A_DIMENSION = 4
 SHOWN = 3  # frames of a sample
+RIVALS = 60  # views among which one is to be known again
 
 # Of a live source the last SET_ASIDE_S of every SET_ASIDE_EVERY_S are held out, a frame at least:
 # seen, not learned. By the clock, so that a slow camera is judged as soon as any other: its frames
@@ -52,6 +53,20 @@ class SetAside:
     def _place(self, t_s: float) -> tuple[float, float]:
         """How often frames began to be held out by then, and how long ago they did."""
         return divmod(t_s - (self._first_s or 0.0) + SET_ASIDE_S, SET_ASIDE_EVERY_S)
+
+
+class Judged(NamedTuple):
+    """What a learner is worth on fixations that it never learned from."""
+
+    information: float  # nats, predictive information
+    effective_rank: float  # 1 .. n_z
+    embedding_std: float  # root mean variance of the embedding's values, 0 .. 1
+    known_again: float  # share of views, 0 .. 1: see HeldOut.known_again
+
+    @property
+    def health(self) -> Health:
+        """All that a monitor looks at."""
+        return Health(*self[:3])
 
 
 class HeldOutFrame(NamedTuple):
@@ -111,12 +126,35 @@ class HeldOut:
         """Whether there is enough to judge on."""
         return sum(len(look.features) for look in self._looks) >= self._fewest
 
-    def judge(self, learner: RJepa) -> Health:
-        """Information, effective rank and std on them; the learner stays as it was."""
+    def judge(self, learner: RJepa) -> Judged:
+        """What it is worth on them; the learner stays as it was."""
         z, z_hat = self._seen(learner)
         finite = np.isfinite(z).all() and np.isfinite(z_hat).all()
         gained = information(z, z_hat, self._noise_floor) if finite else math.nan
-        return health(gained, np.cov(z, rowvar=False))
+        return Judged(*health(gained, np.cov(z, rowvar=False)), self.known_again(learner))
+
+    def known_again(self, learner: RJepa) -> float:
+        """The share of views that are known again, 0 .. 1: what the embedding is good for.
+
+        Every second fixation of a frame makes one description of it, the others make another: the
+        mean embedding, whitened as in `RJepa.whitening`. A view is known again if its two are
+        nearest to each other by cosine, among those of RIVALS views or of as many as there are.
+        Frames in a row see nearly the same, so the views of a group are taken from far apart.
+        NaN for a learner that diverged.
+        """
+        matrix, mean = learner.whitening()
+        encode = learner.patch_encoder()
+        halves = []
+        for look in self._looks:
+            white = (encode(look.features) - mean) @ matrix.T
+            halves.append([white[half::2].mean(axis=0) for half in (0, 1)])
+        pairs = np.asarray(halves, np.float64)  # (N, 2, n_z)
+        if not np.isfinite(pairs).all():
+            return math.nan
+        pairs /= np.maximum(np.linalg.norm(pairs, axis=2, keepdims=True), 1e-12)
+        groups = -(-len(pairs) // RIVALS)
+        right = [_right(pairs[group::groups]) for group in range(groups)]
+        return float(np.concatenate(right).mean())
 
     def sample(self, learner: RJepa) -> Sample:
         """The last frames kept with their pictures, SHOWN at most, the oldest first."""
@@ -135,6 +173,13 @@ class HeldOut:
         learner.reset()
         seen = [learner.predict(look.features, look.efference) for look in self._looks]
         return np.concatenate([s.z for s in seen]), np.concatenate([s.z_hat for s in seen])
+
+
+def _right(pairs: np.ndarray) -> np.ndarray:
+    """Which of N views (N, 2, n_z) the one half finds by the other, and that one by the first."""
+    alike = pairs[:, 0] @ pairs[:, 1].T
+    itself = np.arange(len(pairs))
+    return np.concatenate([alike.argmax(axis) == itself for axis in (0, 1)])
 
 
 def _fewest(config: RunConfig) -> int:

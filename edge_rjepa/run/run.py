@@ -8,7 +8,7 @@ A run folder holds
     good.safetensors           the last state that nothing was wrong with: to roll back to
     metrics.jsonl              a line of measures every `metrics_every_frames`, and a line an event;
     metrics.1.jsonl            .. the older ones
-    summary.json               held-out measures before and after, and the verdict in words
+    summary.json               held-out measures before and after
     sample.npz                 held-out frames with their fixations, for the report
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import Loop, Recorder
-from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor, health_of
+from edge_rjepa.run.monitor import Health, Monitor, health_of
 from edge_rjepa.sources import Source, SourceEnded
 from safe_files.errors import FileError, why
 from safe_files.plain import rebuilt
@@ -48,6 +48,10 @@ CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.
 GOOD, SUMMARY, SAMPLE = "good.safetensors", "summary.json", "sample.npz"
 
 MEASURED_AT_LEAST_EVERY_S = 10.0  # for who watches a slow camera
+
+# While it learns it is judged on held-out fixations when it has had so many, and each time that
+# they have doubled since: more often would say little more.
+JUDGED_FROM = 30_000
 
 # What config.toml may change in a run that goes on.
 NO_MATTER = ("checkpoint_every_s", "checkpoints_kept", "held_out_frames")
@@ -69,6 +73,13 @@ class Progress(NamedTuple):
     skipped: dict[str, int]  # frames of the whole run, by the reason
     faults: dict[str, int]  # of the source, since this process began
     rollbacks: int
+    held_out: dict[str, float]  # measures on held-out fixations, where it was judged just now
+
+    def as_line(self) -> dict[str, Any]:
+        """As a line of metrics, but for the time."""
+        line = self._asdict() | self.health._asdict() | self.held_out
+        del line["health"], line["held_out"]
+        return line
 
 
 class _LoopNotes(NamedTuple):
@@ -192,6 +203,7 @@ class Run:
         self.on_event: Callable[[str], None] = lambda event: None
         self._journal = Journal(folder / METRICS)
         self._learning_s = 0.0
+        self._judge_at = JUDGED_FROM  # fixations
         self._saved_s = self._watched_s = time.monotonic()
         self._saving_fails = False
         self._journal_fails = False
@@ -342,11 +354,25 @@ class Run:
             skipped=dict(self.loop.skipped),
             faults=self.loop.faults,
             rollbacks=self.rollbacks + rolled_back,
+            held_out=self._judge() if self.learner.fixations >= self._judge_at else {},
         )
-        line = progress._asdict() | health._asdict() | {"time_unix_s": time.time()}
-        del line["health"]
-        self._note(line)
+        self._note(progress.as_line() | {"time_unix_s": time.time()})
         on_progress(progress)
+
+    def _judge(self) -> dict[str, float]:
+        """Its measures on held-out fixations, for a line of metrics; none if there are too few."""
+        if not self.loop.source.live:
+            self._fill_held_out()
+        if not self.held_out.enough:
+            return {}
+        self._judge_at = 2 * self.learner.fixations
+        judged = self.held_out.judge(self.learner)._asdict()
+        return {f"held_out_{name}": value for name, value in judged.items()}
+
+    def _fill_held_out(self) -> None:
+        if not self.held_out.enough:
+            source = self.loop.source
+            self.held_out.fill(source.camera, source.held_out(self.config.held_out_frames))
 
     def _roll_back(self, collapse: str) -> None:
         """Back to the last good weights at a lower rate; the stream goes on from where it is."""
@@ -458,9 +484,7 @@ class Run:
         """Judge what the run has kept on held-out fixations; writes and returns the summary."""
         self._spare.give_up()
         learner = load_run(self.folder).learner
-        if not self.held_out.enough:
-            source = self.loop.source
-            self.held_out.fill(source.camera, source.held_out(self.config.held_out_frames))
+        self._fill_held_out()
         before = after = None
         if self.held_out.enough:
             before = self.held_out.judge(RJepa(self.config.network, self.config.seed))
@@ -473,7 +497,6 @@ class Run:
             "rollbacks": self.rollbacks,
             "before": before and before._asdict(),
             "after": after and after._asdict(),
-            "verdict": verdict(before, after, Monitor(self.config.monitor)),
         }
         write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return summary
@@ -518,21 +541,3 @@ def _is_free(folder: Path, config: RunConfig) -> bool:
     # Of a run that got further there are measures.
     begun = METRICS in names and (folder / METRICS).stat().st_size > 0
     return names <= {CONFIG, METRICS, GOOD} and ours and not begun
-
-
-def verdict(before: Health | None, after: Health | None, monitor: Monitor) -> str:
-    """Whether it learned, in words."""
-    if before is None or after is None:
-        return "Not judged: too little was held out; a camera needs half a minute at least."
-    collapse = monitor.collapse(after)
-    if collapse:
-        return f"It collapsed: {collapse}."
-    gained = after.information - before.information
-    measured = (
-        f"on fixations it never learned from, the past tells {after.information:.2f} nats about "
-        f"what comes next ({before.information:.2f} before); the embedding spans "
-        f"{after.effective_rank:.1f} directions and has not collapsed "
-        f"(std {after.embedding_std:.2f})"
-    )
-    learned = gained >= NOTABLE_NATS and after.information >= NOTABLE_NATS
-    return f"It {'learned' if learned else 'has not learned yet'}: {measured}."

@@ -30,16 +30,20 @@ from edge_rjepa.views.filters import (
     shares,
 )
 from edge_rjepa.views.metrics import Record, column, is_number
+from edge_rjepa.views.verdict import verdict
 from safe_files.errors import FileError, why
 from safe_files.plain import rebuilt
 from safe_files.reading import open_regular, read_json
 from safe_files.writing import newest, write_atomic
 
-# The picture is laid out in inches, from its top left; it is as wide as a slide.
+# The picture is laid out in inches, from its top left; it is as wide as a slide. One part comes
+# below the other, each as tall as what it holds: so nothing overlaps, whatever a run left.
 WIDTH, DOTS_PER_INCH = 13.33, 150
 MARGIN, GAP = 0.4, 0.2
-CURVES_TOP, CURVES_HEIGHT = 2.6, 2.0
-SEEN_TOP, SEEN_HEIGHT, BELOW = 5.6, 2.4, 0.6  # filters and frames, and what is below them
+NAME_HEIGHT, VERDICT_LINE, HELD_OUT_HEIGHT = 0.62, 0.36, 1.18
+CURVES_HEIGHT, CURVES_ABOVE, CURVES_BELOW = 2.0, 0.95, 0.62
+SEEN_HEIGHT, SEEN_ABOVE, SEEN_BELOW = 2.4, 0.5, 0.72
+MOST_NAME, VERDICT_CHARACTERS, NOTE_CHARACTERS = 60, 92, 60  # to a line
 INK, MUTED, FAINT = "#1f2933", "#66727f", "#e4e8ec"
 BLUE, TEAL, PURPLE, ORANGE, GREEN, RED = (
     "#2563b0",
@@ -70,19 +74,31 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
 }
 
-CURVES = [  # key of metrics.jsonl, title, colour: the first two are drawn large
-    ("information", "Information (nats)", BLUE),
-    ("surprise", "Surprise (nats)", ORANGE),
-    ("effective_rank", "Effective rank", TEAL),
-    ("embedding_std", "Std of the embedding", GREEN),
-    ("fixations_per_s", "Fixations a second", PURPLE),
+# Key of metrics.jsonl, title, what it says, colour: the first two are drawn large.
+CURVES = [
+    (
+        "information",
+        "Information (nats)",
+        "How well the next look is foreseen. More is better.",
+        BLUE,
+    ),
+    (
+        "surprise",
+        "Surprise (nats)",
+        "How far looks are from what was foreseen. Level is good; a peak is something new.",
+        ORANGE,
+    ),
+    ("effective_rank", "Effective rank", "", TEAL),
+    ("embedding_std", "Std of the embedding", "", GREEN),
+    ("fixations_per_s", "Fixations a second", "", PURPLE),
 ]
 POINTS = 500  # of a curve: more than can be told apart
 PLACES = [(0.85, 4.3), (5.95, 4.3), (10.95, 1.98)]  # left and width: two large, a column of small
-HELD_OUT = {  # in summary.json, before and after: how it is called and printed, and where
-    "information": ("information, held out", "{:.2f} nats", 8.1),
-    "effective_rank": ("effective rank", "{:.1f}", 10.4),
-    "embedding_std": ("std", "{:.2f}", 11.95),
+HELD_OUT = {  # in summary.json, before and after: how it is printed, and what it says
+    "known_again": ("{:.0%}", "of views known again"),
+    "information": ("{:.2f} nats", "of the next look foreseen"),
+    "effective_rank": ("{:.1f}", "effective rank of the embedding"),
+    "embedding_std": ("{:.2f}", "std of the embedding, 0 to 1"),
 }
 MARKS: dict[str, dict[str, Any]] = {  # what happened, on the curves
     "rollback": {"color": RED, "linewidth": 1.4, "linestyle": (0, (3, 2))},
@@ -114,7 +130,7 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
     """
     run_dir = Path(run_dir)
     record = read_metrics(run_dir / "metrics.jsonl")
-    network, summary, sample = _read_network(run_dir), _read_summary(run_dir), _read_sample(run_dir)
+    network, summary, sample = _read_network(run_dir), read_summary(run_dir), read_sample(run_dir)
     try:
         import matplotlib
     except ImportError as error:
@@ -122,10 +138,12 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
             'the report needs matplotlib: pip install "edge-rjepa[demo]", or pip install matplotlib'
         ) from error
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        picture = _draw(run_dir.resolve().name, record, network, summary, sample)
+        picture = io.BytesIO()
+        figure = _figure(run_dir.resolve().name, record, network, summary, sample)
+        figure.savefig(picture, format="png")
     path = run_dir / "report.png"
     try:
-        write_atomic(path, picture)
+        write_atomic(path, picture.getvalue())
     except OSError as error:
         raise ReportError(f"cannot write {path}: {why(error)}") from error
     return path
@@ -161,7 +179,8 @@ def _read_network(run_dir: Path) -> Network | None:
         raise ReportError(f"{path} is of another version of edge_rjepa: {error}") from error
 
 
-def _read_summary(run_dir: Path) -> dict[str, Any] | None:
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """What is in summary.json; None where there is none. Raises ReportError for a damaged one."""
     path = run_dir / "summary.json"
     if not path.exists():
         return None
@@ -170,14 +189,15 @@ def _read_summary(run_dir: Path) -> dict[str, Any] | None:
         summary = rebuilt(dict[str, object], values, "summary")
         judged = summary["before"] is not None
         for when in ("before", "after") if judged else ():
-            summary[when] = {key: float(summary[when][key]) for key in HELD_OUT}
-        summary["verdict"] = rebuilt(str, summary["verdict"], "verdict")
+            found = {"known_again": math.nan} | rebuilt(dict[str, object], summary[when], when)
+            summary[when] = {key: float(found[key]) for key in HELD_OUT}
     except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise _damage(path) from error
     return summary
 
 
-def _read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
+def read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
+    """What is in sample.npz; None where there is none. Raises ReportError for a damaged one."""
     path = run_dir / "sample.npz"
     if not path.exists():
         return None
@@ -220,23 +240,29 @@ def _damage(path: Path) -> ReportError:
 # -- the picture ----------------------------------------------------------------------------------
 
 
-def _draw(name, record, network, summary, sample) -> bytes:
+def _figure(name, record, network, summary, sample):
+    """All of it, as matplotlib's Figure."""
     from matplotlib.figure import Figure
 
-    height = SEEN_TOP + (SEEN_HEIGHT + BELOW if network or sample else -0.4)
-    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH)
-    _draw_head(figure, name, record.measures[-1], network, summary or {})
-    _draw_curves(figure, record)
+    said = textwrap.wrap(verdict(record.measures, summary).sentence, VERDICT_CHARACTERS)
+    judged = bool(summary and summary["before"])
+    held_out_top = NAME_HEIGHT + 0.35 + VERDICT_LINE * len(said)
+    curves_top = held_out_top + judged * HELD_OUT_HEIGHT + CURVES_ABOVE
+    seen_top = curves_top + CURVES_HEIGHT + CURVES_BELOW + SEEN_ABOVE
+    seen = SEEN_HEIGHT + SEEN_BELOW if network or sample else 0.3 - SEEN_ABOVE
+    figure = Figure(figsize=(WIDTH, seen_top + seen), dpi=DOTS_PER_INCH)
+    _draw_head(figure, name, _facts(record.measures[-1], network), said)
+    if judged:
+        _draw_held_out(figure, held_out_top, summary)
+    _draw_curves(figure, curves_top, record)
     left = MARGIN
     if network:
         width = FILTERS_WIDTH if sample else WIDTH - 2 * MARGIN
-        _draw_filters(_axes(figure, left, SEEN_TOP, width, SEEN_HEIGHT), network)
+        _draw_filters(_axes(figure, left, seen_top, width, SEEN_HEIGHT), network)
         left += width + 2.5 * GAP
     if sample:
-        _draw_scanpaths(figure, left, sample)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+        _draw_scanpaths(figure, left, seen_top, sample)
+    return figure
 
 
 def _axes(figure, left, top, width, height):
@@ -246,25 +272,35 @@ def _axes(figure, left, top, width, height):
 
 
 def _write(figure, left, top, text, **look):
-    figure.text(left / WIDTH, 1.0 - top / figure.get_figheight(), text, va="top", **look)
+    place = left / WIDTH, 1.0 - top / figure.get_figheight()
+    figure.text(*place, text, va="top", parse_math=False, **look)
 
 
-def _draw_head(figure, name, latest, network, summary):
-    """Facts, verdict, and what was measured before and after."""
-    _write(figure, MARGIN, 0.4, name, size=12, weight="bold")
-    _write(figure, WIDTH - MARGIN, 0.4, _facts(latest, network), size=10.5, color=MUTED, ha="right")
-    verdict = summary.get("verdict") or "Not finished: nothing was measured on held-out views."
-    headline, _, reason = str(verdict).partition(": ")
-    judged = summary.get("before") is not None
-    lines = textwrap.wrap(reason[:1].upper() + reason[1:], 72 if judged else 125)
-    _write(figure, MARGIN, 0.83, headline, size=26, weight="bold")
-    _write(figure, MARGIN, 1.45, "\n".join(lines[:3]), size=12, linespacing=1.4)
-    for key, (words, form, left) in HELD_OUT.items() if judged else ():
-        value, _, unit = form.format(summary["after"][key]).partition(" ")
-        _write(figure, left, 0.83, value, size=30, weight="bold", color=BLUE if unit else INK)
-        _write(figure, left, 1.45, words, size=11)
-        before = form.format(summary["before"][key])
-        _write(figure, left, 1.71, f"{before} before", size=11, color=MUTED)
+def _draw_head(figure, name, facts, said):
+    """Which run it is, and the verdict."""
+    short = name if len(name) <= MOST_NAME else f"{name[: MOST_NAME - 1]}…"
+    _write(figure, MARGIN, 0.34, short, size=12, weight="bold")
+    _write(figure, MARGIN, NAME_HEIGHT, facts, size=10, color=MUTED)
+    for i, line in enumerate(said):
+        _write(figure, MARGIN, NAME_HEIGHT + 0.42 + i * VERDICT_LINE, line, size=17, weight="bold")
+
+
+def _draw_held_out(figure, top, summary):
+    """What was measured on views set aside, before and after."""
+    _write_heading(figure, top + 0.2, "Asked about views it never learned from")
+    shown = [key for key in HELD_OUT if math.isfinite(summary["after"][key])]
+    for i, key in enumerate(shown):
+        left = MARGIN + i * (WIDTH - 2 * MARGIN) / len(HELD_OUT)
+        form, words = HELD_OUT[key]
+        _write(figure, left, top + 0.52, form.format(summary["after"][key]), size=22, weight="bold")
+        _write(figure, left, top + 0.93, words, size=10.5)
+        if math.isfinite(summary["before"][key]):
+            words = f"{form.format(summary['before'][key])} before it learned"
+            _write(figure, left, top + 1.13, words, size=10, color=MUTED)
+
+
+def _write_heading(figure, top, text):
+    _write(figure, MARGIN, top, text, size=11, weight="bold", color=BLUE)
 
 
 def _facts(latest, network) -> str:
@@ -285,25 +321,28 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def _draw_curves(figure, record):
+def _draw_curves(figure, top, record):
     """The first two large, the others small in a column beside them."""
+    _write_heading(figure, top - 0.58, "While it learned, on what it learned from")
     marks = _marks(record)
-    for (left, width), (key, title, colour) in zip(PLACES[:2], CURVES[:2], strict=True):
-        axes = _axes(figure, left, CURVES_TOP, width, CURVES_HEIGHT)
+    for (left, width), curve in zip(PLACES[:2], CURVES[:2], strict=True):
+        key, title, says, colour = curve
+        axes = _axes(figure, left, top, width, CURVES_HEIGHT)
         _draw_curve(axes, record.measures, key, colour)
         _draw_marks(axes, marks)
         axes.set_title(title, x=-0.1)
         axes.set_xlabel("fixations")
         axes.locator_params(nbins=5)
+        _write(figure, left - 0.45, top + CURVES_HEIGHT + 0.52, says, size=9.5, color=MUTED)
     _label_marks(figure, marks)
     small = CURVES[2:]
     left, width = PLACES[-1]
     height = CURVES_HEIGHT / len(small)
-    for i, (key, title, colour) in enumerate(small):
-        axes = _axes(figure, left, CURVES_TOP - 0.05 + 1.04 * i * height, width, height - 0.29)
+    for i, (key, title, _, colour) in enumerate(small):
+        axes = _axes(figure, left, top - 0.05 + 1.04 * i * height, width, height - 0.29)
         _draw_curve(axes, record.measures, key, colour)
         axes.set_title(title, size=11, weight="normal", pad=6)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0.0, max(1e-3, 1.05 * axes.get_ylim()[1]))
         axes.locator_params(axis="y", nbins=2)
         axes.locator_params(axis="x", nbins=4)
         axes.tick_params(labelsize=9.5, labelbottom=i == len(small) - 1)
@@ -367,11 +406,15 @@ def _draw_filters(axes, network):
     axes.set_title("What its hidden units look for" if hidden else "What its units look for")
     found = shares(weights, network.retina)
     parts = ", ".join(f"{share:.0%} {kind}" for kind, share in found.items())
-    text = f"Patterns, each above the colour that goes with it. Weight: {parts}."
-    _write(axes.figure, MARGIN, SEEN_TOP + SEEN_HEIGHT + 0.08, text, size=9.5, color=MUTED)
     first = "move the embedding most" if hidden else "vary most"
-    text = f"First the units that {first}."
-    _write(axes.figure, MARGIN, SEEN_TOP + SEEN_HEIGHT + 0.27, text, size=9.5, color=MUTED)
+    notes = (
+        f"Patterns, each above the colour that goes with it; first the units that {first}. "
+        f"Weight: {parts}."
+    )
+    place = axes.get_position()
+    below = (1.0 - place.y1) * axes.figure.get_figheight() + SEEN_HEIGHT + 0.08
+    lines = "\n".join(textwrap.wrap(notes, NOTE_CHARACTERS))
+    _write(axes.figure, MARGIN, below, lines, size=9.5, color=MUTED)
 
 
 def _tiles(patches: PreferredPatches, mean_bgr: np.ndarray) -> np.ndarray:
@@ -399,24 +442,44 @@ def _grid(tiles: np.ndarray, columns: int) -> np.ndarray:
     return grid.reshape(FILTER_ROWS * height, columns * width, 3)
 
 
-def _draw_scanpaths(figure, left, sample):
+def _draw_scanpaths(figure, left, top, sample):
     """Frames, the path of the eye, and how much each fixation surprised."""
     surprise, (count, rows, columns) = sample["surprise"], sample["image"].shape[:3]
-    height = min(SEEN_HEIGHT, (WIDTH - MARGIN - left - GAP * (count - 1)) / count * rows / columns)
-    width, shades = height * columns / rows, _shades(surprise)
+    across, width, height = _fitted(count, columns / rows, WIDTH - MARGIN - left, SEEN_HEIGHT)
+    title = "What surprised it in views it never learned from"
+    _write(figure, left, top - 0.31, title, size=13, weight="bold")
+    shades = _shades(surprise)
     for i, nats in enumerate(surprise):
-        axes = _axes(figure, left + i * (width + GAP), SEEN_TOP, width, height)
+        down, right = divmod(i, across)
+        place = left + right * (width + GAP), top + down * (height + 0.5 * GAP)
+        axes = _axes(figure, *place, width, height)
         dots = _draw_scanpath(axes, sample["image"][i], sample["pixels"][i], nats, shades)
-        if i == 0:
-            axes.set_title("What surprised it in frames it never learned from")
-    top = SEEN_TOP + height + 0.16
-    bar = _axes(figure, left, top, 1.6, 0.1)
+    bar = _axes(figure, left, top + SEEN_HEIGHT + 0.16, 1.6, 0.1)
     scale = figure.colorbar(dots, cax=bar, orientation="horizontal", extend="both")
     scale.outline.set_visible(False)
     bar.locator_params(nbins=4)
     bar.tick_params(labelsize=9.5, length=0)
-    text = "nats of surprise; the ring is the first fixation"
-    _write(figure, left + 1.75, top - 0.03, text, size=9.5, color=MUTED)
+    text = (
+        "nats of surprise: how far a look is from what was foreseen\n"
+        "the ring is the first look; it moves along the line"
+    )
+    _write(figure, left + 1.8, top + SEEN_HEIGHT + 0.1, text, size=9.5, color=MUTED)
+
+
+def _fitted(count: int, shape: float, width: float, height: float) -> tuple[int, float, float]:
+    """How many frames go side by side to be largest, and the width and height of each.
+
+    shape: width by height of a frame. width, height: inches there are for all.
+    """
+
+    def sized(across: int) -> tuple[float, int]:
+        down = -(-count // across)
+        widest = (width - GAP * (across - 1)) / across
+        tallest = (height - 0.5 * GAP * (down - 1)) / down
+        return min(tallest, widest / shape), across
+
+    tall, across = max(sized(across) for across in range(1, count + 1))
+    return across, tall * shape, tall
 
 
 def _shades(surprise: np.ndarray) -> dict[str, Any]:
@@ -439,6 +502,7 @@ def _draw_scanpath(axes, image, pixels, surprise, shades):
     axes.set_axis_off()
     dark = [patheffects.withStroke(linewidth=2.8, foreground=INK, alpha=0.7)]
     axes.plot(x, y, color="white", linewidth=1.3, path_effects=dark)
+    axes.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
     ring = {"facecolors": "none", "edgecolors": "white", "linewidths": 1.8}
     axes.scatter(x[:1], y[:1], s=150, zorder=3, **ring)
     return axes.scatter(x, y, c=surprise, s=52, edgecolors=INK, linewidths=0.9, zorder=4, **shades)

@@ -7,7 +7,7 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.run.held_out import SHOWN, HeldOut
+from edge_rjepa.run.held_out import SHOWN, HeldOut, HeldOutFrame, _right
 from edge_rjepa.sources import Frame
 
 CAMERA = Pinhole(96, 64, 1.0)
@@ -56,3 +56,34 @@ def test_few_pictures_are_held():
     for frame in frames(100):
         held_out.add(CAMERA, [frame])
         assert sum(look.image is not None for look in held_out._looks) <= SHOWN + 2
+
+
+def seen_as(held_out, features):
+    """Have it hold these looks: features (N, K, f)."""
+    for each in features:
+        held_out._looks.append(HeldOutFrame(each, np.zeros((8, 4)), np.zeros((8, 2)), None))
+
+
+def test_views_that_differ_are_known_again_and_views_that_do_not_are_not():
+    learner, rng = RJepa(CONFIG.network), np.random.default_rng(0)
+    shape = (20, 8, CONFIG.network.n_features)
+    apart, alike = HeldOut(CONFIG), HeldOut(CONFIG)
+    noise = rng.normal(0.0, 0.1, shape)
+    seen_as(apart, rng.normal(0.0, 1.0, (20, 1, shape[2])) + noise)
+    seen_as(alike, noise)
+    assert apart.known_again(learner) > 0.9
+    assert alike.known_again(learner) < 0.3  # chance is 0.05
+    assert apart.judge(learner).known_again == apart.known_again(learner)
+
+
+def test_a_view_is_known_again_if_its_halves_find_each_other():
+    one = np.eye(3)
+    assert _right(np.stack([one, one], axis=1)).tolist() == [True] * 6
+    assert _right(np.stack([one, one[[1, 0, 2]]], axis=1)).tolist() == [False, False, True] * 2
+
+
+def test_a_learner_that_diverged_knows_nothing_again():
+    held_out, learner = HeldOut(CONFIG), RJepa(CONFIG.network)
+    held_out.add(CAMERA, frames(5))
+    learner.set_parameters({"W_z": np.full_like(learner.parameters()["W_z"], np.nan)})
+    assert np.isnan(held_out.known_again(learner))

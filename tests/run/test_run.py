@@ -30,7 +30,6 @@ from edge_rjepa.run.run import (
     Run,
     alone_in,
     load_run,
-    verdict,
 )
 from edge_rjepa.sources import open_source
 from edge_rjepa.views import report
@@ -103,7 +102,20 @@ def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, co
     assert summary["before"] == run.held_out.judge(RJepa(config.network, config.seed))._asdict()
     assert summary["before"] != summary["after"]
     assert summary["after"] == run.held_out.judge(run.learner)._asdict()
-    assert summary["verdict"].startswith(("It learned", "It has not learned", "It collapsed"))
+
+
+def test_it_is_judged_each_time_that_the_fixations_have_doubled(tmp_path, config, monkeypatch):
+    usual = begin(tmp_path / "usual", config)
+    usual.learn(frames(100), ignore)
+    monkeypatch.setattr(run_module, "JUDGED_FROM", 300)
+    judged = begin(tmp_path / "judged", config)
+    judged.learn(frames(100), ignore)
+    assert same(usual.learner, judged.learner)
+    found = [line for line in lines(tmp_path / "judged") if "held_out_known_again" in line]
+    assert [line["fixations"] for line in found] == [320, 640, 1280]
+    wanted = judged.finish()["after"]
+    assert set(wanted) == {key.removeprefix("held_out_") for key in found[0] if "held_out" in key}
+    assert not any("held_out_known_again" in line for line in lines(tmp_path / "usual"))
 
 
 def test_a_run_too_short_for_a_measurement_is_measured_at_its_end(tmp_path, config):
@@ -491,22 +503,6 @@ def test_a_dip_of_the_information_is_no_collapse():
     good, dip = Health(2.0, 9.0, 0.5), Health(0.05, 9.0, 0.5)
     for health in (good, *[dip] * (monitor.config.patience - 1), good, dip):
         assert monitor.collapse(health) is None
-
-
-def test_what_was_not_judged_is_not_called_learned():
-    assert verdict(None, None, Monitor()).startswith("Not judged")
-
-
-@pytest.mark.parametrize(
-    ("after", "says"),
-    [
-        (Health(1.5, 9.0, 0.5), "It learned"),
-        (Health(0.1, 9.0, 0.5), "It has not learned yet"),
-        (Health(0.1, 1.0, 0.0), "It collapsed"),
-    ],
-)
-def test_the_verdict_follows_the_measures(after, says):
-    assert verdict(Health(0.0, 60.0, 0.6), after, Monitor()).startswith(says)
 
 
 def test_a_network_that_knows_nothing_yet_has_not_collapsed():

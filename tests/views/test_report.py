@@ -9,6 +9,8 @@ from dataclasses import asdict
 import matplotlib.image as matplotlib_image
 import numpy as np
 import pytest
+from matplotlib import rc_context
+from matplotlib.transforms import Bbox
 
 from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import RJepaError
@@ -43,8 +45,13 @@ def run_dir(tmp_path):
 
 
 def add_summary(run_dir):
-    measured = {"information": 0.1, "effective_rank": 20.0, "embedding_std": 0.5}
-    summary = {"before": measured, "after": {**measured, "information": 2.0}, "verdict": "Learned."}
+    measured = {
+        "information": 0.1,
+        "effective_rank": 20.0,
+        "embedding_std": 0.5,
+        "known_again": 0.4,
+    }
+    summary = {"before": measured, "after": {**measured, "information": 2.0, "known_again": 0.8}}
     (run_dir / "summary.json").write_text(json.dumps(summary))
 
 
@@ -90,7 +97,7 @@ def has_colour(image, colour, at_least):
 @pytest.mark.slow
 def test_curves_alone(run_dir):
     image = picture(run_dir)
-    for _, _, colour in report.CURVES:
+    for *_, colour in report.CURVES:
         assert has_colour(image, colour, 200)
     assert has_colour(image, report.BLUE, 200)
     assert not has_colour(image, report.RED, 0)
@@ -104,6 +111,47 @@ def test_everything_a_run_can_leave_is_drawn(run_dir):
         fuller = picture(run_dir)
         assert fuller.shape != bare.shape or (fuller != bare).any()
         bare = fuller
+
+
+def places_of(figure):
+    """What is drawn, and where, in pixels: each text, and all that belongs to each of the axes."""
+    renderer = figure._get_renderer()
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in figure.texts]
+    return boxes + [(axes.get_title(loc="left"), axes.get_tightbbox()) for axes in figure.axes]
+
+
+def overlap(one, other):
+    within = Bbox.intersection(one, other)
+    return within is not None and min(within.width, within.height) > 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lines", "judged"), [(1, False), (900, True)])
+@pytest.mark.parametrize("shape", [(60, 80), (60, 480), (480, 60), (16, 16), None])
+def test_nothing_overlaps_and_nothing_is_cut_off(run_dir, shape, lines, judged):
+    write_metrics(
+        run_dir, [line(1000 * n, frames=n, rollbacks=n // 9) for n in range(1, lines + 1)]
+    )
+    add_checkpoint(run_dir)
+    if judged:
+        add_summary(run_dir)
+    if shape:
+        np.savez(run_dir / "sample.npz", **sample_of(3, shape))
+    with rc_context(report.STYLE):
+        figure = report._figure(
+            "a long name $ of _ a run " * 9,
+            report.read_metrics(run_dir / "metrics.jsonl"),
+            report._read_network(run_dir),
+            report.read_summary(run_dir),
+            report.read_sample(run_dir),
+        )
+        places = places_of(figure)
+    whole = figure.bbox
+    for i, (what, box) in enumerate(places):
+        assert whole.x0 <= box.x0 and box.x1 <= whole.x1, what
+        assert whole.y0 <= box.y0 and box.y1 <= whole.y1, what
+        for other, its_box in places[:i]:
+            assert not overlap(box, its_box), (what, other)
 
 
 @pytest.mark.slow

@@ -1,0 +1,116 @@
+"""How learning goes and what to do next, in one plain sentence, from what a run measures.
+
+How good it is: the share of views that are known again, on views that it never learned from
+(HeldOut.known_again). Whether to go on: descriptions get better as long as two things hold
+(docs/learning.md).
+
+- The information on what it learns from grows. It does so by about the same step each time that
+  the fixations double: so what the last doubling brought says what the next will bring.
+- On held-out views something is foreseen still. Else what is learned is the pictures by heart.
+
+How much is foreseen there says nothing of how good descriptions are: after long looking at a dozen
+photographs it falls for a long time, while they get better.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor
+from edge_rjepa.views.metrics import column
+
+FEWEST_FIXATIONS = 30_000  # with less, descriptions may be worse than those of first weights
+PAYS = 0.10  # of the information: more than this by twice the fixations is worth waiting for
+LATEST = 0.2  # share of the fixations that the newest measures are a mean over
+NOTABLE_SHARE = 0.05  # of views known again: less can be chance
+ENOUGH_SHARE = 0.7  # .. are enough for a few rooms
+
+STAGES = BEGUN, COLLAPSED, NOTHING, LEARNING, LEARNED = (
+    "begun", "collapsed", "nothing", "learning", "learned",
+)  # fmt: skip
+
+
+class Verdict(NamedTuple):
+    """How learning goes: the stage for programs, the sentence for people."""
+
+    stage: str  # one of STAGES; NOTHING to be learned, LEARNED what there is to learn
+    sentence: str
+
+
+def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = None) -> Verdict:
+    """The verdict on a run with these lines of measures, oldest first: there may be none.
+
+    measures: as `metrics.read` gives them. summary: what `Run.finish` measured, if it has.
+    """
+    after = (summary or {}).get("after")
+    broken = after and Monitor().broken(Health(*(after[key] for key in Health._fields)))
+    if broken:
+        return Verdict(
+            COLLAPSED, f"It has collapsed, for {broken}: go on from an older checkpoint, or begin "
+            "anew with a lower network.learning_rate.",
+        )  # fmt: skip
+    fixations = column(measures, "fixations")
+    if not len(fixations) or not fixations[-1] >= FEWEST_FIXATIONS:
+        return Verdict(
+            BEGUN, "It has only begun to look: let it look for some minutes before you use it.",
+        )  # fmt: skip
+    now, before = (_information(measures, part * fixations[-1]) for part in (1.0, 0.5))
+    grows = now >= (1.0 + PAYS) * max(before, 0.0)
+    if not now >= NOTABLE_NATS:
+        return Verdict(
+            NOTHING, "It has learned nothing yet, since one look tells nothing about the next: "
+            "show it something that stays for some seconds and is not the same everywhere.",
+        )  # fmt: skip
+    told = _told(measures, summary)
+    if _newest(measures, summary, "information") <= 0.0:
+        return Verdict(
+            LEARNED, f"{told}It learns by heart what it sees here, which helps little with other "
+            "views: show it other things, or use it.",
+        )  # fmt: skip
+    if grows:
+        again = _duration(column(measures, "seconds")[-1])
+        return Verdict(LEARNING, f"{told}It still learns: {again} more pay.")
+    return Verdict(LEARNED, f"{told}It learns little more here: show it other things, or use it.")
+
+
+def _told(measures: list[dict[str, Any]], summary: dict[str, Any] | None) -> str:
+    """What it can do by now; nothing where that was not measured."""
+    before = ((summary or {}).get("before") or {}).get("known_again", math.nan)
+    after = _newest(measures, summary, "known_again")
+    if not math.isfinite(after):
+        return ""
+    known = f"It knows {after:.0%} of views again that it never learned from"
+    if after < before + NOTABLE_SHARE:
+        return f"{known}, no more than before it learned ({before:.0%}). "
+    untrained = f" ({before:.0%} before it learned)" if math.isfinite(before) else ""
+    enough = ", enough to tell a few rooms apart" if after >= ENOUGH_SHARE else ""
+    return f"{known}{untrained}{enough}. "
+
+
+def _newest(measures: list[dict[str, Any]], summary: dict[str, Any] | None, key: str) -> float:
+    """The newest of what was measured on held-out views; NaN if it never was."""
+    after = (summary or {}).get("after")
+    if after:
+        return after.get(key, math.nan)
+    found = column(measures, f"held_out_{key}")
+    found = found[np.isfinite(found)]
+    return float(found[-1]) if len(found) else math.nan
+
+
+def _information(measures: list[dict[str, Any]], fixations: float) -> float:
+    """Mean nats of the measures just before so many fixations; NaN where there are none."""
+    at, nats = column(measures, "fixations"), column(measures, "information")
+    near = (at <= fixations) & (at > (1.0 - LATEST) * fixations) & np.isfinite(nats)
+    return float(nats[near].mean()) if near.any() else math.nan
+
+
+def _duration(seconds: float) -> str:
+    """As long again, in round words."""
+    if not math.isfinite(seconds):
+        return "as many fixations"
+    if seconds < 90.0:
+        return "a minute or two"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400.0 else f"{seconds / 3600:.0f} hours"
