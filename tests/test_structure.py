@@ -21,10 +21,11 @@ ALLOWED = {
     "sources": "base eye optics",
     "run": "base eye learner optics sources",
     "encoder": "base eye learner run sources",
+    "teach": "base encoder eye",
     "watch": "base optics sources",
     "views": "base encoder eye learner run",
     "doctor": "base sources",
-    "cli": "base doctor encoder eye learner optics run sources views watch",
+    "cli": "base doctor encoder eye learner optics run sources teach views watch",
 }
 OPEN = {"errors", "_version"}
 NEIGHBOURS = [  # used by edge_rjepa, and usable without it

@@ -24,6 +24,8 @@ COMMANDS = [  # modules of this room, in the order of --help
     "learn",
     "export",
     "probe",
+    "teach",
+    "recognise",
     "report",
     "dashboard",
     "head",

@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   edge-rjepa export runs/mine -o sequence.onnx --form sequence --fixations 16
   edge-rjepa export runs/mine -o encoder.onnx --int8     also writes encoder.int8.onnx
   edge-rjepa export runs/mine -o place.onnx --form descriptor --picture 640x480
+  edge-rjepa export runs/mine -o rooms.onnx --taught     a picture in, names out
 """
 
 
@@ -32,10 +33,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--form",
         choices=FORMS,
-        default=STEP,
         help="step: one fixation a call, the state goes in and out; sequence: T fixations a call; "
         "patches: the embedding of single patches, without memory; descriptor: a whole picture to "
-        "one row, the scan inside (step)",
+        "one row, the scan inside (step; descriptor with --taught)",
     )
     parser.add_argument(
         "--fixations", type=positive(int), default=16, metavar="T", help="T of a sequence (16)"
@@ -43,6 +43,10 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--picture", type=size_px, default=(320, 240), metavar="WxH",
         help="size of the camera's pictures, of a descriptor (320x240)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--taught", action="store_true",
+        help="a descriptor that also answers with the names of the places taught to the run",
     )  # fmt: skip
     parser.add_argument(
         "--float-input", action="store_true",
@@ -70,22 +74,24 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.eye.retina import Retina
     from edge_rjepa.run.run import load_run
 
-    if options.int8 and options.form == DESCRIPTOR:
+    form = options.form or (DESCRIPTOR if options.taught else STEP)
+    if options.int8 and form == DESCRIPTOR:
         raise ExportError("a descriptor stays in float: export another form for --int8")
     learner, config, _, problems = load_run(options.run)
     for problem in problems:
         say(f"warning: {problem}")
     # A descriptor is compared on whole pictures.
-    patches = None if options.form == DESCRIPTOR else _patches(options, config)
+    patches = None if form == DESCRIPTOR else _patches(options, config)
     output = options.output or options.run / "encoder.onnx"
     parity = export(
         learner,
         Retina(config.retina),
         output,
-        form=options.form,
+        form=form,
         fixations=options.fixations,
         picture_px=options.picture,
         float_input=options.float_input,
+        taught=_taught(options.run) if options.taught else None,
         gaze=config.gaze,
         patches=patches,
         licence=options.licence,
@@ -122,3 +128,15 @@ def _patches(options: argparse.Namespace, config: Any) -> Any:
             raise SourceError(f"{error}; name other pictures: --patches SRC") from error
         say(f"warning: no real patches to compare on: {error}")
         return None
+
+
+def _taught(run: Path) -> Any:
+    """The places taught to a run. Raises ExportError where there are none."""
+    from edge_rjepa.cli.teach import known_to
+    from edge_rjepa.encoder.opener import open_encoder
+    from edge_rjepa.teach.looks import path_beside
+
+    taught = known_to(open_encoder(run), path_beside(run)).for_export()
+    if taught is None:
+        raise ExportError(f"no place was taught to {run}: edge-rjepa teach {run} NAME --source SRC")
+    return taught

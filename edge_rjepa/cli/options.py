@@ -159,6 +159,19 @@ def add_json(parser: Any, what: str = "result") -> None:
     parser.add_argument("--json", action="store_true", help=f"print the {what} as JSON")
 
 
+def add_box(parser: Any, what: str) -> None:
+    """--box and --thing, one of them. what: is done with it."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--box", type=box, metavar="X,Y,W,H",
+        help=f"{what} in this box, in shares of the picture: 0.25,0.25,0.5,0.5 is its middle",
+    )  # fmt: skip
+    either.add_argument(
+        "--thing", dest="box", action="store_const", const=(0.25, 0.25, 0.5, 0.5),
+        help=f"{what} in the middle of the picture",
+    )  # fmt: skip
+
+
 # -- numbers ---------------------------------------------------------------------------------------
 
 
@@ -171,6 +184,17 @@ def number(text: str) -> float:
 
 
 number.__name__ = "number"  # as argparse names it
+
+
+def box(text: str) -> tuple[float, float, float, float]:
+    """x, y, width and height in shares of a picture; argparse reports what it raises."""
+    from edge_rjepa.errors import InputError
+    from edge_rjepa.teach.recogniser import checked_box
+
+    try:
+        return checked_box(text.split(","))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def size_px(text: str) -> tuple[int, int]:

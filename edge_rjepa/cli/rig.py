@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_rjepa.cli.terminal import say
 from edge_rjepa.errors import ConfigError, SourceError
 from edge_rjepa.eye.head import Head
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.sources import Source, find_kind, open_source, reach_rad, redacted
+from edge_rjepa.run.usable_frames import PlacedFrames
+from edge_rjepa.sources import (
+    Frame,
+    Source,
+    SourceEnded,
+    absolute,
+    find_kind,
+    open_source,
+    reach_rad,
+    redacted,
+)
 from edge_rjepa.sources.devices import name_of
+from edge_rjepa.sources.kinds import path_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WAIT_MS = 200.0  # for a frame, until it is looked whether to stop
 
 
 @contextmanager
@@ -106,3 +123,53 @@ def _calibration(config: RunConfig) -> tuple:
     from edge_rjepa.optics import calibrated
 
     return calibrated, calibrated.load(config.calibration)
+
+
+def named_pictures(source: str) -> Iterator[tuple[str, np.ndarray]] | None:
+    """(name, picture) of a folder's pictures, each once and in order; None for any other source.
+
+    What cannot be read is left out, with a warning.
+    """
+    kind = find_kind(source)
+    if kind is None or kind.name != "folder":
+        return None
+    return _named_pictures(path_of(source))
+
+
+def _named_pictures(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    from edge_rjepa.sources.decode import pictures_in, read_picture
+
+    for path in pictures_in(folder):
+        try:
+            yield path.name, read_picture(path)
+        except SourceError as error:
+            say(f"warning: {error}")
+
+
+@contextmanager
+def open_frames(
+    source: str,
+) -> Iterator[tuple[Source, Callable[[Callable[[], bool]], Iterator[Frame]]]]:
+    """A source without a head, and what gives its usable frames until it ends, or `ended()`.
+
+    Raises SourceError for what cannot be opened, or shows another picture all the time.
+    """
+    kind = find_kind(source)
+    if kind is not None and kind.name == "scene":
+        raise SourceError("scene: shows another picture all the time: name a camera or a video")
+    config = RunConfig(source=absolute(source))
+    with open_rig(config, once=True) as (opened, _):
+
+        def frames(ended: Callable[[], bool]) -> Iterator[Frame]:
+            placed_frames = PlacedFrames(opened, None, config.head)
+            while not ended():
+                try:
+                    placed = placed_frames.read_next(WAIT_MS)
+                except SourceEnded:
+                    return
+                for event in placed_frames.drain_events():
+                    say(event)
+                if placed is not None and not placed.why_unusable:
+                    yield placed.frame
+
+        yield opened, frames

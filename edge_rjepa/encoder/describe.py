@@ -15,7 +15,7 @@ learner, exported file and graph; `encoder.describe(picture)` of OpenedEncoder a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,21 @@ DESCRIBED_PX = 192  # longer side of the picture as it is scanned
 EVEN_LEVEL, DARKEST_LEVEL = 110.0, 4.0  # of 255; means below the latter count as it
 GAIN_STEPS, GAIN_NUDGE = 64.0, 1.0 / 1024.0
 
-Describe = Callable[[np.ndarray], np.ndarray]  # picture (H, W, 3) uint8 BGR -> (n_z,) float32
+
+class Describer(NamedTuple):
+    """What describes pictures, in two parts.
+
+    see: what is looked at in a picture (H, W, 3) uint8 BGR, as rows (K, w) float32. whiten: what
+    the weights make of such rows (.., w): whitened embeddings (.., n_z). Of a learner the rows are
+    the retina's features: who keeps them can whiten them anew once the weights have changed.
+    """
+
+    see: Callable[[np.ndarray], np.ndarray]
+    whiten: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """The description (n_z,) float32 of length 1."""
+        return pool(self.whiten(self.see(picture)))
 
 
 def scan_to_describe(picture: np.ndarray) -> Scan:
@@ -64,7 +78,7 @@ def pool(whitened: np.ndarray) -> np.ndarray:
     return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
 
 
-def learner_describer(learner: RJepa, retina: Retina) -> Describe:
+def learner_describer(learner: RJepa, retina: Retina) -> Describer:
     """What describes pictures with the weights a learner has now: a snapshot.
 
     Raises InputError for a learner that diverged.
@@ -74,8 +88,11 @@ def learner_describer(learner: RJepa, retina: Retina) -> Describe:
     if not (np.isfinite(matrix).all() and np.isfinite(mean).all()):
         raise InputError("the learner holds NaN or infinity: describe with an earlier checkpoint")
 
-    def describe(picture: np.ndarray) -> np.ndarray:
+    def see(picture: np.ndarray) -> np.ndarray:
         seen = scan_to_describe(picture)
-        return pool((encode(retina(seen.image, seen.pixels)) - mean) @ matrix.T)
+        return retina(seen.image, seen.pixels)
 
-    return describe
+    def whiten(features: np.ndarray) -> np.ndarray:
+        return (encode(features) - mean) @ matrix.T
+
+    return Describer(see, whiten)

@@ -53,11 +53,13 @@ from edge_rjepa.encoder.names import (
     FEATURES,
     FORMAT,
     FORMS,
+    LIKENESS,
     MEMORY,
     NEXT_STATE,
     PATCHES,
     PICTURE,
     PREDICTION,
+    SCORES,
     SEQUENCE,
     STATE,
     STEP,
@@ -66,6 +68,7 @@ from edge_rjepa.encoder.names import (
     WHITENED,
     WINDOW,
 )
+from edge_rjepa.encoder.naming import Taught, TaughtNames, likeness_graph, scores_graph
 from edge_rjepa.encoder.onnx_graph import (
     VOCABULARY,
     Graph,
@@ -96,6 +99,7 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.patches import Patches
 from safe_files.errors import why
+from safe_files.plain import plain
 from safe_files.writing import write_atomic
 
 SEQUENCE_FIXATIONS = 16
@@ -111,6 +115,7 @@ def export(
     fixations: int = SEQUENCE_FIXATIONS,
     picture_px: tuple[int, int] = PICTURE_PX,
     float_input: bool = False,
+    taught: Taught | None = None,
     gaze: GazeConfig | None = None,
     patches: Patches | None = None,
     licence: str = "not stated",
@@ -121,7 +126,8 @@ def export(
     retina: what turns windows into features inside the graph; None for a graph that takes features.
     form, fixations: see the top of this file; fixations is T of a sequence. picture_px: width and
     height of a camera's pictures, for a descriptor, which takes them as describe.py scans them.
-    float_input: windows or pictures come as float32, for readers that know no uint8.
+    float_input: windows or pictures come as float32, for readers that know no uint8. taught: what a
+    descriptor is to know by name, as Recogniser.for_export has it.
     gaze: what made the efference copies, for their units in the file's metadata. patches: real ones
     to compare on, beside random ones. licence: of the weights. metadata: more to keep there,
     strings or what JSON can hold; what is written there anyway wins. The learner is left as it is.
@@ -130,12 +136,12 @@ def export(
     not fit the learner, its cell cannot be written as ONNX, a reader comes out further from it
     than parity.TOLERANCE, or the file cannot be written.
     """
-    _check(learner, retina, gaze, patches, form, fixations)
+    _check(learner, retina, gaze, patches, form, fixations, taught)
     _check_picture(picture_px)
     fixations = fixations if form == SEQUENCE else 1
     if form == DESCRIPTOR and retina is not None:
-        model = _descriptor(learner, retina, picture_px, float_input)
-        report = check_descriptions(model, learner, retina)
+        model = _descriptor(learner, retina, picture_px, float_input, taught)
+        report = check_descriptions(model, learner, retina, taught)
     else:
         model = _model(learner, retina, form, fixations, float_input)
         report = check_parity(model, form, fixations, learner, retina, patches)
@@ -150,6 +156,8 @@ def export(
     ranges = patches and _ranges_of(patches)
     properties = _properties(learner, retina, gaze, form, fixations, ranges, report, model)
     more = {**(metadata or {}), "licence": licence}
+    if taught is not None:
+        more["taught"] = plain(TaughtNames(taught.names, taught.odds))
     helper.set_model_props(model, as_strings(more | properties))
     write_model(path, model)
     return report
@@ -170,12 +178,15 @@ def _check(
     patches: Patches | None,
     form: str,
     fixations: int,
+    taught: Taught | None,
 ) -> None:
     config = learner.config
     if form not in FORMS:
         raise ExportError(f"form '{form}' is unknown: choose one of {', '.join(FORMS)}")
     if form == DESCRIPTOR and retina is None:
         raise ExportError("a descriptor looks at pictures: export it with its retina")
+    if taught is not None and form != DESCRIPTOR:
+        raise ExportError(f"names are for whole pictures: export the form '{DESCRIPTOR}'")
     if form == SEQUENCE and not 2 <= fixations <= 256:
         raise ExportError(
             f"a sequence of {fixations} fixations: give 2 to 256, or export the form '{STEP}'"
@@ -228,9 +239,16 @@ def _check_patches(patches: Patches, config: RJepaConfig, retina: Retina | None)
 
 
 def _descriptor(
-    learner: RJepa, retina: Retina, picture_px: tuple[int, int], float_input: bool
+    learner: RJepa,
+    retina: Retina,
+    picture_px: tuple[int, int],
+    float_input: bool,
+    taught: Taught | None,
 ) -> onnx.ModelProto:
-    """From a picture of this width and height, or rather as it is scanned, to its description."""
+    """From a picture of this width and height, or rather as it is scanned, to its description.
+
+    And to the names that were taught.
+    """
     width, height = described_size(*picture_px)
     seen = scan_to_describe(np.zeros((height, width, 3), np.uint8))
     graph, side, n_z = Graph(), retina.config.window_px, learner.config.n_embedding
@@ -249,6 +267,11 @@ def _descriptor(
     mean = node("ReduceMean", reshape(white, -1, len(windows), n_z), axes=[1], keepdims=0)
     length = node("Sqrt", linear(mean * mean, np.ones((1, n_z))))
     graph.output(DESCRIPTION, mean / length, ["N", n_z], "of length 1: its likeness is a product")
+    if taught is not None:
+        likeness = likeness_graph(taught, white, len(windows))
+        scores, count = scores_graph(taught, likeness), len(taught.names)
+        graph.output(LIKENESS, likeness, ["N", count], "to each name in 'taught', -1..1")
+        graph.output(SCORES, scores, ["N", count + 1], "probability of each name, last of none")
     return graph.model(FORMAT, __version__)
 
 

@@ -21,7 +21,7 @@ import onnxruntime
 from numpy.typing import ArrayLike
 
 from edge_rjepa.base.checks import from_table
-from edge_rjepa.encoder.describe import pool, scan_to_describe
+from edge_rjepa.encoder.describe import Describer, scan_to_describe
 from edge_rjepa.encoder.names import (
     DESCRIPTION,
     DESCRIPTOR,
@@ -31,12 +31,14 @@ from edge_rjepa.encoder.names import (
     FEATURES,
     FORMAT,
     FORMS,
+    LIKENESS,
     MEMORY,
     NEXT_STATE,
     OUTPUTS,
     PATCHES,
     PICTURE,
     PREDICTION,
+    SCORES,
     SEQUENCE,
     STATE,
     STEP,
@@ -45,6 +47,7 @@ from edge_rjepa.encoder.names import (
     WHITENED,
     WINDOW,
 )
+from edge_rjepa.encoder.naming import Answer, TaughtNames
 from edge_rjepa.errors import InputError, RJepaError
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.image import check_image
@@ -100,8 +103,9 @@ class FrozenEncoder:
     metadata: what the file says of itself. form: step, sequence, patches or descriptor. fixations:
     how many a call of the graph takes; of a sequence, blocks must be a multiple of it. retina: the
     retina inside the graph, whose `windows` cuts what `embed` takes; None if the file takes
-    features. Raises EncoderError for a file that cannot be read, or is not of this package, and
-    where the graph fails while it runs.
+    features. taught: the names of places that the file knows, and their odds; None if it was
+    exported without. Raises EncoderError for a file that cannot be read, or is not of this package,
+    and where the graph fails while it runs.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1):
@@ -120,6 +124,7 @@ class FrozenEncoder:
         self._outputs = {each.name: each for each in self._session.get_outputs()}
         self._view = _view(self.form, self.retina)
         try:
+            self.taught = rebuilt(TaughtNames | None, self.metadata.get("taught"), "taught")
             self._check_graph()
         except FileError as error:
             raise EncoderError(
@@ -167,16 +172,54 @@ class FrozenEncoder:
         the picture is enlarged or reduced to. Raises InputError for any other picture, and where
         the file takes features.
         """
+        return self.describer()(picture)
+
+    def describer(self) -> Describer:
+        """What `describe` does, in two parts; its rows are whitened embeddings already.
+
+        Of the form `descriptor` there is one row, the description. Raises InputError where the file
+        takes features.
+        """
         if self.retina is None:
             raise InputError("this file takes features: export it with its retina to describe")
-        if self.form == DESCRIPTOR:
-            check_image(picture, "picture")
-            height, width = self._inputs[PICTURE].shape[1:3]
-            picture = resized(picture, width, height)
-            picture = picture[None].astype(self._view_dtype, copy=False)
-            return self._compute([DESCRIPTION], {PICTURE: picture})[DESCRIPTION][0]
+        see = self._see_whole if self.form == DESCRIPTOR else self._see_windows
+        return Describer(see, lambda rows: rows)
+
+    def recognise(self, picture: np.ndarray) -> Answer:
+        """Which of the names that the file knows a picture (H, W, 3) uint8 BGR shows.
+
+        Raises InputError for any other picture, and where the file knows no names.
+        """
+        return self.answer(self.likeness(picture))
+
+    def likeness(self, picture: np.ndarray) -> np.ndarray:
+        """The likeness (M,) float32 of a picture to each name. Raises InputError as `recognise`."""
+        if self.taught is None:
+            raise InputError("this file knows no names: export it with --taught")
+        return self._of_whole(picture, LIKENESS)[0]
+
+    def answer(self, likeness: np.ndarray) -> Answer:
+        """What a likeness (M,), of one picture or the mean over several, comes to."""
+        if self.taught is None:
+            raise InputError("this file knows no names: export it with --taught")
+        return self.taught.answer(likeness)
+
+    def _see_whole(self, picture: np.ndarray) -> np.ndarray:
+        """The description (1, n_z) of a picture, by the graph itself."""
+        return self._of_whole(picture, DESCRIPTION)
+
+    def _of_whole(self, picture: np.ndarray, output: str) -> np.ndarray:
+        """An output (1, ..) of a descriptor for a picture."""
+        check_image(picture, "picture")
+        height, width = self._inputs[PICTURE].shape[1:3]
+        picture = resized(picture, width, height)[None].astype(self._view_dtype, copy=False)
+        return self._compute([output], {PICTURE: picture})[output]
+
+    def _see_windows(self, picture: np.ndarray) -> np.ndarray:
+        """Whitened embeddings (K, n_z) of a picture's scan."""
+        assert self.retina is not None  # for mypy: describer has looked
         seen = scan_to_describe(picture)
-        return pool(self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED])
+        return self._without_past(self.retina.windows(seen.image, seen.pixels))[WHITENED]
 
     def reset(self) -> None:
         """Forget the past."""
@@ -275,6 +318,8 @@ class FrozenEncoder:
     def _check_graph(self) -> None:
         """Raise FileError unless inputs and outputs are those of the form."""
         inputs, outputs = NODES[self.form]
+        if self.taught is not None:
+            outputs = (*outputs, LIKENESS, SCORES)
         for kind, names, has in (
             ("inputs", {self._view, *inputs}, self._inputs),
             ("outputs", set(outputs), self._outputs),
@@ -291,6 +336,11 @@ class FrozenEncoder:
             if node.type not in wanted:
                 raise FileError(f"{name} is a {node.type}"[:200])
         self._check_view_sizes()
+        if self.taught is not None:
+            count = len(self.taught.names)
+            sizes = [self._outputs[name].shape[1:] for name in (LIKENESS, SCORES)]
+            if not count or len(set(self.taught.names)) < count or sizes != [[count], [count + 1]]:
+                raise FileError(f"it names {count} and scores {sizes}"[:200])
 
     def _check_view_sizes(self) -> None:
         shape = self._inputs[self._view].shape

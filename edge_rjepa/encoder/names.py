@@ -21,4 +21,5 @@ OUTPUTS = EMBEDDING, WHITENED, MEMORY, NEXT_STATE, PREDICTION, SURPRISE = (
     "surprise",
 )
 
-DESCRIPTION = "description"  # the only output of a descriptor
+# Outputs of a descriptor; the last two only where names were taught.
+DESCRIPTION, LIKENESS, SCORES = "description", "likeness", "scores"

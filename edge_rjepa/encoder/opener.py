@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_rjepa.base.checks import from_table
-from edge_rjepa.encoder.describe import Describe, learner_describer
+from edge_rjepa.encoder.describe import Describer, learner_describer
 from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
@@ -49,6 +49,11 @@ class OpenedEncoder:
     network: RJepaConfig
     scales_rad: tuple[float, float] | None
     config: RunConfig | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether it is a learner, whose weights may go on changing, and no file."""
+        return isinstance(self.model, RJepa)
 
     @property
     def window_px(self) -> int:
@@ -84,11 +89,11 @@ class OpenedEncoder:
             return learner_embedder(self.model, self.retina)
         return self.model.embed_patches
 
-    def describer(self) -> Describe:
-        """What describes pictures (H, W, 3) uint8 BGR, (n_z,) float32 each; see describe.py."""
+    def describer(self) -> Describer:
+        """What describes pictures with the weights of now; see describe.py."""
         if isinstance(self.model, RJepa):
             return learner_describer(self.model, self.retina)
-        return self.model.describe
+        return self.model.describer()
 
     def describe(self, picture: np.ndarray) -> np.ndarray:
         """The description (n_z,) float32 of a picture (H, W, 3) uint8 BGR, of length 1.
@@ -98,7 +103,7 @@ class OpenedEncoder:
         return self._describe(picture)
 
     @cached_property
-    def _describe(self) -> Describe:
+    def _describe(self) -> Describer:
         return self.describer()
 
 

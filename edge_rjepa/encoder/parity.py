@@ -22,12 +22,15 @@ from edge_rjepa.encoder.names import (
     EFFERENCE,
     EMBEDDING,
     EMBEDDING_BEFORE,
+    LIKENESS,
     NEXT_STATE,
     OUTPUTS,
     PICTURE,
+    SCORES,
     STATE,
     SURPRISE,
 )
+from edge_rjepa.encoder.naming import Taught
 from edge_rjepa.errors import ExportError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
@@ -136,13 +139,20 @@ def check_parity(
     return ParityReport(form, TOLERANCE, checks)
 
 
-def check_descriptions(model: onnx.ModelProto, learner: RJepa, retina: Retina) -> ParityReport:
-    """Run the graph of a descriptor beside its learner. Raises ExportError if it is not sound."""
+def check_descriptions(
+    model: onnx.ModelProto, learner: RJepa, retina: Retina, taught: Taught | None = None
+) -> ParityReport:
+    """Run the graph of a descriptor beside its learner. Raises ExportError if it is not sound.
+
+    Its scores are held to what its own likeness comes to: they multiply what differs there.
+    """
     height, width = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:3])
     pictures = random_pictures(np.random.default_rng(0), DESCRIBED_PICTURES, (height, width))
     dtype = _blank_inputs(model)[PICTURE].dtype
     describe = learner_describer(learner, retina)
     expected = {DESCRIPTION: np.array([describe(picture) for picture in pictures], np.float64)}
+    if taught is not None:
+        expected[LIKENESS] = np.array([taught.likeness(picture) for picture in pictures], float)
     readers = {
         "onnxruntime": lambda: onnxruntime_reader(model),
         "cv2.dnn": lambda: opencv_reader(model),
@@ -151,13 +161,17 @@ def check_descriptions(model: onnx.ModelProto, learner: RJepa, retina: Retina) -
     for name, open_reader in readers.items():
         try:
             read = open_reader()
-            found = [
-                read({PICTURE: picture[None].astype(dtype)})[DESCRIPTION][0] for picture in pictures
-            ]
+            rows = [read({PICTURE: picture[None].astype(dtype)}) for picture in pictures]
         except UnreadableError as error:
             checks.append(Check(name, "random", 0, None, str(error)))
         else:
-            differences = _differences({DESCRIPTION: np.array(found, np.float64)}, expected)
+            found = {
+                output: np.array([row[output].reshape(-1) for row in rows], np.float64)
+                for output in rows[0]
+            }
+            if taught is not None:
+                expected[SCORES] = np.array([taught.odds.scores(row) for row in found[LIKENESS]])
+            differences = _differences(found, expected)
             checks.append(Check(name, "random", len(pictures), differences))
     return ParityReport(DESCRIPTOR, TOLERANCE, checks)
 

@@ -1,0 +1,208 @@
+"""`edge-rjepa recognise ..`: say which of the taught places and things a camera sees."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import deque
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge_rjepa.cli import options as flags
+from edge_rjepa.cli.options import positive
+from edge_rjepa.cli.terminal import say, stop_on_signals
+from edge_rjepa.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edge_rjepa.encoder.naming import Answer
+    from edge_rjepa.teach.recogniser import Box
+
+SMOOTHED = 5  # pictures whose mean likeness is judged: a hand before the camera is no other room
+LOOK_AGAIN_S = 10.0  # for what was taught or learned meanwhile
+
+EXAMPLES = """examples:
+  edge-rjepa recognise runs/mine --source 0               a line whenever the answer changes
+  edge-rjepa recognise runs/mine --source photos/         the name of each picture of a folder
+  edge-rjepa recognise encoder.onnx --source 0 --json --exec "python3 lamps.py"
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add `recognise` to the commands."""
+    parser = flags.add_command(
+        commands, "recognise", execute, "say which taught place or thing a camera sees", EXAMPLES
+    )
+    flags.add_encoder(parser)
+    flags.add_source(parser, "each picture of a folder is asked about by itself", required=True)
+    flags.add_box(parser, "name the thing")
+    parser.add_argument(
+        "--looks-per-second", type=positive(float), default=10.0, metavar="N",
+        help="look at so many pictures of a second (10)",
+    )  # fmt: skip
+    flags.add_seconds(parser)
+    parser.add_argument(
+        "--exec", metavar="COMMAND", help="run COMMAND at each change, without a shell, for 10 s "
+        "at most; it reads the line of JSON from its standard input"
+    )  # fmt: skip
+    flags.add_json(parser, "answers, a line each,")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Of a folder a line a picture, else a line a change."""
+    from edge_rjepa.cli.rig import named_pictures
+    from edge_rjepa.watch.alarms import Command
+
+    known = _Known(options.encoder, options.box)
+    if not known.any:
+        raise ConfigError(
+            f"no {_kind(options.box)} was taught to {options.encoder}: edge-rjepa teach "
+            f"{options.encoder} NAME --source SRC{' --thing' if options.box else ''}"
+        )
+    with ExitStack() as opened:
+        command = None
+        if options.exec:
+            command = opened.enter_context(closing(Command(options.exec, say)))
+        teller = _Teller(_kind(options.box), options.json, command)
+        pictures = named_pictures(options.source)
+        if pictures is None:
+            _follow(known, options, teller)
+        else:
+            for name, picture in pictures:
+                teller.tell(known.answer(known.likeness(picture)), picture=name)
+    return 0
+
+
+def _follow(known: _Known, options: argparse.Namespace, teller: _Teller) -> None:
+    """A camera or a video: tell each change of what the last few pictures come to."""
+    import numpy as np
+
+    from edge_rjepa.cli.rig import open_frames
+
+    until_s = time.monotonic() + (options.seconds or math.inf)
+    recent: deque[np.ndarray] = deque(maxlen=SMOOTHED)
+    due_s = -math.inf
+    with open_frames(options.source) as (_, frames), stop_on_signals("stopping") as received:
+        for frame in frames(lambda: bool(received) or time.monotonic() > until_s):
+            if frame.t_capture_s < due_s:
+                continue
+            due_s = frame.t_capture_s + 1.0 / options.looks_per_second - 1e-3
+            if known.renewed():
+                recent.clear()
+            recent.append(known.likeness(frame.image))
+            answer = known.answer(np.mean(recent, axis=0))
+            if answer.name != teller.name or not teller.number:
+                teller.tell(answer, t_s=round(frame.t_capture_s, 3), frame=frame.sequence)
+
+
+class _Stamp(NamedTuple):
+    """When files were changed last."""
+
+    encoder_ns: int
+    taught_ns: int
+
+
+class _Known:
+    """What was taught, read again when it was taught more, or when the run has learned on.
+
+    A file that knows names by itself is asked where nothing was taught beside it.
+    """
+
+    def __init__(self, encoder: Path, box: Box | None) -> None:
+        self._encoder, self._box = encoder, box
+        self._looked_s = time.monotonic()
+        self._stamp = self._now()
+        self._read()
+
+    def likeness(self, picture: np.ndarray) -> np.ndarray:
+        """Of a picture to each name of its kind."""
+        if self._file is not None:
+            return self._file.likeness(picture)
+        return self._recogniser.likeness(picture, self._box)
+
+    def answer(self, likeness: np.ndarray) -> Answer:
+        """What it comes to."""
+        if self._file is not None:
+            return self._file.answer(likeness)
+        return self._recogniser.answer(likeness, _kind(self._box))
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a name of this kind."""
+        return self._file is not None or bool(self._recogniser.names(_kind(self._box)))
+
+    def renewed(self) -> bool:
+        """Whether it is newer than before; looks no more often than every LOOK_AGAIN_S."""
+        if time.monotonic() - self._looked_s < LOOK_AGAIN_S:
+            return False
+        self._looked_s = time.monotonic()
+        before, self._stamp = self._stamp, self._now()
+        if before == self._stamp:
+            return False
+        try:
+            self._read()
+        except OSError as error:  # of a file that is just being changed; what was known stays
+            say(f"warning: {error}; what was known before still is")
+            return False
+        return True
+
+    def _read(self) -> None:
+        from edge_rjepa.cli.teach import known_to
+        from edge_rjepa.encoder.frozen import FrozenEncoder
+        from edge_rjepa.encoder.opener import open_encoder
+        from edge_rjepa.teach.looks import path_beside
+
+        opened, path = open_encoder(self._encoder), path_beside(self._encoder)
+        self._file = None
+        if isinstance(opened.model, FrozenEncoder) and not path.exists() and self._box is None:
+            self._file = opened.model if opened.model.taught else None
+        self._recogniser = known_to(opened, path)
+
+    def _now(self) -> _Stamp:
+        from edge_rjepa.run.run import CHECKPOINT
+        from edge_rjepa.teach.looks import path_beside
+
+        file = self._encoder / CHECKPOINT if self._encoder.is_dir() else self._encoder
+        return _Stamp(_changed_ns(file), _changed_ns(path_beside(self._encoder)))
+
+
+class _Teller:
+    """Tells answers in words or as JSON, and to a program. name: of the last; number: of it."""
+
+    def __init__(self, kind: str, as_json: bool, command: Any) -> None:
+        self.name: str | None = None
+        self.number = 0
+        self._kind, self._as_json, self._command = kind, as_json, command
+
+    def tell(self, answer: Answer, **where: Any) -> None:
+        self.number += 1
+        self.name = answer.name
+        line = {
+            "kind": "recognised",
+            "number": self.number,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **where,
+            self._kind: answer.name,
+            "probability": round(answer.probability, 3),
+        }
+        if self._command:
+            self._command.run(line)
+        said = f"{answer.name or 'unknown'} ({answer.probability:.2f})"
+        if "picture" in where:
+            said = f"{where['picture']}: {said}"
+        print(json.dumps(line, ensure_ascii=False) if self._as_json else said, flush=True)
+
+
+def _kind(box: Box | None) -> str:
+    return "place" if box is None else "thing"
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,1 @@
+"""Names for what is seen: taught by a few looks each, asked for, and forgotten."""
