@@ -31,6 +31,7 @@ COMMANDS = [  # modules of this room, in the order of --help
     "head",
     "calibrate",
     "watch",
+    "fine",
     "doctor",
     "check_gradients",
 ]

@@ -50,8 +50,13 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     flags.add_seconds(parser, "stop after this many seconds, the warm-up among them")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write alarms.jsonl and cut-outs to DIR "
-        "(watch/DATE-TIME)"
+        "--out", type=Path, metavar="DIR", help="keep alarms, and what is usual, in DIR "
+        "(RUN/watch, or watch/NAME for an encoder NAME.onnx); a watch with the same DIR goes on "
+        "from there"
+    )  # fmt: skip
+    parser.add_argument(
+        "--mask", type=Path, metavar="F", help="watch nothing in the polygons of this JSON file, "
+        "or where this picture is dark; it is kept in DIR"
     )  # fmt: skip
     parser.add_argument(
         "--exec", metavar="COMMAND", help="run COMMAND for each alarm, without a shell, for 10 s "
@@ -65,17 +70,20 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.encoder.opener import open_encoder
     from edge_rjepa.run.run import alone_in
     from edge_rjepa.sources import redacted
-    from edge_rjepa.watch.alarms import AlarmFolder, Command
+    from edge_rjepa.watch.alarms import Command
+    from edge_rjepa.watch.masks import read_mask
     from edge_rjepa.watch.novelty import Watch
+    from edge_rjepa.watch.session import Session
 
     encoder = open_encoder(options.encoder)
     embed = encoder.patch_embedder()
     config = _configuration(options, encoder.config)
-    folder = options.out or Path(time.strftime("watch/%Y%m%d-%H%M%S"))
+    folder = options.out or _usual_folder(options.encoder)
+    mask = read_mask(options.mask) if options.mask else None
     with ExitStack() as opened:
-        command = None
+        tell = []
         if options.exec:
-            command = opened.enter_context(closing(Command(options.exec, say)))
+            tell.append(opened.enter_context(closing(Command(options.exec, say))).run)
         source, head = opened.enter_context(rig.open_rig(config, once=True))
         _check_time(source, options)
         watch = Watch(
@@ -83,32 +91,31 @@ def execute(options: argparse.Namespace) -> int:
             options.alarms_per_hour, options.warm_up,
         )  # fmt: skip
         opened.enter_context(alone_in(folder))
-        kept = AlarmFolder(folder, say)
+        reporter = _Reporter(watch, options.json)
+        tell.append(reporter.tell)
+        session = Session(watch, folder, tell, reporter.report_event, mask)
         received = opened.enter_context(stop_on_signals("stopping"))
         say(f"watching {redacted(config.source)}; alarms go to {folder}")
         say(f"nothing is reported for {options.warm_up:.0f} s, while it learns what is usual here")
-        reporter = _Reporter(watch, options.json)
+        if watch.known.places:
+            say("unless it looks as it did before: then it goes on within seconds")
         until_s = time.monotonic() + (options.seconds or math.inf)
 
         def ended() -> bool:
             return bool(received) or time.monotonic() > until_s
 
         frames = _frames(source, head, config, ended, reporter.report_event)
-        _look(frames, watch, kept, command, reporter)
+        for frame in frames:
+            session.look(frame)
+            reporter.report_status(frame.t_capture_s)
+        session.save()
         reporter.report_end()
     return 0
 
 
-def _look(frames, watch, kept, command, reporter) -> None:
-    """Tell of what is new; whatever keeps it from being written, the command is run first."""
-    for frame in frames:
-        for alarm in watch.look(frame):
-            line = kept.keep_picture(alarm)
-            if command:
-                command.run(line)
-            reporter.report_alarm(line)
-            kept.keep_line(line)
-        reporter.report_status(frame.t_capture_s)
+def _usual_folder(encoder: Path) -> Path:
+    """Of a run its own, so that what is usual is found again; a file may lie anywhere."""
+    return encoder / "watch" if encoder.is_dir() else Path("watch", encoder.stem)
 
 
 def _check_time(source: Any, options: argparse.Namespace) -> None:
@@ -188,15 +195,26 @@ class _Reporter:
         self._warm = False
         self._printing_fails = False
 
-    def report_alarm(self, line: dict) -> None:
-        self._alarms += 1
-        self._print(
-            line,
-            f"something new at pixel ({line['pixel'][0]:.0f}, {line['pixel'][1]:.0f}), "
+    def tell(self, line: dict, _jpeg: bytes | None = None) -> None:
+        """Of an alarm, of its end, or of what the owner said."""
+        if line["kind"] == "alarm":
+            self._alarms += 1
+            self._print(line, self._of_alarm(line))
+        elif line["kind"] == "gone":
+            after = _duration(line["after_s"])
+            self._print(line, f"alarm {line['number']} is over, after {after}: as it was before")
+        else:
+            self._print(line, f"alarm {line['number']} is fine: it is usual from now on")
+
+    def _of_alarm(self, line: dict) -> str:
+        what = "something new" if line["what"] == "new" else "something was taken away"
+        return (
+            f"alarm {line['number']}: {what} at pixel "
+            f"({line['pixel'][0]:.0f}, {line['pixel'][1]:.0f}), "
             f"{_direction(line['azimuth_deg'], line['elevation_deg'])}, "
             f"{_times(line['surprise_nats'], line['usual_nats'])} as surprising as usual there "
             f"(by chance {line['expected_per_hour']:.2g} an hour): "
-            f"{line['picture'] or 'its picture could not be kept'}",
+            f"{line['picture'] or 'its picture could not be kept'}"
         )
 
     def report_event(self, event: str) -> None:

@@ -21,7 +21,7 @@ import cv2
 
 from edge_rjepa.base.journal import Journal, read
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.watch.novelty import Alarm
+from edge_rjepa.watch.novelty import Alarm, Gone
 from safe_files.errors import why
 from safe_files.writing import make_private_folder, newest, write_atomic
 
@@ -47,22 +47,19 @@ class AlarmFolder:
         self._fails = False
         make_private_folder(folder)
         self._journal = Journal(folder / LINES)
-        self._number = max(self._numbers(), default=0)
+        self.last_number = max(self._numbers(), default=0)
 
-    def keep_picture(self, alarm: Alarm) -> dict:
+    def keep_picture(self, alarm: Alarm, jpeg: bytes) -> dict:
         """The alarm's line; its picture is None where the cut-out cannot be written."""
-        self._number += 1
-        x, y, width, height = alarm.box
-        cut_out = alarm.frame.image[y : y + height, x : x + width]
-        _, jpeg = cv2.imencode(".jpg", cut_out, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-        picture: Path | None = self._path(self._number)
+        self.last_number = alarm.number
+        picture: Path | None = self._path(alarm.number)
         try:
-            self._path(self._number - MAX_CUT_OUTS).unlink(missing_ok=True)
-            write_atomic(self._path(self._number), jpeg.tobytes())
+            self._path(alarm.number - MAX_CUT_OUTS).unlink(missing_ok=True)
+            write_atomic(self._path(alarm.number), jpeg)
         except OSError as error:
             self._report_failure(error)
             picture = None
-        return as_line(alarm, self._number, picture)
+        return alarm_line(alarm, picture)
 
     def keep_line(self, line: dict) -> None:
         """Write the line down, as far as the disk lets it."""
@@ -71,7 +68,7 @@ class AlarmFolder:
         except OSError as error:
             self._report_failure(error)
         else:
-            if self._fails and line["picture"]:
+            if self._fails and line.get("picture"):
                 self._report(f"alarms are kept again in {self._folder}")
                 self._fails = False
 
@@ -94,13 +91,43 @@ class AlarmFolder:
         return self._folder / f"alarm-{number:06d}.jpg"
 
 
-def as_line(alarm: Alarm, number: int, picture: Path | None) -> dict:
+def now() -> str:
+    """The time of day, as lines have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def cut_out(alarm: Alarm) -> bytes:
+    """What is about the alarm in its picture, a JPEG."""
+    x, y, width, height = alarm.box
+    image = alarm.frame.image[y : y + height, x : x + width]
+    _, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    return jpeg.tobytes()
+
+
+def gone_line(gone: Gone) -> dict:
+    """The end of an alarm as plain JSON values."""
+    return {
+        "kind": "gone",
+        "number": gone.number,
+        "time": now(),
+        "t_s": round(gone.t_s, 3),
+        "after_s": round(gone.after_s, 1),
+    }
+
+
+def fine_line(number: int) -> dict:
+    """What the owner said of an alarm as plain JSON values."""
+    return {"kind": "fine", "number": number, "time": now()}
+
+
+def alarm_line(alarm: Alarm, picture: Path | None) -> dict:
     """An alarm as plain JSON values."""
     azimuth_rad, elevation_rad = alarm.angles_rad
     return {
         "kind": "alarm",
-        "number": number,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "number": alarm.number,
+        "time": now(),
+        "what": alarm.what,
         "t_s": round(alarm.t_s, 3),
         "frame": alarm.frame.sequence,
         "pixel": [round(value, 1) for value in alarm.pixel],
@@ -140,8 +167,10 @@ class Command:
         self._thread = threading.Thread(target=self._work, name="exec", daemon=True)
         self._thread.start()
 
-    def run(self, line: dict) -> None:
-        """Have it run for this alarm; returns at once."""
+    def run(self, line: dict, _jpeg: bytes | None = None) -> None:
+        """Have it run, if this is an alarm's line; returns at once."""
+        if line["kind"] != "alarm":
+            return
         if self._lines.qsize() < MAX_WAITING:
             self._lines.put(line)
         else:

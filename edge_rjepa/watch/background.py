@@ -1,7 +1,8 @@
 """The background: what each direction usually looks like, and how surprising it usually is.
 
 For every direction the usual embeddings are kept: running averages, one for each of up to MODES
-modes (a door open, a door closed). A look with embedding z has the
+modes (a door open, a door closed). A mode may belong to an alarm: it is what that alarm told of,
+and goes with it. A look with embedding z has the
 
     surprise = 1/2 e' S^-1 e nats,    e = z - the nearest mode
 
@@ -19,6 +20,7 @@ import numpy as np
 from edge_rjepa.sources import Frame
 
 MODES = 4  # of a direction
+NOBODY, OWNER_SAYS_FINE = 0, -1  # in place of an alarm's number, whose mode it is
 MIN_VISITS = 8  # of a direction before it is judged
 LEARNING_RATE = 0.02  # of averages, once there were 1 / LEARNING_RATE visits
 ACTIVE_RATE = 0.1  # of the learning rate, where a direction is active
@@ -38,6 +40,7 @@ class Match(NamedTuple):
     error: np.ndarray  # (K, n_z) z - the mode
     surprise: np.ndarray  # (K,) nats
     score: np.ndarray  # (K,) standard deviations above the usual level, -inf where that is unknown
+    still: np.ndarray  # (K,) the score if nothing moved
 
 
 class BackgroundModel:
@@ -52,6 +55,7 @@ class BackgroundModel:
         self._modes = np.zeros((n_directions, MODES, n_z))
         self._visits = np.zeros((n_directions, MODES), np.int64)
         self._used_s = np.full((n_directions, MODES), -np.inf)  # when each mode was seen last
+        self._alarm = np.full((n_directions, MODES), NOBODY, np.int64)  # whose mode it is
         self._place = np.full((n_directions, 2), np.nan)  # of the head at the last visit,
         self._time_s = np.full(n_directions, -np.inf)  # and when that was
         self._before = np.full((n_directions, n_z), np.nan)  # embedding of the look before
@@ -65,20 +69,33 @@ class BackgroundModel:
 
     def match(self, directions: np.ndarray, z: np.ndarray) -> Match:
         """How surprising the embeddings z (K, n_z) of looks at directions (K,) are."""
-        errors = z[:, None] - self._modes[directions]
-        surprises = self._surprise(errors)
-        visits = self._visits[directions]
-        surprises[(visits == 0) & (np.arange(MODES) > 0)] = np.inf  # the first may be empty, too
-        rows, mode = np.arange(len(directions)), surprises.argmin(axis=1)
-        surprise = surprises[rows, mode]
-        change = self._surprise(np.nan_to_num(z - self._before[directions]))
+        mode, error, surprise = self._nearest(directions, z)
+        change = self.surprise(np.nan_to_num(z - self._before[directions]))
         self._before[directions] = z
-        level = np.maximum(self.log_surprise[directions], _log(MOTION_FACTOR * change))
+        usual = self.log_surprise[directions]
+        level = np.maximum(usual, _log(MOTION_FACTOR * change))
+        score, still = (self._score(directions, surprise, each) for each in (level, usual))
+        return Match(mode, self._visits[directions, mode], error, surprise, score, still)
+
+    def score(self, directions: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """(K,) as in `match`, of looks by themselves, whatever moves; nothing is remembered."""
+        surprise = self._nearest(directions, z)[2]
+        return self._score(directions, surprise, self.log_surprise[directions])
+
+    def _nearest(self, directions: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The nearest mode (K,), z - the mode (K, n_z), and the surprise (K,)."""
+        errors = z[:, None] - self._modes[directions]
+        surprises = self.surprise(errors)
+        visits = self._visits[directions]
+        surprises[(visits == 0) & (visits.max(axis=1, keepdims=True) > 0)] = np.inf
+        rows, mode = np.arange(len(directions)), surprises.argmin(axis=1)
+        return mode, errors[rows, mode], surprises[rows, mode]
+
+    def _score(self, directions: np.ndarray, surprise: np.ndarray, level: np.ndarray) -> np.ndarray:
         score = (_log(surprise) - level) / np.sqrt(self._log_variance[directions])
-        known = (visits.max(axis=1) >= MIN_VISITS) & (self._levels[directions] >= MIN_VISITS)
-        return Match(
-            mode, visits[rows, mode], errors[rows, mode], surprise, np.where(known, score, -np.inf)
-        )
+        visits = self._visits[directions].max(axis=1)
+        known = (visits >= MIN_VISITS) & (self._levels[directions] >= MIN_VISITS)
+        return np.where(known, score, -np.inf)
 
     def learn(
         self,
@@ -88,8 +105,10 @@ class BackgroundModel:
         frame: Frame,
         age: float,
         active: np.ndarray,
-    ) -> None:
+    ) -> np.ndarray:
         """Learn from looks that are visits; hardly, where they are `active` (K,).
+
+        Returns which are visits (K,).
 
         age: of the watch, in parts of the warm-up.
         """
@@ -113,13 +132,60 @@ class BackgroundModel:
         self._modes[directions, mode] += rate[:, None] * error
         self._visits[directions, mode] += ~active
         self._used_s[directions, mode] = t_s
+        return fresh
 
-    def adopt(self, direction: int, z: np.ndarray, t_s: float) -> None:
-        """Take z (n_z,) as a mode, in place of the one that was seen longest ago."""
-        mode = int(self._used_s[direction].argmin())
+    def adopt(self, direction: int, z: np.ndarray, t_s: float, alarm: int = NOBODY) -> None:
+        """Take z (n_z,) as a mode of this alarm, in place of the one that was seen longest ago.
+
+        What the owner said is fine is replaced last.
+        """
+        used_s = self._used_s[direction]
+        fine = self._alarm[direction] == OWNER_SAYS_FINE
+        mode = int(np.where(fine & ~fine.all(), np.inf, used_s).argmin())
         self._modes[direction, mode] = z
         self._visits[direction, mode] = MIN_VISITS
         self._used_s[direction, mode] = t_s
+        self._alarm[direction, mode] = alarm
+
+    def drop(self, alarm: int) -> None:
+        """Forget what this alarm told of: when it comes back it is new."""
+        its = self._alarm == alarm
+        self._visits[its], self._used_s[its], self._alarm[its] = 0, -np.inf, NOBODY
+
+    def surprise(self, error: np.ndarray) -> np.ndarray:
+        """1/2 e' S^-1 e (...) nats of e (..., n_z)."""
+        return 0.5 * ((error @ self._precision) * error).sum(axis=-1)
+
+    def kept(self, now_s: float) -> dict[str, np.ndarray]:
+        """All that a place needs to be known again: of the directions that were ever seen.
+
+        Times become ages, since a clock does not outlive its process.
+        """
+        (seen,) = np.nonzero(self._visits.any(axis=1))
+        return {
+            "direction": seen.astype(np.int32),
+            "mode": self._modes[seen].astype(np.float32),
+            "visits": self._visits[seen],
+            "age_s": now_s - self._used_s[seen],
+            "alarm": self._alarm[seen],
+            "levels": self._levels[seen],
+            "log_surprise": self.log_surprise[seen],
+            "log_variance": self._log_variance[seen],
+            "covariance": self._covariance,
+            "variance": self._variance,
+            "updates": np.array(self._updates),
+        }
+
+    def restore(self, kept: dict[str, np.ndarray], now_s: float) -> None:
+        """Know what `kept` was made of, on another clock."""
+        seen = kept["direction"]
+        self._modes[seen], self._visits[seen] = kept["mode"], kept["visits"]
+        self._used_s[seen], self._alarm[seen] = now_s - kept["age_s"], kept["alarm"]
+        self._levels[seen], self.log_surprise[seen] = kept["levels"], kept["log_surprise"]
+        self._log_variance[seen] = kept["log_variance"]
+        self._covariance, self._variance = kept["covariance"].copy(), kept["variance"].copy()
+        self._updates = int(kept["updates"])
+        self._invert()
 
     def _learn_covariance(self, error: np.ndarray, z: np.ndarray, weight: np.ndarray) -> None:
         self._updates += 1
@@ -128,8 +194,11 @@ class BackgroundModel:
         self._covariance += rate * (found - self._covariance)
         self._variance += rate * (z.var(axis=0) - self._variance)
         if self._updates % INVERT_EVERY == 1:
-            floor = COVARIANCE_FLOOR * max(float(self._variance.mean()), 1e-6)
-            self._precision = np.linalg.inv(self._covariance + floor * np.eye(z.shape[1]))
+            self._invert()
+
+    def _invert(self) -> None:
+        floor = COVARIANCE_FLOOR * max(float(self._variance.mean()), 1e-6)
+        self._precision = np.linalg.inv(self._covariance + floor * np.eye(len(self._variance)))
 
     def _learn_levels(
         self, directions: np.ndarray, log_surprise: np.ndarray, trust: np.ndarray
@@ -146,10 +215,6 @@ class BackgroundModel:
         squared = np.minimum(off**2, MAX_SQUARED_DEVIATION)
         self._log_variance[directions] += rate * (squared - self._log_variance[directions])
         self._levels[directions] += 1
-
-    def _surprise(self, error: np.ndarray) -> np.ndarray:
-        """1/2 e' S^-1 e (...) nats of e (..., n_z)."""
-        return 0.5 * ((error @ self._precision) * error).sum(axis=-1)
 
 
 def _log(surprise: np.ndarray) -> np.ndarray:

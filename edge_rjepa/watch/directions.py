@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from calibration.angles import rays_of_angles
 from edge_rjepa.optics.camera import Camera
 from edge_rjepa.sources import Frame
+from edge_rjepa.watch.masks import Polygons, covered, drawn
 
 WIDTH_PX = 320  # that pictures are reduced to: windows of 64 px then span a fifth of any camera's
 STEP_SHARE = 1 / 16  # of the picture's width, between neighbouring directions
@@ -38,6 +39,7 @@ class Directions:
         self._corners = _corners(self.angles_rad, 0.5 * window_px / (self._scale * camera.focal_px))
         side = float(window_px)
         self._square = np.array([[0, 0], [side, 0], [side, side], [0, side]], np.float32)
+        self._mask: np.ndarray | None = None
         self._head: tuple[float, float] | None = None  # of the view that is kept
         self._in_view = np.empty(0, np.intp)
 
@@ -49,9 +51,18 @@ class Directions:
             highest = np.array([camera.width_px, camera.height_px]) - 1.0 - margin
             pixels = camera.pixels_of_angles(self.angles_rad, head)
             inside = np.flatnonzero(((pixels >= margin) & (pixels <= highest)).all(axis=1))
-            seen = np.isfinite(self._pixels_of_corners(inside, head)).all(axis=(1, 2))
-            self._head, self._in_view = head, inside[seen]
+            corners = self._pixels_of_corners(inside, head)
+            seen = np.isfinite(corners).all(axis=(1, 2))
+            inside, corners = inside[seen], corners[seen]
+            if self._mask is not None:
+                size = camera.width_px, camera.height_px
+                inside = inside[~covered(self._mask, (corners + 0.5) / size)]
+            self._head, self._in_view = head, inside
         return self._in_view
+
+    def mask(self, polygons: Polygons) -> None:
+        """Leave out directions whose windows show what lies in polygons of the picture."""
+        self._mask, self._head = drawn(polygons) if polygons else None, None
 
     def windows(self, frame: Frame, directions: np.ndarray) -> np.ndarray:
         """The windows (K, window_px, window_px, 3) uint8 about directions (K,).

@@ -10,6 +10,10 @@ Something new has to stay. A look counts only as far as it is more surprising th
 look before: what passes is as unlike itself as it is unlike the place. A direction's persistent
 score is the lowest of its last LOOKS scores, averaged with those of its neighbours.
 
+What is told ends, too (told.py), and is told again when it comes back. Whether something is new or
+was taken away is told from the pictures (usual_pictures.py). Where all has changed the camera, or
+the light, is elsewhere: in a place that is known, or in one that must be learned (place.py).
+
 The threshold is one number, the false alarms an hour that are to be expected. The level that is
 passed once an hour follows from the highest persistent scores of the warm-up (threshold.py), though
 that took only minutes. The threshold then stays; what is seen later gives a running estimate of how
@@ -24,14 +28,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.optics.camera import Camera
 from edge_rjepa.sources import Frame
-from edge_rjepa.watch.background import COVARIANCE_UNTIL, MIN_VISITS, BackgroundModel, Match
+from edge_rjepa.watch.background import COVARIANCE_UNTIL, MIN_VISITS, NOBODY, Match
 from edge_rjepa.watch.directions import NEIGHBOURS, Directions
+from edge_rjepa.watch.masks import Polygons
+from edge_rjepa.watch.place import KnownPlaces, Place, median_score
 from edge_rjepa.watch.threshold import Tail
+from edge_rjepa.watch.told import Ended
 
 SWEEP_S = 0.4  # in which every direction in view is looked at once
 LOOKS = 3  # in a row that must be surprising
@@ -46,13 +54,18 @@ MERGE_STEPS = 3.0  # directions this near are of one detection,
 MERGE_S = 5.0  # if they are active within so long
 BOX_SHARE = 0.7  # of the highest score of a detection: directions below it lie around the thing
 SCENE_CHANGE_SCORE = 3.0  # as the median of all looks: another light, or another place
+KNOW_AGAIN_EVERY_S = 2.0  # while a place is learned: whether it is one that is known
+PROBES = 4  # windows by which an encoder is known
+UNKNOWN_AFTER_S = 10.0  # then it is said that it is none
 
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
 class Alarm(NamedTuple):
-    """Something that was not there before."""
+    """Something that was not there before, or is there no more."""
 
+    number: int
+    what: str  # "new", or "removed": taken away
     t_s: float  # when that was certain, on the clock of the frames
     frame: Frame  # in which it is seen
     pixel: tuple[float, float]  # (x, y) of its middle there
@@ -64,6 +77,15 @@ class Alarm(NamedTuple):
     per_hour: float  # how often as much is to be expected with nothing new
 
 
+class Gone(NamedTuple):
+    """The end of an alarm: the new thing has left, or the removed one is back."""
+
+    number: int  # of the alarm
+    t_s: float  # when that was certain
+    after_s: float  # since the alarm
+    usual: bool  # it came and went so often that it is usual from now on
+
+
 class Watch:
     """Looks at frames and returns alarms; the same frames give the same alarms.
 
@@ -71,7 +93,8 @@ class Watch:
     frames. alarms_per_hour: false ones to be expected. warm_up_s: for so long nothing is reported.
     Raises ConfigError for alarms_per_hour not above 0, and warm_up_s below MIN_WARM_UP_S.
 
-    threshold: the score above which something is reported; infinite until it is known.
+    threshold: the score above which something is reported; infinite until it is known. known: the
+    places that were watched before, and are known again. last_number: of the alarms.
     """
 
     def __init__(
@@ -87,24 +110,76 @@ class Watch:
         if not (math.isfinite(warm_up_s) and warm_up_s >= MIN_WARM_UP_S):
             raise ConfigError(f"warm_up_s = {warm_up_s}: must be {MIN_WARM_UP_S:.0f} at least")
         self.alarms_per_hour, self.warm_up_s = alarms_per_hour, warm_up_s
-        self.tail = Tail()
-        self._encode, self._camera = encode, camera
+        self.known = KnownPlaces()
+        self.last_number = 0
+        self._encode, self._camera, self._window_px = encode, camera, window_px
         self._directions = Directions(camera, window_px)
         self._n_z = encode(np.zeros((1, window_px, window_px, 3), np.uint8)).shape[1]
         self._events: list[str] = []
-        self._begin()
+        self._gone: list[Gone] = []
+        self._now_s = -math.inf
+        self._begin(self._empty_place(Tail()))
 
-    def _begin(self) -> None:
-        """Know nothing of the place, but how high scores go with nothing new."""
+    @property
+    def n_directions(self) -> int:
+        """How many directions there are, all around."""
+        return len(self._directions.angles_rad)
+
+    @property
+    def n_z(self) -> int:
+        """How wide embeddings are."""
+        return self._n_z
+
+    def probe_encoder(self) -> np.ndarray:
+        """(K, n_z) embeddings of windows that are always the same: an encoder is known by them."""
+        rng = np.random.default_rng(0)
+        side = self._window_px
+        coarse = rng.integers(0, 256, (PROBES, 4, 4, 3), np.uint8)
+        windows = [cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in coarse]
+        return np.asarray(self._encode(np.array(windows)), np.float32)
+
+    def probe_camera(self) -> np.ndarray:
+        """(K, 2) angles in radians that are seen in the corners and the middle of the picture."""
+        size = np.array([self._camera.width_px, self._camera.height_px])
+        share = np.array([[0.1, 0.1], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9], [0.9, 0.9]])
+        angles_rad = self._camera.angles_of_pixels(share * size, (0.0, 0.0))
+        return np.vstack([np.asarray(angles_rad), size])
+
+    def _empty_place(self, tail: Tail) -> Place:
+        return Place(self.n_directions, self._n_z, self.warm_up_s / MAX_VISITS, tail)
+
+    def _begin(self, place: Place) -> None:
+        """Look at a place as if nothing of it had been seen yet."""
         count = len(self._directions.angles_rad)
-        self._background = BackgroundModel(count, self._n_z, self.warm_up_s / MAX_VISITS)
+        self._place = place
         self._scores = np.full((count, LOOKS), -np.inf)  # of each direction's last looks
         self._last_scores: deque[float] = deque(maxlen=MEDIAN_LOOKS)  # of all directions
+        self._last_looks: deque[tuple[int, np.ndarray]] = deque(maxlen=MEDIAN_LOOKS)
         self._looked_s = np.full(count, -np.inf)  # when each was looked at
         self._detections: list[Detection] = []
-        self.threshold = math.inf
         self._begun_s = math.nan
-        self._now_s = -math.inf
+        self._asked_s = -math.inf  # when it was looked last whether the place is known
+        self._unknown_said = False
+
+    @property
+    def threshold(self) -> float:
+        """The score above which something is reported; infinite until it is known."""
+        return self._place.threshold
+
+    @property
+    def tail(self) -> Tail:
+        """How high scores go with nothing new."""
+        return self._place.tail
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether what is usual is known."""
+        return math.isfinite(self.threshold)
+
+    @property
+    def holding(self) -> list[int]:
+        """Numbers of the alarms that have not ended, oldest first."""
+        return self._place.told.holding
 
     @property
     def expected_per_hour(self) -> float:
@@ -114,6 +189,8 @@ class Watch:
     @property
     def warming_up_s(self) -> float:
         """How long it will still report nothing."""
+        if self.is_warm:
+            return 0.0
         if math.isnan(self._begun_s):
             return self.warm_up_s
         return max(0.0, self._begun_s + self.warm_up_s - self._now_s)
@@ -123,13 +200,40 @@ class Watch:
         events, self._events = self._events, []
         return events
 
+    def drain_gone(self) -> list[Gone]:
+        """The alarms that ended since the last call, oldest first."""
+        gone, self._gone = self._gone, []
+        return gone
+
+    def mask(self, polygons: Polygons) -> None:
+        """Look no more where these polygons lie in the picture; see masks.py."""
+        self._directions.mask(polygons)
+
+    def fine(self, number: int) -> bool:
+        """What this alarm told of is usual from now on; False for an alarm that is forgotten."""
+        if self._place.fine(number, self._now_s):
+            return True
+        for index, kept in enumerate(self.known.places):
+            if number in kept["told.number"]:  # told in a place that was left
+                place = self._restored(kept)
+                place.fine(number, self._now_s)
+                self.known.places[index] = place.kept(self._now_s)
+                return True
+        return False
+
+    def kept_places(self) -> list[dict[str, np.ndarray]]:
+        """All places that are known, the present one last; once it is learned."""
+        present = [self._place.kept(self._now_s)] if self.is_warm else []
+        return [*self.known.places, *present]
+
     def look(self, frame: Frame) -> list[Alarm]:
         """Look at a frame; what is new in it."""
         directions = self._due(frame)
         if not len(directions):
             return []
-        z = np.asarray(self._encode(self._directions.windows(frame, directions)), np.float64)
-        return self._judge(frame, directions, z)
+        windows = self._directions.windows(frame, directions)
+        z = np.asarray(self._encode(windows), np.float64)
+        return self._judge(frame, directions, windows, z)
 
     def _due(self, frame: Frame) -> np.ndarray:
         """The directions (K,) to look at now, those first that were not looked at for longest."""
@@ -144,35 +248,96 @@ class Watch:
         self._looked_s[directions] = t_s
         return directions
 
-    def _judge(self, frame: Frame, directions: np.ndarray, z: np.ndarray) -> list[Alarm]:
+    def _judge(
+        self, frame: Frame, directions: np.ndarray, windows: np.ndarray, z: np.ndarray
+    ) -> list[Alarm]:
         """Compare looks with the background, learn from them, and return the alarms due."""
         t_s = frame.t_capture_s
-        age = (t_s - self._begun_s) / self.warm_up_s
-        match = self._background.match(directions, z)
+        self._last_looks.extend(zip(directions.tolist(), z, strict=True))
+        if not self.is_warm and self._is_known_again(t_s):
+            return []
+        age = math.inf if self.is_warm else (t_s - self._begun_s) / self.warm_up_s
+        place = self._place
+        match = place.background.match(directions, z)
         self._last_scores.extend(match.score[np.isfinite(match.score)].tolist())
         median = float(np.median(self._last_scores)) if self._last_scores else 0.0
         if median > SCENE_CHANGE_SCORE and len(self._last_scores) == MEDIAN_LOOKS and age > 1.0:
-            self._events.append(
-                "all of the view has changed, the light or the place: what is usual is learned "
-                f"anew for {self.warm_up_s:.0f} s, in which nothing is reported"
-            )
-            self._begin()
+            self._leave()
             return []
         scores = match.score - median
         self._scores[directions] = np.column_stack([self._scores[directions, 1:], scores])
         persistent = self._persistent_scores(directions)
         if age > 1.0:
-            if math.isinf(self.threshold):
-                self.threshold = max(MIN_THRESHOLD, self.tail.threshold(self.alarms_per_hour))
+            if not self.is_warm:
+                place.threshold = self._threshold(place.tail)
             self._detect(frame, directions, persistent, z, match)
+            self._end_alarms(directions, z, t_s)
         if age > TAIL_FROM:
             self._add_to_tail(persistent, match, t_s)
         self._detections = [
             each for each in self._detections if not each.reported or t_s - each.last_s < MERGE_S
         ]
         active = (persistent > ACTIVE_SCORE) & (age > COVARIANCE_UNTIL)
-        self._background.learn(directions, z, match, frame, age, active)
+        fresh = place.background.learn(directions, z, match, frame, age, active)
+        quiet = fresh & (match.still - median < ACTIVE_SCORE)
+        place.pictures.keep(directions[quiet], windows[quiet])
         return self._alarms(t_s)
+
+    def _threshold(self, tail: Tail) -> float:
+        return max(MIN_THRESHOLD, tail.threshold(self.alarms_per_hour))
+
+    def _leave(self) -> None:
+        """All of the view has changed: keep this place, and learn the one that is there now."""
+        self.known.add(self._place.kept(self._now_s))
+        tail = Tail(self._place.tail.maxima)
+        self._events.append(
+            "all of the view has changed, the light or the place: unless it is one that is known, "
+            f"what is usual is learned anew for {self.warm_up_s:.0f} s, in which nothing is "
+            "reported"
+        )
+        self._begin(self._empty_place(tail))
+        self._unknown_said = True
+
+    def _is_known_again(self, t_s: float) -> bool:
+        """Go on in a place that was watched before, if the last looks are of it."""
+        places = self.known.places
+        full = len(self._last_looks) == MEDIAN_LOOKS
+        if not places or not full or t_s - self._asked_s < KNOW_AGAIN_EVERY_S:
+            return False
+        self._asked_s = t_s
+        directions = np.array([direction for direction, _ in self._last_looks])
+        z = np.array([z for _, z in self._last_looks])
+        candidates = [self._restored(place) for place in places]
+        scores = [median_score(place, directions, z) for place in candidates]
+        best = int(np.argmin(scores))
+        if scores[best] < SCENE_CHANGE_SCORE:
+            self.known.take(best)
+            self._begin(candidates[best])
+            self._place.threshold = self._threshold(self._place.tail)
+            self._events.append("this place is known: watching goes on without a warm-up")
+            return True
+        if t_s - self._begun_s > UNKNOWN_AFTER_S and not self._unknown_said:
+            self._unknown_said = True
+            self._events.append(
+                f"it looks like none of the {len(places)} places that are known: what is usual is "
+                "learned anew"
+            )
+        return False
+
+    def _restored(self, kept: dict[str, np.ndarray]) -> Place:
+        place = self._empty_place(Tail())
+        place.restore(kept, self._now_s)
+        return place
+
+    def _end_alarms(self, directions: np.ndarray, z: np.ndarray, t_s: float) -> None:
+        distance = self._place.background.surprise
+        for ended in self._place.told.look(directions, z, distance, t_s):
+            self._end(ended, t_s)
+
+    def _end(self, ended: Ended, t_s: float) -> None:
+        if not ended.usual:
+            self._place.background.drop(ended.number)
+        self._gone.append(Gone(ended.number, t_s, ended.after_s, ended.usual))
 
     def _persistent_scores(self, directions: np.ndarray) -> np.ndarray:
         """(K,) the lowest scores of the last looks, averaged over the neighbours."""
@@ -205,7 +370,9 @@ class Watch:
                 detection = Detection(frame.t_capture_s)
                 self._detections.append(detection)
             if detection is not None:
-                detection.add(Evidence(frame, direction, score, z[k], float(match.surprise[k])))
+                usual = z[k] - match.error[k]
+                surprise = float(match.surprise[k])
+                detection.add(Evidence(frame, direction, score, z[k], usual, surprise))
 
     def _alarms(self, t_s: float) -> list[Alarm]:
         """Of detections that began a sweep ago: only now was every direction looked at."""
@@ -215,13 +382,44 @@ class Watch:
                 for other in self._beside(detection):  # began apart, and grew together
                     detection.merge(other)
                 if not detection.reported:
-                    alarms.append(self._alarm(detection, t_s))
+                    alarms += self._told(detection, t_s)
                 detection.reported = True
-            if detection.reported:  # what is there now is usual: it is reported once
+            if detection.reported:  # what is there now is as it is: it is reported once
                 for evidence in detection.drain_evidence():
-                    self._background.adopt(evidence.direction, evidence.z, t_s)
+                    self._place.background.adopt(
+                        evidence.direction, evidence.z, t_s, detection.number
+                    )
                     self._scores[evidence.direction] = -np.inf
         return alarms
+
+    def _told(self, detection: Detection, t_s: float) -> list[Alarm]:
+        """The alarm that a detection is; none if it is the end of another one."""
+        told, evidence = self._place.told, detection.strongest()
+        directions = np.array([each.direction for each in evidence])
+        what = self._what(evidence, directions)
+        opposite = told.opposite(what, directions)
+        if opposite is not None:
+            self._end(told.end(opposite, self._place.background.surprise, t_s), t_s)
+            return []
+        self.last_number += 1
+        detection.number = self.last_number
+        told.begin(
+            self.last_number,
+            what,
+            directions,
+            np.array([each.usual for each in evidence]),
+            np.array([each.z for each in evidence]),
+            t_s,
+        )
+        return [self._alarm(detection, what, t_s)]
+
+    def _what(self, evidence: list[Evidence], directions: np.ndarray) -> str:
+        """Whether something is new, or was taken away."""
+        windows = [
+            self._directions.windows(each.frame, directions[[k]])[0]
+            for k, each in enumerate(evidence)
+        ]
+        return self._place.pictures.what(directions, np.array(windows))
 
     def _beside(self, detection: Detection) -> list[Detection]:
         """The other detections that are near it."""
@@ -238,7 +436,7 @@ class Watch:
         here_rad = angles_rad[direction]
         return any(math.dist(angles_rad[o], here_rad) < near_rad for o in detection.directions)
 
-    def _alarm(self, detection: Detection, t_s: float) -> Alarm:
+    def _alarm(self, detection: Detection, what: str, t_s: float) -> Alarm:
         evidence = list(detection.evidence.values())
         scores = np.array([each.score for each in evidence])
         directions = np.array([each.direction for each in evidence])
@@ -248,15 +446,17 @@ class Watch:
         frame = strongest.frame
         x, y = self._camera.pixels_of_angles(angles_rad, frame.head_rad)
         return Alarm(
+            detection.number,
+            what,
             t_s,
             frame,
             (float(x), float(y)),
             self._directions.box(frame, directions[scores >= BOX_SHARE * scores.max()]),
             angles_rad,
             strongest.surprise,
-            float(np.exp(self._background.log_surprise[strongest.direction])),
+            float(np.exp(self._place.background.log_surprise[strongest.direction])),
             strongest.score,
-            self.tail.per_hour(strongest.score),
+            self._place.tail.per_hour(strongest.score),
         )
 
 
@@ -267,6 +467,7 @@ class Evidence(NamedTuple):
     direction: int
     score: float  # standard deviations
     z: np.ndarray  # (n_z,)
+    usual: np.ndarray  # (n_z,) what it looked like before
     surprise: float  # nats
 
 
@@ -277,6 +478,7 @@ class Detection:
     first_s: float
     last_s: float = 0.0
     reported: bool = False
+    number: int = NOBODY  # of its alarm
     evidence: dict[int, Evidence] = field(default_factory=dict)  # by direction, since last drained
     directions: set[int] = field(default_factory=set)  # of all evidence ever
 
@@ -291,6 +493,11 @@ class Detection:
         self.reported |= other.reported
         self.evidence |= other.evidence
         other.reported, other.evidence = True, {}
+
+    def strongest(self) -> list[Evidence]:
+        """The evidence of the thing itself, most surprising first, not of what lies around it."""
+        evidence = sorted(self.evidence.values(), key=lambda each: -each.score)
+        return [each for each in evidence if each.score >= BOX_SHARE * evidence[0].score]
 
     def drain_evidence(self) -> list[Evidence]:
         """The evidence since the last call."""

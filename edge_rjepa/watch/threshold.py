@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -22,17 +23,18 @@ class Tail:
     next one then follows Student's t, which allows for how few blocks there were.
     """
 
-    def __init__(self) -> None:
-        self._maxima: deque[float] = deque(maxlen=MAX_BLOCKS)
+    def __init__(self, maxima: Iterable[float] = ()) -> None:
+        self.maxima: deque[float] = deque(maxima, maxlen=MAX_BLOCKS)  # of the blocks, oldest first
         self._block, self._highest = -math.inf, -math.inf
         self._mean, self._std, self._dof = math.nan, math.nan, 1
+        self._fit()
 
     def add(self, score: float, t_s: float) -> None:
         """Take in the highest score of a frame in which nothing is new."""
         block = t_s // BLOCK_S
         if block != self._block:
             if math.isfinite(self._highest):
-                self._maxima.append(self._highest)
+                self.maxima.append(self._highest)
                 self._fit()
             self._block, self._highest = block, -math.inf
         self._highest = max(self._highest, score)
@@ -40,7 +42,7 @@ class Tail:
     @property
     def hours(self) -> float:
         """How much of the stream the distribution is fitted to."""
-        return len(self._maxima) * BLOCK_S / 3600.0
+        return len(self.maxima) * BLOCK_S / 3600.0
 
     def per_hour(self, score: float) -> float:
         """In how many blocks an hour a score is passed with nothing new; NaN if not known.
@@ -58,9 +60,9 @@ class Tail:
         return self._mean - self._std * float(stdtrit(self._dof, share))
 
     def _fit(self) -> None:
-        count = len(self._maxima)
+        count = len(self.maxima)
         if count >= MIN_BLOCKS:
-            maxima = np.array(self._maxima)
+            maxima = np.array(self.maxima)
             self._mean, self._dof = float(maxima.mean()), count - 1
             std = float(maxima.std(ddof=1)) * math.sqrt(1.0 + 1.0 / count)
             self._std = max(std, MIN_STD)

@@ -121,12 +121,16 @@ def test_the_same_frames_give_the_same_alarms(photograph, thing, seen):
 
 
 @pytest.mark.slow
-def test_what_was_there_before_is_not_new_when_it_comes_back(photograph, thing):
+def test_what_comes_and_goes_is_told_three_times_and_is_then_usual(photograph, thing):
     def comes_and_goes(t_s, image):
-        return put(image, thing, 200, 100) if t_s > 33.0 and int(t_s / 8) % 2 else image
+        return put(image, thing, 200, 100) if t_s > 32.0 and int(t_s / 8) % 2 else image
 
-    found, _ = watched(stream(photograph, 68.0, comes_and_goes))
-    assert len(found) == 1
+    found, watching = watched(stream(photograph, 104.0, comes_and_goes))
+    gone = watching.drain_gone()
+    assert [alarm.number for alarm in found] == [each.number for each in gone] == [1, 2, 3]
+    assert [int(alarm.t_s / 16) for alarm in found] == [2, 3, 4]  # once each time it is there
+    assert [each.usual for each in gone] == [False, False, True]
+    assert all(6.0 < each.after_s < 9.0 for each in gone)
 
 
 @pytest.mark.slow
@@ -293,13 +297,19 @@ def alarm(seen):
     return seen[0][0]
 
 
+def keep(folder, alarm):
+    """The line of one more alarm."""
+    alarm = alarm._replace(number=folder.last_number + 1)
+    return folder.keep_picture(alarm, alarms.cut_out(alarm))
+
+
 def test_an_alarm_is_kept_as_a_line_and_a_cut_out(tmp_path, alarm, monkeypatch):
     monkeypatch.setattr(alarms, "MAX_CUT_OUTS", 2)
     lines = []
     for alarms_before in (2, 1):
         folder = AlarmFolder(tmp_path / "out", pytest.fail)
         for _ in range(alarms_before):
-            lines.append(folder.keep_picture(alarm))
+            lines.append(keep(folder, alarm))
             folder.keep_line(lines[-1])
     kept = (tmp_path / "out" / "alarms.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in kept] == lines
@@ -319,17 +329,17 @@ def test_an_alarm_is_told_though_it_cannot_be_kept(tmp_path, alarm):
     told = []
     folder = AlarmFolder(tmp_path / "out", told.append)
     (tmp_path / "out").rmdir()
-    lines = [folder.keep_picture(alarm) for _ in range(2)]
+    lines = [keep(folder, alarm) for _ in range(2)]
     for line in lines:
         folder.keep_line(line)
     assert [(line["number"], line["picture"]) for line in lines] == [(1, None), (2, None)]
     assert len(told) == 1 and "No such file" in told[0] and "watching goes on" in told[0]
     (tmp_path / "out").mkdir()
-    lines.append(folder.keep_picture(alarm))
+    lines.append(keep(folder, alarm))
     folder.keep_line(lines[-1])
     assert lines[-1]["picture"] and len(told) == 2 and "kept again" in told[1]
     folder.keep_line(lines[-1] | {"number": 7, "picture": None})
-    assert AlarmFolder(tmp_path / "out", told.append).keep_picture(alarm)["number"] == 8
+    assert AlarmFolder(tmp_path / "out", told.append).last_number == 7
 
 
 def test_a_command_gets_the_alarm(tmp_path):
@@ -337,7 +347,9 @@ def test_a_command_gets_the_alarm(tmp_path):
     program = f"import sys; open({str(tmp_path / 'got')!r}, 'a').write(sys.stdin.read())"
     command = Command(f'{sys.executable} -c "{program}"', reported.append)
     for number in (1, 2):
-        command.run({"number": number})
+        command.run({"kind": "alarm", "number": number})
+    for kind in ("gone", "fine"):
+        command.run({"kind": kind, "number": 2})
     command.close()
     got = (tmp_path / "got").read_text().splitlines()
     assert [json.loads(line)["number"] for line in got] == [1, 2]
@@ -357,7 +369,7 @@ def test_a_command_that_takes_too_long_is_killed_with_what_it_started(tmp_path):
     command = Command(f"{sys.executable} {tmp_path / 'slow.py'}", reported.append, timeout_s=2.0)
     begun_s = time.monotonic()
     for number in range(1, 3 + alarms.MAX_WAITING):
-        command.run({"number": number})
+        command.run({"kind": "alarm", "number": number})
     assert time.monotonic() - begun_s < 1.0  # it never waits
     assert any("not run" in line for line in reported)
     started = ""  # by the first: the next one begins as soon as that is killed
@@ -381,7 +393,7 @@ def test_a_command_is_killed_with_what_left_its_session(tmp_path):
     )
     reported = []
     command = Command(f"sh {script}", reported.append, timeout_s=1.0)
-    command.run({"number": 1})
+    command.run({"kind": "alarm", "number": 1})
     command.close()
     assert reported == ["alarm 1: sh took more than 1 s: killed"]
     assert not is_alive(int((tmp_path / "pid").read_text()))
@@ -413,7 +425,7 @@ def test_a_command_that_may_not_be_killed_holds_up_nothing(tmp_path):
         "import sys, warnings\n"
         "from edge_rjepa.watch.alarms import Command, MAX_WAITING\n"
         f"command = Command({str(like_sudo)!r}, print, timeout_s=0.3)\n"
-        "for number in range(3): command.run({'number': number})\n"
+        "for number in range(3): command.run({'kind': 'alarm', 'number': number})\n"
         "command.close()\n"
         "print('alive', command._thread.is_alive())\n"
     )
@@ -444,8 +456,8 @@ def test_a_command_that_goes_wrong_in_an_unforeseen_way_is_not_the_last(monkeypa
         return run(*arguments, **options)
 
     monkeypatch.setattr(alarms.subprocess, "Popen", once_broken)
-    command.run({"number": 1})
-    command.run({"number": 2})
+    command.run({"kind": "alarm", "number": 1})
+    command.run({"kind": "alarm", "number": 2})
     command.close()
     assert reported == ["alarm 1: true cannot be run: can't start new thread"] and len(calls) == 2
 
@@ -453,7 +465,7 @@ def test_a_command_that_goes_wrong_in_an_unforeseen_way_is_not_the_last(monkeypa
 def test_a_command_that_fails_is_reported():
     reported = []
     command = Command("false", reported.append)
-    command.run({"number": 7})
+    command.run({"kind": "alarm", "number": 7})
     command.close()
     assert reported == ["alarm 7: false ended with 1"]
 
