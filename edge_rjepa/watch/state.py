@@ -46,7 +46,7 @@ PLACE = {
     "background.covariance": ("float64", ("Z", "Z")),
     "background.variance": ("float64", "Z"),
     "background.updates": ("int64", ()),
-    "pictures.picture": ("uint8", ("D", SIDE_PX, SIDE_PX)),
+    "pictures.picture": ("uint8", ("D", SIDE_PX, SIDE_PX, 3)),
     "pictures.pictured": ("bool", "D"),
     "told.number": ("int64", "A"),
     "told.what": ("int8", "A"),

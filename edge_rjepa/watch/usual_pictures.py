@@ -1,8 +1,7 @@
 """Whether a thing is new or was taken away, told by the pictures of before and of now.
 
-A thing ends in an outline. Where something was placed, the outline is in the picture of now; where
-something was taken away, it is in the picture of before. So the edges along the border of what has
-changed decide: in which of the two they are stronger.
+A thing ends in an outline: across it the picture jumps. Where something was placed, the picture of
+now jumps along the border of what has changed; where something was taken away, that of before does.
 """
 
 from __future__ import annotations
@@ -10,16 +9,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-SIDE_PX = 32  # of the pictures that are kept, grey: each shows a window
-CHANGED = 0.35  # of the strongest change in a window: the thing itself, not its shadow
-LEAST_CHANGE = 10.0  # grey levels
+SIDE_PX = 32  # of the pictures that are kept: each shows a window
+CHANGED = 0.15  # of the strongest change in a window: from then on it is part of what has changed
+LEAST_CHANGE = 10.0  # grey levels, and so much is no jump either
+CLOSED_PX = 4  # gaps in what has changed: parts of a thing may look like what is behind it
+BORDER_STD_PX = 1.5  # over which the direction of the border is smoothed
 
 
 class UsualPictures:
     """For each of n directions the window in which it last looked as usual."""
 
     def __init__(self, n_directions: int) -> None:
-        self._pictures = np.zeros((n_directions, SIDE_PX, SIDE_PX), np.uint8)
+        self._pictures = np.zeros((n_directions, SIDE_PX, SIDE_PX, 3), np.uint8)
         self._known = np.zeros(n_directions, bool)
 
     def keep(self, directions: np.ndarray, windows: np.ndarray) -> None:
@@ -30,12 +31,10 @@ class UsualPictures:
 
     def what(self, directions: np.ndarray, windows: np.ndarray) -> str:
         """ "new" or "removed": what has changed at directions (K,), as windows show it now."""
-        placed = taken = 0.0
-        for direction, window in zip(directions, windows, strict=True):
-            if self._known[direction]:
-                now, before = _outlines(_small(window), self._pictures[direction])
-                placed, taken = placed + now, taken + before
-        return "removed" if taken > placed else "new"
+        known = self._known[directions]
+        both = zip(windows[known], self._pictures[directions[known]], strict=True)
+        evidence = sum(_outlined(_small(now), before) for now, before in both)
+        return "removed" if evidence < 0.0 else "new"
 
     def kept(self, directions: np.ndarray) -> dict[str, np.ndarray]:
         """Those of directions (K,), as `restore` takes them."""
@@ -48,22 +47,26 @@ class UsualPictures:
 
 
 def _small(window: np.ndarray) -> np.ndarray:
-    grey = cv2.cvtColor(window, cv2.COLOR_BGR2GRAY)
-    return cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+    return cv2.resize(window, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
 
 
-def _outlines(now: np.ndarray, before: np.ndarray) -> tuple[float, float]:
-    """How strong the edges are along the border of what has changed, now and before."""
-    now, before = (cv2.GaussianBlur(each.astype(np.float32), (0, 0), 0.8) for each in (now, before))
+def _outlined(now: np.ndarray, before: np.ndarray) -> float:
+    """How much more it is now that the picture jumps along the border of what has changed."""
+    now, before = now.astype(np.float32), before.astype(np.float32)
     change = now - before
-    change = np.abs(change - np.median(change))  # the light may have changed, too
+    light = np.median(change, axis=(0, 1))
+    change = np.abs(change - light).max(axis=-1)
     changed = (change > max(LEAST_CHANGE, CHANGED * float(change.max()))).astype(np.uint8)
     around = np.ones((3, 3), np.uint8)
-    changed = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, around, iterations=2)
-    border = cv2.dilate(changed, around) != cv2.erode(changed, around)
-    border[[0, -1]], border[:, [0, -1]] = False, False  # the window's own border is no outline
-    return float(_edges(now)[border].sum()), float(_edges(before)[border].sum())
-
-
-def _edges(picture: np.ndarray) -> np.ndarray:
-    return np.hypot(cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1))
+    changed = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, around, iterations=CLOSED_PX)
+    border = cv2.dilate(changed, around) != changed
+    margin = 2  # the window's own border is no outline
+    rows, columns = np.nonzero(border[margin:-margin, margin:-margin])
+    at = np.stack([rows, columns]) + margin
+    smooth = cv2.GaussianBlur(changed.astype(np.float32), (0, 0), BORDER_STD_PX)
+    across = np.stack([cv2.Sobel(smooth, cv2.CV_32F, 0, 1), cv2.Sobel(smooth, cv2.CV_32F, 1, 0)])
+    across = across[:, at[0], at[1]]
+    across /= np.linalg.norm(across, axis=0) + 1e-6
+    inside, outside = (at + across).round().astype(int), (at - across).round().astype(int)
+    jumps = [np.abs(each[tuple(inside)] - each[tuple(outside)]).sum(-1) for each in (now, before)]
+    return float(((jumps[0] - jumps[1]) / (jumps[0] + jumps[1] + LEAST_CHANGE)).sum())
