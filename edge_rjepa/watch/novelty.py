@@ -386,6 +386,10 @@ class Watch:
                 detection.reported = True
             if detection.reported:  # what is there now is as it is: it is reported once
                 for evidence in detection.drain_evidence():
+                    if detection.number != NOBODY:
+                        self._place.told.add(
+                            detection.number, evidence.direction, evidence.usual, evidence.z
+                        )
                     self._place.background.adopt(
                         evidence.direction, evidence.z, t_s, detection.number
                     )

@@ -54,6 +54,7 @@ PLACE = {
     "told.times": ("int64", "A"),
     "told.age_s": ("float64", "A"),
     "told.direction": ("int32", ("A", MOST_DIRECTIONS)),
+    "told.itself": ("bool", ("A", MOST_DIRECTIONS)),
     "told.before": ("float32", ("A", MOST_DIRECTIONS, "Z")),
     "told.with": ("float32", ("A", MOST_DIRECTIONS, "Z")),
     "tail.maxima": ("float64", "B"),
@@ -169,6 +170,7 @@ def _place(tensors: Kept, prefix: str, watch: Watch) -> Kept:
         and _within(told, -1, least - 1)
         and _within(place["told.what"], 0, 1)
         and (place["told.number"] > 0).all()
+        and place["told.itself"].any(axis=1).all()
         and (place["background.visits"] >= 0).all()
         and (place["background.log_variance"] > 0.0).all()
         and not np.isnan(place["background.age_s"]).any()

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_ALARMS = 32  # remembered: the oldest that has ended is forgotten first
-MOST_DIRECTIONS = 32  # of an alarm, its most surprising ones
+MOST_DIRECTIONS = 48  # of an alarm, its most surprising ones
 ENDED_LOOKS = 3  # in a row that must be as before,
-ENDED_SHARE = 0.5  # in this share of an alarm's directions
+ENDED_SHARE = 0.5  # in this share of the directions of the thing itself
 NEARER = 0.5  # times as far from the one as from the other
 FOLLOW_RATE = 0.05  # of what an alarm looks like: the light changes slowly
 USUAL_AFTER = 3  # times that the same was told at the same place: then it is usual
@@ -46,6 +46,7 @@ class Told:
         self._direction = np.full(each, -1, np.int32)
         self._before = np.zeros((*each, n_z), np.float32)
         self._with = np.zeros((*each, n_z), np.float32)
+        self._itself = np.zeros(each, bool)  # of the thing, not of what lies around it
         self._as_before = np.zeros(each, np.int16)  # looks in a row
 
     @property
@@ -64,16 +65,27 @@ class Told:
     ) -> None:
         """Remember an alarm; one before it may be forgotten, and what it told of is then usual.
 
-        directions: (K,) most surprising first. before, with_it: (K, n_z) embeddings there.
+        directions: (K,) of the thing itself, most surprising first. before, with_it: (K, n_z)
+        embeddings there.
         """
         oldest = int(np.lexsort([self._number, self._holds])[0])
         count = min(len(directions), MOST_DIRECTIONS)
         self._number[oldest], self._what[oldest] = number, WHAT.index(what)
         self._holds[oldest], self._times[oldest], self._since_s[oldest] = True, 1, t_s
-        self._direction[oldest], self._as_before[oldest] = -1, 0
+        self._direction[oldest], self._as_before[oldest], self._itself[oldest] = -1, 0, False
+        self._itself[oldest, :count] = True
         self._direction[oldest, :count] = directions[:count]
         self._before[oldest, :count] = before[:count]
         self._with[oldest, :count] = with_it[:count]
+
+    def add(self, number: int, direction: int, before: np.ndarray, with_it: np.ndarray) -> None:
+        """Remember what else is unlike before because of an alarm, as far as there is room."""
+        (found,) = np.nonzero(self._number == number)
+        if len(found) and direction not in self._direction[found[0]]:
+            (free,) = np.nonzero(self._direction[found[0]] < 0)
+            if len(free):
+                at = found[0], free[0]
+                self._direction[at], self._before[at], self._with[at] = direction, before, with_it
 
     def look(
         self, directions: np.ndarray, z: np.ndarray, distance: Distance, t_s: float
@@ -91,16 +103,16 @@ class Told:
             same = own[from_with < NEARER * from_before]
             seen = z[looks[from_with < NEARER * from_before]]
             self._with[alarm, same] += FOLLOW_RATE * (seen - self._with[alarm, same])
-            known = self._direction[alarm] >= 0
-            if (self._as_before[alarm, known] >= ENDED_LOOKS).mean() >= ENDED_SHARE:
+            as_before = self._as_before[alarm, self._itself[alarm]] >= ENDED_LOOKS
+            if as_before.mean() >= ENDED_SHARE:
                 ended.append(self._end(alarm, distance, t_s))
         return ended
 
     def opposite(self, what: str, directions: np.ndarray) -> int | None:
         """The alarm that the opposite of `what` at directions (K,) puts an end to."""
         for alarm in np.flatnonzero(self._holds & (self._what != WHAT.index(what))):
-            known = self._direction[alarm][self._direction[alarm] >= 0]
-            if np.isin(known, directions).mean() >= ENDED_SHARE:
+            itself = self._direction[alarm, self._itself[alarm]]
+            if np.isin(itself, directions).mean() >= ENDED_SHARE:
                 return int(self._number[alarm])
         return None
 
@@ -134,10 +146,9 @@ class Told:
         likes = []
         for other in np.flatnonzero((self._number > 0) & ~self._holds):
             theirs, own = _pairs(self._direction[other], self._direction[alarm])
-            real = self._direction[alarm, own] >= 0
-            theirs, own = theirs[real], own[real]
-            known = (self._direction[alarm] >= 0).sum()
-            if other == alarm or len(own) < ENDED_SHARE * known:
+            itself = self._itself[alarm, own]
+            theirs, own = theirs[itself], own[itself]
+            if other == alarm or len(own) < ENDED_SHARE * self._itself[alarm].sum():
                 continue
             between = distance(self._with[other, theirs] - self._with[alarm, own]).sum()
             change = distance(self._before[alarm, own] - self._with[alarm, own]).sum()
@@ -155,6 +166,7 @@ class Told:
             "times": self._times[used],
             "age_s": now_s - self._since_s[used],
             "direction": self._direction[used],
+            "itself": self._itself[used],
             "before": self._before[used],
             "with": self._with[used],
         }
@@ -165,7 +177,7 @@ class Told:
         self._number[used], self._what[used] = kept["number"], kept["what"]
         self._holds[used], self._times[used] = kept["holds"], kept["times"]
         self._since_s[used] = now_s - kept["age_s"]
-        self._direction[used] = kept["direction"]
+        self._direction[used], self._itself[used] = kept["direction"], kept["itself"]
         self._before[used], self._with[used] = kept["before"], kept["with"]
 
 

@@ -66,7 +66,7 @@ def _outlined(now: np.ndarray, before: np.ndarray) -> float:
     smooth = cv2.GaussianBlur(changed.astype(np.float32), (0, 0), BORDER_STD_PX)
     across = np.stack([cv2.Sobel(smooth, cv2.CV_32F, 0, 1), cv2.Sobel(smooth, cv2.CV_32F, 1, 0)])
     across = across[:, at[0], at[1]]
-    across /= np.linalg.norm(across, axis=0) + 1e-6
+    across = across / (np.linalg.norm(across, axis=0) + 1e-6)
     inside, outside = (at + across).round().astype(int), (at - across).round().astype(int)
     jumps = [np.abs(each[tuple(inside)] - each[tuple(outside)]).sum(-1) for each in (now, before)]
     return float(((jumps[0] - jumps[1]) / (jumps[0] + jumps[1] + LEAST_CHANGE)).sum())
