@@ -317,12 +317,10 @@ class Watch:
         self._asked_s = t_s
         directions = np.array([direction for direction, _ in self._last_looks])
         z = np.array([z for _, z in self._last_looks])
-        candidates = [self._restored(place) for place in places]
-        scores = [median_score(place, directions, z) for place in candidates]
+        scores = [median_score(self._restored(place), directions, z) for place in places]
         best = int(np.argmin(scores))
         if scores[best] < SCENE_CHANGE_SCORE:
-            self.known.take(best)
-            self._begin(candidates[best])
+            self._begin(self._restored(self.known.take(best)))
             self._place.threshold = self._threshold(self._place.tail)
             self._events.append("this place is known: watching goes on without a warm-up")
             return True
