@@ -305,11 +305,18 @@ def _with_views(
         if options.dashboard is None:
             yield callbacks
             return
+        from edge_rjepa.eye.retina import Retina
+        from edge_rjepa.teach.seen_now import seen_now
         from edge_rjepa.views.dashboard import page_of
 
-        page = opened.enter_context(
-            page_of(run, options.dashboard, options.token, options.host_name)
+        # A rollback replaces the learner.
+        seen = opened.enter_context(
+            seen_now(run.folder, lambda: run.learner, Retina(run.config.retina))
         )
+        page = opened.enter_context(
+            page_of(run, options.dashboard, options.token, options.host_name, seen)
+        )
+        run.loop.observers.append(lambda batch: seen.observe(batch.frame.image))
         say(f"page: {page.server.url}")
 
         def go_on(run: Any) -> bool:

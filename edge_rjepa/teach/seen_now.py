@@ -14,7 +14,7 @@ from edge_rjepa.encoder.opener import OpenedEncoder
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.teach.looks import path_beside
+from edge_rjepa.teach.looks import Looks, path_beside
 from edge_rjepa.teach.recogniser import Recogniser
 
 LOOK_EVERY_S = 1.0
@@ -63,11 +63,32 @@ class SeenNow:
         except (OSError, RJepaError):  # it was just removed, or is of another encoder
             self._known, self._seen = None, {}
             return
-        named = recogniser.looks.names
-        taught = [{"name": name, "looks": len(each.rows)} for name, each in named.items()]
-        self._seen = {"taught": taught}
+        self._seen = _names_of(recogniser.looks)
         if recogniser.names():
             self._seen["recognised"] = answer._asdict()
+
+
+class NamesKept:
+    """What was taught to a run that nobody learns now: {"taught": ..} as SeenNow gives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._changed_ns = path_beside(folder), 0
+        self._names: dict = {}
+
+    def __call__(self) -> dict:
+        try:
+            changed_ns = self._path.stat().st_mtime_ns
+            if changed_ns != self._changed_ns:
+                self._names, self._changed_ns = _names_of(Looks.load(self._path)), changed_ns
+        except OSError:  # it is not there, or damaged
+            return {}
+        return self._names
+
+
+def _names_of(looks: Looks) -> dict:
+    return {
+        "taught": [{"name": name, "looks": len(each.rows)} for name, each in looks.names.items()]
+    }
 
 
 @contextmanager

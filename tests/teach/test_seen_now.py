@@ -8,7 +8,7 @@ import pytest
 from edge_rjepa.teach import seen_now as module
 from edge_rjepa.teach.looks import path_beside
 from edge_rjepa.teach.recogniser import Recogniser
-from edge_rjepa.teach.seen_now import SeenNow, seen_now
+from edge_rjepa.teach.seen_now import NamesKept, SeenNow, seen_now
 from tests.teach.rooms import RETINA, look, looks, opened, small_learner
 
 
@@ -71,3 +71,13 @@ def test_a_thread_looks_until_it_is_closed(tmp_path, learner, monkeypatch):
         while not seen() and time.monotonic() < until_s:
             time.sleep(0.01)
     assert seen()["recognised"]["name"] == "room 0"
+
+
+def test_the_names_of_a_run_that_ended_are_read_once(tmp_path, learner):
+    kept = NamesKept(tmp_path)
+    assert kept() == {}
+    teach(tmp_path, learner, 0, 1)
+    assert [each["name"] for each in kept()["taught"]] == ["room 0", "room 1"]
+    assert kept() is kept()
+    path_beside(tmp_path).unlink()
+    assert kept() == {}
