@@ -1,6 +1,7 @@
 """How well `watch` finds what is newly placed, and how often it is wrong, beside MOG2.
 
-    python -m benchmarks.watch [--placements N] [--quiet-hours H] [--processes N] [--docs]
+    python -m benchmarks.watch [--placements N] [--quiet-hours H] [--only NAME] [--processes N] \
+        [--docs]
 
 Streams at 10 pictures a second, 320 x 240:
 
@@ -118,6 +119,17 @@ class Outcome(NamedTuple):
     delays_s: list[float]  # of all objects; infinite for those that were not found
     false: int
     hours: float
+
+
+class Job(NamedTuple):
+    """One play of one stream."""
+
+    stream: str
+    run: Path
+    seed: int
+    seconds: float
+    placements: int
+    contestants: tuple[str, ...]
 
 
 class Mog2:
@@ -263,13 +275,15 @@ class Film:
 # Contestants on a stream
 
 
-def contestants(run: Path, camera: Camera, warm_up_s: float) -> dict:
+def contestants(job: Job, camera: Camera, warm_up_s: float) -> dict:
     """By name, what looks at a frame and returns what it found."""
+    run = job.run
     kept = load_run(run)
     untrained = learner_embedder(RJepa(kept.config.network, seed=1), Retina(kept.config.retina))
 
     def watching(name, encode):
-        encode = remembering(f"{run} {name}", encode)
+        if job.stream in FILMS:
+            encode = remembering(f"{run} {name}", encode)
         watch = Watch(encode, camera, kept.config.retina.window_px, 1.0, warm_up_s)
 
         def look(frame: Frame) -> list[Found]:
@@ -278,13 +292,9 @@ def contestants(run: Path, camera: Camera, warm_up_s: float) -> dict:
         return look
 
     trained = open_encoder(run).patch_embedder()
-    return dict(
-        zip(
-            CONTESTANTS,
-            (watching("trained", trained), watching("untrained", untrained), Mog2(camera).look),
-            strict=True,
-        )
-    )
+    looks = watching("trained", trained), watching("untrained", untrained), Mog2(camera).look
+    both = zip(CONTESTANTS, looks, strict=True)
+    return {name: look for name, look in both if name in job.contestants}
 
 
 _embedded: dict[str, dict[bytes, np.ndarray]] = {}  # of each encoder in this process
@@ -307,9 +317,9 @@ def remembering(name: str, encode):
     return remembered
 
 
-def play(frames, run: Path, camera: Camera, warm_up_s: float) -> tuple[dict, list[Placed], float]:
+def play(frames, job: Job, camera: Camera, warm_up_s: float) -> tuple[dict, list[Placed], float]:
     """All that was found after the warm-up by each contestant, the objects, and the seconds."""
-    looks = contestants(run, camera, warm_up_s)
+    looks = contestants(job, camera, warm_up_s)
     found: dict[str, list[Found]] = {name: [] for name in looks}
     objects: list[Placed] = []
     t_s = 0.0
@@ -343,25 +353,15 @@ def outcome(name: str, plays: list, camera: Camera, smallest: float) -> Outcome:
     return Outcome(name, delays_s, false, seconds / 3600.0)
 
 
-class Job(NamedTuple):
-    """One play of one stream."""
-
-    stream: str
-    run: Path
-    seed: int
-    seconds: float
-    placements: int
-
-
 def run_job(job: Job) -> tuple[Job, tuple]:
     """Run a job; what came of it."""
     cv2.setNumThreads(1)
     if job.stream in FILMS:
         film = Film(read_video(), FILMS[job.stream])
         frames = film.frames(job.seed if job.placements else None)
-        return job, play(frames, job.run, film.camera, film.warm_up_s)
+        return job, play(frames, job, film.camera, film.warm_up_s)
     scenery = Scenery(job.stream == "moving head", job.seed)
-    return job, play(scenery.frames(job.seconds, job.placements), job.run, CAMERA, WARM_UP_S)
+    return job, play(scenery.frames(job.seconds, job.placements), job, CAMERA, WARM_UP_S)
 
 
 def read_video() -> list[np.ndarray]:
@@ -378,7 +378,7 @@ def rows(stream: str, plays: list[tuple[Job, tuple]]) -> list[tuple[str, ...]]:
     quiet = [played for job, played in plays if not job.placements]
     busy = [played for job, played in plays if job.placements]
     lines = []
-    for name in CONTESTANTS:
+    for name in plays[0][0].contestants:
         smallest = 0.0
         if name == "MOG2":
             smallest = next(
@@ -472,11 +472,13 @@ def main() -> None:
     parser.add_argument("--placements", type=int, default=120, help="of each stream (120)")
     parser.add_argument("--quiet-hours", type=float, default=2.0, help="of each stream (2)")
     parser.add_argument("--plays", type=int, default=4, help="that they are divided into (4)")
+    parser.add_argument("--only", choices=CONTESTANTS, help="one of them, which is quicker")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--docs", action="store_true", help="put the table into docs/watch.md")
     options = parser.parse_args()
     scenes = ["camera at rest", "moving head"]
     streams = scenes + list(FILMS) * VIDEO.exists()
+    names = (options.only,) if options.only else CONTESTANTS
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         runs = {"scenes": learn(Path(folder, "scenes"), "scene:")}
@@ -488,7 +490,7 @@ def main() -> None:
                 cv2.imwrite(str(first_half / f"{k:04d}.png"), image)
             runs["vtest.avi"] = learn(Path(folder, "vtest"), str(first_half))
         jobs = [
-            Job(stream, runs["scenes"], 100 + seed, seconds, placements)
+            Job(stream, runs["scenes"], 100 + seed, seconds, placements, names)
             for seed in range(options.plays)
             for stream in scenes
             for seconds, placements in (
@@ -499,7 +501,7 @@ def main() -> None:
         if VIDEO.exists():
             passes = math.ceil(options.placements / 4)  # four objects fit into the second half
             jobs += [
-                Job(film, runs["vtest.avi"], seed, 0.0, int(seed > 0))
+                Job(film, runs["vtest.avi"], seed, 0.0, int(seed > 0), names)
                 for film in FILMS
                 for seed in range(passes)
             ]
@@ -513,9 +515,10 @@ def main() -> None:
     lines = [line for s in streams for line in rows(s, [p for p in plays if p[0].stream == s])]
     print(Table(heading, lines))
     quiet = [played for job, played in plays if not job.placements]
-    calm = outcome("watch", quiet, CAMERA, 0.0)
-    most = allowed_per_hour(calm.false, calm.hours)
-    print(f"quiet: {calm.false} in {calm.hours:.1f} h, at most {most:.2f} an hour (95%)")
+    if "watch" in names:
+        calm = outcome("watch", quiet, CAMERA, 0.0)
+        most = allowed_per_hour(calm.false, calm.hours)
+        print(f"quiet, watch: {calm.false} in {calm.hours:.1f} h, at most {most:.2f} an hour (95%)")
     right, count = told_right()
     print(f"new or removed: {right} of {count} right")
     if options.docs:
