@@ -135,7 +135,8 @@ def test_it_shows_what_is_and_says_nothing_wrong(world):
     eye = driver.find_element("id", "eye")
     before = int(eye.get_attribute("data-count") or 0)
     wait_for(lambda: int(eye.get_attribute("data-count") or 0) > before + 10, "the picture moves")
-    assert driver.execute_script("return arguments[0].naturalWidth", eye) == 320
+    width = "return arguments[0].naturalWidth"
+    wait_for(lambda: driver.execute_script(width, eye) == 320, "it is as large as the camera's")
 
     # Values are those of a line of metrics.jsonl, all of one line.
     def shown():
