@@ -10,6 +10,7 @@ which pictures of 640x480 with 16 fixations come 30 times a second and nothing e
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -22,13 +23,18 @@ from benchmarks.faulty_camera import view
 from edge_rjepa.base import journal
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.sources import Frame
+from edge_rjepa.views.dashboard.buttons import Buttons
+from edge_rjepa.views.dashboard.kept import KeptRun
+from edge_rjepa.views.dashboard.learning import LearningRun
 from edge_rjepa.views.dashboard.live import LiveState
 from edge_rjepa.views.dashboard.server import Dashboard
 
 FRAMES_A_SECOND, FIXATIONS, FEATURES, EMBEDDING = 30.0, 16, 316, 128
 DAY = 86_400
+CAMERA = Pinhole(640, 480, math.radians(60.0))
 
 
 def fed(live: LiveState, pictures, seconds: float) -> float:
@@ -50,8 +56,9 @@ def cost(folder: Path, seconds: float, pairs: int) -> list[float]:
     learner = RJepa(RJepaConfig(n_features=FEATURES, n_embedding=EMBEDDING))
     shares = []
     for _ in range(pairs):
-        live = LiveState(learner.patch_encoder)
-        with Dashboard("127.0.0.1:0", folder, live) as server:
+        live = LiveState(learner.patch_encoder, lambda: CAMERA)
+        run = LearningRun(folder, live, Buttons(lambda learner, path: None, live.on_event))
+        with Dashboard("127.0.0.1:0", run) as server:
             without = fed(live, pictures, seconds)
             with browser() as driver:
                 driver.get(server.url)
@@ -85,7 +92,7 @@ def a_day(folder: Path) -> None:
 
 def load(folder: Path) -> float:
     """Seconds from asking for the page until its curves are drawn."""
-    with Dashboard("127.0.0.1:0", folder) as server, browser() as driver:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server, browser() as driver:
         started_s = time.monotonic()
         driver.get(server.url)
         while driver.find_element("id", "count").text == "":

@@ -10,6 +10,7 @@ something is missing is left as it is, with a line that says what.
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shutil
 import signal
@@ -24,6 +25,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from benchmarks import gaze
 from edge_rjepa.run.run import Run, load_run
@@ -37,12 +39,13 @@ PATIENCE_S = 90.0
 
 REPORT_PX = 1400  # wide
 SESSION_FRAMES, EVERY, COLUMNS = 6, 60, 3  # shown, and one out of so many
+COLOURS = 256  # of a picture of a page
 TILE_PX, GAP_PX = (480, 360), 8
 
 # A page is looked at when this, asked in the browser, is true.
 LIVE = (
     "return document.querySelectorAll('#near img').length > 3"
-    " && document.getElementById('map').naturalWidth > 1"
+    " && document.querySelectorAll('.curve').length > 3"
     " && +document.getElementById('eye').dataset.count > 20"
 )
 LOADED = "return document.readyState == 'complete'"
@@ -55,7 +58,7 @@ class MissingError(Exception):
 class Look(NamedTuple):
     """How a browser looks at a page."""
 
-    width_px: int = 1240
+    width_px: int = 1280
     height_px: int | None = None  # the whole page
     scheme: str = "light"
     phone: bool = False
@@ -148,7 +151,7 @@ PICTURES: dict[str, Callable[[Workshop, Path], None]] = {
     "demo.png": report,
     "session.jpg": session,
     "dashboard.png": live_page(Look()),
-    "dashboard-phone.png": live_page(Look(400, 860, "dark", phone=True)),
+    "dashboard-phone.png": live_page(Look(390, 844, "dark", phone=True)),
     "calibration.png": calibration,
     "gaze.jpg": lambda workshop, path: gaze.draw_picture(path),
 }
@@ -176,7 +179,14 @@ def _photograph(address: str, path: Path, look: Look, ready: str) -> None:
             whole = "return document.documentElement.scrollHeight"
             _resize(driver, look, driver.execute_script(whole))
         picture = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
-        path.write_bytes(b64decode(picture["data"]))
+        _write_small(b64decode(picture["data"]), path)
+
+
+def _write_small(png: bytes, path: Path) -> None:
+    """In as many colours as a page needs: a third of the bytes."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    method = Image.Quantize.FASTOCTREE  # keeps the few points of a rare colour
+    picture.quantize(COLOURS, method).save(path, optimize=True)
 
 
 def _resize(driver, look: Look, height_px: int) -> None:

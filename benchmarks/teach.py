@@ -11,8 +11,9 @@ nothing was ever seen. The views that are asked about are also shown in other li
 
 Every row has the same head, the windows of a look beside each other (teach/likeness.py), and must
 name one of the places. `unknown` is another question: 9 of the places are not taught, and a look
-may be answered "unknown". The head, its threshold and the size of a scan were chosen on paintings
-and drawings, never on these photographs.
+may be answered "unknown". The last column has seen parts after five looks once more, had the looks
+kept the description of the first budget. The head, its threshold and the size of a scan were chosen
+on paintings and drawings, never on these photographs.
 """
 
 from __future__ import annotations
@@ -174,21 +175,32 @@ def shares_right(taught: np.ndarray, asked: dict[str, np.ndarray]) -> dict[tuple
     }
 
 
-def row_of(name: str, rows: Callable, seen: Views, megabytes: float = 0.0) -> Row:
+class Described(NamedTuple):
+    """All looks, described: (P, n, K, d) of length 1."""
+
+    taught: np.ndarray
+    asked: dict[str, np.ndarray]
+
+
+def described(rows: Callable, seen: Views) -> Described:
     """rows: of a picture, (K, d)."""
 
     def all_rows(pictures: np.ndarray) -> np.ndarray:
         return np.array([[directions(rows(picture)) for picture in each] for each in pictures])
 
-    taught, asked = all_rows(seen.taught), {w: all_rows(p) for w, p in seen.asked.items()}
-    ten = taught.nbytes / 2e6  # as float16, as looks are kept
-    picture = seen.taught[0, 0]
+    return Described(all_rows(seen.taught), {w: all_rows(p) for w, p in seen.asked.items()})
+
+
+def row_of(name: str, rows: Callable, seen: Views, looks: Described, megabytes: float = 0.0) -> Row:
+    """looks: described by rows. megabytes: of weights."""
+    taught, picture = looks.taught, seen.taught[0, 0]
     known, starts = taught.reshape(-1, *taught.shape[2:]), np.arange(len(taught)) * max(TAUGHT)
     started_s, times = time.process_time(), 50
     for _ in range(times):
         of_names(best_windows(directions(rows(picture)), known), starts)
     ms = 1e3 * (time.process_time() - started_s) / times
-    return Row(name, shares_right(taught, asked), ms, megabytes + ten)
+    ten = taught.nbytes / 2e6  # as float16, as looks are kept
+    return Row(name, shares_right(*looks), ms, megabytes + ten)
 
 
 def rows_of_efficientnet(folder: Path, seen: Views) -> list[Row]:
@@ -220,6 +232,7 @@ class Learned(NamedTuple):
     budget: int
     row: Row
     unknown: tuple[float, float, float]  # right, unknown, of known places; names given to strangers
+    stale: float  # right of seen parts, five looks, that were described when it had learned first
 
 
 def learn(
@@ -230,7 +243,8 @@ def learn(
     retina = Retina(RetinaConfig())
     learner = RJepa(RJepaConfig(n_features=retina.n_features), seed=seed)
     stream = blocks(left, retina.config.window_px, retina, seed)
-    found = []
+    found: list[Learned] = []
+    first = None
     for budget in sorted(budgets):
         while learner.fixations < budget:
             block = next(stream)
@@ -238,9 +252,16 @@ def learn(
                 learner.reset()
             learner.learn_block(block.features, block.efference)
         describer = learner_describer(learner, retina)
+
+        def rows(picture, describer=describer):
+            return describer.whiten(describer.see(picture))
+
+        looks = described(rows, seen)
+        first = looks.taught if first is None and budget else first
+        stale = shares_right(first if budget else looks.taught, {"": looks.asked["seen part"]})
         weights = sum(array.nbytes for array in learner.parameters().values()) / 1e6
-        row = row_of("ours", lambda p, d=describer: d.whiten(d.see(p)), seen, weights)
-        found.append(Learned(budget, row, unknown(learner, retina, seen)))
+        row = row_of("ours", rows, seen, looks, weights)
+        found.append(Learned(budget, row, unknown(learner, retina, seen), stale["", 5]))
         if progress:
             print(f"seed {seed}: {found[-1]}", flush=True)
     return found
@@ -311,18 +332,21 @@ def main() -> None:
         by_seed = pool.map(one, range(options.seeds), chunksize=1)
     seen = views(options.pictures)
     rows = [
-        row_of("raw pixels", pixel_windows, seen),
-        row_of("histogram of colours", histogram_windows, seen),
+        row_of(name, windows, seen, described(windows, seen))
+        for name, windows in (
+            ("raw pixels", pixel_windows),
+            ("histogram of colours", histogram_windows),
+        )
     ]
     tables = []
     for index, budget in enumerate(sorted(options.budgets)):
         name = f"after {budget / 1e6:g} M fixations" if budget else "untrained network"
         rows.append(mean_row(name, [learned[index].row for learned in by_seed]))
-        shares = np.mean([learned[index].unknown for learned in by_seed], axis=0)
-        tables.append((name, *(f"{share:.3f}" for share in shares)))
+        each = [(*learned[index].unknown, learned[index].stale) for learned in by_seed]
+        tables.append((name, *(f"{share:.3f}" for share in np.mean(each, axis=0))))
     if options.efficientnet:
         rows += rows_of_efficientnet(options.efficientnet, seen)
-    unknowns = Table(("", "right", "unknown", "strangers named"), tables)
+    unknowns = Table(("", "right", "unknown", "strangers named", "not described again"), tables)
     print(table(rows), unknowns, sep="\n\n")
     if options.docs:
         put(PAGE, "teach", f"{table(rows)}\n\n{unknowns}")

@@ -57,11 +57,11 @@ def blocks_of(text):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with room.jpg, yard.mp4, eye.safetensors, calibration.json and two encoders.
+    """A folder with room.jpg and three rooms, yard.mp4, eye.safetensors, calibration.json.
 
-    Those are encoder.onnx and place.onnx, a descriptor. Its reader.py gives the names `frame`,
-    `pixels`, `windows`, `features` and `efference` of 16 fixations, and `fixations`, pairs of a
-    window and its efference.
+    And with two encoders, encoder.onnx and place.onnx, a descriptor. Its reader.py gives the names
+    `frame`, `pixels`, `windows`, `features` and `efference` of 16 fixations, and `fixations`, pairs
+    of a window and its efference.
     """
     folder = tmp_path_factory.mktemp("reader")
     frame = cv2.resize(cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR), (640, 480))
@@ -72,6 +72,8 @@ def world(tmp_path_factory):
     learner.learn_block(features, plan.efference)
     (folder / "reader.py").write_text(READER)
     cv2.imwrite(str(folder / "room.jpg"), frame)
+    for room in ("kitchen", "hall", "office"):
+        cv2.imwrite(str(folder / f"{room}.jpg"), frame[:, ::-1])
     video = cv2.VideoWriter(
         str(folder / "yard.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (640, 480)
     )

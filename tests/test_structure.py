@@ -21,9 +21,9 @@ ALLOWED = {
     "sources": "base eye optics",
     "run": "base eye learner optics sources",
     "encoder": "base eye learner run sources",
-    "teach": "base encoder eye",
+    "teach": "base encoder eye learner",
     "watch": "base optics sources",
-    "views": "base encoder eye learner run",
+    "views": "base encoder eye learner optics run",
     "doctor": "base sources",
     "cli": "base doctor encoder eye learner optics run sources teach views watch",
 }

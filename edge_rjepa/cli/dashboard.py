@@ -32,15 +32,15 @@ def add_to(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Serve the page until there is a signal."""
-    from edge_rjepa.views.dashboard import Dashboard
+    from edge_rjepa.teach.seen_now import NamesKept
+    from edge_rjepa.views.dashboard import Dashboard, KeptRun
 
     if not (options.run / "metrics.jsonl").exists():
         raise ConfigError(f"{options.run} is no folder of a run: name one that `learn` made")
+    page = KeptRun(options.run, NamesKept(options.run))
     with (
         stop_on_signals("stopping") as received,
-        Dashboard(
-            options.address, options.run, token=flags.read_token(options), names=options.host_name
-        ) as server,
+        Dashboard(options.address, page, flags.read_token(options), options.host_name) as server,
     ):
         say(f"page: {server.url}   Ctrl-C ends it")
         while not received:

@@ -87,16 +87,8 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_views(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dashboard",
-        nargs="?",
-        const=flags.ADDRESS,
-        metavar="HOST:PORT",
-        help=f"serve a live page for the browser ({flags.ADDRESS} if no address is given)",
-    )
+    flags.add_dashboard(parser)
     parser.add_argument("--show", action="store_true", help="show the fixations in a window")
-    flags.add_token(parser)
-    flags.add_host_names(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -313,11 +305,18 @@ def _with_views(
         if options.dashboard is None:
             yield callbacks
             return
+        from edge_rjepa.eye.retina import Retina
+        from edge_rjepa.teach.seen_now import seen_now
         from edge_rjepa.views.dashboard import page_of
 
-        page = opened.enter_context(
-            page_of(run, options.dashboard, options.token, options.host_name)
+        # A rollback replaces the learner.
+        seen = opened.enter_context(
+            seen_now(run.folder, lambda: run.learner, Retina(run.config.retina))
         )
+        page = opened.enter_context(
+            page_of(run, options.dashboard, options.token, options.host_name, seen)
+        )
+        run.loop.observers.append(lambda batch: seen.observe(batch.frame.image))
         say(f"page: {page.server.url}")
 
         def go_on(run: Any) -> bool:

@@ -100,6 +100,19 @@ def add_seconds(parser: Any, what: str = "stop after this many seconds") -> None
     parser.add_argument("--seconds", type=positive(float), metavar="S", help=what)
 
 
+def add_dashboard(parser: Any) -> None:
+    """--dashboard, and who may look at it."""
+    parser.add_argument(
+        "--dashboard",
+        nargs="?",
+        const=ADDRESS,
+        metavar="HOST:PORT",
+        help=f"serve a live page for the browser ({ADDRESS} if no address is given)",
+    )
+    add_token(parser)
+    add_host_names(parser)
+
+
 def add_token(parser: Any) -> None:
     """--token and --token-file; `read_token` has what they say."""
     either = parser.add_mutually_exclusive_group()

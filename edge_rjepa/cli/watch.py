@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ MOST_TIMES = 100  # as surprising as usual that are told as a number
 EXAMPLES = """examples:
   edge-rjepa watch runs/mine --source 0                     the first camera, until Ctrl-C
   edge-rjepa watch encoder.onnx --source yard.mp4 --warm-up 60
+  edge-rjepa watch runs/mine --source 0 --dashboard         show alarms in the browser, draw masks
   edge-rjepa watch runs/mine --source 0 --head serial:      also turn the head to look around
   edge-rjepa watch runs/mine --source 0 --alarms-per-hour 0.1 --exec "python3 notify.py"
 """
@@ -64,6 +66,7 @@ def add_to(commands: Any) -> None:
         "at most; it reads the alarm as JSON from its standard input"
     )  # fmt: skip
     messages.add_mqtt(parser)
+    flags.add_dashboard(parser)
     flags.add_json(parser, "reports, a line each,")
 
 
@@ -83,6 +86,7 @@ def execute(options: argparse.Namespace) -> int:
         session.feedback.say(number)
 
     mqtt = messages.mqtt_of(options, fine)
+    token = flags.read_token(options) if options.dashboard is not None else None
     encoder = open_encoder(options.encoder)
     embed = encoder.patch_embedder()
     config = _configuration(options, encoder.config)
@@ -99,13 +103,16 @@ def execute(options: argparse.Namespace) -> int:
             options.alarms_per_hour, options.warm_up,
         )  # fmt: skip
         opened.enter_context(alone_in(folder))
-        reporter = _Reporter(watch, options.json)
-        tell.append(reporter.tell)
-        if mqtt:
-            tell.append(mqtt.tell)
+        page = None
+        if options.dashboard is not None:
+            page = _page(folder, head, fine, lambda: session.masks)
+        reporter = _Reporter(watch, options.json, [page.on_event] if page else [])
+        tell += [each.tell for each in (reporter, mqtt, page) if each]
         session = Session(watch, folder, tell, reporter.report_event, mask)
         if mqtt:
             opened.enter_context(mqtt)
+        if page:
+            _serve(page, options, token, opened)
         received = opened.enter_context(stop_on_signals("stopping"))
         say(f"watching {redacted(config.source)}; alarms go to {folder}")
         say(f"nothing is reported for {options.warm_up:.0f} s, while it learns what is usual here")
@@ -122,6 +129,8 @@ def execute(options: argparse.Namespace) -> int:
                 mqtt.see(frame.image)
             session.look(frame)
             reporter.report_status(frame.t_capture_s)
+            if page:
+                page.observe(_look_of(watch, frame))
         session.save()
         reporter.report_end()
     return 0
@@ -130,6 +139,35 @@ def execute(options: argparse.Namespace) -> int:
 def _usual_folder(encoder: Path) -> Path:
     """Of a run its own, so that what is usual is found again; a file may lie anywhere."""
     return encoder / "watch" if encoder.is_dir() else Path("watch", encoder.stem)
+
+
+def _page(folder: Path, head: Any, fine: Callable[[int], None], masks: Callable[[], Any]) -> Any:
+    """What the page shows and asks for; `masks` gives the session's, once somebody looks."""
+    from edge_rjepa.views.dashboard import Watching
+
+    return Watching(
+        folder,
+        fine,
+        mask=lambda polygons: masks().set(polygons),
+        masks=lambda: masks().polygons,
+        turns=head is not None,
+    )
+
+
+def _serve(page: Any, options: argparse.Namespace, token: str | None, opened: ExitStack) -> None:
+    from edge_rjepa.views.dashboard import Dashboard
+
+    server = opened.enter_context(Dashboard(options.dashboard, page, token, options.host_name))
+    say(f"page: {server.url}")
+
+
+def _look_of(watch: Any, frame: Any) -> Any:
+    """What the page shows of a frame that was looked at."""
+    from edge_rjepa.views.dashboard import Look
+
+    pixels, scores = watch.scores(frame)
+    left_s, expected = watch.warming_up_s, watch.expected_per_hour
+    return Look(frame.image, pixels, scores, watch.threshold, left_s, expected)
 
 
 def _check_time(source: Any, options: argparse.Namespace) -> None:
@@ -201,8 +239,11 @@ def _frames(source, head, config, ended, report_event):
 class _Reporter:
     """Reports alarms, events, and now and then how it stands, in words or as lines of JSON."""
 
-    def __init__(self, watch, as_json: bool) -> None:
+    def __init__(
+        self, watch, as_json: bool, listeners: Sequence[Callable[[str], None]] = ()
+    ) -> None:
         self._watch, self._as_json = watch, as_json
+        self._listeners = listeners  # are told of events, too
         self._now_s = self._reported_s = math.nan
         self._watched_s = 0.0  # with a threshold: not while what is usual was learned
         self._alarms = 0
@@ -234,6 +275,8 @@ class _Reporter:
     def report_event(self, event: str) -> None:
         """What happened to the camera, the head or the watch itself."""
         say(event)
+        for listener in self._listeners:
+            listener(event)
         if self._as_json:
             self._print({"kind": "event", "time": _now(), "event": event})
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,6 +73,13 @@ class Progress(NamedTuple):
     skipped: dict[str, int]  # frames of the whole run, by the reason
     faults: dict[str, int]  # of the source, since this process began
     rollbacks: int
+    held_out: dict[str, float]  # measures on held-out fixations, where it was judged just now
+
+    def as_line(self) -> dict[str, Any]:
+        """As a line of metrics, but for the time."""
+        line = self._asdict() | self.health._asdict() | self.held_out
+        del line["health"], line["held_out"]
+        return line
 
 
 class _LoopNotes(NamedTuple):
@@ -347,12 +354,9 @@ class Run:
             skipped=dict(self.loop.skipped),
             faults=self.loop.faults,
             rollbacks=self.rollbacks + rolled_back,
+            held_out=self._judge() if self.learner.fixations >= self._judge_at else {},
         )
-        line = progress._asdict() | health._asdict() | {"time_unix_s": time.time()}
-        del line["health"]
-        if self.learner.fixations >= self._judge_at:
-            line |= self._judge()
-        self._note(line)
+        self._note(progress.as_line() | {"time_unix_s": time.time()})
         on_progress(progress)
 
     def _judge(self) -> dict[str, float]:

@@ -130,7 +130,7 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
     """
     run_dir = Path(run_dir)
     record = read_metrics(run_dir / "metrics.jsonl")
-    network, summary, sample = _read_network(run_dir), _read_summary(run_dir), _read_sample(run_dir)
+    network, summary, sample = _read_network(run_dir), read_summary(run_dir), read_sample(run_dir)
     try:
         import matplotlib
     except ImportError as error:
@@ -179,7 +179,8 @@ def _read_network(run_dir: Path) -> Network | None:
         raise ReportError(f"{path} is of another version of edge_rjepa: {error}") from error
 
 
-def _read_summary(run_dir: Path) -> dict[str, Any] | None:
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """What is in summary.json; None where there is none. Raises ReportError for a damaged one."""
     path = run_dir / "summary.json"
     if not path.exists():
         return None
@@ -195,7 +196,8 @@ def _read_summary(run_dir: Path) -> dict[str, Any] | None:
     return summary
 
 
-def _read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
+def read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
+    """What is in sample.npz; None where there is none. Raises ReportError for a damaged one."""
     path = run_dir / "sample.npz"
     if not path.exists():
         return None

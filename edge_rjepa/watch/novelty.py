@@ -226,6 +226,16 @@ class Watch:
         present = [self._place.kept(self._now_s)] if self.is_warm else []
         return [*self.known.places, *present]
 
+    def scores(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (K, 2) of the directions in a frame, and how new it is there (K,), by the score.
+
+        In standard deviations, to be compared with the threshold; -inf where it is not known yet.
+        """
+        directions = self._directions.in_view(frame.head_rad)
+        angles_rad = self._directions.angles_rad[directions]
+        pixels = self._camera.pixels_of_angles(angles_rad, frame.head_rad)
+        return pixels, self._persistent_scores(directions)
+
     def look(self, frame: Frame) -> list[Alarm]:
         """Look at a frame; what is new in it."""
         directions = self._due(frame)
@@ -307,12 +317,10 @@ class Watch:
         self._asked_s = t_s
         directions = np.array([direction for direction, _ in self._last_looks])
         z = np.array([z for _, z in self._last_looks])
-        candidates = [self._restored(place) for place in places]
-        scores = [median_score(place, directions, z) for place in candidates]
+        scores = [median_score(self._restored(place), directions, z) for place in places]
         best = int(np.argmin(scores))
         if scores[best] < SCENE_CHANGE_SCORE:
-            self.known.take(best)
-            self._begin(candidates[best])
+            self._begin(self._restored(self.known.take(best)))
             self._place.threshold = self._threshold(self._place.tail)
             self._events.append("this place is known: watching goes on without a warm-up")
             return True

@@ -16,8 +16,10 @@ import pytest
 from edge_rjepa.views.dashboard import buttons as buttons_room
 from edge_rjepa.views.dashboard import connections
 from edge_rjepa.views.dashboard import server as server_room
-from edge_rjepa.views.dashboard.buttons import Buttons, Refused
+from edge_rjepa.views.dashboard.buttons import Buttons
+from edge_rjepa.views.dashboard.kept import KeptRun
 from edge_rjepa.views.dashboard.server import Dashboard
+from edge_rjepa.views.dashboard.subject import Refused
 
 PATIENCE_S = 20.0
 TOKEN = "open sesame"
@@ -103,7 +105,7 @@ def test_a_thousand_sockets_take_few_descriptors_and_lock_nobody_out(folder, tok
 
 def test_who_asks_for_nothing_is_dropped(folder, monkeypatch):
     monkeypatch.setattr(connections, "IDLE_S", 0.5)
-    with Dashboard("127.0.0.1:0", folder) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
         silent, slow, asked = (
             socket.create_connection(("127.0.0.1", server._port), PATIENCE_S) for _ in range(3)
         )
@@ -126,7 +128,7 @@ def test_who_asks_for_nothing_is_dropped(folder, monkeypatch):
 def test_a_press_whose_body_never_comes_is_answered(folder, monkeypatch):
     monkeypatch.setattr(server_room, "READ_S", 0.2)
     head = b"POST /press HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 30\r\n\r\n{"
-    with Dashboard("127.0.0.1:0", folder) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
         with socket.create_connection(("127.0.0.1", server._port), PATIENCE_S) as asking:
             asking.sendall(head)
             assert asking.recv(12) in (b"HTTP/1.1 504", b"HTTP/1.1 400")
@@ -178,7 +180,7 @@ NONSENSE = {
 def test_no_bytes_make_a_traceback(folder, token, capfd, monkeypatch):
     monkeypatch.setattr(connections, "IDLE_S", 0.2)
     monkeypatch.setattr(connections, "SWEEP_S", 0.05)
-    with Dashboard("127.0.0.1:0", folder, token=token) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder), token=token) as server:
         answered = 0
         for name, data in NONSENSE.items():
             try:
@@ -194,13 +196,13 @@ def test_no_bytes_make_a_traceback(folder, token, capfd, monkeypatch):
 
 
 def test_who_names_no_host_is_refused(folder):
-    with Dashboard("127.0.0.1:0", folder) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
         assert raw(server._port, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 403")
 
 
 def test_every_answer_says_that_it_is_for_this_page_alone(folder):
     (folder / "report.png").write_bytes(b"a picture")
-    with Dashboard("127.0.0.1:0", folder) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
         for path in ("/", "/history", "/report.png", "/nowhere"):
             connection = http.client.HTTPConnection("127.0.0.1", server._port, timeout=PATIENCE_S)
             connection.request("GET", path)
@@ -220,9 +222,9 @@ def test_every_answer_says_that_it_is_for_this_page_alone(folder):
 
 def test_a_name_is_ours_only_if_it_was_named(folder):
     host, button = "robot.example:8181", '{"button": "pause"}'
-    with Dashboard("127.0.0.1:0", folder) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
         assert status_of(server._port, Host=host) == 403
-    with Dashboard("127.0.0.1:0", folder, names=["Robot.example"]) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder), names=["Robot.example"]) as server:
 
         def pressed(**headers):
             return status_of(server._port, "/press", "POST", button, **headers)
@@ -242,7 +244,7 @@ def test_a_name_is_ours_only_if_it_was_named(folder):
 
 def test_guesses_wait_for_each_other_and_hold_up_nobody_else(folder, monkeypatch):
     monkeypatch.setattr(server_room, "GUESS_S", 1e6)
-    with Dashboard("127.0.0.1:0", folder, token=TOKEN) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder), token=TOKEN) as server:
         with socket.create_connection(("127.0.0.1", server._port), PATIENCE_S) as guess:
             guess.sendall(b"GET /?token=wrong HTTP/1.1\r\n" + HOST + b"\r\n")
             wait_for(server._guessing.locked, "the guess has come")

@@ -1,6 +1,7 @@
 """The live page, in a real browser: what it shows, what its buttons do, who may look."""
 
 import asyncio
+import base64
 import http.client
 import json
 import math
@@ -21,13 +22,19 @@ from edge_rjepa.base import journal
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.loop import FixationBatch
-from edge_rjepa.run.run import Run
+from edge_rjepa.run.monitor import Health
+from edge_rjepa.run.run import Progress, Run
 from edge_rjepa.sources import Frame, open_source
+from edge_rjepa.views import metrics
 from edge_rjepa.views.dashboard import page_of
 from edge_rjepa.views.dashboard import server as server_room
+from edge_rjepa.views.dashboard.buttons import Buttons
 from edge_rjepa.views.dashboard.history import history
+from edge_rjepa.views.dashboard.kept import KeptRun
+from edge_rjepa.views.dashboard.learning import LearningRun
 from edge_rjepa.views.dashboard.live import LiveState, cells_of
 from edge_rjepa.views.dashboard.server import (
     MOST_VIEWERS,
@@ -36,6 +43,7 @@ from edge_rjepa.views.dashboard.server import (
     is_loopback,
     parse_address,
 )
+from edge_rjepa.views.verdict import LEARNED, verdict
 from firmware_bridge import open_head
 from tests import browser
 from tests.firmware_bridge.core_board import CoreBoard
@@ -127,7 +135,7 @@ def test_it_shows_what_is_and_says_nothing_wrong(world):
     eye = driver.find_element("id", "eye")
     before = int(eye.get_attribute("data-count") or 0)
     wait_for(lambda: int(eye.get_attribute("data-count") or 0) > before + 10, "the picture moves")
-    assert driver.execute_script("return arguments[0].naturalWidth", eye) == 640
+    assert driver.execute_script("return arguments[0].naturalWidth", eye) == 320
 
     # Values are those of a line of metrics.jsonl, all of one line.
     def shown():
@@ -150,6 +158,113 @@ def test_it_shows_what_is_and_says_nothing_wrong(world):
     wait_for(lambda: driver.find_element("id", "map").get_attribute("src"), "the map of surprise")
     wait_for(lambda: "still" in text(driver, "devices"), "the head is shown")
     assert browser.complaints(driver) == []
+
+
+def painted(driver):
+    """How many points of what is laid over the picture are not clear."""
+    return driver.execute_script(
+        "const over = document.getElementById('over'), {width, height} = over;"
+        "const {data} = over.getContext('2d').getImageData(0, 0, width, height);"
+        "let count = 0; for (let i = 3; i < data.length; i += 4) count += data[i] > 0;"
+        "return count"
+    )
+
+
+def test_what_is_laid_over_the_picture_can_be_taken_away(world):
+    _, driver = world
+    wait_for(lambda: painted(driver), "fixations are drawn")
+    switches = [driver.find_element("id", name) for name in ("show-fixations", "show-field")]
+    for switch in switches:
+        switch.click()
+    wait_for(lambda: not painted(driver), "nothing is over the picture")
+    switches[1].send_keys(" ")  # a key does it, too
+    wait_for(lambda: painted(driver), "where it is usually surprised")
+    switches[0].click()
+
+
+def test_one_sentence_says_how_it_goes(world):
+    learning, driver = world
+    wait_for(lambda: text(driver, "sentence").endswith("."), "there is a sentence")
+    measures = metrics.read(learning.run.folder / "metrics.jsonl").measures
+    assert text(driver, "sentence") == verdict(measures).sentence
+
+
+def test_boxes_with_nothing_in_them_are_not_shown(world):
+    _, driver = world
+    for name in ("teaching", "alarming", "masking", "leaf"):
+        assert not driver.find_element("id", name).is_displayed(), name
+
+
+def test_what_was_taught_is_shown(folder):
+    found = {
+        "taught": [{"name": "kitchen", "looks": 12}, {"name": "<b>größe</b>", "looks": 1}],
+        "recognised": {"name": "kitchen", "probability": 0.934},
+    }
+    live = live_state()
+    buttons = Buttons(lambda learner, path: None, live.on_event)
+    run = LearningRun(folder, live, buttons, taught=lambda: found)
+    with Dashboard("127.0.0.1:0", run) as server, chromium() as driver:
+        driver.get(server.url)
+        wait_for(lambda: "kitchen" in text(driver, "recognised"), "what is there now")
+        assert text(driver, "recognised") == "Now: kitchen, 93 % sure."
+        said = [item.text for item in driver.find_elements("css selector", "#taught li")]
+        assert said == ["kitchen: 12 looks", "<b>größe</b>: 1 look"]
+        found["recognised"] = {"name": None, "probability": 0.2}
+        wait_for(lambda: "nothing" in text(driver, "recognised"), "unknown is an answer")
+
+
+def test_a_run_that_has_ended_shows_its_pictures_curves_and_events(tmp_path):
+    kept = journal.Journal(tmp_path / "metrics.jsonl")
+    for k in range(1, 40):
+        pause_s = 5000.0 * (k > 20)
+        line = {"frames": 10 * k, "fixations": 160 * k, "time_unix_s": 1e9 + k + pause_s}
+        surprise = math.nan if 10 < k < 15 else 5.0
+        kept.append(line | {"information": 0.1 * k, "surprise": surprise})
+    kept.append({"frames": 200, "time_unix_s": 1e9, "event": "camera: reopened <i>"})
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "sample.npz",
+        image=rng.integers(0, 255, (2, 48, 64, 3), np.uint8),
+        pixels=rng.uniform(5, 40, (2, 6, 2)),
+        surprise=rng.random((2, 6)),
+    )
+    with Dashboard("127.0.0.1:0", KeptRun(tmp_path)) as server, chromium() as driver:
+        driver.get(server.url)
+        wait_for(lambda: text(driver, "which") == "1 of 2", "a picture it never learned from")
+        wait_for(lambda: painted(driver), "with its fixations")
+        driver.find_element("id", "next").click()
+        wait_for(lambda: text(driver, "which") == "2 of 2", "the next one")
+
+        def count(key, what):
+            return len(driver.find_elements("css selector", f"[data-curve='{key}'] .{what}"))
+
+        assert count("information", "curve") == 1 and count("surprise", "curve") == 2  # a gap
+        assert count("information", "pause") == 1 and count("information", "event") == 1
+        assert text(driver, "events").endswith("camera: reopened <i>")
+        assert not driver.find_element("id", "box-effective_rank").is_displayed()
+        curve = driver.find_element("css selector", "[data-curve='information']")
+        assert curve.get_attribute("aria-label") == (
+            "Information from 0 to 6.24 k fixations: between 0.1 and 3.9 nats, at last 3.9"
+        )
+        # A pause takes no room: the points stand as far apart there as elsewhere.
+        path = curve.find_element("css selector", ".curve").get_attribute("d")
+        x = [float(point.split()[0].lstrip("M")) for point in path.split("L")]
+        np.testing.assert_allclose(np.diff(x), np.diff(x).mean(), atol=0.11)
+        assert browser.complaints(driver) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_nothing_is_wider_than_the_screen(world, width, height):
+    learning, _ = world
+    with chromium() as driver:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 800}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        driver.get(learning.page.server.url)
+        wait_for(lambda: driver.find_elements("css selector", ".curve"), "curves are drawn")
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        first = ["view", "sentence", "first-curves", "curves"]  # from above to below
+        tops = [driver.find_element("id", name).rect["y"] for name in first]
+        assert tops == sorted(tops) if width < 800 else tops[0] <= tops[1] < tops[2] < tops[3]
 
 
 def test_nothing_is_fetched_from_elsewhere(world):
@@ -234,7 +349,7 @@ def folder(tmp_path):
 
 
 def test_elsewhere_the_token_is_needed(folder):
-    with Dashboard("0.0.0.0:0", folder) as server:
+    with Dashboard("0.0.0.0:0", KeptRun(folder)) as server:
         assert len(server.token) > 15 and server.token in server.url
         for path in ("/", "/history", "/live", "/encoder.onnx", "/?token=wrong", "/nowhere"):
             assert ask(server, "GET", path) == (401, b"401: the token is wrong or missing")
@@ -248,7 +363,7 @@ def test_elsewhere_the_token_is_needed(folder):
 
 def test_a_browser_with_the_token_is_let_in(folder):
     with (
-        Dashboard("127.0.0.1:0", folder, token="as you like") as server,
+        Dashboard("127.0.0.1:0", KeptRun(folder), token="as you like") as server,
         chromium() as driver,
     ):
         driver.get(server.url)
@@ -261,7 +376,7 @@ def test_a_browser_with_the_token_is_let_in(folder):
 
 @pytest.mark.parametrize("token", ["a&b=c", "größer", "50% #1/2?;,+", "a b"])
 def test_a_token_of_any_signs_lets_in(folder, token):
-    with Dashboard("127.0.0.1:0", folder, token=token) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder), token=token) as server:
         path = server.url[server.url.index("/", len("http://")) :]
         connection = http.client.HTTPConnection("127.0.0.1", server._port, timeout=PATIENCE_S)
         connection.request("GET", path)
@@ -275,8 +390,8 @@ def test_a_token_of_any_signs_lets_in(folder, token):
 
 def test_two_pages_on_one_machine_do_not_share_their_cookies(folder):
     with (
-        Dashboard("127.0.0.1:0", folder, token="one") as one,
-        Dashboard("127.0.0.1:0", folder, token="two") as two,
+        Dashboard("127.0.0.1:0", KeptRun(folder), token="one") as one,
+        Dashboard("127.0.0.1:0", KeptRun(folder), token="two") as two,
     ):
         both = f"{one._cookie}=one; {two._cookie}=two"
         assert [ask(server, "GET", "/history", Cookie=both)[0] for server in (one, two)] == [
@@ -289,14 +404,14 @@ def test_a_link_in_the_folder_is_not_served(folder, tmp_path_factory, name):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "secret"
     elsewhere.write_text("secret")
     (folder / name).symlink_to(elsewhere)
-    with Dashboard("127.0.0.1:0", folder) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
         status, data = ask(server, "GET", f"/{name}")
         assert status == 404 and b"secret" not in data
 
 
 def test_other_sites_press_no_buttons(folder):
     button = '{"button": "pause"}'
-    with Dashboard("127.0.0.1:0", folder) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
         host = f"127.0.0.1:{server._port}"
         assert ask(server, "POST", "/press", button, Origin=f"http://{host}")[0] == 200
         assert ask(server, "POST", "/press", button)[0] == 200  # no browser
@@ -319,9 +434,9 @@ def test_an_address_that_is_none_is_refused(address):
 
 
 def test_a_port_that_is_taken_is_refused_in_one_line(folder):
-    with Dashboard("127.0.0.1:0", folder) as server:
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
         with pytest.raises(ConfigError, match="name another port"):
-            Dashboard(f"127.0.0.1:{server._port}", folder)
+            Dashboard(f"127.0.0.1:{server._port}", KeptRun(folder))
 
 
 def test_loopback():
@@ -342,6 +457,10 @@ def batch(number, rng, size=(640, 480), fixations=4):
 
 def live_state(seed=0):
     return LiveState(RJepa(RJepaConfig(n_features=8, n_embedding=5), seed).patch_encoder)
+
+
+def learning(folder, live):
+    return LearningRun(folder, live, Buttons(lambda learner, path: None, live.on_event))
 
 
 def test_a_few_viewers_are_served_and_a_slow_one_is_dropped(folder, monkeypatch):
@@ -368,7 +487,7 @@ def test_a_few_viewers_are_served_and_a_slow_one_is_dropped(folder, monkeypatch)
                 assert time.monotonic() < end_s
                 await asyncio.sleep(0.02)
 
-    with Dashboard("127.0.0.1:0", folder, live) as server:
+    with Dashboard("127.0.0.1:0", learning(folder, live)) as server:
         asyncio.run(look(server))
 
 
@@ -419,18 +538,73 @@ def test_history_shows_a_spike_however_long_it_is(tmp_path):
     surprise = found["curves"]["surprise"]
     assert len(surprise["mean"]) == 50 and max(surprise["high"]) == 99.0
     assert min(surprise["low"]) == 1.0 and found["last"]["fixations"] == 16 * 1999
-    assert found["events"] == [[1.0, "something"]]
+    assert found["events"] == [[1.0, "something", 80.0]]  # where it happened
     assert found["curves"]["information"]["mean"] == [None] * 50
     assert history(tmp_path / "nowhere.jsonl")["last"] is None
 
 
-def test_a_picture_is_drawn_over_what_was_seen():
+def test_a_picture_goes_with_what_is_laid_over_it():
     live = live_state()
     assert live.picture() is None
-    look = batch(0, np.random.default_rng(0))
+    look = batch(0, np.random.default_rng(0))._replace(
+        pixels=np.array([[-0.5, -0.5], [639.5, 479.5], [319.5, 239.5], [0.0, 0.0]]),
+        surprise=np.array([1.0, 2.0, math.nan, 3.0]),
+    )
     live.observe(look)
-    drawn = cv2.imdecode(np.frombuffer(live.picture(), np.uint8), cv2.IMREAD_COLOR)
-    assert drawn.shape == look.frame.image.shape
+    over, jpeg = live.picture()
+    assert over["fixations"][:3] == [[0.0, 0.0, 1.0], [1.0, 1.0, 2.0], [0.5, 0.5, None]]
+    assert over["scale"] == pytest.approx([1.1, 2.9])
+    json.dumps(over, allow_nan=False)
+    sent = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert sent.shape == look.frame.image.shape
+    wide = look.frame._replace(image=np.zeros((1000, 4000, 3), np.uint8))
+    live.observe(look._replace(frame=wide))
+    sent = cv2.imdecode(np.frombuffer(live.picture().jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert sent.shape == (320, 1280, 3)
+
+
+def test_usual_surprise_lies_where_its_direction_is_in_the_picture():
+    camera = Pinhole(640, 480, math.radians(60.0))
+    live = LiveState(lambda: None, lambda: camera)
+    x, y = np.meshgrid(np.arange(10, 640, 20), np.arange(10, 480, 20))
+    pixels = np.column_stack([x.ravel(), y.ravel()]).astype(float)
+    surprise = np.where(pixels[:, 0] > 320, 9.0, 1.0)  # the right half surprises
+    image = np.zeros((480, 640, 3), np.uint8)
+    features = np.zeros((len(pixels), 8), np.float32)
+    gaze_rad = camera.angles_of_pixels(pixels)
+
+    def levels(head_rad):
+        frame = Frame(image, 0.0, head_rad, 0)
+        live.observe(FixationBatch(frame, pixels, gaze_rad, features, surprise))
+        field = live.picture().overlay["field"]
+        grid = np.frombuffer(base64.b64decode(field["levels"]), np.uint8)
+        return grid.reshape(field["rows"], field["columns"])
+
+    ahead = levels((0.0, 0.0))
+    assert ahead[:, :12].max() < 40 and ahead[:, 20:].min() > 215
+    turned = levels((math.radians(28.0), 0.0))  # to the right: that half is left in the picture
+    assert turned[8:16, 6:12].min() > 215 and turned[8:16, -3:].max() == 0  # never looked at
+
+
+def test_a_long_run_is_judged_by_all_of_it_and_held_in_few_lines(folder):
+    kept = journal.Journal(folder / "metrics.jsonl")
+    line = {"embedding_std": 0.8, "effective_rank": 9.0, "time_unix_s": 1e9, "seconds": 1.0}
+    for k in range(1, 3000):
+        judged = {"held_out_information": 1.0, "held_out_known_again": 0.5} if k == 1501 else {}
+        line |= {"frames": k, "fixations": 100 * k, "information": min(4.0, k / 700)}
+        kept.append(line | judged)
+    live = live_state()
+    run = LearningRun(folder, live, Buttons(lambda learner, path: None, live.on_event))
+    overview = run.overview()
+    assert "50% of views" in overview["verdict"]["sentence"]
+    assert run.maps()["verdict"] == overview["verdict"]
+    health = Health(4.0, 9.0, 0.8)
+    for k in range(3000, 12_000):
+        live.on_progress(
+            Progress(k, 100 * k, 1.0, 1.0, 1.0, health, 1.0, 1.0, None, None, {}, {}, 0, {})
+        )
+    assert len(live.measured) <= 1200 and len(run._earlier) == 601  # one was judged
+    assert run.maps()["verdict"]["stage"] == LEARNED
 
 
 def test_the_command_serves_a_run_that_has_ended_until_it_is_stopped(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.browser import browser as chromium
 from edge_rjepa.base import journal
 from edge_rjepa.views.dashboard.buttons import Buttons
+from edge_rjepa.views.dashboard.learning import LearningRun
 from edge_rjepa.views.dashboard.server import Dashboard
 from tests import browser
 from tests.tools import need
@@ -85,9 +86,10 @@ def test_the_page_lives_behind_a_proxy(tmp_path, certificate, token):
     )
     live, rng = live_state(), np.random.default_rng(0)
     buttons = Buttons(lambda learner, path: None, live.on_event)
+    run = LearningRun(tmp_path, live, buttons)
     flags = "--ignore-certificate-errors", f"--host-resolver-rules=MAP {NAME} 127.0.0.1"
     with (
-        Dashboard("127.0.0.1:0", tmp_path, live, buttons, token=token, names=[NAME]) as server,
+        Dashboard("127.0.0.1:0", run, token=token, names=[NAME]) as server,
         nginx(tmp_path, server._port, certificate) as port,
         chromium(*flags) as driver,
     ):

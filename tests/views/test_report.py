@@ -142,8 +142,8 @@ def test_nothing_overlaps_and_nothing_is_cut_off(run_dir, shape, lines, judged):
             "a long name $ of _ a run " * 9,
             report.read_metrics(run_dir / "metrics.jsonl"),
             report._read_network(run_dir),
-            report._read_summary(run_dir),
-            report._read_sample(run_dir),
+            report.read_summary(run_dir),
+            report.read_sample(run_dir),
         )
         places = places_of(figure)
     whole = figure.bbox

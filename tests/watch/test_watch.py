@@ -528,6 +528,25 @@ def test_the_command_reports_and_keeps_what_is_new(world, tmp_path, encoder, cap
 
 
 @pytest.mark.slow
+def test_a_second_watch_of_a_run_goes_on_where_the_first_ended(world, tmp_path, capsys):
+    """In RUN/watch; at the start of the video the thing that the first one told of is gone."""
+    shutil.copytree(world / "run", tmp_path / "run")
+    command = ["watch", str(tmp_path / "run"), "--source", str(world / "yard.avi")]
+    kinds, numbers = [], []
+    for _ in range(2):
+        assert main([*command, "--warm-up", "30", "--json"]) == 0
+        out, err = capsys.readouterr()
+        lines = [json.loads(line) for line in out.splitlines()]
+        kinds.append([line["kind"] for line in lines])
+        numbers.append([line["number"] for line in lines if "number" in line])
+    assert kinds[0] == ["estimate", "alarm", "estimate"] and numbers == [[1], [1, 2]]
+    assert kinds[1] == ["event", "estimate", "gone", "alarm", "estimate"]
+    assert lines[0]["event"].startswith("this place is known") and lines[1]["t_s"] < 4.0
+    assert "goes on within seconds" in err
+    assert lines[3]["picture"] == str(tmp_path / "run" / "watch" / "alarm-000002.jpg")
+
+
+@pytest.mark.slow
 def test_the_command_reports_to_people_in_words(world, tmp_path, capsys):
     rc, out, err = run_watch(
         world, "run", "--source", world / "yard.avi", "--warm-up", "30", "--out", tmp_path / "out",

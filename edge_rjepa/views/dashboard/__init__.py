@@ -13,12 +13,17 @@ from edge_rjepa.run.run import Run
 
 try:
     from edge_rjepa.views.dashboard.buttons import Buttons
+    from edge_rjepa.views.dashboard.kept import KeptRun
+    from edge_rjepa.views.dashboard.learning import LearningRun
     from edge_rjepa.views.dashboard.live import LiveState, device_state
     from edge_rjepa.views.dashboard.server import Dashboard
+    from edge_rjepa.views.dashboard.watching import Look, Watching
 except ModuleNotFoundError as error:
     if error.name != "aiohttp":
         raise
     raise ConfigError('the page needs aiohttp: pip install "edge-rjepa[dashboard]"') from error
+
+__all__ = ["Dashboard", "KeptRun", "LearningRun", "Look", "Page", "Watching", "page_of"]
 
 
 class Page(NamedTuple):
@@ -31,24 +36,26 @@ class Page(NamedTuple):
 
 @contextmanager
 def page_of(
-    run: Run, address: str, token: str | None, names: Collection[str] = ()
+    run: Run,
+    address: str,
+    token: str | None,
+    names: Collection[str] = (),
+    taught: Callable[[], dict] = dict,
 ) -> Iterator[Page]:
     """Serve the page of this run; whoever learns calls on_progress, on_event and obey.
 
-    address, token, names: as in Dashboard.
+    address, token, names: as in Dashboard. taught: as in LearningRun.
     """
-    live = LiveState(lambda: run.learner.patch_encoder())  # a rollback replaces the learner
-    buttons = Buttons(_export(run), live.on_event)
     loop = run.loop
-    with Dashboard(
-        address,
-        run.folder,
-        live,
-        buttons,
-        lambda: device_state(loop.source, loop.head),
-        token,
-        names,
-    ) as server:
+    live = LiveState(
+        lambda: run.learner.patch_encoder(),  # a rollback replaces the learner
+        lambda: loop.source.camera,
+    )
+    buttons = Buttons(_export(run), live.on_event)
+    subject = LearningRun(
+        run.folder, live, buttons, lambda: device_state(loop.source, loop.head), taught
+    )
+    with Dashboard(address, subject, token, names) as server:
         loop.observers.append(live.observe)
         try:
             yield Page(server, live, buttons)

@@ -14,14 +14,11 @@ from pathlib import Path
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.run import Run
+from edge_rjepa.views.dashboard.subject import Refused, refused
 
 PACE_S = 10.0  # between two checkpoints that are asked for
 JOG_RAD = math.radians(3.0)
 JOGS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
-
-
-class Refused(Exception):  # noqa: N818 - a refusal is no fault of the program
-    """A button cannot do now what it says; with the reason."""
 
 
 class Buttons:
@@ -48,11 +45,10 @@ class Buttons:
 
     def press(self, name: str) -> Future:
         """Ask for what it does; the future has what was done, in words, or Refused."""
+        if name not in self._actions:
+            return refused(f"there is no button {name!r}")
         done: Future = Future()
-        if name in self._actions:
-            self._presses.put((name, done))
-        else:
-            done.set_exception(Refused(f"there is no button {name!r}"))
+        self._presses.put((name, done))
         return done
 
     def obey(self, run: Run) -> None:

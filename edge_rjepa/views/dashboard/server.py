@@ -1,4 +1,4 @@
-"""The page's server: aiohttp in a thread of its own, which the thread that learns never waits for.
+"""The page's server: aiohttp in a thread of its own, which learning and watching never wait for.
 
 A viewer is a web socket that is sent the newest of everything at its own pace; what it is too slow
 for is never queued, and one that takes nothing for SLOW_S is dropped.
@@ -21,20 +21,16 @@ import socket
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from aiohttp import WSMsgType, web
 
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.views.dashboard.buttons import Buttons, Refused
 from edge_rjepa.views.dashboard.connections import Connections, OneLineAMinute, listen
-from edge_rjepa.views.dashboard.history import history
-from edge_rjepa.views.dashboard.live import LiveState
+from edge_rjepa.views.dashboard.subject import Picture, Refused, Subject
 from safe_files.errors import why
 from safe_files.reading import parse_json
 
@@ -45,7 +41,7 @@ GOODBYE_S = 1.0  # for a viewer to say it, too
 REPLACED = 4000  # code of a web socket that made room for a newer one: the page does not come back
 PRESS_S = 10.0  # until a button must have been obeyed
 READ_S = 5.0  # until what a button is must have come
-MOST_BYTES = 4096  # of that
+MOST_BYTES = 1 << 20  # of that: masks are the longest
 GUESS_S = 0.25  # between two answers to a wrong token, whoever asks
 COOKIE = "edge_rjepa_token"  # and the port: a browser sends a host's cookies to all of its ports
 STARTED_S = 10.0
@@ -60,26 +56,21 @@ HEADERS = {  # of every answer: nobody keeps it, guesses what it is, or shows it
 class Dashboard:
     """Serves the page from construction to `close`; a context manager.
 
-    address: HOST:PORT; port 0 takes a free one. folder: of the run. live, buttons: of a run that
-    learns; None for one that is only looked at. devices: camera and head as plain JSON values.
-    token: what viewers need; None for none on loopback, and for one that is made up elsewhere.
-    names: hosts under which the page is asked for beside its address, such as a reverse proxy's.
-    Raises ConfigError where the address cannot be served.
+    address: HOST:PORT; port 0 takes a free one. subject: what the page is about. token: what
+    viewers need; None for none on loopback, and for one that is made up elsewhere. names: hosts
+    under which the page is asked for beside its address, such as a reverse proxy's. Raises
+    ConfigError where the address cannot be served.
     """
 
     def __init__(
         self,
         address: str,
-        folder: Path,
-        live: LiveState | None = None,
-        buttons: Buttons | None = None,
-        devices: Callable[[], dict] = dict,
+        subject: Subject,
         token: str | None = None,
         names: Collection[str] = (),
     ) -> None:
         host, port = parse_address(address)
-        self._folder, self._live, self._buttons = folder, live, buttons
-        self._devices = devices
+        self._subject = subject
         self._is_loopback = is_loopback(host)
         self.token = token or (None if self._is_loopback else secrets.token_urlsafe(16))
         self._names = {name.lower() for name in names}
@@ -147,8 +138,10 @@ class Dashboard:
             app.router.add_get("/", self._page)
             app.router.add_get("/history", self._history)
             app.router.add_get("/live", self._stream)
-            app.router.add_get("/encoder.onnx", self._encoder)
-            app.router.add_get("/report.png", self._report)
+            app.router.add_get("/pictures", self._pictures_kept)
+            app.router.add_get(r"/alarm-{number:\d{1,9}}.jpg", self._alarm)
+            for name, cure in self._subject.files.items():
+                app.router.add_get(f"/{name}", partial(self._file, name, cure))
             app.router.add_post("/press", self._press)
             app.on_response_prepare.append(_add_headers)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, logger=self._logger)
@@ -240,20 +233,21 @@ class Dashboard:
         )
 
     async def _history(self, request: web.Request) -> web.Response:
-        path = self._folder / "metrics.jsonl"
-        found = await self._loop.run_in_executor(None, history, path)
-        found["name"], found["learns"] = self._folder.resolve().name, self._live is not None
-        found["buttons"] = self._buttons is not None
+        return web.json_response(await self._loop.run_in_executor(None, self._subject.overview))
+
+    async def _pictures_kept(self, request: web.Request) -> web.Response:
+        found = await self._loop.run_in_executor(None, self._subject.pictures_kept)
         return web.json_response(found)
 
-    async def _encoder(self, request: web.Request) -> web.StreamResponse:
-        return self._file("encoder.onnx", "export it first")
+    async def _alarm(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["number"])
+        jpeg = await self._loop.run_in_executor(None, self._subject.alarm_jpeg, number)
+        if jpeg is None:
+            return web.Response(status=404, text="404: this alarm's picture is not kept")
+        return web.Response(body=jpeg, content_type="image/jpeg")
 
-    async def _report(self, request: web.Request) -> web.StreamResponse:
-        return self._file("report.png", "edge-rjepa report draws it")
-
-    def _file(self, name: str, cure: str) -> web.StreamResponse:
-        path = self._folder / name
+    async def _file(self, name: str, cure: str, request: web.Request) -> web.StreamResponse:
+        path = self._subject.folder / name
         if path.is_symlink() or not path.is_file():  # a link may lead anywhere
             return web.Response(status=404, text=f"404: no {name} in this run yet: {cure}")
         return web.FileResponse(path)
@@ -262,18 +256,17 @@ class Dashboard:
         if (request.charset or "utf-8").lower() != "utf-8":
             return web.Response(status=400, text="400: JSON is UTF-8")
         try:
-            name = parse_json(await asyncio.wait_for(request.read(), READ_S))["button"]
-        except (ValueError, TypeError, LookupError):
+            asked = parse_json(await asyncio.wait_for(request.read(), READ_S))
+            name, value = str(asked["button"]), asked.get("value")
+        except (ValueError, TypeError, LookupError, AttributeError):
             return web.Response(status=400, text='400: {"button": ..} is needed')
-        if self._buttons is None:
-            return web.json_response({"refused": "this run is only looked at"})
-        pressed = self._buttons.press(str(name))
         try:
+            pressed = self._subject.press(name, value)
             done = await asyncio.wait_for(asyncio.wrap_future(pressed), PRESS_S)
         except Refused as error:
             return web.json_response({"refused": str(error)})
         except (asyncio.TimeoutError, asyncio.CancelledError):
-            return web.json_response({"refused": "the run does not answer: is it still learning?"})
+            return web.json_response({"refused": "it does not answer: does it still go on?"})
         return web.json_response({"done": done})
 
     # -- viewers ----------------------------------------------------------------------------------
@@ -298,20 +291,25 @@ class Dashboard:
 
     async def _send(self, viewer: web.WebSocketResponse) -> None:
         """The newest of everything, again and again, until it goes or is too slow."""
-        last = _Sent(*(self._live.newest() if self._live else ()))  # the history has the rest
-        state_due = map_due = self._loop.time()
+        subject = self._subject
+        _, seen = subject.news()  # the overview has the rest
+        picture, state_due = -1, self._loop.time()
+        map_due = state_due
         try:
             while not viewer.closed:
                 now = self._loop.time()
-                if self._live is not None:
-                    await self._send_picture(viewer, self._live, last)
-                    if now >= map_due:
-                        map_due = now + MAP_S
-                        maps = partial(_maps, self._live)
-                        await self._say(viewer, await self._once("maps", last.batch, maps))
+                if subject.pictures not in (0, picture):
+                    picture = subject.pictures
+                    await self._send_picture(viewer, picture)
                 if now >= state_due:
                     state_due = now + STATE_S
-                    await self._say(viewer, self._state() | self._news(last))
+                    news, seen = subject.news(seen)
+                    await self._say(
+                        viewer, subject.state() | news | {"viewers": len(self._viewers)}
+                    )
+                if now >= map_due:
+                    map_due = now + MAP_S
+                    await self._say(viewer, await self._once("maps", picture, subject.maps))
                 await asyncio.sleep(PICTURE_S)
         except (asyncio.TimeoutError, ConnectionError):
             await viewer.close(code=1013, message=b"too slow")
@@ -319,30 +317,12 @@ class Dashboard:
             self._logger.error("a viewer was left: %s", error)
             await viewer.close(code=1011, message=b"the page failed")
 
-    async def _send_picture(
-        self, viewer: web.WebSocketResponse, live: LiveState, last: _Sent
-    ) -> None:
-        if live.batches == last.batch:
-            return
-        last.batch = live.batches
-        picture = await self._once("picture", last.batch, live.picture)
-        if picture:
-            await asyncio.wait_for(viewer.send_bytes(picture), SLOW_S)
-
-    def _news(self, last: _Sent) -> dict:
-        """Measures and events that the viewer does not have yet."""
-        found: dict = {}
-        if self._live is None:
-            return found
-        measures = self._live.measures()
-        if measures and measures["frames"] != last.measures:
-            last.measures = measures["frames"]
-            found["measures"] = measures
-        events = self._live.events(last.event)
-        if events:
-            last.event = events[-1][0]
-            found["events"] = [text for _, text in events]
-        return found
+    async def _send_picture(self, viewer: web.WebSocketResponse, number: int) -> None:
+        """What is laid over it goes ahead of it."""
+        picture: Picture | None = await self._once("picture", number, self._subject.picture)
+        if picture is not None:
+            await self._say(viewer, {"over": picture.overlay})
+            await asyncio.wait_for(viewer.send_bytes(picture.jpeg), SLOW_S)
 
     async def _say(self, viewer: web.WebSocketResponse, values: dict) -> None:
         await asyncio.wait_for(viewer.send_str(json.dumps(values)), SLOW_S)
@@ -359,25 +339,12 @@ class Dashboard:
             self._made.pop(what, None)  # the next one tries again
             raise
 
-    def _state(self) -> dict:
-        paused = self._buttons is not None and self._buttons.paused
-        return {"devices": self._devices(), "paused": paused, "viewers": len(self._viewers)}
-
     async def _remember(self) -> None:
         """Keep a patch now and then, whoever watches."""
-        while self._live is not None:
+        while True:
             with suppress(RuntimeError):  # no thread can be started now
-                await self._loop.run_in_executor(None, self._live.remember)
+                await self._loop.run_in_executor(None, self._subject.remember)
             await asyncio.sleep(STATE_S)
-
-
-@dataclass
-class _Sent:
-    """What a viewer has been sent last."""
-
-    measures: int | None = None  # their frame
-    event: int = 0
-    batch: int = -1
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -392,14 +359,6 @@ def _as_bytes(text: str) -> bytes:
 def _without_port(host: str) -> str:
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
     return name.strip("[]").lower()
-
-
-def _maps(live: LiveState) -> dict:
-    return {
-        "surprise_map": live.surprise_map(),
-        "neighbours": live.neighbours(),
-        "embedding_map": live.embedding_map(),
-    }
 
 
 def parse_address(address: str) -> tuple[str, int]:
