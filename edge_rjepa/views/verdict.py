@@ -1,15 +1,13 @@
 """How learning goes and what to do next, in one plain sentence, from what a run measures.
 
 How good it is: the share of views that are known again, on views that it never learned from
-(HeldOut.known_again). Whether to go on: descriptions get better as long as two things hold
-(docs/learning.md).
+(HeldOut.known_again). Whether to go on: the information on what it learns from grows with what
+descriptions are worth, by about the same step each time that the fixations double: so what the last
+doubling brought says what the next will bring. After MUCH fixations it goes on growing, and
+descriptions hardly get better (docs/learning.md).
 
-- The information on what it learns from grows. It does so by about the same step each time that
-  the fixations double: so what the last doubling brought says what the next will bring.
-- On held-out views something is foreseen still. Else what is learned is the pictures by heart.
-
-How much is foreseen there says nothing of how good descriptions are: after long looking at a dozen
-photographs it falls for a long time, while they get better.
+The information on held-out views is not asked. It falls, and may be below 0 all the time, while
+descriptions get better.
 """
 
 from __future__ import annotations
@@ -23,9 +21,11 @@ from edge_rjepa.run.monitor import NOTABLE_NATS, Health, Monitor
 from edge_rjepa.views.metrics import column
 
 FEWEST_FIXATIONS = 30_000  # with less, descriptions may be worse than those of first weights
+MUCH = 400_000  # fixations, beyond which descriptions hardly get better
 PAYS = 0.10  # of the information: more than this by twice the fixations is worth waiting for
 LATEST = 0.2  # share of the fixations that the newest measures are a mean over
-NOTABLE_SHARE = 0.05  # of views known again: less can be chance
+NOTABLE_SHARE = 0.05  # of views known again: less can be chance ..
+FEWER_MISSED, LEAST_SHARE = 0.8, 0.02  # .. or so few of those missed before, and so many more known
 ENOUGH_SHARE = 0.7  # .. are enough for a few rooms
 
 STAGES = BEGUN, COLLAPSED, NOTHING, LEARNING, LEARNED = (
@@ -65,12 +65,7 @@ def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = Non
             "show it something that stays for some seconds and is not the same everywhere.",
         )  # fmt: skip
     told = _told(measures, summary)
-    if _newest(measures, summary, "information") <= 0.0:
-        return Verdict(
-            LEARNED, f"{told}It learns by heart what it sees here, which helps little with other "
-            "views: show it other things, or use it.",
-        )  # fmt: skip
-    if grows:
+    if grows and fixations[-1] < MUCH:
         again = _duration(column(measures, "seconds")[-1])
         return Verdict(LEARNING, f"{told}It still learns: {again} more pay.")
     return Verdict(LEARNED, f"{told}It learns little more here: show it other things, or use it.")
@@ -79,25 +74,31 @@ def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = Non
 def _told(measures: list[dict[str, Any]], summary: dict[str, Any] | None) -> str:
     """What it can do by now; nothing where that was not measured."""
     before = ((summary or {}).get("before") or {}).get("known_again", math.nan)
-    after = _newest(measures, summary, "known_again")
+    after = _known_again(measures, summary)
     if not math.isfinite(after):
         return ""
     known = f"It knows {after:.0%} of views again that it never learned from"
-    if after < before + NOTABLE_SHARE:
+    if math.isfinite(before) and not _notable(before, after):
         return f"{known}, no more than before it learned ({before:.0%}). "
     untrained = f" ({before:.0%} before it learned)" if math.isfinite(before) else ""
     enough = ", enough to tell a few rooms apart" if after >= ENOUGH_SHARE else ""
     return f"{known}{untrained}{enough}. "
 
 
-def _newest(measures: list[dict[str, Any]], summary: dict[str, Any] | None, key: str) -> float:
-    """The newest of what was measured on held-out views; NaN if it never was."""
+def _known_again(measures: list[dict[str, Any]], summary: dict[str, Any] | None) -> float:
+    """The newest share of held-out views known again; NaN if it never was measured."""
     after = (summary or {}).get("after")
     if after:
-        return after.get(key, math.nan)
-    found = column(measures, f"held_out_{key}")
+        return after.get("known_again", math.nan)
+    found = column(measures, "held_out_known_again")
     found = found[np.isfinite(found)]
     return float(found[-1]) if len(found) else math.nan
+
+
+def _notable(before: float, after: float) -> bool:
+    """Whether more views are known again than chance says; there may have been few to win."""
+    fewer_missed = (1.0 - after) <= FEWER_MISSED * (1.0 - before)
+    return after - before >= (LEAST_SHARE if fewer_missed else NOTABLE_SHARE)
 
 
 def _information(measures: list[dict[str, Any]], fixations: float) -> float:

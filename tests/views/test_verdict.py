@@ -52,6 +52,8 @@ def test_a_run_that_has_only_begun_is_not_judged():
         (0.43, 0.83, "83% of views again that it never learned from (43% before it learned), eno"),
         (0.20, 0.40, "40% of views again that it never learned from (20% before it learned). It"),
         (0.40, 0.42, "42% of views again that it never learned from, no more than before"),
+        (0.94, 0.99, "99% of views again that it never learned from (94% before"),
+        (0.94, 0.95, "95% of views again that it never learned from, no more than before"),
         (0.40, math.nan, "It still learns"),
         (math.nan, 0.60, "60% of views again that it never learned from. It still"),
     ],
@@ -61,22 +63,26 @@ def test_what_it_is_worth_is_said_where_it_was_measured(before, after, says):
     assert says in said.sentence and said.stage == LEARNING
 
 
-def test_what_helps_with_the_same_pictures_only_does_not_pay():
-    by_heart = summary(0.4, 0.8)
-    by_heart["after"]["information"] = -0.1
-    said = verdict(measures(doubling), by_heart)
-    assert said.stage == LEARNED and "by heart" in said.sentence and "80%" in said.sentence
+@pytest.mark.parametrize("nats", [-1.5, 0.0, 3.0])
+def test_the_information_on_held_out_views_is_not_asked(nats):
+    """In one run it was below -1 all the time, while descriptions got better."""
+    judged = summary(0.14, 0.46)
+    judged["after"]["information"] = nats
+    assert verdict(measures(doubling), judged) == verdict(measures(doubling), summary(0.14, 0.46))
+
+
+def test_after_very_many_fixations_information_alone_does_not_pay():
+    assert verdict(measures(doubling, 390_000)).stage == LEARNING
+    assert verdict(measures(doubling, 410_000)).stage == LEARNED
 
 
 def test_while_it_learns_the_newest_judgement_counts():
     lines = measures(doubling)
-    lines[20] |= {"held_out_information": -1.0, "held_out_known_again": 0.5}
-    lines[40] |= {"held_out_information": 1.0, "held_out_known_again": 0.75}
+    lines[20] |= {"held_out_known_again": 0.5}
+    lines[40] |= {"held_out_known_again": 0.75}
     said = verdict(lines)
     assert said.stage == LEARNING
     assert said.sentence.startswith("It knows 75% of views again that it never learned from, enou")
-    lines[60] |= {"held_out_information": -1.0}
-    assert verdict(lines).stage == LEARNED
 
 
 def test_little_held_out_information_is_no_reason_to_say_that_it_has_not_learned():
@@ -100,11 +106,11 @@ def test_a_collapse_is_named():
 
 
 @pytest.mark.parametrize(
-    ("fixations", "says"),
-    [(200_000, "a minute or two"), (3_000_000, "10 minutes"), (36_000_000, "2 hours")],
+    ("a_second", "says"),
+    [(5_000, "a minute or two"), (500, "7 minutes"), (30, "2 hours")],
 )
-def test_it_says_how_long_to_go_on(fixations, says):
-    lines = measures(doubling, fixations, fixations // 100)
+def test_it_says_how_long_to_go_on(a_second, says):
+    lines = measures(doubling, a_second=a_second)
     assert f"still learns: {says} more pay" in verdict(lines).sentence
 
 
