@@ -95,7 +95,7 @@ def execute(options: argparse.Namespace) -> int:
     with ExitStack() as opened:
         tell: list[Tell] = []
         if options.exec:
-            tell.append(opened.enter_context(closing(Command(options.exec, say))).run)
+            tell.append(opened.enter_context(closing(Command(options.exec, say))).tell)
         source, head = opened.enter_context(rig.open_rig(config, once=True))
         _check_time(source, options)
         watch = Watch(

@@ -167,16 +167,17 @@ class Command:
         self._thread = threading.Thread(target=self._work, name="exec", daemon=True)
         self._thread.start()
 
-    def run(self, line: dict, _jpeg: bytes | None = None) -> None:
-        """Have it run, if this is an alarm's line; returns at once."""
-        if line["kind"] != "alarm":
-            return
+    def tell(self, line: dict, _jpeg: bytes | None = None) -> None:
+        """Have it run for a line of a watch, if it is an alarm's; returns at once."""
+        if line["kind"] == "alarm":
+            self.run(line)
+
+    def run(self, line: dict) -> None:
+        """Have it run for this line, which has a kind and a number; returns at once."""
         if self._lines.qsize() < MAX_WAITING:
             self._lines.put(line)
         else:
-            self._report(
-                f"alarm {line['number']}: {MAX_WAITING} commands wait, this one is not run"
-            )
+            self._report(f"{_called(line)}: {MAX_WAITING} commands wait, this one is not run")
 
     def close(self) -> None:
         """Return when the commands of all alarms have ended, or after their time."""
@@ -190,7 +191,7 @@ class Command:
             except Exception as error:  # whatever it is, the next alarm's command is run
                 problem = f"cannot be run: {' '.join(str(error).split()) or repr(error)}"
             if problem:
-                self._report(f"alarm {line['number']}: {self._arguments[0]} {problem}")
+                self._report(f"{_called(line)}: {self._arguments[0]} {problem}")
 
     def _run(self, line: dict) -> str | None:
         """What went wrong, in words."""
@@ -230,6 +231,10 @@ class Command:
             self._left.append(program)
             return "it cannot be killed, and goes on; does it run as another user?"
         return "killed"
+
+
+def _called(line: dict) -> str:
+    return f"{line['kind']} {line['number']}"
 
 
 def _marked(mark: str) -> list[int]:

@@ -351,7 +351,7 @@ def test_a_command_gets_the_alarm(tmp_path):
     for number in (1, 2):
         command.run({"kind": "alarm", "number": number})
     for kind in ("gone", "fine"):
-        command.run({"kind": kind, "number": 2})
+        command.tell({"kind": kind, "number": 2})
     command.close()
     got = (tmp_path / "got").read_text().splitlines()
     assert [json.loads(line)["number"] for line in got] == [1, 2]
