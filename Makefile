@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test attack readers debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-watch pictures soak lock clean
+.PHONY: demo quick test attack readers debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -72,6 +72,9 @@ bench-learning: .venv/test.stamp
 
 bench-gaze: .venv/test.stamp
 	$(BIN)/python -m benchmarks.gaze
+
+bench-teach: .venv/test.stamp
+	$(BIN)/python -m benchmarks.teach --docs
 
 bench-watch: .venv/test.stamp
 	$(BIN)/python -m benchmarks.watch --docs

@@ -42,7 +42,7 @@ from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
-from edge_rjepa.teach.likeness import best_windows, directions, of_names
+from edge_rjepa.teach.likeness import directions, likeness
 from edge_rjepa.teach.recogniser import Recogniser
 
 PAGE = Path(__file__).parent.parent / "docs" / "teach.md"
@@ -160,9 +160,9 @@ def histogram_windows(picture: np.ndarray) -> np.ndarray:
 
 def compare(taught: np.ndarray, asked: np.ndarray, count: int) -> np.ndarray:
     """Likeness (P, n, P) of looks asked about (P, n, K, d) to places taught by `count` looks."""
-    known = taught[:, :count].reshape(-1, *taught.shape[2:])
-    starts = np.arange(len(taught)) * count
-    return np.array([[of_names(best_windows(a, known), starts) for a in each] for each in asked])
+    windows = taught[:, :count].reshape(-1, taught.shape[-1])
+    starts = np.arange(len(taught)) * count * taught.shape[2]
+    return np.array([[likeness(look, windows, starts) for look in each] for each in asked])
 
 
 def shares_right(taught: np.ndarray, asked: dict[str, np.ndarray]) -> dict[tuple[str, int], float]:
@@ -194,10 +194,11 @@ def described(rows: Callable, seen: Views) -> Described:
 def row_of(name: str, rows: Callable, seen: Views, looks: Described, megabytes: float = 0.0) -> Row:
     """looks: described by rows. megabytes: of weights."""
     taught, picture = looks.taught, seen.taught[0, 0]
-    known, starts = taught.reshape(-1, *taught.shape[2:]), np.arange(len(taught)) * max(TAUGHT)
+    windows = taught.reshape(-1, taught.shape[-1])
+    starts = np.arange(len(taught)) * max(TAUGHT) * taught.shape[2]
     started_s, times = time.process_time(), 50
     for _ in range(times):
-        of_names(best_windows(directions(rows(picture)), known), starts)
+        likeness(directions(rows(picture)), windows, starts)
     ms = 1e3 * (time.process_time() - started_s) / times
     ten = taught.nbytes / 2e6  # as float16, as looks are kept
     return Row(name, shares_right(*looks), ms, megabytes + ten)

@@ -134,9 +134,12 @@ def _taught(run: Path) -> Any:
     """The places taught to a run. Raises ExportError where there are none."""
     from edge_rjepa.cli.teach import known_to
     from edge_rjepa.encoder.opener import open_encoder
-    from edge_rjepa.teach.looks import path_beside
+    from edge_rjepa.teach.looks import THING, path_beside
 
-    taught = known_to(open_encoder(run), path_beside(run)).for_export()
+    known = known_to(open_encoder(run), path_beside(run))
+    taught = known.for_export()
     if taught is None:
         raise ExportError(f"no place was taught to {run}: edge-rjepa teach {run} NAME --source SRC")
+    if known.names(THING):
+        say(f"warning: things stay out of it: {', '.join(known.names(THING))}")
     return taught

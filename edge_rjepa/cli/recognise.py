@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edge_rjepa.cli import options as flags
 from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import say, stop_on_signals
-from edge_rjepa.errors import ConfigError
+from edge_rjepa.errors import ConfigError, RJepaError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.watch.alarms import Command
 
     known = _Known(options.encoder, options.box)
-    if not known.any:
+    if not known.names.any:
         raise ConfigError(
             f"no {_kind(options.box)} was taught to {options.encoder}: edge-rjepa teach "
             f"{options.encoder} NAME --source SRC{' --thing' if options.box else ''}"
@@ -73,7 +76,8 @@ def execute(options: argparse.Namespace) -> int:
             _follow(known, options, teller)
         else:
             for name, picture in pictures:
-                teller.tell(known.answer(known.likeness(picture)), picture=name)
+                names = known.names
+                teller.tell(names.answer(names.likeness(picture)), picture=name)
     return 0
 
 
@@ -93,8 +97,8 @@ def _follow(known: _Known, options: argparse.Namespace, teller: _Teller) -> None
             due_s = frame.t_capture_s + 1.0 / options.looks_per_second - 1e-3
             if known.renewed():
                 recent.clear()
-            recent.append(known.likeness(frame.image))
-            answer = known.answer(np.mean(recent, axis=0))
+            recent.append(known.names.likeness(frame.image))
+            answer = known.names.answer(np.mean(recent, axis=0))
             if answer.name != teller.name or not teller.number:
                 teller.tell(answer, t_s=round(frame.t_capture_s, 3), frame=frame.sequence)
 
@@ -106,61 +110,76 @@ class _Stamp(NamedTuple):
     taught_ns: int
 
 
+class _Names(NamedTuple):
+    """What pictures are asked by: a recogniser, or a file that knows names by itself."""
+
+    likeness: Callable[[np.ndarray], np.ndarray]
+    answer: Callable[[np.ndarray], Answer]
+    any: bool
+
+
 class _Known:
     """What was taught, read again when it was taught more, or when the run has learned on.
 
-    A file that knows names by itself is asked where nothing was taught beside it.
+    Reading takes a while. So it is done on a thread, and what was known before answers meanwhile.
     """
 
     def __init__(self, encoder: Path, box: Box | None) -> None:
         self._encoder, self._box = encoder, box
         self._looked_s = time.monotonic()
         self._stamp = self._now()
-        self._read()
-
-    def likeness(self, picture: np.ndarray) -> np.ndarray:
-        """Of a picture to each name of its kind."""
-        if self._file is not None:
-            return self._file.likeness(picture)
-        return self._recogniser.likeness(picture, self._box)
-
-    def answer(self, likeness: np.ndarray) -> Answer:
-        """What it comes to."""
-        if self._file is not None:
-            return self._file.answer(likeness)
-        return self._recogniser.answer(likeness, _kind(self._box))
-
-    @property
-    def any(self) -> bool:
-        """Whether there is a name of this kind."""
-        return self._file is not None or bool(self._recogniser.names(_kind(self._box)))
+        self.names = self._read()
+        self._reading: Future[_Names] | None = None
+        self._next_stamp = self._stamp
 
     def renewed(self) -> bool:
         """Whether it is newer than before; looks no more often than every LOOK_AGAIN_S."""
+        if self._reading is not None:
+            return self._reading.done() and self._take()
         if time.monotonic() - self._looked_s < LOOK_AGAIN_S:
             return False
         self._looked_s = time.monotonic()
-        before, self._stamp = self._stamp, self._now()
-        if before == self._stamp:
-            return False
+        self._next_stamp = self._now()
+        if self._next_stamp != self._stamp:
+            self._reading = Future()
+            threading.Thread(target=self._read_again, args=(self._reading,), daemon=True).start()
+        return False
+
+    def _take(self) -> bool:
+        """Take over what was read; False where that failed, and it is tried again."""
+        assert self._reading is not None  # there is one when this is called
+        reading, self._reading = self._reading, None
         try:
-            self._read()
-        except OSError as error:  # of a file that is just being changed; what was known stays
+            self.names = reading.result()
+        except (OSError, RJepaError) as error:  # a file that is just being changed, or damaged
             say(f"warning: {error}; what was known before still is")
             return False
+        self._stamp = self._next_stamp
         return True
 
-    def _read(self) -> None:
+    def _read_again(self, reading: Future[_Names]) -> None:
+        try:
+            reading.set_result(self._read())
+        except BaseException as error:
+            reading.set_exception(error)
+
+    def _read(self) -> _Names:
         from edge_rjepa.cli.teach import known_to
         from edge_rjepa.encoder.frozen import FrozenEncoder
         from edge_rjepa.encoder.opener import open_encoder
         from edge_rjepa.teach.looks import path_beside
 
-        opened, path = open_encoder(self._encoder), path_beside(self._encoder)
-        self._file = None
-        if isinstance(opened.model, FrozenEncoder) and not path.exists() and self._box is None:
-            self._file = opened.model if opened.model.taught else None
-        self._recogniser = known_to(opened, path)
+        opened, kind = open_encoder(self._encoder), _kind(self._box)
+        file = opened.model
+        if isinstance(file, FrozenEncoder) and file.taught and self._box is None:
+            return _Names(file.likeness, file.answer, True)
+        known = known_to(opened, path_beside(self._encoder))
+        known.trial(kind)  # so that the first picture need not wait
+        return _Names(
+            lambda picture: known.likeness(picture, self._box),
+            lambda likeness: known.answer(likeness, kind),
+            bool(known.names(kind)),
+        )
 
     def _now(self) -> _Stamp:
         from edge_rjepa.run.run import CHECKPOINT
@@ -179,6 +198,8 @@ class _Teller:
         self._kind, self._as_json, self._command = kind, as_json, command
 
     def tell(self, answer: Answer, **where: Any) -> None:
+        from edge_rjepa.encoder.naming import UNKNOWN
+
         self.number += 1
         self.name = answer.name
         line = {
@@ -191,7 +212,7 @@ class _Teller:
         }
         if self._command:
             self._command.run(line)
-        said = f"{answer.name or 'unknown'} ({answer.probability:.2f})"
+        said = f"{answer.name or UNKNOWN} ({answer.probability:.2f})"
         if "picture" in where:
             said = f"{where['picture']}: {said}"
         print(json.dumps(line, ensure_ascii=False) if self._as_json else said, flush=True)

@@ -76,17 +76,23 @@ def teach(options: argparse.Namespace) -> int:
     from edge_rjepa.teach.looks import changing, path_beside
 
     encoder = open_encoder(options.encoder)
+    if names_of_file(encoder):
+        raise ConfigError(
+            f"{options.encoder} knows its names already: teach the run, and export it again"
+        )
     path = path_beside(options.encoder)
+    known = known_to(encoder, path)
     # What cannot be taught is told before anybody looks.
-    known_to(encoder, path).teach(options.name, np.zeros((64, 64, 3), np.uint8), options.box)
-    pictures = list(_looks(options))
-    if not pictures:
+    blank = known.see(np.zeros((64, 64, 3), np.uint8), options.box)
+    known.teach_rows(options.name, [blank] * (options.looks or LOOKS), options.box)
+    rows = [known.see(picture, options.box) for picture in _looks(options)]
+    if not rows:
         raise SourceError(f"nothing was seen: '{options.name}' is not taught")
     with changing(path):
         recogniser = known_to(encoder, path)
-        recogniser.teach(options.name, pictures, options.box)
+        recogniser.teach_rows(options.name, rows, options.box)
         recogniser.save(path)
-    say(f"'{options.name}' is taught by {_count(len(pictures), 'look')}, kept in {path}")
+    say(f"'{options.name}' is taught by {_count(len(rows), 'look')}, kept in {path}")
     return _tell(recogniser, path, options.json)
 
 
@@ -95,8 +101,14 @@ def taught(options: argparse.Namespace) -> int:
     from edge_rjepa.encoder.opener import open_encoder
     from edge_rjepa.teach.looks import path_beside
 
-    path = path_beside(options.encoder)
-    return _tell(known_to(open_encoder(options.encoder), path), path, options.json)
+    encoder, path = open_encoder(options.encoder), path_beside(options.encoder)
+    names = names_of_file(encoder)
+    if names:
+        print(
+            json.dumps({"names": names}, ensure_ascii=False) if options.json else "\n".join(names)
+        )
+        return 0
+    return _tell(known_to(encoder, path), path, options.json)
 
 
 def forget(options: argparse.Namespace) -> int:
@@ -112,6 +124,14 @@ def forget(options: argparse.Namespace) -> int:
         looks.save(path)
     say(f"'{options.name}' is forgotten")
     return 0
+
+
+def names_of_file(encoder: OpenedEncoder) -> list[str]:
+    """The names that an exported file knows by itself."""
+    from edge_rjepa.encoder.frozen import FrozenEncoder
+
+    taught = encoder.model.taught if isinstance(encoder.model, FrozenEncoder) else None
+    return taught.names if taught else []
 
 
 def known_to(encoder: OpenedEncoder, path: Path) -> Recogniser:
@@ -136,7 +156,8 @@ def _looks(options: argparse.Namespace) -> Iterator[np.ndarray]:
     wanted = options.looks or LOOKS
     with open_frames(options.source) as (source, frames), stop_on_signals("stopping") as received:
         seconds = options.seconds or getattr(source, "duration_s", None) or SECONDS
-        say(f"{_count(wanted, 'look')} in {seconds:.0f} s: move the camera a little meanwhile")
+        turn = ": move the camera a little meanwhile" if source.live else ""
+        say(f"{_count(wanted, 'look')} in {seconds:.0f} s{turn}")
         until_s = time.monotonic() + 2.0 * seconds + 30.0  # of a camera that shows nothing
         due_s, taken = -math.inf, 0
         for frame in frames(lambda: bool(received) or time.monotonic() > until_s):
@@ -148,6 +169,9 @@ def _looks(options: argparse.Namespace) -> Iterator[np.ndarray]:
             yield frame.image
             if taken == wanted:
                 return
+        if received:
+            raise ConfigError("stopped: nothing was taught")
+        say(f"warning: only {taken} of {_count(wanted, 'look')} could be taken")
 
 
 def _tell(recogniser: Recogniser, path: Path, as_json: bool) -> int:
@@ -167,7 +191,7 @@ def _tell(recogniser: Recogniser, path: Path, as_json: bool) -> int:
             print(_in_words(kind, line))
         if lines:
             print(_of_strangers(recogniser, kind))
-    for sentence in advice:
+    for sentence in advice or ["enough: more looks would change little"] * any(known.values()):
         print(sentence)
     print(f"{recogniser.nbytes / 1e6:.1f} MB")
     return 0
@@ -175,6 +199,8 @@ def _tell(recogniser: Recogniser, path: Path, as_json: bool) -> int:
 
 def _lines(recogniser: Recogniser, kind: str) -> list[dict]:
     """A line for each name of a kind."""
+    from edge_rjepa.encoder.naming import UNKNOWN
+
     trial = recogniser.trial(kind)
     return [
         {
@@ -184,7 +210,7 @@ def _lines(recogniser: Recogniser, kind: str) -> list[dict]:
             "tried": trial.tried[name],
             "right": trial.tried[name] - trial.wrong(name),
             "taken_for": {
-                other or "unknown": count
+                other or UNKNOWN: count
                 for (own, other), count in trial.confused.items()
                 if own == name
             },
@@ -197,8 +223,11 @@ def _lines(recogniser: Recogniser, kind: str) -> list[dict]:
 def _of_strangers(recogniser: Recogniser, kind: str) -> str:
     trial = recogniser.trial(kind)
     assert trial is not None  # there are names
-    judged = f"in {trial.strangers} trials" if trial.strangers else "by what is usual elsewhere"
-    return f"a {kind} that was not taught gets a name in {trial.accepted:.0%} of looks ({judged})"
+    if trial.strangers:
+        told = f"in {trial.named} of {trial.strangers} trials"
+    else:
+        told = f"in about {trial.expected:.0%} of looks, by what is usual elsewhere"
+    return f"a {kind} that was not taught gets a name {told}"
 
 
 def _in_words(kind: str, line: dict) -> str:

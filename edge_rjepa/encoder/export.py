@@ -492,7 +492,10 @@ def _ranges_of(patches: Patches) -> dict:
 
 def as_strings(properties: dict) -> dict[str, str]:
     """Metadata as ONNX keeps it: strings, or JSON."""
-    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in properties.items()}
+    return {
+        k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
+        for k, v in properties.items()
+    }
 
 
 def _efference_units(gaze: GazeConfig | None) -> str:

@@ -47,7 +47,7 @@ from edge_rjepa.encoder.names import (
     WHITENED,
     WINDOW,
 )
-from edge_rjepa.encoder.naming import Answer, TaughtNames
+from edge_rjepa.encoder.naming import Answer, TaughtNames, checked_name
 from edge_rjepa.errors import InputError, RJepaError
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.image import check_image
@@ -337,9 +337,10 @@ class FrozenEncoder:
                 raise FileError(f"{name} is a {node.type}"[:200])
         self._check_view_sizes()
         if self.taught is not None:
+            _check_taught(self.taught)
             count = len(self.taught.names)
             sizes = [self._outputs[name].shape[1:] for name in (LIKENESS, SCORES)]
-            if not count or len(set(self.taught.names)) < count or sizes != [[count], [count + 1]]:
+            if sizes != [[count], [count + 1]]:
                 raise FileError(f"it names {count} and scores {sizes}"[:200])
 
     def _check_view_sizes(self) -> None:
@@ -418,6 +419,18 @@ def _described(metadata: dict[str, Any]) -> tuple[str, int, Retina | None]:
     retina = rebuilt(dict[str, object] | None, metadata["retina"], "retina")
     config = from_table(RetinaConfig, WITHOUT_CODES | retina, "retina.") if retina else None
     return form, fixations, config and Retina(config)
+
+
+def _check_taught(taught: TaughtNames) -> None:
+    """Raise FileError for names that cannot be taught, and for odds that are none."""
+    try:
+        names = [checked_name(name) for name in taught.names]
+    except InputError as error:
+        raise FileError(str(error)) from error
+    if not names or names != taught.names or len(set(names)) < len(names):
+        raise FileError("names are missing, not as they are kept, or there twice")
+    if min(taught.odds.sharpness, taught.odds.certainty) <= 0.0:
+        raise FileError(f"its odds are {taught.odds}")
 
 
 def _view(form: str, retina: Retina | None) -> str:

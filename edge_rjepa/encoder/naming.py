@@ -12,15 +12,20 @@ difference of their likeness.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from edge_rjepa.encoder.onnx_graph import Tensor, columns, concat, linear, node, reshape, sigmoid
+from edge_rjepa.errors import InputError
 
 USUAL_SECOND = 0.4  # likeness of a second name, at least: where it is less, or there is none
 FAR_BELOW = 10.0  # more than any two likenesses differ by
+MOST_LETTERS = 100  # of a name
+UNKNOWN = "unknown"  # what is said in place of a name
+JOINERS = "\u200c\u200d"  # in Persian words and in emoji
 
 
 class Answer(NamedTuple):
@@ -78,8 +83,25 @@ class Taught(NamedTuple):
 def evidence(likeness: np.ndarray) -> float:
     """How clearly a picture shows the first of M names, from its likeness (M,) to each."""
     ordered = np.sort(likeness)
-    second = max(USUAL_SECOND, *ordered[:-1].tolist()) if len(ordered) > 1 else USUAL_SECOND
-    return 2.0 * float(ordered[-1]) - second
+    second = float(ordered[-2]) if len(ordered) > 1 else USUAL_SECOND
+    return 2.0 * float(ordered[-1]) - max(second, USUAL_SECOND)
+
+
+def checked_name(name: str) -> str:
+    """The name as it is kept: normalised, without blanks around it. Raises InputError."""
+    if not isinstance(name, str):
+        raise InputError(f"{name!r:.60} is no name: give text")
+    name = unicodedata.normalize("NFC", name).strip()
+    kinds = [unicodedata.category(letter) for letter in name if letter not in JOINERS]
+    hidden = any(kind in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for kind in kinds)
+    seen = any(kind[0] in "LNS" for kind in kinds)
+    if hidden or not seen or len(name) > MOST_LETTERS:
+        raise InputError(
+            f"{name!r:.60} is no name: give 1 to {MOST_LETTERS} letters of any script, on one line"
+        )
+    if name.casefold() == UNKNOWN:
+        raise InputError(f"'{name}' is what is said where no name fits: give another")
+    return name
 
 
 def likeness_graph(taught: Taught, white: Tensor, windows: int) -> Tensor:
@@ -102,9 +124,11 @@ def scores_graph(taught: Taught, likeness: Tensor) -> Tensor:
     first = node("ReduceMax", likeness, axes=[1], keepdims=1)
     clearly = first * 2.0 - USUAL_SECOND
     if len(taught.names) > 1:
-        # Only the first keeps its likeness here: 1 where it is the largest, 0 where it is less.
-        largest = 1.0 - node("Clip", (first - likeness) * 1e6, 0.0, 1.0)
-        second = node("ReduceMax", likeness - largest * FAR_BELOW, axes=[1], keepdims=1)
+        # The largest without one name, for each name: the least of those is the second largest.
+        count = len(taught.names)
+        others = reshape(likeness, -1, 1, count) - FAR_BELOW * np.eye(count)
+        largest = node("ReduceMax", others, axes=[2], keepdims=0)
+        second = -node("ReduceMax", -largest, axes=[1], keepdims=1)
         clearly = first * 2.0 - node("Clip", second, USUAL_SECOND, 1.0)
     known = sigmoid((clearly - threshold) * certainty)
     shares = node("Softmax", (likeness - first) * sharpness, axis=1)

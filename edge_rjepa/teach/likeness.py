@@ -22,19 +22,10 @@ def directions(white: np.ndarray) -> np.ndarray:
     return (white / np.maximum(length, 1e-12)).astype(np.float32)
 
 
-def best_windows(asked: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The likeness of each window asked (K, n_z) to the most alike of each look: (K, N).
+def likeness(asked: np.ndarray, windows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The likeness (M,) of a picture to each name.
 
-    known: (N, J, n_z), J windows of N looks. All are of length 1.
+    asked: (K, n_z) windows of the picture. windows: (L, n_z) of all looks, name by name. starts:
+    (M,) the first window of each name. All windows are of length 1.
     """
-    looks, windows, n_z = known.shape
-    products = asked @ known.reshape(looks * windows, n_z).T
-    return products.reshape(len(asked), looks, windows).max(axis=2)
-
-
-def of_names(best: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The likeness (M,) to each name, from best_windows (K, N) of looks that lie name by name.
-
-    starts: (M,) the first look of each name.
-    """
-    return np.maximum.reduceat(best, starts, axis=1).mean(axis=0)
+    return np.maximum.reduceat(windows @ asked.T, starts, axis=0).mean(axis=1)

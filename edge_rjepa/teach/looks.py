@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,13 +23,14 @@ import numpy as np
 
 from edge_rjepa.base import checkpoint
 from edge_rjepa.base.checkpoint import Layout
+from edge_rjepa.encoder.naming import checked_name
 from edge_rjepa.errors import CheckpointError, InputError
 from safe_files.errors import FileError, why
 from safe_files.plain import plain, rebuilt
 
 KINDS = PLACE, THING = ("place", "thing")
 MOST_NAMES, MOST_LOOKS, MOST_LOOKS_A_NAME = 1024, 2048, 64
-MOST_LETTERS = 100  # of a name
+MOST_SHOWN = 2**53
 MOST_WIDTH, MOST_WINDOWS = 4096, 256  # of the rows of a look
 LARGEST = float(np.finfo(np.float16).max)
 FILE_KIND, FILE_VERSION = "taught", 1
@@ -89,7 +89,10 @@ class Looks:
         return {name: named for name, named in self.names.items() if named.kind == kind}
 
     def add(self, name: str, kind: str, many_rows: list[np.ndarray]) -> None:
-        """Looks (K, w) of a name, all of one visit. Raises InputError, and then adds nothing."""
+        """Looks (K, w) of a name, one at least, all of one visit.
+
+        Raises InputError, and then adds nothing.
+        """
         name = checked_name(name)
         named = self.names.get(name, Named(kind))
         if named.kind != kind:
@@ -101,12 +104,13 @@ class Looks:
             )
         if name not in self.names and len(self.names) >= MOST_NAMES:
             raise InputError(f"{MOST_NAMES} names are the most: forget one first")
+        if not many_rows or len({rows.shape for rows in (*many_rows, *self._some_rows())}) > 1:
+            raise InputError(f"no looks at '{name}' that are like the others: give some pictures")
         kept = [_as_kept(rows) for rows in many_rows]
         visit = named.next_visit
         for rows in kept:
             named.add(rows, visit)
-        if kept:
-            self.names[name] = named
+        self.names[name] = named
 
     def forget(self, name: str) -> None:
         """Raises InputError for a name that was not taught."""
@@ -114,6 +118,17 @@ class Looks:
         if name not in self.names:
             raise InputError(f"'{name}' was not taught: {self._told()}")
         del self.names[name]
+        if not self.names:
+            self.encoder = None
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """(K, w) of all looks; None while there is none."""
+        return next((rows.shape for rows in self._some_rows()), None)
+
+    def _some_rows(self) -> list[np.ndarray]:
+        """Of the first name's first look: all are alike."""
+        return [named.rows[0] for named in list(self.names.values())[:1]]
 
     def _told(self) -> str:
         known = ", ".join(list(self.names)[:10]) or "nothing was"
@@ -165,19 +180,6 @@ class _Noted(NamedTuple):
     shown: int
 
 
-def checked_name(name: str) -> str:
-    """The name as it is kept: normalised, without blanks around it. Raises InputError."""
-    if not isinstance(name, str):
-        raise InputError(f"{name!r:.60} is no name: give text")
-    name = unicodedata.normalize("NFC", name).strip()
-    bad = any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
-    if bad or not 1 <= len(name) <= MOST_LETTERS:
-        raise InputError(
-            f"{name!r:.60} is no name: give 1 to {MOST_LETTERS} letters of any script, on one line"
-        )
-    return name
-
-
 def _as_kept(rows: np.ndarray) -> np.ndarray:
     return np.clip(rows, -LARGEST, LARGEST).astype(np.float16)
 
@@ -203,7 +205,7 @@ def _check_names(notes: list[_Noted]) -> None:
     for note in notes:
         count = len(note.visits)
         few = 1 <= count <= MOST_LOOKS_A_NAME and min(note.visits) >= 0
-        if note.kind not in KINDS or not few or note.shown < count:
+        if note.kind not in KINDS or not few or not count <= note.shown < MOST_SHOWN:
             raise FileError(f"what stands of '{note.name:.60}' cannot be")
         if checked_name(note.name) != note.name:
             raise FileError(f"'{note.name:.60}' is no name")

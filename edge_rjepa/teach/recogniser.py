@@ -15,15 +15,15 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edge_rjepa.encoder.naming import Answer, Taught
 from edge_rjepa.encoder.opener import OpenedEncoder
-from edge_rjepa.errors import InputError
+from edge_rjepa.errors import CheckpointError, InputError
 from edge_rjepa.eye.image import check_image
-from edge_rjepa.teach.likeness import best_windows, directions, of_names
+from edge_rjepa.teach.likeness import directions, likeness
 from edge_rjepa.teach.looks import PLACE, THING, Looks
 from edge_rjepa.teach.trial import FALSE_ACCEPTANCE, Trial, attempt
 
@@ -33,8 +33,8 @@ Box = tuple[float, float, float, float]  # x, y, width, height, in shares of the
 class _Known(NamedTuple):
     """The looks of one kind, as the encoder describes them now."""
 
-    windows: np.ndarray  # (N, K, n_z) float32 of length 1, name by name
-    starts: np.ndarray  # (M,) the first look of each name
+    windows: np.ndarray  # (L, n_z) float32 of length 1, of all looks, name by name
+    starts: np.ndarray  # (M,) the first window of each name
     trial: Trial
 
 
@@ -66,9 +66,17 @@ class Recogniser:
         Raises InputError for what is no picture, name or box, and where no more fit in; nothing is
         taught then.
         """
-        if isinstance(pictures, np.ndarray) and pictures.ndim == 3:
-            pictures = [pictures]
-        rows = [self._see(picture, box) for picture in pictures]
+        one = not isinstance(pictures, Sequence) and getattr(pictures, "ndim", 0) != 4
+        each_picture: Any = [pictures] if one else pictures
+        self.teach_rows(name, [self.see(picture, box) for picture in each_picture], box)
+
+    def see(self, picture: np.ndarray, box: Box | None = None) -> np.ndarray:
+        """What is kept of a look, (K, w) float32. Raises InputError as `teach` does."""
+        check_image(picture, "picture")
+        return self._describer.see(picture if box is None else cut_out(picture, box))
+
+    def teach_rows(self, name: str, rows: list[np.ndarray], box: Box | None = None) -> None:
+        """As `teach`, by looks that were seen before: who takes many keeps no pictures."""
         self.looks.add(name, _kind(box), rows)
         self.looks.encoder = self._encoder_id
         self._known.pop(_kind(box), None)
@@ -97,10 +105,8 @@ class Recogniser:
     def likeness(self, picture: np.ndarray, box: Box | None = None) -> np.ndarray:
         """The likeness (M,) to each name of that kind, -1 to 1, in the order of `names`."""
         known = self._known_of(_kind(box))
-        asked = directions(self._describer.whiten(self._see(picture, box)))
-        if known is None:
-            return np.zeros(0, np.float32)
-        return of_names(best_windows(asked, known.windows), known.starts)
+        asked = directions(self._describer.whiten(self.see(picture, box)))
+        return likeness(asked, known.windows, known.starts) if known else np.zeros(0, np.float32)
 
     def answer(self, likeness: np.ndarray, kind: str = PLACE) -> Answer:
         """What a likeness (M,), of one picture or the mean over several, comes to."""
@@ -136,8 +142,7 @@ class Recogniser:
         known = self._known_of(PLACE)
         if known is None:
             return None
-        per_name = np.split(known.windows, known.starts[1:])
-        windows = [rows.reshape(-1, rows.shape[-1]) for rows in per_name]
+        windows = np.split(known.windows, known.starts[1:])
         return Taught(known.trial.names, windows, known.trial.odds, self.likeness)
 
     # -- keeping ----------------------------------------------------------------------------------
@@ -156,7 +161,13 @@ class Recogniser:
         """What `save` wrote. Raises CheckpointError, and InputError for another encoder."""
         recogniser = cls(encoder, false_acceptance)
         recogniser.looks = Looks.load(path)
-        recogniser.renew()
+        try:
+            recogniser.renew()
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        shape = recogniser.looks.shape
+        if shape not in (None, recogniser.see(np.zeros((8, 8, 3), np.uint8)).shape):
+            raise CheckpointError(f"{path} has looks of {shape}, not this encoder's: teach again")
         return recogniser
 
     # -- the encoder ------------------------------------------------------------------------------
@@ -165,17 +176,12 @@ class Recogniser:
         encoder_id = identity(encoder)
         if self.looks.encoder not in (None, encoder_id):
             raise InputError(
-                f"what was taught is of another encoder than {encoder.path}: teach it again, or "
-                "name the one it was taught with"
+                f"what was taught is of another encoder than {encoder.path}: name that one, or "
+                "remove what was taught and teach again"
             )
         self._encoder, self._encoder_id = encoder, encoder_id
         self._describer = encoder.describer()
         self._known = {}
-
-    def _see(self, picture: np.ndarray, box: Box | None) -> np.ndarray:
-        picture = np.asarray(picture)
-        check_image(picture, "picture")
-        return self._describer.see(picture if box is None else cut_out(picture, box))
 
     def _known_of(self, kind: str) -> _Known | None:
         """What is known of this kind, described when it is first asked for."""
@@ -188,10 +194,10 @@ class Recogniser:
                 for name, each in named.items()
             }
             visits = {name: np.array(each.visits) for name, each in named.items()}
-            counts = [len(rows) for rows in windows.values()]
+            flat = [rows.reshape(-1, rows.shape[-1]) for rows in windows.values()]
             self._known[kind] = _Known(
-                np.concatenate(list(windows.values())),
-                np.cumsum([0, *counts[:-1]]),
+                np.concatenate(flat),
+                np.cumsum([0, *map(len, flat[:-1])]),
                 attempt(windows, visits, self._false_acceptance),
             )
         return self._known[kind]

@@ -18,7 +18,7 @@ from edge_rjepa.teach.looks import Looks, path_beside
 from edge_rjepa.teach.recogniser import Recogniser
 
 LOOK_EVERY_S = 1.0
-RENEW_EVERY_S = 30.0  # describe what was taught again, by what was learned since
+RENEW_EVERY_S = 120.0  # describe what was taught again, by what was learned since
 
 
 class SeenNow:

@@ -1,13 +1,16 @@
 """What the looks say of each other: how far an answer can be trusted, and what would help.
 
 Every look is asked about as if its own visit had not been taught; where a name has one visit only,
-as if the look and those right before and after it had not. So no look is judged by what was fitted
-to it. Asked once more without its own name, it is a stranger. The threshold is the evidence
-(encoder/naming.py) that FALSE_ACCEPTANCE of strangers pass, taken to be normally distributed. Few
-strangers tell little, so a prior counts as PRIOR_LOOKS of them: it was measured on drawings,
-paintings and photographs of things that no benchmark here is judged by. The threshold is never so
-high that it refuses more than MOST_REFUSED of the looks themselves: two names for one place make
-strangers that look like friends, and would make all else unknown.
+as if the look and those beside it had not. Asked once more without its own name, it is a stranger.
+The threshold is the evidence (encoder/naming.py) that FALSE_ACCEPTANCE of strangers pass, taken to
+be normally distributed. Few strangers tell little, so a prior counts as PRIOR_LOOKS of them: it was
+measured on drawings, paintings and photographs of things that no benchmark here is judged by.
+
+Two names for one place would make strangers that look like friends. So a name that is often taken
+for another is a twin of it, and its looks are strangers only without the twin, too.
+
+What is told of right and wrong answers is judged fold by fold: names are divided into FOLDS, and
+the looks of a fold are answered with the odds that follow from the other folds.
 """
 
 from __future__ import annotations
@@ -20,15 +23,15 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_rjepa.encoder.naming import Answer, Odds, TaughtNames, evidence
-from edge_rjepa.teach.likeness import best_windows, of_names
 
 FALSE_ACCEPTANCE = 0.05  # of looks at what was never taught, that get a name
 PRIOR_LOOKS = 4
 PRIOR_MEAN, PRIOR_STD = 0.6, 0.2  # of a stranger's evidence
-MOST_TRIED = 256  # looks; of more, as many that are evenly spread
+MOST_TRIED = 192  # looks; of more, as many that are evenly spread
 SHARPNESSES = 1.0 / np.geomspace(0.003, 0.3, 20)
-USUAL_SHARPNESS = 1.0 / 0.03
-ENOUGH_KNOWN, MOST_REFUSED = 10, 0.3  # looks at known names; the share of them called unknown
+USUAL_SHARPNESS, SPREAD = 1.0 / 0.03, 0.7  # and how far from it is likely, in its logarithm
+FOLDS = 5
+TWINS = 0.25  # of the looks at two names, that are taken for the other
 FEW_LOOKS = 5  # below so many of a name, more of them help whatever it is
 MOST_WRONG = 0.1  # of a name's looks, before more of them are asked for
 
@@ -37,16 +40,19 @@ class Trial(NamedTuple):
     """How the looks of one kind, places or things, are told apart.
 
     names: M. tried: looks asked about, of each name. confused: (name, taken for) -> looks; taken
-    for None where the answer was unknown. strangers: how many the threshold was learned from.
-    accepted: the share of them that get a name all the same.
+    for None where the answer was unknown. twins: pairs of names that look the same. strangers: how
+    many there were; named: how many of them got a name. expected: the share of strangers that get
+    one, where there were too few to count.
     """
 
     names: list[str]
     odds: Odds
     tried: Counter[str]
     confused: Counter[tuple[str, str | None]]
+    twins: list[tuple[str, str]]
     strangers: int
-    accepted: float
+    named: int
+    expected: float
 
     def answer(self, likeness: np.ndarray) -> Answer:
         """What the likeness (M,) to each name comes to."""
@@ -59,12 +65,19 @@ class Trial(NamedTuple):
     def advice(self, looks: dict[str, int]) -> list[str]:
         """What would help, in sentences; none where it knows enough. looks: of each name."""
         said = [
-            f"{FEW_LOOKS - count} more looks at {name} would help: it has {count}"
-            for name, count in looks.items()
-            if count < FEW_LOOKS
+            f"{one} and {other} look the same: forget one, or take looks in which they differ"
+            for one, other in self.twins
         ]
+        same = {name for pair in self.twins for name in pair}
+        for name, count in looks.items():
+            if count < FEW_LOOKS:
+                more = FEW_LOOKS - count
+                said.append(
+                    f"{more} more look{'s' * (more > 1)} at {name} would help: it has {count}"
+                )
         for (name, other), count in self.confused.most_common():
-            if count > max(1.0, MOST_WRONG * self.tried[name]) and looks[name] >= FEW_LOOKS:
+            often = count > max(1.0, MOST_WRONG * self.tried[name])
+            if often and looks[name] >= FEW_LOOKS and name not in same:
                 taken = f"taken for {other}" if other else "not known again"
                 said.append(
                     f"more looks at {name} would help, from where it looks different: it is "
@@ -81,50 +94,66 @@ def attempt(
     """Ask about the looks (N, K, n_z) of each name, windows of length 1; visits: (N,) of each."""
     names = list(looks)
     asked = _ask_all(looks, visits)
-    strangers = np.array([evidence(likeness) for likeness in asked.without_own])
-    known = np.array([evidence(likeness) for likeness in asked.likeness])
-    threshold = _threshold(strangers, known, false_acceptance)
+    twins = _twins(asked)
     trial = Trial(
         names,
-        Odds(threshold, _sharpness(asked), _certainty(known - threshold, strangers - threshold)),
-        Counter(names[own] for own in asked.own),
-        Counter(),
-        len(strangers),
-        float((strangers > threshold).mean()) if len(strangers) else false_acceptance,
+        odds=_odds(asked, twins, false_acceptance),
+        tried=Counter(names[each.name] for each in asked if each.judged),
+        confused=Counter(),
+        twins=[(names[a], names[b]) for a, b in sorted(twins) if a < b],
+        strangers=0,
+        named=0,
+        expected=0.0,
     )
-    for own, likeness in zip(asked.own, asked.likeness, strict=True):
-        said = trial.answer(likeness).name
-        if said != names[own]:
-            trial.confused[names[own], said] += 1
-    return trial
+    strangers = named = 0
+    folds = min(FOLDS, len(names))
+    for fold in range(folds):
+        others = [each for each in asked if each.name % folds != fold]
+        odds = _odds(others, twins, false_acceptance) if folds > 2 else trial.odds
+        for each in asked:
+            if each.name % folds != fold:
+                continue
+            stranger = each.as_stranger(twins)
+            if stranger is not None:
+                strangers += 1
+                named += evidence(stranger) > odds.threshold
+            said = TaughtNames(names, odds).answer(each.likeness).name
+            if each.judged and said != names[each.name]:
+                trial.confused[names[each.name], said] += 1
+    passed = 1.0 - NormalDist(PRIOR_MEAN, PRIOR_STD).cdf(trial.odds.threshold)
+    return trial._replace(strangers=strangers, named=named, expected=passed)
 
 
 class _Asked(NamedTuple):
-    """What came of asking about looks."""
+    """A look that was asked about."""
 
-    own: list[int]  # which name each is of: those that have other looks left
-    likeness: list[np.ndarray]  # (M,) to all names, of the same
-    without_own: list[np.ndarray]  # (M - 1,) to all names but its own, of all looks asked about
+    name: int  # of its own
+    likeness: np.ndarray  # (M,) to all names
+    judged: bool  # whether its name had other looks left
+
+    def as_stranger(self, twins: set[tuple[int, int]]) -> np.ndarray | None:
+        """Its likeness to all names but its own and its twins; None where fewer than two remain."""
+        gone = [self.name, *(b for a, b in twins if a == self.name)]
+        others = np.delete(self.likeness, gone)
+        return others if len(others) > 1 else None
 
 
-def _ask_all(looks: dict[str, np.ndarray], visits: dict[str, np.ndarray]) -> _Asked:
+def _ask_all(looks: dict[str, np.ndarray], visits: dict[str, np.ndarray]) -> list[_Asked]:
     known = np.concatenate(list(looks.values()))
+    count, windows = known.shape[:2]
+    flat = known.reshape(count * windows, -1)
     of_name = np.repeat(np.arange(len(looks)), [len(rows) for rows in looks.values()])
     of_visit = np.concatenate(list(visits.values()))
     starts = np.searchsorted(of_name, np.arange(len(looks)))
-    asked = _Asked([], [], [])
-    for look in np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST_TRIED)).astype(int)):
-        best = best_windows(known[look], known)
+    asked = []
+    for look in np.unique(np.linspace(0, count - 1, min(count, MOST_TRIED)).astype(int)):
+        best = (flat @ known[look].T).reshape(count, windows, -1).max(axis=1)  # (N, K)
         name = int(of_name[look])
         same_name = np.flatnonzero(of_name == name)
         left_out = _left_out(look, same_name, of_visit)
-        best[:, left_out] = -1.0
-        likeness = of_names(best, starts)
-        if len(looks) > 2:  # with one other name there is no next one
-            asked.without_own.append(np.delete(likeness, name))
-        if len(left_out) < len(same_name):
-            asked.own.append(name)
-            asked.likeness.append(likeness)
+        best[left_out] = -1.0
+        likeness = np.maximum.reduceat(best, starts, axis=0).mean(axis=1)
+        asked.append(_Asked(name, likeness, len(left_out) < len(same_name)))
     return asked
 
 
@@ -136,43 +165,63 @@ def _left_out(look: int, same_name: np.ndarray, of_visit: np.ndarray) -> np.ndar
     return same_name[abs(same_name - look) <= 1]
 
 
-def _threshold(strangers: np.ndarray, known: np.ndarray, false_acceptance: float) -> float:
+def _twins(asked: list[_Asked]) -> set[tuple[int, int]]:
+    """Pairs of names, both ways round, of whose looks many are more like the other name."""
+    judged = [each for each in asked if each.judged]
+    tried = Counter(each.name for each in judged)
+    taken = Counter((each.name, int(each.likeness.argmax())) for each in judged)
+    return {
+        pair
+        for (a, b), count in taken.items()
+        if a != b and count + taken[b, a] > max(1.0, TWINS * (tried[a] + tried[b]))
+        for pair in ((a, b), (b, a))
+    }
+
+
+def _odds(asked: list[_Asked], twins: set[tuple[int, int]], false_acceptance: float) -> Odds:
+    found = [each.as_stranger(twins) for each in asked]
+    strangers = np.array([evidence(each) for each in found if each is not None])
+    judged = [each for each in asked if each.judged]
+    known = np.array([evidence(each.likeness) for each in judged])
+    threshold = _threshold(strangers, false_acceptance)
+    sharpness = _sharpness([each for each in judged if len(each.likeness) > 1])
+    return Odds(threshold, sharpness, _certainty(known - threshold, strangers - threshold))
+
+
+def _threshold(strangers: np.ndarray, false_acceptance: float) -> float:
     count = len(strangers)
     mean = (PRIOR_LOOKS * PRIOR_MEAN + strangers.sum()) / (PRIOR_LOOKS + count)
     squares = PRIOR_LOOKS * (PRIOR_STD**2 + (PRIOR_MEAN - mean) ** 2)
     squares += np.square(strangers - mean).sum()
     std = math.sqrt(squares / (PRIOR_LOOKS + count))
-    threshold = mean + NormalDist().inv_cdf(1.0 - false_acceptance) * std
-    if len(known) >= ENOUGH_KNOWN:
-        threshold = min(threshold, np.quantile(known, MOST_REFUSED))
-    return float(threshold)
+    return float(mean + NormalDist().inv_cdf(1.0 - false_acceptance) * std)
 
 
-def _sharpness(asked: _Asked) -> float:
+def _sharpness(judged: list[_Asked]) -> float:
     """Under which the right names are likeliest."""
-    if not asked.own or len(asked.likeness[0]) < 2:
+    if not judged:
         return USUAL_SHARPNESS
-    likeness = np.array(asked.likeness)
-    behind = likeness - likeness[np.arange(len(likeness)), asked.own][:, None]
+    likeness = np.array([each.likeness for each in judged])
+    own = [each.name for each in judged]
+    behind = likeness - likeness[np.arange(len(own)), own][:, None]
 
     def log_likelihood(sharpness: float) -> float:
-        return -float(_log_sum_exp(sharpness * behind).sum())
+        most = sharpness * behind.max(axis=1)
+        shares = np.exp(sharpness * behind - most[:, None]).sum(axis=1)
+        return _prior(sharpness) - float((most + np.log(shares)).sum())
 
     return float(max(SHARPNESSES, key=log_likelihood))
 
 
 def _certainty(known: np.ndarray, strangers: np.ndarray) -> float:
     """Under which looks at a name, above the threshold by `known`, and strangers are likeliest."""
-    if not len(known) or not len(strangers):
-        return USUAL_SHARPNESS
 
     def log_likelihood(certainty: float) -> float:
-        both = -np.logaddexp(0.0, -certainty * known).mean()
-        return float(both - np.logaddexp(0.0, certainty * strangers).mean())
+        told = np.logaddexp(0.0, -certainty * known).sum()
+        return _prior(certainty) - float(told + np.logaddexp(0.0, certainty * strangers).sum())
 
     return float(max(SHARPNESSES, key=log_likelihood))
 
 
-def _log_sum_exp(rows: np.ndarray) -> np.ndarray:
-    most = rows.max(axis=1)
-    return most + np.log(np.exp(rows - most[:, None]).sum(axis=1))
+def _prior(sharpness: float) -> float:
+    return -0.5 * (math.log(sharpness / USUAL_SHARPNESS) / SPREAD) ** 2

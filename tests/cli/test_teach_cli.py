@@ -3,13 +3,17 @@
 import json
 import sys
 import threading
+import time
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from edge_rjepa import FrozenEncoder
-from edge_rjepa.cli import main
+from edge_rjepa.cli import main, recognise
+from edge_rjepa.encoder.frozen import EncoderError
 from edge_rjepa.teach.looks import Looks
 from tests.small_runs import CONFIG, write_pictures
 from tests.teach.rooms import look, looks
@@ -186,16 +190,89 @@ def test_pictures_that_cannot_be_read_are_left_out(home, run, capsys, tmp_path):
     assert "1.png: cannot be read as a picture" in told.err
 
 
-def test_asking_uses_what_was_taught_meanwhile(home, run, monkeypatch):
-    from edge_rjepa.cli import recognise
+def wait_for(known, renewed: bool) -> None:
+    """Until it has read again, or has failed to."""
+    until_s = time.monotonic() + 60.0
+    found = known.renewed()
+    while not (found or (not renewed and known._reading is None)) and time.monotonic() < until_s:
+        time.sleep(0.01)
+        found = known.renewed()
+    assert found == renewed
 
+
+def test_asking_uses_what_was_taught_meanwhile(home, run, monkeypatch, capsys):
+    blank = np.zeros((50, 50, 3), np.uint8)
     assert main(["teach", str(run), "kitchen", "--source", str(home / "kitchen")]) == 0
     known = recognise._Known(run, None)
     assert main(["teach", str(run), "hall", "--source", str(home / "hall")]) == 0
     assert not known.renewed()  # it has only just looked
     monkeypatch.setattr(recognise, "LOOK_AGAIN_S", 0.0)
-    assert known.renewed()
-    assert len(known.likeness(np.zeros((50, 50, 3), np.uint8))) == 2
-    (run / "taught.safetensors").write_bytes(b"damaged")
-    assert not known.renewed()
-    assert len(known.likeness(np.zeros((50, 50, 3), np.uint8))) == 2
+    wait_for(known, True)
+    assert len(known.names.likeness(blank)) == 2
+    for damage in (b"damaged", None):
+        capsys.readouterr()
+        (run / "taught.safetensors").write_bytes(damage or b"")
+        known.renewed()
+        wait_for(known, False)
+        assert "what was known before still is" in capsys.readouterr().err
+        assert len(known.names.likeness(blank)) == 2
+    (run / "taught.safetensors").unlink()
+    assert main(["teach", str(run), "kitchen", "--source", str(home / "kitchen")]) == 0
+    wait_for(known, True)
+    assert len(known.names.likeness(blank)) == 1
+
+
+def test_names_that_tie_export_as_they_are(home, run, tmp_path):
+    for name in ("kitchen", "pantry"):
+        assert main(["teach", str(run), name, "--source", str(home / "kitchen")]) == 0
+    arguments = ["export", str(run), "-o", str(tmp_path / "tied.onnx"), "--taught"]
+    assert main(arguments) == 0
+
+
+def test_what_a_file_knows_by_itself_is_told_and_not_taught(home, run, capsys, tmp_path):
+    teach_all(home, run)
+    path = tmp_path / "rooms.onnx"
+    assert main(["export", str(run), "-o", str(path), "--taught"]) == 0
+    (known,) = answers(capsys, "taught", path)
+    assert known == {"names": list(ROOMS)}
+    assert main(["teach", str(path), "x", "--source", str(home / "hall")]) == 1
+    assert "teach the run, and export it again" in capsys.readouterr().err
+
+
+def test_names_in_a_file_are_checked_as_taught_ones_are(home, run, tmp_path):
+    teach_all(home, run)
+    path = tmp_path / "rooms.onnx"
+    assert main(["export", str(run), "-o", str(path), "--taught"]) == 0
+    model = onnx.load(path)
+    (entry,) = [each for each in model.metadata_props if each.key == "taught"]
+    good = json.loads(entry.value)
+    for names, sharpness in (
+        (["a", "b", "c\n"], 10.0),
+        (["a", "b", "b"], 10.0),
+        (["a", "b"], 10.0),
+        (["a", "b", "c"], -5.0),
+    ):
+        odds = good["odds"] | {"sharpness": sharpness}
+        entry.value = json.dumps({"names": names, "odds": odds})
+        onnx.save(model, path)
+        with pytest.raises(EncoderError, match="export it again"):
+            FrozenEncoder(path)
+
+
+def test_what_is_stopped_teaches_nothing(home, run, tmp_path, monkeypatch, capsys):
+    path = str(tmp_path / "walk.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120))
+    for seed in range(8):
+        writer.write(look(0, seed))
+    writer.release()
+    assert main(["teach", str(run), "short", "--source", path, "--looks", "30"]) == 0
+    assert "warning: only 8 of 30 looks could be taken" in capsys.readouterr().err
+
+    @contextmanager
+    def stopped(_):
+        yield [2]
+
+    monkeypatch.setattr("edge_rjepa.cli.teach.stop_on_signals", stopped)
+    assert main(["teach", str(run), "long", "--source", path]) == 1
+    assert "stopped: nothing was taught" in capsys.readouterr().err
+    assert list(Looks.load(run / "taught.safetensors").names) == ["short"]

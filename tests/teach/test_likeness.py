@@ -2,24 +2,23 @@
 
 import numpy as np
 
-from edge_rjepa.teach.likeness import best_windows, directions, of_names
+from edge_rjepa.teach.likeness import directions, likeness
 
 
 def test_it_is_the_mean_over_windows_of_the_best_window_of_a_name():
     rng = np.random.default_rng(0)
     asked = directions(rng.standard_normal((5, 8)))
-    names = [directions(rng.standard_normal((n, 3, 8))) for n in (2, 1, 4)]
-    known, starts = np.concatenate(names), np.array([0, 2, 3])
-    found = of_names(best_windows(asked, known), starts)
-    for own, likeness in zip(names, found, strict=True):
-        plain = [max(float(u @ v) for look in own for v in look) for u in asked]
-        np.testing.assert_allclose(likeness, np.mean(plain), atol=1e-6)
+    names = [directions(rng.standard_normal((count, 8))) for count in (6, 3, 12)]
+    found = likeness(asked, np.concatenate(names), np.array([0, 6, 9]))
+    for own, of_name in zip(names, found, strict=True):
+        plain = [max(float(u @ v) for v in own) for u in asked]
+        np.testing.assert_allclose(of_name, np.mean(plain), atol=1e-6)
 
 
 def test_a_picture_is_most_like_itself():
     rng = np.random.default_rng(1)
-    known = directions(rng.standard_normal((3, 4, 6)))
-    found = of_names(best_windows(known[1], known), np.arange(3))
+    looks = directions(rng.standard_normal((3, 4, 6)))
+    found = likeness(looks[1], looks.reshape(12, 6), np.array([0, 4, 8]))
     np.testing.assert_allclose(found[1], 1.0, atol=1e-6)
     assert found.argmax() == 1
 

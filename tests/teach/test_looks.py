@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from edge_rjepa.base import checkpoint
+from edge_rjepa.encoder.naming import checked_name
 from edge_rjepa.errors import CheckpointError, InputError
 from edge_rjepa.teach import looks as module
-from edge_rjepa.teach.looks import MOST_LOOKS_A_NAME, PLACE, THING, Looks, changing, checked_name
+from edge_rjepa.teach.looks import MOST_LOOKS_A_NAME, PLACE, THING, Looks, changing
 
 
 def rows(seed: int, count: int = 1) -> list[np.ndarray]:
@@ -88,7 +89,10 @@ def test_a_thousand_names_of_one_look_fit_in_a_file(tmp_path):
     assert len(Looks.load(tmp_path / "taught").names) == 1000
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101, "\x00", "a\u2028b", "\ud800", 3])
+@pytest.mark.parametrize(
+    "name",
+    ["", "  ", "a\nb", "x" * 101, "\x00", "a\u2028b", "\ud800", "\u200b", "a\u202eb", "...", 3],
+)
 def test_what_is_no_name_is_refused(name):
     with pytest.raises(InputError, match="is no name"):
         checked_name(name)
@@ -96,7 +100,28 @@ def test_what_is_no_name_is_refused(name):
 
 def test_names_are_the_same_however_they_are_typed():
     assert checked_name(" Küche ") == checked_name("Ku\u0308che")
-    assert checked_name("مطبخ 🍳") == "مطبخ 🍳"
+    for name in ("مطبخ 🍳", "👩\u200d🍳", "می\u200cشود", "3"):
+        assert checked_name(name) == name
+
+
+def test_unknown_is_no_name():
+    with pytest.raises(InputError, match="is what is said where no name fits"):
+        checked_name("Unknown")
+
+
+def test_forgetting_the_last_name_forgets_the_encoder_too():
+    looks = taught(("kitchen", 1))
+    looks.forget("kitchen")
+    assert looks.encoder is None
+    assert looks.shape is None
+
+
+@pytest.mark.parametrize("many", [[], [np.zeros((4, 7), np.float32)], [np.zeros((5, 6))] * 2])
+def test_looks_that_are_unlike_the_others_are_refused(many):
+    looks = taught(("kitchen", 1))
+    with pytest.raises(InputError, match="no looks at 'hall' that are like the others"):
+        looks.add("hall", PLACE, many)
+    assert list(looks.names) == ["kitchen"]
 
 
 def test_a_name_is_of_one_kind():
@@ -135,6 +160,7 @@ GOOD = np.zeros((2, 4, 6), np.float16)
         (GOOD, {"name": {"kind": "dream"}}, "is damaged"),
         (GOOD, {"name": {"visits": [0, -1]}}, "is damaged"),
         (GOOD, {"name": {"shown": 1}}, "is damaged"),
+        (GOOD, {"name": {"shown": 2**60}}, "is damaged"),
         (GOOD, {"name": {"name": " hall"}}, "is damaged"),
         (GOOD, {"name": {"visits": [0]}}, "lacks the looks"),
         (GOOD.astype(np.float32), {}, "lacks the looks"),

@@ -91,10 +91,27 @@ def test_the_file_of_another_encoder_is_refused(tmp_path, encoder):
     recogniser = taught(encoder, "kitchen")
     recogniser.looks.encoder = "retina 0"
     recogniser.save(tmp_path / "taught")
-    with pytest.raises(InputError, match="of another encoder than run: teach it again"):
+    with pytest.raises(InputError, match="of another encoder than run: name that one"):
         Recogniser.load(tmp_path / "taught", encoder)
     with pytest.raises(CheckpointError, match="cannot read"):
         Recogniser.load(tmp_path / "none", encoder)
+
+
+@pytest.mark.parametrize("shape", [(16, 6), (4, RETINA.n_features)])
+def test_a_file_whose_looks_are_of_another_size_is_refused(tmp_path, encoder, shape):
+    recogniser = Recogniser(encoder)
+    recogniser.teach_rows("kitchen", [np.zeros(shape, np.float32)])
+    recogniser.save(tmp_path / "taught")
+    with pytest.raises(CheckpointError, match="has looks of .*, not this encoder's: teach again"):
+        Recogniser.load(tmp_path / "taught", encoder)
+
+
+def test_once_all_is_forgotten_another_encoder_may_be_taught(tmp_path, encoder):
+    recogniser = taught(encoder, "kitchen")
+    recogniser.looks.encoder = "retina 0"
+    recogniser.forget("kitchen")
+    recogniser.save(tmp_path / "taught")
+    Recogniser.load(tmp_path / "taught", encoder).teach("hall", look(1, 0))
 
 
 def test_what_cannot_be_taught_leaves_everything_as_it_was(encoder):
@@ -102,6 +119,9 @@ def test_what_cannot_be_taught_leaves_everything_as_it_was(encoder):
     for name, pictures, box in (
         ("hall", [look(1, 0), np.zeros((3, 3), np.uint8)], None),
         ("a\nb", look(1, 0), None),
+        ("hall", None, None),
+        ("hall", [], None),
+        ("hall", "picture.jpg", None),
         ("hall", look(1, 0), (0.5, 0.5, 0.6, 0.1)),
         ("hall", look(1, 0), (0.5, 0.5, 0.0, 0.1)),
         ("kitchen", look(1, 0), (0.0, 0.0, 1.0, 1.0)),
