@@ -262,11 +262,11 @@ def test_names_in_a_file_are_checked_as_taught_ones_are(home, run, tmp_path):
 def test_what_is_stopped_teaches_nothing(home, run, tmp_path, monkeypatch, capsys):
     path = str(tmp_path / "walk.avi")
     writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120))
-    for seed in range(8):
+    for seed in range(24):
         writer.write(look(0, seed))
     writer.release()
-    assert main(["teach", str(run), "short", "--source", path, "--looks", "30"]) == 0
-    assert "warning: only 8 of 30 looks could be taken" in capsys.readouterr().err
+    assert main(["teach", str(run), "short", "--source", path, "--looks", "60"]) == 0
+    assert "warning: only 24 of 60 looks could be taken" in capsys.readouterr().err
 
     @contextmanager
     def stopped(_):
