@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from base64 import b64decode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +28,15 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import gaze
+from edge_rjepa.encoder.naming import UNKNOWN
+from edge_rjepa.encoder.opener import open_encoder
 from edge_rjepa.run.run import Run, load_run
-from edge_rjepa.sources import open_source
+from edge_rjepa.sources import Frame, open_source
+from edge_rjepa.sources.scene import CAMERA, skimage_photographs
+from edge_rjepa.teach.recogniser import Recogniser
 from edge_rjepa.views import overlay
+from edge_rjepa.watch.novelty import Watch
+from examples.simulated import photographs, view
 
 EDGE_RJEPA = sys.executable, "-m", "edge_rjepa"
 FIXATIONS = 320_000  # learned in about a minute
@@ -40,6 +46,9 @@ PATIENCE_S = 90.0
 REPORT_PX = 1400  # wide
 SESSION_FRAMES, EVERY, COLUMNS = 6, 60, 3  # shown, and one out of so many
 COLOURS = 256  # of a picture of a page
+TAUGHT = {"breakfast": "coffee", "the cat": "chelsea", "garage": "motorcycle_left"}
+ASKED = "chelsea", "motorcycle_left", "astronaut"  # of the last nothing was taught
+WARM_UP_S = 60.0
 TILE_PX, GAP_PX = (480, 360), 8
 
 # A page is looked at when this, asked in the browser, is true.
@@ -107,6 +116,59 @@ def session(workshop: Workshop, path: Path) -> None:
     cv2.imwrite(str(path), _sheet(tiles), [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
+def uses(workshop: Workshop, path: Path) -> None:
+    """Above what it was taught and asked, in other light; below a place that it watches."""
+    tiles = [*_named(workshop.run), *_watched(workshop.run)]
+    cv2.imwrite(str(path), _sheet(tiles), [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+def _named(run: Path) -> Iterator[np.ndarray]:
+    """Views that it was not taught, each with its answer; of the last nothing was taught."""
+    walls = dict(zip([each.stem for each in skimage_photographs()], photographs(), strict=True))
+    recogniser = Recogniser(open_encoder(run))
+    for name, wall in TAUGHT.items():
+        visits = [[view(walls[wall], x, y) for x in (-10, 0, 10)] for y in (-5, 5)]
+        for looks in visits:
+            recogniser.teach(name, looks)
+    evening = (0.5, 0.65, 0.75)
+    for wall in ASKED:
+        seen = view(walls[wall], 4.0, -2.0, 1.15, evening)
+        name, probability = recogniser.recognise(seen)
+        yield _captioned(seen, f"{name or UNKNOWN}  {probability:.2f}")
+
+
+def _watched(run: Path) -> Iterator[np.ndarray]:
+    """A place as usual, when something new is reported, and when that is gone."""
+    rng = np.random.default_rng(0)
+    walls = dict(zip([each.stem for each in skimage_photographs()], photographs(), strict=True))
+    usual, parcel = view(walls["coffee"], 0.0, 0.0), view(walls["brick"], 0.0, 0.0)[:64, :80]
+    encoder = open_encoder(run)
+    watch = Watch(encoder.patch_embedder(), CAMERA, encoder.window_px, warm_up_s=WARM_UP_S)
+    yield _captioned(usual, "as usual")
+    for k in range(round(10 * (WARM_UP_S + 20.0))):
+        t_s = k / 10.0
+        image = usual.copy()
+        if WARM_UP_S + 2.0 < t_s < WARM_UP_S + 10.0:
+            image[120:184, 210:290] = parcel
+        noisy = np.clip(image + rng.normal(0.0, 3.0, image.shape), 0, 255).astype(np.uint8)
+        for alarm in watch.look(Frame(noisy, t_s, (0.0, 0.0), k)):
+            x, y, width, height = alarm.box
+            cv2.rectangle(noisy, (x, y), (x + width, y + height), (40, 40, 230), 2)
+            after_s = t_s - WARM_UP_S - 2.0
+            yield _captioned(noisy, f"{alarm.what}: told after {after_s:.1f} s")
+        for gone in watch.drain_gone():
+            yield _captioned(noisy, f"gone again, after {gone.after_s:.0f} s")
+
+
+def _captioned(picture: np.ndarray, text: str) -> np.ndarray:
+    """A tile with white words on a dark strip below."""
+    tile = cv2.resize(picture, TILE_PX, interpolation=cv2.INTER_CUBIC)
+    tile[-44:] = tile[-44:] // 5
+    where = 14, TILE_PX[1] - 15
+    cv2.putText(tile, text, where, cv2.FONT_HERSHEY_SIMPLEX, 0.75, (255,) * 3, 2, cv2.LINE_AA)
+    return tile
+
+
 def live_page(look: Look) -> Callable[[Workshop, Path], None]:
     """The page of the run while it goes on."""
 
@@ -150,6 +212,7 @@ def calibration(workshop: Workshop, path: Path) -> None:
 PICTURES: dict[str, Callable[[Workshop, Path], None]] = {
     "demo.png": report,
     "session.jpg": session,
+    "uses.jpg": uses,
     "dashboard.png": live_page(Look()),
     "dashboard-phone.png": live_page(Look(390, 844, "dark", phone=True)),
     "calibration.png": calibration,
