@@ -18,10 +18,12 @@ from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.encoder.int8 import quantise
-from edge_rjepa.encoder.names import PATCHES, STEP
+from edge_rjepa.encoder.names import DESCRIPTOR, PATCHES, STEP
+from edge_rjepa.encoder.opener import OpenedEncoder
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.patches import recorded_patches
+from edge_rjepa.teach.recogniser import Recogniser
 
 pytestmark = pytest.mark.slow
 RETINA = Retina()
@@ -113,6 +115,32 @@ def test_openvino_reads_int8_as_onnxruntime_does(
     found = np.load(tmp_path / "found.npy")
     assert worst(found, FrozenEncoder(coarse).embed(windows)[0]) > 0.9999
     assert worst(found, FrozenEncoder(exact).embed(windows)[0]) > 0.999
+
+
+OPENVINO_NAMES = """
+import sys
+import numpy as np
+import openvino
+path, pictures, found = sys.argv[1:]
+core = openvino.Core()
+model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+np.save(found, [model({"picture": p[None]})[model.output("scores")][0] for p in np.load(pictures)])
+"""
+
+
+@needs("openvino")
+def test_openvino_answers_with_the_names_that_were_taught(learner, tmp_path):
+    recogniser = Recogniser(OpenedEncoder(tmp_path, learner, RETINA, learner.config, None))
+    pictures = parity.random_pictures(np.random.default_rng(1), 12, (144, 192))
+    for name, looks in (("a", pictures[:3]), ("b", pictures[3:6]), ("again a", pictures[:3])):
+        recogniser.teach(name, list(looks))
+    path, taught = tmp_path / "rooms.onnx", recogniser.for_export()
+    export(learner, RETINA, path, form=DESCRIPTOR, taught=taught, picture_px=(192, 144))
+    np.save(tmp_path / "pictures.npy", pictures)
+    run_python(OPENVINO_NAMES, path, tmp_path / "pictures.npy", tmp_path / "found.npy")
+    encoder = FrozenEncoder(path)
+    wanted = [encoder.taught.odds.scores(encoder.likeness(picture)) for picture in pictures]
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), wanted, rtol=0, atol=1e-3)
 
 
 # -- ncnn ------------------------------------------------------------------------------------------
