@@ -31,7 +31,7 @@ def home(tmp_path_factory):
     config = CONFIG.replace("n_embedding = 16", "n_embedding = 64")
     (folder / "small.toml").write_text(config)
     learn = ["learn", "--source", str(folder / "pictures"), "--config", str(folder / "small.toml")]
-    assert main([*learn, "--seconds", "1", "--out", str(folder / "run")]) == 0
+    assert main([*learn, "--fixations", "3000", "--out", str(folder / "run")]) == 0
     for name, number in ROOMS.items():
         write_looks(folder / name, looks(number, range(LOOKS)))
     write_looks(folder / "asked", [look(n, 90) for n in (0, 1, 2, 9)])
