@@ -34,6 +34,7 @@ from benchmarks import efficientnet, photographs
 from benchmarks.describe import part
 from benchmarks.learning import budgets_of
 from benchmarks.places import View, Walk
+from benchmarks.places_peers import hsv
 from benchmarks.protocols import Block
 from benchmarks.tables import Table, put
 from edge_rjepa.encoder.describe import learner_describer, scan_to_describe
@@ -148,14 +149,10 @@ def pixel_windows(picture: np.ndarray) -> np.ndarray:
 
 
 def histogram_windows(picture: np.ndarray) -> np.ndarray:
-    """The windows of a scan as roots of their shares of 12 x 4 x 4 hues, saturations, values."""
+    """The windows of a scan as their histograms of hues, saturations and values."""
     seen = scan_to_describe(picture)
-    rows = []
-    for window in Retina(RetinaConfig()).windows(seen.image, seen.pixels):
-        hsv = cv2.cvtColor(window, cv2.COLOR_BGR2HSV)
-        counts = cv2.calcHist([hsv], [0, 1, 2], None, [12, 4, 4], [0, 180, 0, 256, 0, 256])
-        rows.append(np.sqrt(counts.ravel() / counts.sum()))
-    return np.array(rows, np.float32)
+    windows = Retina(RetinaConfig()).windows(seen.image, seen.pixels)
+    return directions(np.array([hsv(window[None]) for window in windows]))
 
 
 def compare(taught: np.ndarray, asked: np.ndarray, count: int) -> np.ndarray:

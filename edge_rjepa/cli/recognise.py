@@ -58,19 +58,20 @@ def add_to(commands: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Of a folder a line a picture, else a line a change."""
     from edge_rjepa.cli.rig import named_pictures
+    from edge_rjepa.teach.recogniser import kind_of
     from edge_rjepa.watch.alarms import Command
 
-    known = _Known(options.encoder, options.box)
+    known, kind = _Known(options.encoder, options.box), kind_of(options.box)
     if not known.names.any:
         raise ConfigError(
-            f"no {_kind(options.box)} was taught to {options.encoder}: edge-rjepa teach "
+            f"no {kind} was taught to {options.encoder}: edge-rjepa teach "
             f"{options.encoder} NAME --source SRC{' --thing' if options.box else ''}"
         )
     with ExitStack() as opened:
         command = None
         if options.exec:
             command = opened.enter_context(closing(Command(options.exec, say)))
-        teller = _Teller(_kind(options.box), options.json, command)
+        teller = _Teller(kind, options.json, command)
         pictures = named_pictures(options.source)
         if pictures is None:
             _follow(known, options, teller)
@@ -85,13 +86,13 @@ def _follow(known: _Known, options: argparse.Namespace, teller: _Teller) -> None
     """A camera or a video: tell each change of what the last few pictures come to."""
     import numpy as np
 
-    from edge_rjepa.cli.rig import open_frames
+    from edge_rjepa.cli.rig import open_alone, usable_frames
 
     until_s = time.monotonic() + (options.seconds or math.inf)
     recent: deque[np.ndarray] = deque(maxlen=SMOOTHED)
     due_s = -math.inf
-    with open_frames(options.source) as (_, frames), stop_on_signals("stopping") as received:
-        for frame in frames(lambda: bool(received) or time.monotonic() > until_s):
+    with open_alone(options.source) as source, stop_on_signals("stopping") as received:
+        for frame in usable_frames(source, lambda: bool(received) or time.monotonic() > until_s):
             if frame.t_capture_s < due_s:
                 continue
             due_s = frame.t_capture_s + 1.0 / options.looks_per_second - 1e-3
@@ -168,8 +169,9 @@ class _Known:
         from edge_rjepa.encoder.frozen import FrozenEncoder
         from edge_rjepa.encoder.opener import open_encoder
         from edge_rjepa.teach.looks import path_beside
+        from edge_rjepa.teach.recogniser import kind_of
 
-        opened, kind = open_encoder(self._encoder), _kind(self._box)
+        opened, kind = open_encoder(self._encoder), kind_of(self._box)
         file = opened.model
         if isinstance(file, FrozenEncoder) and file.taught and self._box is None:
             return _Names(file.likeness, file.answer, True)
@@ -216,10 +218,6 @@ class _Teller:
         if "picture" in where:
             said = f"{where['picture']}: {said}"
         print(json.dumps(line, ensure_ascii=False) if self._as_json else said, flush=True)
-
-
-def _kind(box: Box | None) -> str:
-    return "place" if box is None else "thing"
 
 
 def _changed_ns(path: Path) -> int:

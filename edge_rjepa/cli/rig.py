@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from edge_rjepa.cli.terminal import say
 from edge_rjepa.errors import ConfigError, SourceError
+from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.eye.head import Head
 from edge_rjepa.run.config import RunConfig
-from edge_rjepa.run.usable_frames import PlacedFrames
+from edge_rjepa.run.usable_frames import PlacedFrame, PlacedFrames
 from edge_rjepa.sources import (
     Frame,
     Source,
@@ -147,29 +148,37 @@ def _named_pictures(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 @contextmanager
-def open_frames(
-    source: str,
-) -> Iterator[tuple[Source, Callable[[Callable[[], bool]], Iterator[Frame]]]]:
-    """A source without a head, and what gives its usable frames until it ends, or `ended()`.
+def open_alone(source: str) -> Iterator[Source]:
+    """A camera, a video or a recording, without a head, shown once.
 
     Raises SourceError for what cannot be opened, or shows another picture all the time.
     """
     kind = find_kind(source)
-    if kind is not None and kind.name == "scene":
-        raise SourceError("scene: shows another picture all the time: name a camera or a video")
-    config = RunConfig(source=absolute(source))
-    with open_rig(config, once=True) as (opened, _):
+    if kind is not None and not kind.shows_one_place:
+        raise SourceError(
+            f"{source} shows another picture all the time: name a camera, a video or a recording"
+        )
+    with open_rig(RunConfig(source=absolute(source)), once=True) as (opened, _):
+        yield opened
 
-        def frames(ended: Callable[[], bool]) -> Iterator[Frame]:
-            placed_frames = PlacedFrames(opened, None, config.head)
-            while not ended():
-                try:
-                    placed = placed_frames.read_next(WAIT_MS)
-                except SourceEnded:
-                    return
-                for event in placed_frames.drain_events():
-                    say(event)
-                if placed is not None and not placed.why_unusable:
-                    yield placed.frame
 
-        yield opened, frames
+def placed_frames(
+    placed: PlacedFrames, ended: Callable[[], bool], report_event: Callable[[str], None]
+) -> Iterator[PlacedFrame]:
+    """Its frames until the source ends, or `ended()`; what happened meanwhile is reported."""
+    while not ended():
+        try:
+            frame = placed.read_next(WAIT_MS)
+        except SourceEnded:
+            return
+        for event in placed.drain_events():
+            report_event(event)
+        if frame is not None:
+            yield frame
+
+
+def usable_frames(source: Source, ended: Callable[[], bool]) -> Iterator[Frame]:
+    """The frames of a source without a head in which there is something to see."""
+    for placed in placed_frames(PlacedFrames(source, None, HeadConfig()), ended, say):
+        if not placed.why_unusable:
+            yield placed.frame

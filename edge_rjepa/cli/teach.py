@@ -143,7 +143,7 @@ def known_to(encoder: OpenedEncoder, path: Path) -> Recogniser:
 
 def _looks(options: argparse.Namespace) -> Iterator[np.ndarray]:
     """The pictures to teach by, evenly over the time; of a folder all, in their order."""
-    from edge_rjepa.cli.rig import named_pictures, open_frames
+    from edge_rjepa.cli.rig import named_pictures, open_alone, usable_frames
 
     pictures = named_pictures(options.source)
     if pictures is not None:
@@ -154,13 +154,13 @@ def _looks(options: argparse.Namespace) -> Iterator[np.ndarray]:
             yield picture
         return
     wanted = options.looks or LOOKS
-    with open_frames(options.source) as (source, frames), stop_on_signals("stopping") as received:
+    with open_alone(options.source) as source, stop_on_signals("stopping") as received:
         seconds = options.seconds or getattr(source, "duration_s", None) or SECONDS
         turn = ": move the camera a little meanwhile" if source.live else ""
         say(f"{_count(wanted, 'look')} in {seconds:.0f} s{turn}")
         until_s = time.monotonic() + 2.0 * seconds + 30.0  # of a camera that shows nothing
         due_s, taken = -math.inf, 0
-        for frame in frames(lambda: bool(received) or time.monotonic() > until_s):
+        for frame in usable_frames(source, lambda: bool(received) or time.monotonic() > until_s):
             if frame.t_capture_s < due_s:
                 continue
             due_s = frame.t_capture_s + seconds / wanted

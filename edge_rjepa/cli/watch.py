@@ -18,7 +18,6 @@ from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import say, stop_on_signals
 from edge_rjepa.errors import ConfigError
 
-WAIT_MS = 200.0  # for a frame, until it is looked whether to stop
 ESTIMATE_EVERY_S = 60.0
 STAY_S = 4.0  # of a head at each stop
 MOST_TIMES = 100  # as surprising as usual that are told as a number
@@ -212,21 +211,15 @@ def _configuration(options: argparse.Namespace, of_run):
 
 def _frames(source, head, config, ended, report_event):
     """Frames with something to see, each from where the head was; the head goes its round."""
+    from edge_rjepa.cli import rig
     from edge_rjepa.run.usable_frames import HEAD_MOVING, PlacedFrames, allowed_rad
-    from edge_rjepa.sources import SourceEnded
     from edge_rjepa.watch.patrol import Patrol
 
     placed_frames = PlacedFrames(source, head, replace(config.head, while_moving="skip"))
     head = placed_frames.head
     patrol = Patrol(allowed_rad(head, config.head), source.camera, STAY_S) if head else None
-    while not ended():
-        try:
-            placed = placed_frames.read_next(WAIT_MS)
-        except SourceEnded:
-            return
-        for event in placed_frames.drain_events():
-            report_event(event)
-        if placed is None or placed.why_unusable == HEAD_MOVING:
+    for placed in rig.placed_frames(placed_frames, ended, report_event):
+        if placed.why_unusable == HEAD_MOVING:
             continue
         if head and patrol:
             aim = patrol.due(placed.frame.t_capture_s)

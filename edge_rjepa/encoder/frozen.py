@@ -194,15 +194,17 @@ class FrozenEncoder:
 
     def likeness(self, picture: np.ndarray) -> np.ndarray:
         """The likeness (M,) float32 of a picture to each name. Raises InputError as `recognise`."""
-        if self.taught is None:
-            raise InputError("this file knows no names: export it with --taught")
+        self._names()
         return self._of_whole(picture, LIKENESS)[0]
 
     def answer(self, likeness: np.ndarray) -> Answer:
         """What a likeness (M,), of one picture or the mean over several, comes to."""
+        return self._names().answer(likeness)
+
+    def _names(self) -> TaughtNames:
         if self.taught is None:
             raise InputError("this file knows no names: export it with --taught")
-        return self.taught.answer(likeness)
+        return self.taught
 
     def _see_whole(self, picture: np.ndarray) -> np.ndarray:
         """The description (1, n_z) of a picture, by the graph itself."""

@@ -77,9 +77,9 @@ class Recogniser:
 
     def teach_rows(self, name: str, rows: list[np.ndarray], box: Box | None = None) -> None:
         """As `teach`, by looks that were seen before: who takes many keeps no pictures."""
-        self.looks.add(name, _kind(box), rows)
+        self.looks.add(name, kind_of(box), rows)
         self.looks.encoder = self._encoder_id
-        self._known.pop(_kind(box), None)
+        self._known.pop(kind_of(box), None)
 
     def forget(self, name: str) -> None:
         """As if it had never been taught. Raises InputError for a name that was not."""
@@ -100,11 +100,11 @@ class Recogniser:
 
         Raises InputError for what is no picture, or no box.
         """
-        return self.answer(self.likeness(picture, box), _kind(box))
+        return self.answer(self.likeness(picture, box), kind_of(box))
 
     def likeness(self, picture: np.ndarray, box: Box | None = None) -> np.ndarray:
         """The likeness (M,) to each name of that kind, -1 to 1, in the order of `names`."""
-        known = self._known_of(_kind(box))
+        known = self._known_of(kind_of(box))
         asked = directions(self._describer.whiten(self.see(picture, box)))
         return likeness(asked, known.windows, known.starts) if known else np.zeros(0, np.float32)
 
@@ -238,5 +238,6 @@ def identity(encoder: OpenedEncoder) -> str:
     return f"file {hashlib.sha256(encoder.path.read_bytes()).hexdigest()}"
 
 
-def _kind(box: Box | None) -> str:
+def kind_of(box: Box | None) -> str:
+    """What is looked at: a place, or the thing in the box."""
     return PLACE if box is None else THING

@@ -92,36 +92,32 @@ def attempt(
     false_acceptance: float = FALSE_ACCEPTANCE,
 ) -> Trial:
     """Ask about the looks (N, K, n_z) of each name, windows of length 1; visits: (N,) of each."""
-    names = list(looks)
-    asked = _ask_all(looks, visits)
+    names, asked = list(looks), _ask_all(looks, visits)
     twins = _twins(asked)
-    trial = Trial(
-        names,
-        odds=_odds(asked, twins, false_acceptance),
-        tried=Counter(names[each.name] for each in asked if each.judged),
-        confused=Counter(),
-        twins=[(names[a], names[b]) for a, b in sorted(twins) if a < b],
-        strangers=0,
-        named=0,
-        expected=0.0,
-    )
-    strangers = named = 0
+    odds = _odds(asked, twins, false_acceptance)
+    confused: Counter[tuple[str, str | None]] = Counter()
+    passed: list[bool] = []
     folds = min(FOLDS, len(names))
     for fold in range(folds):
         others = [each for each in asked if each.name % folds != fold]
-        odds = _odds(others, twins, false_acceptance) if folds > 2 else trial.odds
-        for each in asked:
-            if each.name % folds != fold:
-                continue
+        of_others = _odds(others, twins, false_acceptance) if folds > 2 else odds
+        for each in (each for each in asked if each.name % folds == fold):
             stranger = each.as_stranger(twins)
             if stranger is not None:
-                strangers += 1
-                named += evidence(stranger) > odds.threshold
-            said = TaughtNames(names, odds).answer(each.likeness).name
+                passed.append(evidence(stranger) > of_others.threshold)
+            said = TaughtNames(names, of_others).answer(each.likeness).name
             if each.judged and said != names[each.name]:
-                trial.confused[names[each.name], said] += 1
-    passed = 1.0 - NormalDist(PRIOR_MEAN, PRIOR_STD).cdf(trial.odds.threshold)
-    return trial._replace(strangers=strangers, named=named, expected=passed)
+                confused[names[each.name], said] += 1
+    return Trial(
+        names,
+        odds,
+        tried=Counter(names[each.name] for each in asked if each.judged),
+        confused=confused,
+        twins=[(names[a], names[b]) for a, b in sorted(twins) if a < b],
+        strangers=len(passed),
+        named=sum(passed),
+        expected=1.0 - NormalDist(PRIOR_MEAN, PRIOR_STD).cdf(odds.threshold),
+    )
 
 
 class _Asked(NamedTuple):
