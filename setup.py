@@ -18,6 +18,14 @@ def requirements(name: str) -> list[str]:
 CORE = requirements("learner") + requirements("opencv") + requirements("runs")
 DASHBOARD = ["aiohttp>=3.13.3"]  # before it: a few bytes that unpack to gigabytes
 MQTT = ["paho-mqtt>=2.0"]  # with 1.x its callbacks were called in another way
+# ROS messages as bytes, and the files that hold them: no ROS is needed.
+ROS_MESSAGES = ["rosbags>=0.11"]
+BAGS = [*ROS_MESSAGES, "mcap>=1.2"]
+# A DDS for where there is no rclpy. Its wheels are for x86-64; on a Jetson rclpy comes from the system.
+ROS2 = [*ROS_MESSAGES, "cyclonedds>=11.0; platform_machine == 'x86_64'"]
+FOXGLOVE = ["foxglove-sdk>=0.20", *BAGS]
+LEROBOT = ["pyarrow>=15", "av>=12"]
+METRICS = ["prometheus-client>=0.20", *DASHBOARD]
 CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
 # Pillow is theirs; before that version it wrote beyond its memory for a made-up picture.
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22", "pillow>=12.1.1"]
@@ -31,6 +39,10 @@ TEST = [
     *DASHBOARD,
     *MQTT,
     *EXAMPLES,
+    *FOXGLOVE,
+    *LEROBOT,
+    *METRICS,
+    *ROS2,
     "hypothesis>=6.100",
     "pytest>=8.0",
     "selenium>=4.20",  # drives the browser that looks at the page
@@ -96,6 +108,11 @@ setup(
         "cuda": CUDA,
         "dashboard": DASHBOARD,
         "mqtt": MQTT,
+        "bags": BAGS,
+        "ros2": ROS2,
+        "foxglove": FOXGLOVE,
+        "lerobot": LEROBOT,
+        "metrics": METRICS,
         "demo": DEMO,
         "bench": BENCH,
         "examples": EXAMPLES,
