@@ -39,6 +39,7 @@ BETA2, EPSILON = 0.999, 1e-8  # Adam (Kingma & Ba, 2015) with beta_1 = 0: no fir
 CHECKPOINT_KIND = "learner"
 NONE = Layout(np.dtype(bool), ())
 MOST_COUNTED = 2**62  # fixations and steps: a thousand a second for a hundred million years
+PAST = ("traces.E", "traces.e_lam", "past.x", "past.hidden", "past.z", "past.y")
 NETWORK_VERSION = 2  # of what a checkpoint goes on with: weights, optimiser, what features mean
 
 
@@ -228,6 +229,14 @@ class RJepa:
     def reset(self) -> None:
         """Forget the past, keep the weights and what was learned of the statistics."""
         self.engine.reset()
+
+    def past(self) -> dict[str, np.ndarray]:
+        """What it remembers of the past, without what it learned: copies, for `set_past`."""
+        return {name: array.copy() for name, array in self.engine.arrays(names=PAST).items()}
+
+    def set_past(self, past: Mapping[str, np.ndarray]) -> None:
+        """Go on as if it had seen another past: one that `past` gave, of the same network."""
+        self.engine.set(past)
 
     # -- looking inside ---------------------------------------------------------------------------
 

@@ -13,16 +13,16 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.head import Head
-from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.learner.rjepa import BlockReport, RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut, SetAside
 from edge_rjepa.run.pace import Latency, Pace
@@ -32,6 +32,45 @@ from edge_rjepa.sources import Frame, FrameUse, Source
 WAIT_MS = 200.0  # for a frame: also how soon a signal is noticed while the camera is away
 
 MOST_UNUSABLE = 10_000  # frames at the beginning of a source that is not live
+
+
+Result = TypeVar("Result")
+
+
+class Block(NamedTuple):
+    """What to learn from next."""
+
+    features: np.ndarray  # (K, f) float32
+    efference: np.ndarray  # (K, A) float32
+
+
+# Whoever runs it learns from each Block that it yields, and sends what that taught; it yields None
+# where there is nothing to learn from just now. So several can learn in one thread (together.py).
+Learning: TypeAlias = Generator[Block | None, BlockReport | None, Result]
+
+
+def learn_alone(learning: Learning[Result], learner: Callable[[], RJepa]) -> Result:
+    """Run it to its end with the learner that there is then, and return its result.
+
+    What the learner raises is raised where the block was yielded.
+    """
+    taught: BlockReport | BaseException | None = None
+    while True:
+        try:
+            block = answer(learning, taught)
+        except StopIteration as end:
+            return end.value
+        try:
+            taught = block and learner().learn_block(*block)
+        except BaseException as error:
+            taught = error
+
+
+def answer(learning: Learning[Result], taught: BlockReport | BaseException | None) -> Block | None:
+    """Go on with what the last block taught, or with what went wrong; the next block."""
+    if isinstance(taught, BaseException):
+        return learning.throw(taught)
+    return learning.send(taught)
 
 
 class Recorder(Protocol):
@@ -94,6 +133,7 @@ class Loop:
         self.pace = Pace(config.fixations_per_frame, config.camera.frames_per_s)
         self.latency = Latency()
         self.paused = False  # it looks on, and neither learns nor turns the head
+        self.wait_ms = WAIT_MS  # for a frame
         self.frames = 0  # used: learned from or set aside
         self.torn = False  # whether a frame was begun with and not done with
         self.skipped: Counter[str] = Counter()  # frames, by the reason
@@ -107,10 +147,14 @@ class Loop:
 
         Raises SourceEnded after the last one, SourceError when the source is gone for good.
         """
+        return learn_alone(self.stepping(), lambda: self.learner)
+
+    def stepping(self) -> Learning[bool]:
+        """A step, as `step` takes it, for whoever learns from its block."""
         if self.paused and not self.source.live:  # what it shows waits, too
-            time.sleep(1e-3 * WAIT_MS)
+            time.sleep(1e-3 * self.wait_ms)
             return False
-        placed = self.placed.read_next(WAIT_MS)
+        placed = self.placed.read_next(self.wait_ms)
         if placed is None:
             return False
         if self.paused:
@@ -119,7 +163,7 @@ class Loop:
             self._show(FixationBatch(placed.frame, none, none, features, np.empty(0)))
             return False
         self.torn = True  # what happens in between, a second Ctrl-C say, leaves half a step
-        used = self._use(placed)
+        used = yield from self._use(placed)
         self.torn = False
         return used
 
@@ -160,7 +204,7 @@ class Loop:
         self.eye.gaze.restore(state["gaze"])
         self.source.restore(state["source"])
 
-    def _use(self, placed: PlacedFrame) -> bool:
+    def _use(self, placed: PlacedFrame) -> Learning[bool]:
         frame = placed.frame
         if placed.why_unusable:
             self._skip(placed.why_unusable)
@@ -170,7 +214,7 @@ class Loop:
             self.held_out.add(self.source.camera, [frame] * max(1, looks))
             gaze_rad = None
         else:
-            gaze_rad = self._learn(frame)
+            gaze_rad = yield from self._learn(frame)
         self._record(frame, gaze_rad)
         self.frames += 1
         return True
@@ -192,12 +236,13 @@ class Loop:
             return frame.use is FrameUse.SET_ASIDE
         return self.source.live and looks > 0
 
-    def _learn(self, frame: Frame) -> np.ndarray:
+    def _learn(self, frame: Frame) -> Learning[np.ndarray]:
         """Look at the frame, learn from it, turn the head; where gaze was, (K, 2) rad."""
         started_s = time.monotonic()
         fixations = frame.fixations if frame.use is FrameUse.LEARN else self.pace.fixations
         plan, features = self.eye.look(self.source.camera, frame.image, frame.head_rad, fixations)
-        report = self.learner.learn_block(features, plan.efference)
+        report = yield Block(features, plan.efference)
+        assert report is not None  # a block was yielded
         self._reports.append((fixations, report.loss, float(report.surprise.mean())))
         self.eye.gaze.learned(report.surprise)
         self._show(FixationBatch(frame, plan.pixels, plan.gaze_rad, features, report.surprise))

@@ -37,7 +37,7 @@ from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
-from edge_rjepa.run.loop import Loop, Recorder
+from edge_rjepa.run.loop import Learning, Loop, Recorder, learn_alone
 from edge_rjepa.run.monitor import Health, Monitor, health_of
 from edge_rjepa.sources import Source, SourceEnded
 from safe_files.errors import FileError, why
@@ -290,9 +290,18 @@ class Run:
         GPU that fails: learning goes on on the CPU, from what was kept last. Raises CollapseError
         when rolling back does not help; the last good state stays in GOOD.
         """
+        learn_alone(self.learning(go_on, on_progress, on_event), lambda: self.learner)
+
+    def learning(
+        self,
+        go_on: Callable[[Run], bool],
+        on_progress: Callable[[Progress], None],
+        on_event: Callable[[str], None] = lambda event: None,
+    ) -> Learning[None]:
+        """What `learn` does, for whoever learns from its blocks."""
         self.on_event = on_event
         try:
-            self._learn_frames(go_on, on_progress)
+            yield from self._learn_frames(go_on, on_progress)
         except SourceEnded:
             self.ended = True
         finally:
@@ -303,15 +312,17 @@ class Run:
         if self.ended:
             self._report("the source has ended")
 
-    def _learn_frames(self, go_on, on_progress) -> None:
+    def _learn_frames(self, go_on, on_progress) -> Learning[None]:
         started = self._watched_s = time.monotonic()
         before_s = self._learning_s
         while go_on(self):
             try:
-                used = self.loop.step()
+                used = yield from self.loop.stepping()
                 self._learning_s = before_s + time.monotonic() - started
                 self._report_events()
                 self._look_after(used, on_progress)
+                if not used:
+                    yield None
             except DeviceError as error:
                 self._leave_device(error)
 
