@@ -93,6 +93,7 @@ setup(
             "firmware_bridge",
             "firmware_bridge.*",
             "calibration*",
+            "ros2_link",
             "safe_files",
         ]
     ),
@@ -101,6 +102,7 @@ setup(
         "edge_rjepa": ["py.typed"],
         "edge_rjepa.views.dashboard": ["page.html"],
         "calibration": ["py.typed"],
+        "ros2_link": ["py.typed"],
         "safe_files": ["py.typed"],
         "firmware_bridge": ["py.typed", "PROTOCOL.md", "vectors.json", "firmware/edge_head.hex"],
     },

@@ -29,7 +29,9 @@ ALLOWED = {
 }
 OPEN = {"errors", "_version"}
 NEIGHBOURS = [  # used by edge_rjepa, and usable without it
-    name for name in ("firmware_bridge", "calibration", "safe_files") if (ROOT / name).is_dir()
+    name
+    for name in ("firmware_bridge", "calibration", "ros2_link", "safe_files")
+    if (ROOT / name).is_dir()
 ]
 DOORS = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}  # the public names; the command line
 PARSERS = {

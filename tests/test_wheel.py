@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.slow  # all is compiled anew there
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("edge_rjepa", "firmware_bridge", "calibration", "safe_files")
+PACKAGES = ("edge_rjepa", "firmware_bridge", "calibration", "ros2_link", "safe_files")
 DATA = {
     "edge_rjepa/py.typed",
     "edge_rjepa/views/dashboard/page.html",
@@ -25,6 +25,7 @@ DATA = {
     "firmware_bridge/vectors.json",
     "firmware_bridge/firmware/edge_head.hex",
     "calibration/py.typed",
+    "ros2_link/py.typed",
     "safe_files/py.typed",
 }
 SMALL = """
