@@ -21,7 +21,7 @@ MQTT = ["paho-mqtt>=2.0"]  # with 1.x its callbacks were called in another way
 # ROS messages as bytes, and the files that hold them: no ROS is needed.
 ROS_MESSAGES = ["rosbags>=0.11"]
 BAGS = [*ROS_MESSAGES, "mcap>=1.2"]
-# A DDS for where there is no rclpy. Its wheels are for x86-64; on a Jetson rclpy comes from the system.
+# A DDS for where there is no rclpy. Its wheels are for x86-64: on a Jetson rclpy is the system's.
 ROS2 = [*ROS_MESSAGES, "cyclonedds>=11.0; platform_machine == 'x86_64'"]
 FOXGLOVE = ["foxglove-sdk>=0.20", *BAGS]
 LEROBOT = ["pyarrow>=15", "av>=12"]

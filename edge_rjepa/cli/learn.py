@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge_rjepa.cli import options as flags
+from edge_rjepa.cli.cameras import Cameras, note, options_of_each
 from edge_rjepa.cli.options import positive
-from edge_rjepa.cli.terminal import USAGE, say, stop_on_signals
+from edge_rjepa.cli.terminal import FAILED, USAGE, say, stop_on_signals
 from edge_rjepa.eye.config import GazePolicy
 from edge_rjepa.learner.config import DEVICES
 from safe_files.errors import why
 
 LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
-FIXED = ("out", "config", "seed", "source", "fov", "calibration", "gaze", "record")  # once begun
+# Once begun.
+FIXED = ("out", "config", "seed", "source", "fov", "calibration", "gaze", "record", "share")
 
 EXAMPLES = """examples:
   edge-rjepa learn                                  photographs, until Ctrl-C; it is saved then
@@ -34,6 +36,7 @@ EXAMPLES = """examples:
   edge-rjepa learn --source 0 --record walk/        record every frame it learns from
   edge-rjepa learn --source replay:walk/            learn from that recording again, bit for bit
   edge-rjepa learn --resume runs/mine --seconds 60  continue a run, bit for bit
+  edge-rjepa learn --source 0 --source 2 --share    two cameras, one encoder
 """
 
 
@@ -42,7 +45,12 @@ def add_to(commands: Any) -> None:
     parser = flags.add_command(
         commands, "learn", execute, "learn from a camera, a video or pictures", EXAMPLES
     )
-    flags.add_source(parser, "default: scene:")
+    flags.add_source(
+        parser, "default: scene:; several times for several cameras, a run each", action="append"
+    )
+    parser.add_argument(
+        "--share", action="store_true", help="several cameras: all learn one and the same encoder"
+    )
     flags.add_head(parser)
     parser.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue this run")
@@ -95,50 +103,87 @@ def execute(options: argparse.Namespace) -> int:
     """Learn until there is a signal or a limit is reached, then judge what was learned."""
     if options.dashboard is not None:
         options.token = flags.read_token(options)  # told before anything is begun
-    with _open_run(options) as run:
+    _check_resume(options)
+    options.out = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
+    each = options_of_each(options)
+    go_on_line = f"edge-rjepa learn --resume {options.resume or options.out}"
+    with ExitStack() as opened:
+        runs = [opened.enter_context((_resume if one.resume else _start)(one)) for one in each]
+        if len(runs) > 1 and not options.resume:
+            note(runs[0].folder.parent, Cameras(len(runs), options.share))
         try:
-            with (
-                stop_on_signals("stopping: saving what was learned") as received,
-                _progress(run, options.fixations) as (show, write),
-                _with_views(
-                    run, _Callbacks(_limit(options, received), show, write), options
-                ) as callbacks,
-            ):
-                run.learn(*callbacks)
+            with stop_on_signals("stopping: saving what was learned") as received:
+                failed = _learn(runs, each, received)
         except BaseException:
-            say(f"saved up to frame {run.frames_kept:,}; continue with {_resume_line(run)}")
+            for run in runs:
+                say(f"saved {run.folder} up to frame {run.frames_kept:,}")
+            say(f"continue with {go_on_line}")
             raise
-        _close_recording(run, options)
+        for run, one in zip(runs, each, strict=True):
+            _close_recording(run, one)
         if set(received) - {signal.SIGINT}:  # no time for a summary: the machine may go down
-            say(f"saved; continue with {_resume_line(run)}")
+            say(f"saved; continue with {go_on_line}")
             return 0
-        summary = run.finish()
+        summaries = [_judge(run) for run in runs]
+        say(f"continue: {go_on_line}")
+    if options.json:
+        print(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
+    return FAILED if failed else 0
+
+
+def _learn(runs: list[Any], each: list[argparse.Namespace], received: list[int]) -> bool:
+    """Learn with every run; whether one of several has failed: one alone raises why."""
+    with ExitStack() as opened:
+        callbacks = [
+            opened.enter_context(_watched(run, one, received, i, len(runs)))
+            for i, (run, one) in enumerate(zip(runs, each, strict=True))
+        ]
+        if len(runs) == 1:
+            runs[0].learn(*callbacks[0])
+            return False
+        from edge_rjepa.run.together import learn_together
+
+        learnings = [run.learning(*told) for run, told in zip(runs, callbacks, strict=True)]
+        errors = learn_together(runs, learnings, each[0].share)
+    for run, error in zip(runs, errors, strict=True):
+        if error is not None:
+            say(f"error: {run.folder}: {error}")
+    return any(errors)
+
+
+@contextmanager
+def _watched(
+    run: Any, options: argparse.Namespace, received: list[int], i: int, count: int
+) -> Iterator[_Callbacks]:
+    """The callbacks of the i-th run: its limit, its progress, its views."""
+    name = f"{i + 1}: " if count > 1 else ""
+    with (
+        _progress(run, options.fixations, name, i) as (show, write),
+        _with_views(run, _Callbacks(_limit(options, received), show, write), options) as callbacks,
+    ):
+        yield callbacks
+
+
+def _judge(run: Any) -> dict[str, Any]:
+    """The summary of what was learned; says it, and what to do with it."""
+    summary: dict[str, Any] = run.finish()
     summary["verdict"] = _verdict(run.folder, summary)
     say(summary["verdict"])
     _draw(run.folder)
-    say(f"next: edge-rjepa export {run.folder}   or continue: {_resume_line(run)}")
-    if options.json:
-        print(json.dumps(summary))
-    return 0
-
-
-def _resume_line(run: Any) -> str:
-    return f"edge-rjepa learn --resume {run.folder}"
+    say(f"next: edge-rjepa export {run.folder}")
+    return summary
 
 
 # -- the run --------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _open_run(options: argparse.Namespace) -> Iterator[Any]:
-    """A new run, or the one to resume; its source, head and recording are closed at the end."""
+def _check_resume(options: argparse.Namespace) -> None:
+    """A run that goes on is as it was begun."""
     if options.resume:
         for flag in FIXED:
-            if getattr(options, flag) is not None:
+            if getattr(options, flag) not in (None, False):
                 say(f"edge-rjepa: --{flag} cannot change a run that is resumed")
                 raise SystemExit(USAGE)
-    with (_resume if options.resume else _start)(options) as run:
-        yield run
 
 
 @contextmanager
@@ -148,7 +193,7 @@ def _start(options: argparse.Namespace) -> Iterator[Any]:
     from edge_rjepa.sources import redacted
 
     config = _configuration(options)
-    folder = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
+    folder = options.out
     device = _device(options.device, config)
     with (
         rig.open_rig(config) as (source, head),
@@ -245,7 +290,9 @@ def _close_recording(run: Any, options: argparse.Namespace) -> None:
     recorder = run.loop.recorder
     if recorder is not None:
         try:
-            recorder.close(run.learner.digest if options.record_format == "lossless" else None)
+            # What was learned with others, or from lossy pictures, a replay does not learn again.
+            same_again = options.record_format == "lossless" and not options.share
+            recorder.close(run.learner.digest if same_again else None)
             say(f"recorded: {recorder.folder}; to learn from it: --source replay:{recorder.folder}")
         except OSError as error:
             say(f"warning: {error}")
@@ -348,9 +395,12 @@ def _limit(options: argparse.Namespace, received: list[int]) -> Callable[[Any], 
 
 @contextmanager
 def _progress(
-    run: Any, fixations: int | None
+    run: Any, fixations: int | None, name: str, position: int
 ) -> Iterator[tuple[Callable[[Any], None], Callable[[str], None]]]:
-    """Two functions that show a run's Progress and its events: on a terminal, or line by line."""
+    """Two functions that show a run's Progress and its events: on a terminal, or line by line.
+
+    name: before every line. position: of its bar on the terminal, from the top.
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
@@ -358,8 +408,8 @@ def _progress(
 
     with tqdm(
         total=fixations, initial=run.learner.fixations, unit=" fixations", unit_scale=True,
-        dynamic_ncols=True, disable=not terminal,
-        bar_format=None if fixations else "{n_fmt}{unit} [{elapsed}{postfix}]",
+        dynamic_ncols=True, disable=not terminal, position=position, desc=name,
+        bar_format=None if fixations else "{desc}{n_fmt}{unit} [{elapsed}{postfix}]",
     ) as bar:  # fmt: skip
 
         def show(progress: Any) -> None:
@@ -369,11 +419,11 @@ def _progress(
                 bar.update(progress.fixations - bar.n)
             if not terminal and time.monotonic() >= shown_s + LINE_EVERY_S:
                 shown_s = time.monotonic()
-                say(f"{progress.fixations:,} fixations: {_in_words(progress)}")
+                say(f"{name}{progress.fixations:,} fixations: {_in_words(progress)}")
 
         def write(event: str) -> None:
             with suppress(OSError):
-                bar.write(event, file=sys.stderr)
+                bar.write(name + event, file=sys.stderr)
 
         yield show, write
 

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import firmware_bridge
 from edge_rjepa.errors import ConfigError
@@ -57,12 +57,15 @@ def add_encoder(parser: Any) -> None:
     )
 
 
-def add_source(parser: Any, note: str, required: bool = False) -> None:
-    """--source. note: what the default is, or which sources fit this command."""
+def add_source(
+    parser: Any, note: str, required: bool = False, action: Literal["store", "append"] = "store"
+) -> None:
+    """--source. note: what the default is, or which sources fit. action: as argparse has it."""
     parser.add_argument(
         "--source",
         metavar="SRC",
         required=required,
+        action=action,
         help=f"{supported()}; {note}",
     )
 

@@ -1,4 +1,4 @@
-"""Several runs in one thread: each is to the bit what it would be alone, or all share one encoder."""
+"""Several runs in one thread: each is to the bit what it is alone, or all share an encoder."""
 
 from dataclasses import replace
 
