@@ -1,11 +1,12 @@
 """What learning from a live camera costs: share of one core, and time from capture to learned.
 
-    python -m benchmarks.live [--seconds 60]
+    python -m benchmarks.live [--seconds 60] [--cameras 2 [--share]]
 
 A camera of 640x480 at 30 frames a second (Motion JPEG over loopback) runs in a process of its own;
 `edge-rjepa learn` learns from it with its defaults, 16 fixations a frame, as a user starts it. Its
 CPU time is read from the system, capture and decoding included, start-up left out. Capture alone is
-measured beside it, so that one sees what learning adds.
+measured beside it, so that one sees what learning adds. --cameras: so many of them, learned from by
+one process, with --share as one encoder.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.faulty_camera import FaultyCamera
 from edge_rjepa.base import journal
@@ -61,19 +65,37 @@ def capture_alone(url: str, seconds: float) -> float:
         return (time.process_time() - cpu_before) / (time.monotonic() - before)
 
 
-def learning(url: str, seconds: float, folder: Path) -> tuple[float, list[dict]]:
-    """Share of a core of `edge-rjepa learn`, and its lines of metrics."""
-    command = [sys.executable, "-m", "edge_rjepa", "learn", "--source", url, "--out", folder]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while not lines_of(folder):
+class Cost(NamedTuple):
+    """What `edge-rjepa learn` takes."""
+
+    share_of_core: float
+    resident_bytes: int
+    lines: list[list[dict]]  # of metrics, of each camera
+
+
+def learning(urls: list[str], share: bool, seconds: float, folder: Path) -> Cost:
+    """What `edge-rjepa learn` takes while it learns from all of these."""
+    sources = [argument for url in urls for argument in ("--source", url)]
+    command = [sys.executable, "-m", "edge_rjepa", "learn", *sources, "--out", str(folder)]
+    folders = [folder / str(i + 1) for i in range(len(urls))] if len(urls) > 1 else [folder]
+    with subprocess.Popen(command + ["--share"] * share, stderr=subprocess.DEVNULL) as process:
+        while not all(map(lines_of, folders)):
             if process.poll() is not None:
                 raise SystemExit(f"edge-rjepa learn ended with code {process.returncode}")
             time.sleep(0.1)
         time.sleep(SETTLE_S)
-        first = len(lines_of(folder))
-        share = share_of_core(process.pid, seconds)
+        first = [len(lines_of(each)) for each in folders]
+        share_of_one = share_of_core(process.pid, seconds)
+        resident = resident_bytes(process.pid)
         process.terminate()
-    return share, lines_of(folder)[first:]
+    lines = [lines_of(each)[begin:] for each, begin in zip(folders, first, strict=True)]
+    return Cost(share_of_one, resident, lines)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -83,44 +105,63 @@ def lines_of(folder: Path) -> list[dict]:
         return []
 
 
+@contextmanager
+def cameras(count: int) -> Iterator[list[str]]:
+    """The addresses of so many cameras, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe() for _ in range(count)]
+    processes = [context.Process(target=serve, args=(there,)) for _, there in pipes]
+    for process in processes:
+        process.start()
+    try:
+        yield [here.recv() for here, _ in pipes]
+    finally:
+        for here, _ in pipes:
+            here.send("end")
+        for process in processes:
+            process.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--cameras", type=int, default=1)
+    parser.add_argument("--share", action="store_true", help="one encoder for all cameras")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    camera = context.Process(target=serve, args=(there,))
-    camera.start()
-    try:
-        url = here.recv()
-        capture = capture_alone(url, 0.5 * options.seconds)
-        with tempfile.TemporaryDirectory() as folder:
-            share, lines = learning(url, options.seconds, Path(folder) / "run")
-    finally:
-        here.send("end")
-        camera.join()
-    last = lines[-1]
+    with cameras(options.cameras) as urls, tempfile.TemporaryDirectory() as folder:
+        capture = capture_alone(urls[0], 0.5 * options.seconds)
+        cost = learning(urls, options.share, options.seconds, Path(folder) / "run")
+    last = [lines[-1] for lines in cost.lines]
     result = {
         "machine": platform.processor() or platform.machine(),
-        "share_of_core": share,
-        "of_that_capture": capture,
-        "fixations_per_s": last["fixations_per_s"],
-        "fixations_per_frame": last["fixations_per_frame"],
-        "latency_median_ms": last["latency_median_ms"],
-        "latency_p95_ms": last["latency_p95_ms"],
+        "cameras": options.cameras,
+        "share_of_core": cost.share_of_core,
+        "of_that_capture_of_one": capture,
+        "resident_bytes": cost.resident_bytes,
+        **{
+            name: [line[name] for line in last]
+            for name in (
+                *("fixations_per_s", "fixations_per_frame"),
+                *("latency_median_ms", "latency_p95_ms"),
+            )
+        },
     }
     if options.json:
         print(json.dumps(result))
         return
     print(
-        f"{result['machine']}, {os.cpu_count()} cores; 640x480 at 30 frames a second, "
-        f"{last['fixations_per_frame']:.1f} fixations a frame, {last['fixations_per_s']:.0f}/s\n"
-        f"CPU: {100 * share:.1f} % of one core, of that capture {100 * capture:.1f} %\n"
-        f"from capture to learned: median {last['latency_median_ms']:.1f} ms, "
-        f"95% {last['latency_p95_ms']:.1f} ms"
+        f"{result['machine']}, {os.cpu_count()} cores; {options.cameras} of 640x480 at 30 frames a "
+        f"second\nCPU: {100 * cost.share_of_core:.1f} % of one core, of that capture "
+        f"{100 * capture:.1f} % a camera; {cost.resident_bytes / 2**20:.0f} MiB"
     )
+    for line in last:
+        print(
+            f"{line['fixations_per_frame']:.1f} fixations a frame, "
+            f"{line['fixations_per_s']:.0f}/s; from capture to learned: "
+            f"median {line['latency_median_ms']:.1f} ms, 95% {line['latency_p95_ms']:.1f} ms"
+        )
 
 
 if __name__ == "__main__":
