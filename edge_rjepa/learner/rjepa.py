@@ -238,6 +238,10 @@ class RJepa:
         """Go on as if it had seen another past: one that `past` gave, of the same network."""
         self.engine.set(past)
 
+    def set_learned(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Replace weights and statistics, named as in `tensors`; what is not named stays."""
+        self.engine.set(tensors)
+
     # -- looking inside ---------------------------------------------------------------------------
 
     @property
