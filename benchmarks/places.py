@@ -159,9 +159,13 @@ class Places:
 
     def blocks(self, rng: np.random.Generator) -> Iterator[Block]:
         """Visits without an end, a frame a block; the past is forgotten before each visit."""
+        yield from self.blocks_of(self.visited, rng)
+
+    def blocks_of(self, views: list[View], rng: np.random.Generator) -> Iterator[Block]:
+        """The same, of visits to these views only."""
         fewest, most = self.visit_frames
         while True:
-            view = self.visited[rng.integers(len(self.visited))]
+            view = views[rng.integers(len(views))]
             walk = Walk(view, self.retina.config.window_px, rng)
             frames = fewest if fewest == most else log_uniform(fewest, most, rng)
             for frame in range(frames):
