@@ -32,6 +32,7 @@ COMMANDS = [  # modules of this room, in the order of --help
     "calibrate",
     "watch",
     "fine",
+    "merge",
     "doctor",
     "check_gradients",
 ]

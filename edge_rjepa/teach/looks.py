@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +63,27 @@ class Named:
         place = int(np.random.default_rng(self.shown).integers(self.shown))
         if place < MOST_LOOKS_A_NAME:
             self.rows[place], self.visits[place] = rows, visit
+
+    @property
+    def shown_for_each(self) -> float:
+        """How many looks there were for each that is kept."""
+        return self.shown / len(self.rows) if self.rows else 0.0
+
+    def take(self, other: Named) -> None:
+        """All looks of another one, too; of too many a random choice."""
+        visit = self.next_visit
+        weights = np.repeat(
+            [self.shown_for_each, other.shown_for_each], [len(self.rows), len(other.rows)]
+        )
+        self.shown += other.shown
+        self.rows += other.rows
+        self.visits += [visit + number for number in other.visits]
+        if len(self.rows) > MOST_LOOKS_A_NAME:
+            drawn = np.random.default_rng(self.shown).choice(
+                len(weights), MOST_LOOKS_A_NAME, replace=False, p=weights / weights.sum()
+            )
+            self.rows = [self.rows[i] for i in sorted(drawn)]
+            self.visits = [self.visits[i] for i in sorted(drawn)]
 
 
 class Looks:
@@ -120,6 +141,35 @@ class Looks:
         del self.names[name]
         if not self.names:
             self.encoder = None
+
+    @classmethod
+    def merged(cls, many: Sequence[Looks]) -> Looks:
+        """The names and looks of several, as if all had been taught to one.
+
+        Of a name that several know all looks are kept, up to MOST_LOOKS_A_NAME. Of more it is a
+        random choice, in which a look weighs as many as were shown for each that its owner kept.
+        Raises InputError where they are of different encoders, one name is a place here and a thing
+        there, or they are too many.
+        """
+        looks = cls()
+        for other in many:
+            if looks.encoder not in (None, other.encoder) and other.names:
+                raise InputError("what was taught is of different encoders: merge runs of one kind")
+            looks.encoder = looks.encoder or other.encoder
+            for name, named in other.names.items():
+                own = looks.names.setdefault(name, Named(named.kind))
+                if named.kind != own.kind:
+                    raise InputError(
+                        f"'{name}' is a {own.kind} here and a {named.kind} there: teach it to one "
+                        "by another name"
+                    )
+                own.take(named)
+        if len(looks) > MOST_LOOKS or len(looks.names) > MOST_NAMES:
+            raise InputError(
+                f"{len(looks)} looks of {len(looks.names)} names: {MOST_LOOKS} of {MOST_NAMES} "
+                "are the most; forget some first"
+            )
+        return looks
 
     @property
     def shape(self) -> tuple[int, ...] | None:

@@ -193,3 +193,55 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_changing_a_file_where_nothing_can_be_written_is_told(tmp_path):
     with pytest.raises(CheckpointError, match="cannot write beside"), changing(tmp_path / "a/b"):
         pass
+
+
+# -- of several ------------------------------------------------------------------------------------
+
+
+def test_what_several_were_taught_is_as_if_one_had_been():
+    both = Looks()
+    both.encoder = "retina 1"
+    both.add("kitchen", PLACE, rows(7, 3))
+    both.add("hall", PLACE, rows(4, 2))
+    both.add("kitchen", PLACE, rows(7, 4))
+    merging = Looks.merged([taught(("kitchen", 3), ("hall", 2)), taught(("kitchen", 4))])
+    assert same(merging, both)
+    assert merging.names["kitchen"].visits == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_nothing_is_left_in_those_that_were_merged():
+    one, other = taught(("kitchen", 3)), taught(("kitchen", 2))
+    Looks.merged([one, other]).add("kitchen", PLACE, rows(1, 5))
+    assert same(one, taught(("kitchen", 3))) and same(other, taught(("kitchen", 2)))
+
+
+def test_of_too_many_looks_each_has_the_same_chance():
+    one, other = Looks(), Looks()
+    one.add("hall", PLACE, rows(1, 192))  # 64 are kept, each for three
+    other.add("hall", PLACE, rows(2, 64))
+    own = {each.tobytes() for each in one.names["hall"].rows}
+    named = Looks.merged([one, other]).names["hall"]
+    assert len(named.rows) == MOST_LOOKS_A_NAME and named.shown == 256
+    assert len({each.tobytes() for each in named.rows}) == MOST_LOOKS_A_NAME
+    assert 38 <= sum(each.tobytes() in own for each in named.rows) <= 58  # 44 .. 48 expected
+
+
+def test_nothing_was_taught():
+    assert Looks.merged([]).names == {} and Looks.merged([Looks(), taught(("a", 1))]).names
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda looks: setattr(looks, "encoder", "file 3"), "different encoders"),
+        (lambda looks: looks.names["kitchen"].__setattr__("kind", THING), "by another name"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change, says):
+    strange = taught(("kitchen", 1))
+    change(strange)
+    with pytest.raises(InputError, match=says):
+        Looks.merged([taught(("kitchen", 1)), strange])
+    many = [taught(*((f"{i} {k}", 64) for k in range(20))) for i in range(2)]
+    with pytest.raises(InputError, match="2560 looks"):
+        Looks.merged(many)

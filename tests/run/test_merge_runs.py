@@ -1,0 +1,90 @@
+"""Runs that learned apart made into one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge_rjepa.cli import main
+from edge_rjepa.errors import ConfigError
+from edge_rjepa.learner.config import RJepaConfig
+from edge_rjepa.run.config import MonitorConfig, RunConfig
+from edge_rjepa.run.merge_runs import merge_runs
+from edge_rjepa.run.run import Run, load_run
+from edge_rjepa.sources import open_source
+from tests import small_runs
+
+NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
+PATIENT = MonitorConfig(min_std=0.0, min_rank=0.0, patience=1_000_000)
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    """Learns in a folder of that name, from pictures of its own."""
+
+    def learn(name, pictures=3, frames=5, **changes):
+        folder = tmp_path / f"{name} pictures"
+        folder.mkdir()
+        small_runs.write_pictures(folder, pictures)
+        config = replace(
+            RunConfig(source=f"scene:{folder}", network=NETWORK, monitor=PATIENT), **changes
+        )
+        run = Run.start(tmp_path / name, config, open_source(config.source, config.seed))
+        run.learn(lambda run: run.frames < frames, lambda progress: None)
+        return tmp_path / name
+
+    return learn
+
+
+def test_weights_are_averaged_by_what_each_has_seen(run_of, tmp_path):
+    one, other = run_of("one", 3, 5), run_of("other", 2, 15)
+    made = merge_runs([one, other], tmp_path / "both")
+    assert made.fixations == 16 * 20
+    parts = [load_run(folder).learner.parameters() for folder in (one, other)]
+    for name, array in load_run(tmp_path / "both").learner.parameters().items():
+        assert np.allclose(array, 0.25 * parts[0][name] + 0.75 * parts[1][name], atol=1e-7)
+
+
+def test_it_goes_on_where_the_first_one_stands(run_of, tmp_path):
+    folders = [run_of("one"), run_of("other")]
+    assert main(["merge", *map(str, folders), "-o", str(tmp_path / "both")]) == 0
+    resume = ["learn", "--resume", str(tmp_path / "both"), "--fixations", "160"]
+    assert main(resume) == 0
+    assert load_run(tmp_path / "both").notes["loop"]["frames"] == 10
+
+
+def test_it_is_an_encoder(run_of, tmp_path):
+    folders = [run_of("one"), run_of("other")]
+    merge_runs(folders, tmp_path / "both")
+    output = tmp_path / "both.onnx"
+    assert main(["export", str(tmp_path / "both"), "-o", str(output), "--form", "patches"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": 1}, "seed 1"),
+        ({"network": replace(NETWORK, n_hidden=16)}, "another network"),
+    ],
+)
+def test_what_cannot_be_averaged_is_refused(run_of, tmp_path, changes, says):
+    one, other = run_of("one"), run_of("other", **changes)
+    with pytest.raises(ConfigError, match=says):
+        merge_runs([one, other], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+def test_what_has_collapsed_is_left_out(run_of, tmp_path):
+    one, other = run_of("one", monitor=MonitorConfig()), run_of("other", monitor=MonitorConfig())
+    kept = load_run(other)
+    kept.learner.set_learned({"statistics.S_z": np.zeros((16, 16))})
+    kept.learner.save(other / "checkpoint.safetensors", kept.notes)
+    with pytest.raises(ConfigError, match="has collapsed"):
+        merge_runs([one, other], tmp_path / "both")
+
+
+def test_nothing_is_overwritten(run_of, tmp_path, capsys):
+    one, other = run_of("one"), run_of("other")
+    assert main(["merge", str(one), str(other), "-o", str(one)]) == 1
+    assert "not an empty folder" in capsys.readouterr().err
+    assert main(["merge", str(one), "-o", str(tmp_path / "new")]) == 1
