@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   edge-rjepa learn --source scene:pictures/ --out runs/mine --fixations 500000
   edge-rjepa learn --source 0 --fov 70              the first camera, 70 degrees wide
   edge-rjepa learn --source rtsp://camera/stream    or http://.., /dev/v4l/by-id/.., gst:..
+  edge-rjepa learn --source bag:walk.mcap           a bag of ROS 2, or bag:walk/#/camera/image_raw
   edge-rjepa learn --source 0 --head serial:        gaze also turns the head the camera is on
   edge-rjepa learn --source 0 --record walk/        record every frame it learns from
   edge-rjepa learn --source replay:walk/            learn from that recording again, bit for bit

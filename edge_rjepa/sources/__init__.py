@@ -33,8 +33,9 @@ def open_source(
     """The source that `spec` names.
 
     spec: `scene:` (scikit-image's photographs) or `scene:DIR` before a simulated head; a folder of
-    pictures; a video file; a live camera (`0`, `/dev/video0`, `/dev/v4l/by-id/..`, `rtsp://..`,
-    `http://..`, `gst:PIPELINE`); `replay:DIR`, what a run recorded.
+    pictures; a video file; `bag:FILE#/topic`, of ROS 2; a live camera (`0`, `/dev/video0`,
+    `/dev/v4l/by-id/..`, `rtsp://..`, `http://..`, `gst:PIPELINE`); `replay:DIR`, what a run
+    recorded.
     seed: of the order of pictures, of a scene's, and of what is held out; else there is no chance.
     camera: what a live camera is asked for, and the field of view of all that does not tell its
     own; None for the usual one.
@@ -47,8 +48,10 @@ def open_source(
 
     kind = kind_of(spec)
     camera = camera or CameraConfig()
+    measured = lens is not None
     lens = lens or pinhole(camera.field_of_view_rad)
-    return kind.open(spec.removeprefix(kind.prefix), Options(seed, camera, lens, mount, once))
+    options = Options(seed, camera, lens, mount, once, measured)
+    return kind.open(spec.removeprefix(kind.prefix), options)
 
 
 def absolute(spec: str) -> str:

@@ -37,6 +37,7 @@ class Options(NamedTuple):
     lens: Lens
     mount: Mount | None
     once: bool
+    measured: bool = False  # the lens is a calibration's, and counts for more than what a bag tells
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,13 @@ KINDS = [
         names_path=True,
         brings_camera=True,
         config_of=_of_module("replay", "config_of"),
+    ),
+    Kind(
+        name="bag",
+        example="bag:FILE.mcap#/camera/image_raw",
+        open=_of_module("bag", "open_bag"),
+        prefix="bag:",
+        names_path=True,
     ),
     Kind(
         name="device",

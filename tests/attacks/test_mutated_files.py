@@ -13,6 +13,7 @@ from dataclasses import asdict
 import cv2
 import numpy as np
 import pytest
+from mcap.writer import CompressionType
 from safetensors.numpy import save as safetensors_bytes
 
 from calibration import io as calibration_io
@@ -28,12 +29,15 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
+from edge_rjepa.sources import open_source
 from edge_rjepa.sources.decode import read_picture
 from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.recording import FRAMES, Recorder
 from edge_rjepa.sources.replay import ReplaySource
 from edge_rjepa.views.dashboard.history import history
 from tests.calibrations import camera_record, head_record
+from tests.ros2_link.made import CAMERA_INFO, IMAGE, JOINT_STATE, camera_info, image, joint_state
+from tests.sources.bags import IMAGES, write_mcap, write_rosbag2
 
 MOST_S, MOST_BYTES = 5.0, 300 << 20
 REFUSED = RJepaError, CalibrationError
@@ -207,3 +211,53 @@ def test_pictures(tmp_path, suffix, files):
     path = tmp_path / f"picture{suffix}"
     whole = cv2.imencode(suffix, picture)[1].tobytes()
     attack(path, of_bytes(whole, files), lambda: read_picture(path))
+
+
+def bag(path, writer):
+    """A bag with pictures, a lens and a head."""
+    pictures = [
+        (
+            IMAGES,
+            IMAGE,
+            0.1 * i,
+            image(np.full((24, 32, 3), 7 * i, np.uint8), stamp_s=9.0 + 0.1 * i),
+        )
+        for i in range(30)
+    ]
+    joints = [
+        ("/joint_states", JOINT_STATE, 0.1 * i, joint_state({"pan": 0.1 * i}, 9.0 + 0.1 * i))
+        for i in range(31)
+    ]
+    info = [("/camera/camera_info", CAMERA_INFO, 0.0, camera_info(32, 24))]
+    everything = sorted(info + pictures + joints, key=lambda stored: stored[2])
+    if writer == "sqlite3":
+        return write_rosbag2(path.with_suffix(""), everything) / f"{path.stem}.db3"
+    chunks = {"chunk_size": 9000} if writer != "no chunks" else {"use_chunking": False}
+    packed = (
+        CompressionType.NONE
+        if writer in {"plain", "no chunks"}
+        else CompressionType[writer.upper()]
+    )
+    return write_mcap(path, everything, packed, **chunks)
+
+
+def shown(path):
+    """Read all that a bag shows."""
+    with open_source(f"bag:{path}#{IMAGES}?joints=/joint_states:pan,") as source:
+        for _ in range(40):
+            frame = source.read_next(0.0)
+            assert frame.image.shape == (source.camera.height_px, source.camera.width_px, 3)
+            assert np.isfinite([*frame.head_rad, frame.t_capture_s]).all()
+        source.held_out(5)
+        source.restore(source.state())
+        assert len(source.drain_events()) < 20
+
+
+@pytest.mark.parametrize("writer", ["zstd", "lz4", "plain", "no chunks", "sqlite3"])
+def test_bags(tmp_path, files, writer):
+    whole = bag(tmp_path / "whole.mcap", writer).read_bytes()
+    path = tmp_path / "a.mcap"
+    path.write_bytes(whole)
+    shown(path)
+    refused = attack(path, of_bytes(whole, files), lambda: shown(path))
+    assert 0 < refused < files  # what is whole of a bag is read
