@@ -110,7 +110,7 @@ KINDS = [
     Kind(
         name="bag",
         example="bag:FILE.mcap#/camera/image_raw",
-        open=_of_module("bag", "open_bag"),
+        open=_of_module("bags.source", "open_bag"),
         prefix="bag:",
         names_path=True,
     ),

@@ -1,6 +1,6 @@
 """What messages of ROS mean here: pictures, times, lenses and head angles, checked.
 
-Messages come as `ros2_link.messages.decode` made them, from a bag (bag.py) or from a robot that
+Messages come as `ros2_link.messages.decode` made them, from a bag (bags/) or from a robot that
 runs (ros2.py). Whatever is wrong with one is a BadMessage; a source skips it and counts it with
 `Skipped`.
 
@@ -28,6 +28,10 @@ from edge_rjepa.optics.camera import Camera, Lens
 from edge_rjepa.sources.decode import MOST_PIXELS, decode
 
 Pair = tuple[float, float]
+
+PICTURE_TYPES = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+INFO, JOINTS = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/JointState"
+TF = "tf2_msgs/msg/TFMessage"
 
 MOST_NANOSECONDS = 1_000_000_000
 MOST_TF_FRAMES = 4096  # of a robot; whoever sends more names is no robot
@@ -166,7 +170,6 @@ ENCODINGS = {
     "bayer_gbrg8": Encoding(1, cv2.COLOR_BayerGR2BGR),
     "bayer_grbg8": Encoding(1, cv2.COLOR_BayerGB2BGR),
 }
-PICTURE_TYPES = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 def picture_of(message: Any) -> np.ndarray:

@@ -11,41 +11,30 @@ from typing import Any, NamedTuple
 from calibration.errors import CalibrationError
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Camera, Lens
-from edge_rjepa.sources.bag_files import Bag, Stored, unpacked
+from edge_rjepa.sources.bags.bag import Bag
+from edge_rjepa.sources.bags.clock import Clock
+from edge_rjepa.sources.bags.head import HeadTrack, track_of
+from edge_rjepa.sources.bags.stored import Stored, message_of
 from edge_rjepa.sources.frame import Frame, SourceEnded, count_in
 from edge_rjepa.sources.images import crop_resize, size_within
 from edge_rjepa.sources.kinds import Options, path_of
 from edge_rjepa.sources.ros_messages import (
+    INFO,
     PICTURE_TYPES,
     BadMessage,
     Pair,
     Skipped,
-    TfFrames,
     Topics,
-    angles_of,
     is_rectified,
     lens_of,
     picture_of,
     stamp_s_of,
     topics_of,
-    wrapped,
 )
-from ros2_link.errors import MessageError, MissingError
-from ros2_link.messages import decode
-from safe_files.plain import plain, rebuilt
 
 FEWEST_PICTURES = 20
-INFO, JOINTS, TF = (
-    "sensor_msgs/msg/CameraInfo",
-    "sensor_msgs/msg/JointState",
-    "tf2_msgs/msg/TFMessage",
-)
 MOST_INFOS = 100  # messages about the camera, until one tells its lens
 MOST_WAITING = 8  # pictures that wait for the head angles after them
-LONGEST_GAP_S = 1.0  # between two head angles: in a longer one it is not known where the head is
-HELD_S = 0.1  # before the first head angles and after the last: so long they hold
-LONGEST_PAUSE_S = 60.0  # by which stamps may go ahead of the recorder's clock between two pictures
-USUAL_STEP_S = 1.0 / 30.0
 
 
 class BagSource:
@@ -194,7 +183,7 @@ class BagSource:
         for stored in self._bag.messages({self._topics.pictures}):
             first_ns = stored.log_ns if first_ns is None else first_ns
             try:
-                height, width = picture_of(_message(stored, PICTURE_TYPES)).shape[:2]
+                height, width = picture_of(message_of(stored, PICTURE_TYPES)).shape[:2]
             except BadMessage as error:
                 skipped.add(stored.topic, error)
             else:
@@ -230,7 +219,7 @@ class BagSource:
         why = BadMessage("nothing is told on it")
         for i, stored in enumerate(self._bag.messages({topic})):
             try:
-                lens = lens_of(_message(stored, (INFO,)), is_rectified(self._topics.pictures))
+                lens = lens_of(message_of(stored, (INFO,)), is_rectified(self._topics.pictures))
             except BadMessage as error:
                 why = error
             else:
@@ -269,7 +258,7 @@ class BagSource:
     def _read(self, begin: int, end: int) -> Iterator[_Taken]:
         """The messages with pictures from place `begin` up to `end`, with the head's angles."""
         pictures = self._topics.pictures
-        track = _track_of(self._topics)
+        track = track_of(self._topics)
         if track is None:
             stored_ones = self._bag.messages({pictures}, begin)
             for place, stored in zip(range(begin, end), stored_ones, strict=False):
@@ -285,13 +274,13 @@ class BagSource:
                     waiting.append(_taken(place, stored))
                 place += 1
             while waiting and (track.reaches(waiting[0].t_s) or len(waiting) > MOST_WAITING):
-                yield track.placed(waiting.popleft())
+                yield _placed(waiting.popleft(), track)
             if place == end and not waiting:
                 return
         for taken in waiting:
-            yield track.placed(taken)
+            yield _placed(taken, track)
 
-    def _follow(self, track: _Track, stored: Stored) -> None:
+    def _follow(self, track: HeadTrack, stored: Stored) -> None:
         try:
             track.add(stored)
         except BadMessage as error:
@@ -319,9 +308,6 @@ def _info_beside(pictures: str) -> str:
     return f"{raw.rpartition('/')[0]}/camera_info"
 
 
-# -- messages and their times ---------------------------------------------------------------------
-
-
 class _Taken(NamedTuple):
     """A message with a picture, which is not looked at yet."""
 
@@ -340,170 +326,12 @@ class _Taken(NamedTuple):
 def _taken(place: int, stored: Stored) -> _Taken:
     logged_s = 1e-9 * stored.log_ns
     try:
-        message = _message(stored, PICTURE_TYPES)
+        message = message_of(stored, PICTURE_TYPES)
     except BadMessage as error:
         return _Taken(place, error, None, logged_s)
     return _Taken(place, message, stamp_s_of(message.header), logged_s)
 
 
-def _message(stored: Stored, types: tuple[str, ...]) -> Any:
-    """The message that is stored, of one of these types. Raises BadMessage."""
-    if stored.type_name not in types:
-        raise BadMessage("message of another type", stored.type_name or "none of ROS 2")
-    try:
-        return decode(unpacked(stored.cdr), stored.type_name)
-    except MessageError as error:
-        raise BadMessage("torn message", str(error)) from error
-    except MissingError as error:
-        raise SourceError(str(error)) from error
-
-
-class Clock:
-    """When pictures were taken, on a clock from 0 that always goes on.
-
-    It goes on as their stamps do. A stamp that goes back, or ahead by far more than the recorder's
-    clock did, makes a bad message; the one after it counts, since the robot's clock may have been
-    set, and takes its time from the recorder's clock.
-    """
-
-    def __init__(self) -> None:
-        self._t_s = 0.0
-        self._step_s = USUAL_STEP_S  # between the last two pictures
-        self._last: tuple[float | None, float] | None = None  # stamp and recorder's clock
-        self._doubted = False  # the message before was bad
-
-    def read(self, stamp_s: float | None, logged_s: float) -> float:
-        """The time of the next picture. Raises BadMessage."""
-        step_s = self._step_to(stamp_s, logged_s)
-        if step_s is None:
-            self._doubted = True
-            raise BadMessage("time that goes back or leaps ahead")
-        if self._last is not None:
-            self._step_s = step_s
-        self._t_s += step_s
-        self._last, self._doubted = (stamp_s, logged_s), False
-        return self._t_s
-
-    def begin_again(self) -> None:
-        """The next picture is the bag's first again: it comes as soon as the last one did."""
-        self._last, self._doubted = None, False
-        self._t_s += self._step_s
-
-    def state(self) -> dict:
-        """All of it, as plain JSON values."""
-        return {
-            "t_s": self._t_s,
-            "step_s": self._step_s,
-            "last": self._last,
-            "doubted": self._doubted,
-        }
-
-    def restore(self, state: dict) -> None:
-        """Go on from state()."""
-        state = plain(state)
-        self._t_s = rebuilt(float, state["t_s"], "t_s")
-        self._step_s = rebuilt(float, state["step_s"], "step_s")
-        self._last = rebuilt(tuple[float | None, float] | None, state["last"], "last")
-        self._doubted = rebuilt(bool, state["doubted"], "doubted")
-
-    def _step_to(self, stamp_s: float | None, logged_s: float) -> float | None:
-        """Seconds since the last picture; None where that is not known."""
-        if self._last is None:
-            return 0.0
-        last_stamp_s, last_logged_s = self._last
-        logged_step_s = logged_s - last_logged_s
-        by_recorder_s = logged_step_s if 0.0 < logged_step_s else None
-        if stamp_s is None or last_stamp_s is None:
-            return by_recorder_s
-        step_s = stamp_s - last_stamp_s
-        if 0.0 < step_s <= logged_step_s + LONGEST_PAUSE_S:
-            return step_s
-        return by_recorder_s if self._doubted else None
-
-
-# -- head angles ----------------------------------------------------------------------------------
-
-
-class _Track:
-    """Where the head was: between two messages that tell it, in between."""
-
-    topics: tuple[str, ...]
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, Pair]] = deque(maxlen=1024)
-
-    def add(self, stored: Stored) -> None:
-        """Take a message that tells of the head. Raises BadMessage."""
-        raise NotImplementedError
-
-    def reaches(self, t_s: float) -> bool:
-        """Whether it is known where the head was after that time."""
-        return bool(self._samples) and self._samples[-1][0] >= t_s
-
-    def placed(self, taken: _Taken) -> _Taken:
-        """The same picture, with the angles that the head had then."""
-        return taken._replace(head_rad=self._at(taken.t_s))
-
-    def _add_sample(self, t_s: float, angles_rad: Pair) -> None:
-        if self._samples and self._samples[-1][0] >= t_s:
-            if self._samples[-1][0] - t_s <= LONGEST_GAP_S:
-                return  # out of order, or the same once more
-            self._samples.clear()  # the robot's clock was set
-        self._samples.append((t_s, angles_rad))
-
-    def _at(self, t_s: float) -> Pair | None:
-        after = None
-        for sample in reversed(self._samples):
-            if sample[0] <= t_s:
-                return _between(sample, after, t_s)
-            after = sample
-        return after[1] if after and after[0] - t_s <= HELD_S else None
-
-
-class _JointTrack(_Track):
-    def __init__(self, topic: str, names: tuple[str, str]) -> None:
-        super().__init__()
-        self.topics = (topic,)
-        self._names = names
-
-    def add(self, stored: Stored) -> None:
-        message = _message(stored, (JOINTS,))
-        angles_rad = angles_of(message, self._names)
-        if angles_rad is not None:
-            stamp_s = stamp_s_of(message.header)
-            self._add_sample(1e-9 * stored.log_ns if stamp_s is None else stamp_s, angles_rad)
-
-
-class _TfTrack(_Track):
-    def __init__(self, topic: str, names: tuple[str, str]) -> None:
-        super().__init__()
-        self.topics = topic, f"{topic}_static"
-        self._frames = TfFrames(*names)
-
-    def add(self, stored: Stored) -> None:
-        t_s = self._frames.add(_message(stored, (TF,)))
-        angles_rad = self._frames.angles_rad()
-        if t_s is not None and angles_rad is not None and stored.topic == self.topics[0]:
-            self._add_sample(t_s or 1e-9 * stored.log_ns, angles_rad)
-
-
-def _track_of(topics: Topics) -> _Track | None:
-    if topics.joints:
-        return _JointTrack(*topics.joints)
-    return _TfTrack(*topics.tf) if topics.tf else None
-
-
-def _between(
-    before: tuple[float, Pair], after: tuple[float, Pair] | None, t_s: float
-) -> Pair | None:
-    """Angles at a time between two samples, the short way round; just after the last, its own."""
-    if after is None:
-        return before[1] if t_s - before[0] <= HELD_S else None
-    gap_s = after[0] - before[0]
-    if gap_s > LONGEST_GAP_S:
-        return None
-    part = (t_s - before[0]) / gap_s
-    pan_rad, tilt_rad = (
-        wrapped(a + part * wrapped(b - a)) for a, b in zip(before[1], after[1], strict=True)
-    )
-    return pan_rad, tilt_rad
+def _placed(taken: _Taken, track: HeadTrack) -> _Taken:
+    """The same picture, with the angles that the head had then."""
+    return taken._replace(head_rad=track.at(taken.t_s))

@@ -1,163 +1,30 @@
-"""Bags of ROS 2 as files: what is in them, and their messages by time, within fixed memory.
+"""A bag as an MCAP file.
 
-A bag is an MCAP file, an SQLite file (.db3), or a folder of either. Which of them a file is, its
-first bytes say. Messages stay bytes here (CDR); ros_messages.py knows what they mean.
-
-A bag that was cut off, as when the power failed, is a shorter bag. An MCAP file has its table of
-contents at its end: without it the file is read through once to make one. SQLite is told to read
-the pages that there are.
+Its table of contents is at its end. Without it, as when the power failed, the file is read through
+once to make one. Chunks are unpacked here and not by mcap, which unpacks whatever comes out.
 """
 
 from __future__ import annotations
 
 import heapq
 import io
-import re
-import sqlite3
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_rjepa.errors import SourceError
+from edge_rjepa.sources.bags.stored import Report, Stored, short
 from edge_rjepa.sources.ros_messages import BadMessage
-from safe_files.errors import why
 from safe_files.reading import open_regular
 
 if TYPE_CHECKING:
     from mcap.records import Chunk, ChunkIndex, Message
 
-MOST_MESSAGE_BYTES = 2**28
 MOST_CHUNK_BYTES = 2**28  # packed or not; writers make chunks of about a megabyte
 MOST_HELD_BYTES = 2**28  # of messages that wait for earlier ones in later chunks
-RUN_BYTES = 2**20  # of messages that lie in an MCAP file without a chunk: so many are read together
-MOST_CHANNELS = 65_536  # MCAP has no more; more topics in SQLite are no robot's
-
-MCAP_MAGIC, SQLITE_MAGIC = b"\x89MCAP0\r\n", b"SQLite format 3\0"
-ROS1_MAGIC, ZSTD_MAGIC = b"#ROSBAG V", b"\x28\xb5\x2f\xfd"
-SQLITE_FAULTS = sqlite3.Error, ValueError, OverflowError  # names may be no text
-SUFFIXES = ".mcap", ".db3", ".zstd"
-
-Report = Callable[[str, BadMessage], None]  # of what is left out: of which topic or file, and why
-
-
-class Stored(NamedTuple):
-    """A message as it is in a bag."""
-
-    topic: str
-    type_name: str
-    log_ns: int  # when it was recorded, by the clock of the recorder
-    cdr: bytes
-
-
-class BagFile(Protocol):
-    """One file of a bag."""
-
-    topics: set[tuple[str, str]]  # each with its type, "" if that is none of ROS 2
-    cut: bool  # it has no proper end
-
-    def count(self, topics: Collection[str]) -> int:
-        """How many messages on these topics there are."""
-
-    def messages(self, topics: Collection[str], passed: int = 0) -> Iterator[Stored]:
-        """The messages on these topics by time, without the first `passed` of them."""
-
-    def close(self) -> None:
-        """Close the file."""
-
-
-class Bag:
-    """All files of a bag, one after the other.
-
-    path: of a file, or of a folder with the files of one recording. report: is called for what is
-    damaged and left out. Raises SourceError for what is no bag.
-    """
-
-    def __init__(self, path: Path, report: Report) -> None:
-        self.events: list[str] = []
-        self.topics: set[tuple[str, str]] = set()  # each with its type, "" if none of ROS 2
-        self._files: list[BagFile] = []
-        try:
-            for each in self._paths(path):
-                self._open(each, report)
-        except BaseException:
-            self.close()
-            raise
-        for file in self._files:
-            self.topics |= file.topics
-        if not self.topics:
-            self.close()
-            raise SourceError(f"{path}: has no message that can be read; use another copy of it")
-
-    def count(self, topics: Collection[str]) -> int:
-        """How many messages on these topics there are."""
-        return sum(file.count(topics) for file in self._files)
-
-    def messages(self, topics: Collection[str], passed: int = 0) -> Iterator[Stored]:
-        """The messages on these topics by time, without the first `passed` of them."""
-        for file in self._files:
-            count = file.count(topics) if passed else 0
-            if count <= passed and passed:
-                passed -= count
-                continue
-            yield from file.messages(topics, passed)
-            passed = 0
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
-
-    def _paths(self, path: Path) -> list[Path]:
-        if not path.is_dir():
-            return [path]
-        try:
-            found = [each for each in path.iterdir() if each.suffix in SUFFIXES]
-        except OSError as error:
-            raise SourceError(f"cannot read folder {path}: {why(error)}") from error
-        if not found:
-            raise SourceError(f"{path}: holds no bag; name a folder with .mcap or .db3 files")
-        if not (path / "metadata.yaml").exists():
-            self.events.append(f"{path}: has no metadata.yaml, as the recording was not closed")
-        return sorted(found, key=_by_number)
-
-    def _open(self, path: Path, report: Report) -> None:
-        try:
-            with open_regular(path) as file:
-                magic = file.read(16)
-        except OSError as error:
-            raise SourceError(f"cannot read {path}: {why(error)}") from error
-        opened: BagFile
-        if magic.startswith(MCAP_MAGIC):
-            opened = McapFile(path, report)
-        elif magic.startswith(SQLITE_MAGIC):
-            opened = SqliteFile(path, report)
-        else:
-            raise SourceError(f"{path}: {_no_bag(magic)}")
-        self._files.append(opened)
-        if opened.cut:
-            self.events.append(f"{path}: has no proper end; what can be read of it is the bag")
-
-
-def _by_number(path: Path) -> list[tuple[int, str]]:
-    """So that bag_10 comes after bag_9."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def _no_bag(magic: bytes) -> str:
-    if not magic:
-        return "is empty; use another copy of the bag"
-    if magic.startswith(ROS1_MAGIC):
-        return "is a bag of ROS 1; convert it: pip install rosbags; rosbags-convert --help"
-    if magic.startswith(ZSTD_MAGIC):
-        return "is packed as a whole; unpack it: zstd -d FILE"
-    return "is neither an MCAP file nor a bag of SQLite; name one, or use another copy"
-
-
-# -- MCAP -----------------------------------------------------------------------------------------
+RUN_BYTES = 2**20  # of messages that lie in the file without a chunk: so many are read together
 
 
 class _Place(NamedTuple):
@@ -225,7 +92,7 @@ class McapFile:
         for i, place in enumerate(self._places):
             if before > passed:
                 break
-            if end_ns < place.start_ns:
+            if end_ns <= place.start_ns:
                 found = i, before
             before += self._count_in(place, topics)
             end_ns = max(end_ns, place.end_ns)
@@ -247,7 +114,7 @@ class McapFile:
                     raise ValueError("an index of messages is not where it is said to be")
                 place.counts[channel] = len(index.records)
             except _mcap_faults() as error:
-                self._report(str(self._path), BadMessage("damaged chunk", _short(error)))
+                self._report(str(self._path), BadMessage("damaged chunk", short(error)))
                 place.counts[channel] = 0
         return place.counts[channel]
 
@@ -264,7 +131,7 @@ class McapFile:
         try:
             return [each for each in self._messages_at(place) if each.channel_id in channels]
         except _mcap_faults() as error:
-            self._report(str(self._path), BadMessage("damaged chunk", _short(error)))
+            self._report(str(self._path), BadMessage("damaged chunk", short(error)))
         at_ns = place.start_ns
         return [
             Message(channel_id=id, log_time=at_ns, data=b"", publish_time=at_ns, sequence=0)
@@ -401,7 +268,6 @@ def _unpacked(chunk: Chunk) -> list[Any]:
     size = chunk.uncompressed_size
     if size > MOST_CHUNK_BYTES:
         raise ValueError(f"a chunk of {size:,} bytes")
-    # mcap itself unpacks whatever comes out.
     if chunk.compression == "zstd":
         data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(chunk.data)).read(size)
     elif chunk.compression == "lz4":
@@ -435,125 +301,3 @@ def _mcap_faults() -> tuple[type[Exception], ...]:
         McapError, zstandard.ZstdError, struct.error, ValueError, EOFError, OverflowError,
         MemoryError, RuntimeError, OSError, StopIteration,
     )  # fmt: skip
-
-
-# -- SQLite ---------------------------------------------------------------------------------------
-
-
-class SqliteFile:
-    """A bag of rosbag2's own kind: a database with topics and messages."""
-
-    def __init__(self, path: Path, report: Report) -> None:
-        self._path, self._report = path, report
-        self.cut = False
-        self._database = self._opened()
-        try:
-            self._ids = self._topics()
-        except SQLITE_FAULTS as error:
-            self.close()
-            raise SourceError(f"{path}: {_short(error)}; use another copy of the bag") from error
-        except BaseException:
-            self.close()
-            raise
-        self.topics = set(self._ids.values())
-
-    def count(self, topics: Collection[str]) -> int:
-        """How many messages on these topics there are."""
-        return sum(1 for _ in self._rows(topics, 0))
-
-    def messages(self, topics: Collection[str], passed: int = 0) -> Iterator[Stored]:
-        """The messages on these topics by time, without the first `passed` of them."""
-        for id, topic_id, log_ns, size in self._rows(topics, passed):
-            topic, kind = self._ids[topic_id]
-            log_ns = log_ns if isinstance(log_ns, int) else 0
-            yield Stored(topic, kind, log_ns, self._data(topic, id, size))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-    def _opened(self) -> sqlite3.Connection:
-        # Nothing is written beside a bag, unless its last messages wait there to be taken in.
-        log = self._path.with_name(self._path.name + "-wal")
-        how = "mode=ro" if log.exists() else "mode=ro&immutable=1"
-        name = f"file:{quote(str(self._path.absolute()))}?{how}"
-        database = sqlite3.connect(name, uri=True, check_same_thread=False)
-        database.text_factory = lambda text: text.decode(errors="replace")
-        try:
-            database.execute("PRAGMA trusted_schema = OFF")
-            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except SQLITE_FAULTS:
-            # SQLite then takes a file that is shorter than it says for what there is of it.
-            self.cut = True
-            database.execute("PRAGMA writable_schema = ON")
-        return database
-
-    def _topics(self) -> dict[int, tuple[str, str]]:
-        """Topic and type by number. Raises SourceError for what is no bag."""
-        for table in ("topics", "messages"):
-            self._check_table(table)
-        found = {}
-        query = "SELECT id, name, type, serialization_format FROM topics LIMIT ?"
-        for id, name, kind, form in self._database.execute(query, (MOST_CHANNELS,)):
-            if isinstance(id, int) and isinstance(name, str) and isinstance(kind, str):
-                found[id] = name, kind if form == "cdr" else ""
-        return found
-
-    def _check_table(self, name: str) -> None:
-        """What is called so must be a plain table: others compute whatever they like."""
-        query = "SELECT type, sql FROM sqlite_master WHERE name = ?"
-        kind, sql = self._database.execute(query, (name,)).fetchone() or ("", "")
-        columns = self._database.execute(f"PRAGMA table_xinfo({name})").fetchall()
-        plain = kind == "table" and str(sql).upper().startswith("CREATE TABLE")
-        if not plain or any(column[6] for column in columns):
-            raise SourceError(f"{self._path}: is no bag: it has no plain table {name!r}")
-
-    def _rows(self, topics: Collection[str], passed: int) -> Iterator[tuple[int, int, Any, Any]]:
-        """Number, topic, time and size of each message, up to where the file is damaged."""
-        ids = [id for id, (topic, _) in self._ids.items() if topic in topics]
-        # The order that messages were written in: an index may lie where the file is no more.
-        order = (
-            "messages NOT INDEXED {} ORDER BY id"
-            if self.cut
-            else "messages {} ORDER BY timestamp, id"
-        )
-        where = f"WHERE topic_id IN ({','.join('?' * len(ids))})"
-        query = f"SELECT id, topic_id, timestamp, length(data) FROM {order.format(where)}"
-        try:
-            yield from self._database.execute(f"{query} LIMIT -1 OFFSET ?", (*ids, passed))
-        except SQLITE_FAULTS as error:
-            if not self.cut:
-                self._report(str(self._path), BadMessage("damaged pages", _short(error)))
-
-    def _data(self, topic: str, id: int, size: object) -> bytes:
-        """The message; nothing where it cannot be read."""
-        if not isinstance(size, int) or size > MOST_MESSAGE_BYTES:
-            self._report(topic, BadMessage("message too large", f"{size} bytes"))
-            return b""
-        try:
-            row = self._database.execute("SELECT data FROM messages WHERE id = ?", (id,)).fetchone()
-        except SQLITE_FAULTS as error:
-            self._report(topic, BadMessage("damaged pages", _short(error)))
-            return b""
-        return row[0] if row and isinstance(row[0], bytes) else b""
-
-
-def unpacked(cdr: bytes) -> bytes:
-    """The message, where rosbag2 packed each by itself. Raises BadMessage."""
-    if not cdr.startswith(ZSTD_MAGIC):
-        return cdr
-    import zstandard
-
-    try:
-        size = zstandard.frame_content_size(cdr)
-        if size < 0:
-            raise BadMessage("torn message", "packed, and not told how large it is")
-        if size > MOST_MESSAGE_BYTES:
-            raise BadMessage("message too large", f"{size:,} bytes")
-        return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(cdr)).read(size)
-    except zstandard.ZstdError as error:
-        raise BadMessage("torn message", _short(error)) from error
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -19,8 +19,8 @@ from calibration.model import CameraModel
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Pinhole, pinhole
 from edge_rjepa.sources import SourceEnded, absolute, open_source
-from edge_rjepa.sources.bag import Clock
-from edge_rjepa.sources.bag_files import Bag
+from edge_rjepa.sources.bags.bag import Bag
+from edge_rjepa.sources.bags.clock import Clock
 from edge_rjepa.sources.ros_messages import BadMessage
 from tests.ros2_link.made import (
     CAMERA_INFO,
@@ -627,7 +627,7 @@ def test_a_damaged_chunk_costs_its_pictures_alone(tmp_path):
 
 @pytest.mark.parametrize("compression", [CompressionType.ZSTD, CompressionType.LZ4])
 def test_a_chunk_that_unpacks_to_gigabytes_is_refused(tmp_path, compression, monkeypatch):
-    monkeypatch.setattr("edge_rjepa.sources.bag_files.MOST_CHUNK_BYTES", 2**20)
+    monkeypatch.setattr("edge_rjepa.sources.bags.mcap_file.MOST_CHUNK_BYTES", 2**20)
     huge = image(np.zeros((1000, 1000, 3), np.uint8), stamp_s=T0_S + 1.01)
     small = list(stream(30))
     stored = [*small[:10], (IMAGES, IMAGE, 1.01, huge), *small[10:]]
@@ -676,7 +676,8 @@ def test_a_database_whose_names_are_no_text_is_refused(tmp_path):
 
 
 def test_a_message_too_large_for_any_camera_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("edge_rjepa.sources.bag_files.MOST_MESSAGE_BYTES", 100_000)
+    for module in ("stored", "sqlite_file"):
+        monkeypatch.setattr(f"edge_rjepa.sources.bags.{module}.MOST_MESSAGE_BYTES", 100_000)
     huge = (IMAGES, IMAGE, 1.05, image(pixels(0, 640, 480), stamp_s=T0_S + 1.05))
     stored = by_time(stream(30), [huge])
     frames, _, faults = whole(f"bag:{write_rosbag2(tmp_path / 'a', stored)}")
@@ -690,7 +691,7 @@ def test_messages_held_for_their_order_are_bounded(tmp_path, monkeypatch):
     stored = [(*each[:2], 0.0 if i % 10 == 0 else each[2], each[3])
               for i, each in enumerate(stream(60))]  # fmt: skip
     path = write_mcap(tmp_path / "a.mcap", stored, chunk_size=9000)
-    monkeypatch.setattr("edge_rjepa.sources.bag_files.MOST_HELD_BYTES", 20_000)
+    monkeypatch.setattr("edge_rjepa.sources.bags.mcap_file.MOST_HELD_BYTES", 20_000)
     told = []
     bag = Bag(path, lambda *why: told.append(why))
     assert len(list(bag.messages({IMAGES}))) == 60 and told == []
