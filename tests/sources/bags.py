@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
+import foxglove
 import numpy as np
+from foxglove.mcap import MCAPWriteOptions
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from mcap_ros2.writer import Writer as McapRos2Writer
@@ -60,6 +62,23 @@ def write_mcap(path, stored, compression=CompressionType.ZSTD, encoding="cdr", *
             cdr = message if isinstance(message, bytes) else encode(message, kind)
             writer.add_message(channels[topic, kind], at_ns(t_s), cdr, at_ns(t_s))
         writer.finish()
+    return path
+
+
+def write_foxglove(path, stored, **options):
+    """By Foxglove's writer of MCAP, which is of another language."""
+    context = foxglove.Context()
+    options = MCAPWriteOptions(profile="ros2", compression_threads=0, **options)
+    with foxglove.open_mcap(path, context=context, writer_options=options):
+        channels = {}
+        for topic, kind, t_s, message in stored:
+            if topic not in channels:
+                text = definition(kind).encode()
+                schema = foxglove.Schema(name=kind, encoding="ros2msg", data=text)
+                channels[topic] = foxglove.Channel(
+                    topic, schema=schema, message_encoding="cdr", context=context
+                )
+            channels[topic].log(encode(message, kind), log_time=at_ns(t_s))
     return path
 
 

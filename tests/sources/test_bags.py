@@ -34,7 +34,14 @@ from tests.ros2_link.made import (
     joint_state,
     transforms,
 )
-from tests.sources.bags import IMAGES, at_ns, write_mcap, write_mcap_ros2, write_rosbag2
+from tests.sources.bags import (
+    IMAGES,
+    at_ns,
+    write_foxglove,
+    write_mcap,
+    write_mcap_ros2,
+    write_rosbag2,
+)
 from tests.sources.source_checks import assert_same, read
 
 T0_S = 1_700_000_000.0  # of stamps, as of the recorder's clock
@@ -84,6 +91,8 @@ WRITERS = {
     "mcap, packed messages": lambda path, stored: write_rosbag2(path, stored, "MCAP", "MESSAGE"),
     "mcap, packed chunks": lambda path, stored: write_rosbag2(path, stored, "MCAP", "STORAGE"),
     "mcap-ros2-support": write_mcap_ros2,
+    "foxglove": write_foxglove,
+    "foxglove, small chunks": lambda path, stored: write_foxglove(path, stored, chunk_size=9000),
     "lz4": lambda path, stored: write_mcap(path, stored, CompressionType.LZ4, chunk_size=9000),
     "plain": lambda path, stored: write_mcap(path, stored, CompressionType.NONE, chunk_size=9000),
     "no chunks": lambda path, stored: write_mcap(path, stored, use_chunking=False),
@@ -546,7 +555,9 @@ def test_pictures_of_another_size_are_cut_to_the_first(tmp_path):
 # -- bags that were cut off -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("writer", ["lz4", "plain", "no chunks", "no index"])
+@pytest.mark.parametrize(
+    "writer", ["lz4", "plain", "no chunks", "no index", "foxglove, small chunks"]
+)
 @pytest.mark.parametrize("part", [0.35, 0.5, 0.7, 0.83, 0.9, 0.97, 0.999])
 def test_a_cut_mcap_is_a_shorter_bag(tmp_path, writer, part):
     path = WRITERS[writer](tmp_path / "a.mcap", list(stream(60)))
@@ -565,13 +576,14 @@ def test_a_bag_cut_within_its_first_chunk_is_told(tmp_path):
         open_source(f"bag:{path}")
 
 
-@pytest.mark.parametrize("part", [0.4, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize("part", [0.4, 0.6, 0.8, 0.95, 0.9999])
 def test_a_cut_database_is_a_shorter_bag(tmp_path, part):
     path = write_rosbag2(tmp_path / "a", list(stream(80))) / "a.db3"
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
     frames, events, _ = whole(f"bag:{path}")
-    assert numbers(frames) == list(range(len(frames)))
+    # A page at the end may belong to any of the last messages.
+    assert numbers(frames)[:-2] == list(range(len(frames) - 2))
     assert 80 * part - 12 < len(frames) <= 80
     assert events[0] == f"{path}: has no proper end; what can be read of it is the bag"
 

@@ -58,14 +58,23 @@ class SqliteFile:
         name = f"file:{quote(str(self._path.absolute()))}?{how}"
         database = sqlite3.connect(name, uri=True, check_same_thread=False)
         database.text_factory = lambda text: text.decode(errors="replace")
-        try:
-            database.execute("PRAGMA trusted_schema = OFF")
-            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except FAULTS:
+        database.execute("PRAGMA trusted_schema = OFF")
+        self.cut = not log.exists() and self._is_short(database)
+        if self.cut:
             # SQLite then takes a file that is shorter than it says for what there is of it.
-            self.cut = True
             database.execute("PRAGMA writable_schema = ON")
         return database
+
+    def _is_short(self, database: sqlite3.Connection) -> bool:
+        """Whether the file has fewer pages than it says, or not even all of the last one."""
+        try:
+            pages, bytes_each = (
+                database.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "page_size")
+            )
+        except FAULTS:
+            return True
+        return self._path.stat().st_size < pages * bytes_each
 
     def _topics(self) -> dict[int, tuple[str, str]]:
         """Topic and type by number. Raises SourceError for what is no bag."""
