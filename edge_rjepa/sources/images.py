@@ -7,6 +7,7 @@ import numpy as np
 
 # Of pictures whose size nobody asked for: larger ones are scaled down.
 WIDEST_PX, TALLEST_PX = 640, 1280
+LEAST_PX = 16  # a side of a picture that decides the size of others
 LONGEST = 8  # longer side by the other: a picture beyond that is a strip
 
 

@@ -12,13 +12,12 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
 from edge_rjepa.sources.decode import PARTS, pictures_in, read_picture
 from edge_rjepa.sources.frame import Frame, count_in
-from edge_rjepa.sources.images import LONGEST, crop_resize, size_within
+from edge_rjepa.sources.images import LEAST_PX, LONGEST, crop_resize, size_within
 from edge_rjepa.sources.kinds import Options, path_of
 from edge_rjepa.sources.recording import ABOUT
 
 FRAMES_A_PICTURE = 4
 FRAMES_A_SECOND = 30.0
-LEAST_PX = 16  # a side of the picture that decides the size
 
 
 class PictureSource:

@@ -26,6 +26,7 @@ from calibration.model import CameraModel
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Camera, Lens
 from edge_rjepa.sources.decode import MOST_PIXELS, decode
+from edge_rjepa.sources.images import LEAST_PX
 
 Pair = tuple[float, float]
 
@@ -173,7 +174,7 @@ ENCODINGS = {
 
 
 def picture_of(message: Any) -> np.ndarray:
-    """The picture (H, W, 3) uint8 BGR of a sensor_msgs Image or CompressedImage, read-only.
+    """The picture (H, W, 3) uint8 BGR of a sensor_msgs Image or CompressedImage, a copy.
 
     Raises BadMessage.
     """
@@ -189,8 +190,7 @@ def _raw_picture(message: Any) -> np.ndarray:
     if encoding is None:
         raise BadMessage("encoding that is not read here", f"{message.encoding!r:.40}")
     width, height, step = message.width, message.height, message.step
-    if not 0 < width * height <= MOST_PIXELS:
-        raise BadMessage("no pixels, or too many", f"{width} x {height}")
+    _check_size(width, height)
     row_bytes = width * encoding.bytes
     if step < row_bytes:
         raise BadMessage("step too short", f"{step} bytes for {width} px of {message.encoding}")
@@ -199,13 +199,11 @@ def _raw_picture(message: Any) -> np.ndarray:
         raise BadMessage("data of the wrong size", expected)
     if width % 2 and encoding.to_bgr in {cv2.COLOR_YUV2BGR_YUY2, cv2.COLOR_YUV2BGR_UYVY}:
         raise BadMessage("odd width", f"{width} px of {message.encoding}, which has them in pairs")
-    if min(width, height) < 2 and message.encoding.startswith("bayer"):
-        raise BadMessage("no pixels, or too many", f"{width} x {height} of {message.encoding}")
     rows = np.asarray(message.data).reshape(height, step)[:, :row_bytes]
     pixels = rows.reshape(height, width, encoding.bytes)
     if message.encoding == "mono16":
         pixels = np.ascontiguousarray(pixels[..., 0 if message.is_bigendian else 1])
-    return pixels if encoding.to_bgr is None else cv2.cvtColor(pixels, encoding.to_bgr)
+    return pixels.copy() if encoding.to_bgr is None else cv2.cvtColor(pixels, encoding.to_bgr)
 
 
 def _compressed_picture(message: Any) -> np.ndarray:
@@ -213,10 +211,18 @@ def _compressed_picture(message: Any) -> np.ndarray:
         raise BadMessage("encoding that is not read here", f"{message.format!r:.40}")
     image = decode(bytes(message.data))
     if image is None:
-        raise BadMessage(
-            "no whole picture", f"{len(message.data):,} bytes of {message.format!r:.40}"
-        )
+        size = f"{len(message.data):,} bytes"
+        raise BadMessage("no whole picture", f"{size} of {message.format!r:.40}")
+    _check_size(image.shape[1], image.shape[0])
     return image
+
+
+def _check_size(width: int, height: int) -> None:
+    """Raises BadMessage for too large a picture, and for one too small to decide the size of all."""
+    if width * height > MOST_PIXELS:
+        raise BadMessage("too many pixels", f"{width} x {height}")
+    if min(width, height) < LEAST_PX:
+        raise BadMessage("too few pixels", f"{width} x {height}")
 
 
 # -- lenses ---------------------------------------------------------------------------------------

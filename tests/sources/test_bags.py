@@ -506,7 +506,7 @@ def hostile():
     torn = good[3][3]
     bad = {
         "step too short": [step] * 5,
-        "no pixels, or too many": [size] * 4,
+        "too many pixels": [size] * 4,
         "encoding that is not read here": [code] * 3,
         "time that goes back or leaps ahead": [image(pixels(0), stamp_s=3.0)],
         "torn message": [],

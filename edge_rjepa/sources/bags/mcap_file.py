@@ -11,6 +11,7 @@ import io
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,15 +143,13 @@ class McapFile:
     def _messages_at(self, place: _Place) -> list[Message]:
         from mcap.records import Chunk, Message
 
-        found: list[Message] = []
-        for record in self._records(place.offset):
-            if isinstance(record, Chunk):
-                return [each for each in _unpacked(record) if isinstance(each, Message)]
-            if isinstance(record, Message):
-                found.append(record)
-            if len(found) == place.run:
-                break
-        return found
+        records = self._records(place.offset)
+        if place.run:
+            return list(islice((each for each in records if isinstance(each, Message)), place.run))
+        chunk = next(records)
+        if not isinstance(chunk, Chunk):
+            raise ValueError("a chunk is not where it is said to be")
+        return [each for each in _unpacked(chunk) if isinstance(each, Message)]
 
     def _records(self, offset: int) -> Iterator[Any]:
         """The records of the file from there on, chunks as they are."""
@@ -177,9 +176,9 @@ class McapFile:
             summary = SeekingReader(self._file, record_size_limit=MOST_CHUNK_BYTES).get_summary()
             if summary is None or summary.statistics is None:
                 return None
-            chunks = summary.chunk_indexes
-            indexed = all(chunk.message_index_offsets for chunk in chunks)
-            if len(chunks) != summary.statistics.chunk_count or not (chunks and indexed):
+            chunks = [chunk for chunk in summary.chunk_indexes if chunk.message_index_offsets]
+            empty = sum(chunk.message_end_time == 0 for chunk in summary.chunk_indexes)
+            if not chunks or len(chunks) + empty != summary.statistics.chunk_count:
                 return None
             for schema in summary.schemas.values():
                 self._schemas[schema.id] = schema
