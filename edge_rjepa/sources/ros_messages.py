@@ -218,7 +218,7 @@ def _compressed_picture(message: Any) -> np.ndarray:
 
 
 def _check_size(width: int, height: int) -> None:
-    """Raises BadMessage for too large a picture, and for one too small to decide the size of all."""
+    """Raises BadMessage for a picture too large, or too small to decide the size of all others."""
     if width * height > MOST_PIXELS:
         raise BadMessage("too many pixels", f"{width} x {height}")
     if min(width, height) < LEAST_PX:
