@@ -23,7 +23,7 @@ ALLOWED = {
     "encoder": "base eye learner run sources",
     "teach": "base encoder eye learner",
     "watch": "base optics sources",
-    "views": "base encoder eye learner optics run",
+    "views": "base encoder eye learner optics run sources",
     "doctor": "base sources",
     "cli": "base doctor encoder eye learner optics run sources teach views watch",
 }

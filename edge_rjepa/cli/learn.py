@@ -36,6 +36,7 @@ EXAMPLES = """examples:
   edge-rjepa learn --source 0 --head serial:        gaze also turns the head the camera is on
   edge-rjepa learn --source 0 --record walk/        record every frame it learns from
   edge-rjepa learn --source replay:walk/            learn from that recording again, bit for bit
+  edge-rjepa learn --source 0 --record walk.mcap    the same in one file, which Foxglove shows
   edge-rjepa learn --resume runs/mine --seconds 60  continue a run, bit for bit
   edge-rjepa learn --source 0 --source 2 --share    two cameras, one encoder
 """
@@ -84,8 +85,9 @@ def add_to(commands: Any) -> None:
 
 def _add_record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--record", type=Path, metavar="DIR", help="record the frames it learns from in DIR"
-    )
+        "--record", type=Path, metavar="DIR|F.mcap", help="record the frames it learns from in the "
+        "folder DIR, or in an MCAP file, which Foxglove shows"
+    )  # fmt: skip
     parser.add_argument(
         "--record-format",
         choices=("lossless", "mjpg"),
@@ -97,6 +99,7 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
 
 def _add_views(parser: argparse.ArgumentParser) -> None:
     flags.add_dashboard(parser)
+    flags.add_foxglove(parser)
     parser.add_argument("--show", action="store_true", help="show the fixations in a window")
 
 
@@ -282,6 +285,7 @@ def _recorder(
         getattr(head or source.head, "limits_rad", None),
         source.held_out(config.held_out_frames),
         lossless=options.record_format == "lossless",
+        live=source.live,
     ) as recorder:
         yield recorder
 
@@ -350,6 +354,14 @@ def _with_views(
 
             window = opened.enter_context(Window(callbacks.on_event))
             run.loop.observers.append(window.show)
+        if recorder := run.loop.recorder:
+            callbacks = _with_channels(run, callbacks, recorder.channels)
+        if options.foxglove is not None:
+            from edge_rjepa.cli.rig import foxglove_view
+
+            loop = run.loop
+            view = foxglove_view(options.foxglove, loop.source, loop.head)
+            callbacks = _with_channels(run, callbacks, opened.enter_context(view))
         if options.dashboard is None:
             yield callbacks
             return
@@ -380,6 +392,23 @@ def _with_views(
             page.live.on_event(event)
 
         yield _Callbacks(go_on, on_progress, on_event)
+
+
+def _with_channels(run: Any, callbacks: _Callbacks, channels: Any) -> _Callbacks:
+    """The callbacks, with what takes fixations, measures and events for Foxglove beside them."""
+    if channels is None:
+        return callbacks
+    run.loop.observers.append(channels.observe)
+
+    def on_progress(progress: Any) -> None:
+        callbacks.on_progress(progress)
+        channels.on_metrics(progress.in_units())
+
+    def on_event(event: str) -> None:
+        callbacks.on_event(event)
+        channels.on_event(event)
+
+    return _Callbacks(callbacks.go_on, on_progress, on_event)
 
 
 def _limit(options: argparse.Namespace, received: list[int]) -> Callable[[Any], bool]:

@@ -17,6 +17,7 @@ from safe_files.reading import read_bytes
 
 TOKEN_VARIABLE, MOST_SECRET_BYTES = "EDGE_RJEPA_TOKEN", 4096
 ADDRESS = "127.0.0.1:8000"  # of the page, unless another one is given
+FOXGLOVE_ADDRESS = "127.0.0.1:8765"  # Foxglove's own default
 
 
 def add_command(
@@ -114,6 +115,18 @@ def add_dashboard(parser: Any) -> None:
     )
     add_token(parser)
     add_host_names(parser)
+
+
+def add_foxglove(parser: Any) -> None:
+    """--foxglove."""
+    parser.add_argument(
+        "--foxglove",
+        nargs="?",
+        const=FOXGLOVE_ADDRESS,
+        metavar="HOST:PORT",
+        help=f"serve a live view for Foxglove ({FOXGLOVE_ADDRESS} if no address is given); it has "
+        "no password",
+    )
 
 
 def add_token(parser: Any) -> None:

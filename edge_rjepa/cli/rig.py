@@ -31,6 +31,8 @@ from edge_rjepa.sources.kinds import path_of
 if TYPE_CHECKING:
     import numpy as np
 
+    from edge_rjepa.views.foxglove import FoxgloveView
+
 WAIT_MS = 200.0  # for a frame, until it is looked whether to stop
 
 
@@ -145,6 +147,19 @@ def _named_pictures(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             yield path.name, read_picture(path)
         except SourceError as error:
             say(f"warning: {error}")
+
+
+@contextmanager
+def foxglove_view(address: str, source: Source, head: Head | None) -> Iterator[FoxgloveView]:
+    """The live view of this source, served on the address. Raises ConfigError."""
+    from edge_rjepa.views.foxglove import FoxgloveView
+
+    turns = (head or source.head) is not None
+    with FoxgloveView(address, source.camera, source.live, turns) as view:
+        if view.warning:
+            say(f"warning: {view.warning}")
+        say(f"foxglove: {view.url}")
+        yield view
 
 
 @contextmanager

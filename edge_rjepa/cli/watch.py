@@ -20,6 +20,7 @@ from edge_rjepa.errors import ConfigError
 
 ESTIMATE_EVERY_S = 60.0
 STAY_S = 4.0  # of a head at each stop
+FAINTEST_SHARE = 0.2  # of the threshold that is shown in Foxglove
 MOST_TIMES = 100  # as surprising as usual that are told as a number
 
 EXAMPLES = """examples:
@@ -66,6 +67,7 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     messages.add_mqtt(parser)
     flags.add_dashboard(parser)
+    flags.add_foxglove(parser)
     flags.add_json(parser, "reports, a line each,")
 
 
@@ -105,8 +107,11 @@ def execute(options: argparse.Namespace) -> int:
         page = None
         if options.dashboard is not None:
             page = _page(folder, head, fine, lambda: session.masks)
-        reporter = _Reporter(watch, options.json, [page.on_event] if page else [])
-        tell += [each.tell for each in (reporter, mqtt, page) if each]
+        view = None
+        if options.foxglove is not None:
+            view = opened.enter_context(rig.foxglove_view(options.foxglove, source, head))
+        reporter = _Reporter(watch, options.json, [each.on_event for each in (page, view) if each])
+        tell += [each.tell for each in (reporter, mqtt, page, view) if each]
         session = Session(watch, folder, tell, reporter.report_event, mask)
         if mqtt:
             opened.enter_context(mqtt)
@@ -130,6 +135,8 @@ def execute(options: argparse.Namespace) -> int:
             reporter.report_status(frame.t_capture_s)
             if page:
                 page.observe(_look_of(watch, frame))
+            if view:
+                _show_in_foxglove(view, watch, frame)
         session.save()
         reporter.report_end()
     return 0
@@ -167,6 +174,21 @@ def _look_of(watch: Any, frame: Any) -> Any:
     pixels, scores = watch.scores(frame)
     left_s, expected = watch.warming_up_s, watch.expected_per_hour
     return Look(frame.image, pixels, scores, watch.threshold, left_s, expected)
+
+
+def _show_in_foxglove(view: Any, watch: Any, frame: Any) -> None:
+    """A frame that was looked at, with where it is less usual than usual, and how it stands."""
+    if view.is_watched:
+        pixels, scores = watch.scores(frame)
+        shares = scores / watch.threshold  # of an infinite one, 0 or NaN
+        shown = shares >= FAINTEST_SHARE
+        view.look(frame, pixels[shown], shares[shown])
+        view.on_metrics(
+            {
+                "expected_false_alarms_per_hour": watch.expected_per_hour,
+                "threshold": watch.threshold,
+            }
+        )
 
 
 def _check_time(source: Any, options: argparse.Namespace) -> None:

@@ -81,6 +81,27 @@ class Progress(NamedTuple):
         del line["health"], line["held_out"]
         return line
 
+    def in_units(self) -> dict[str, float]:
+        """The same as numbers by names that have their units, as channels.METRIC_NAMES has them."""
+        measures = {
+            "frames": self.frames,
+            "fixations": self.fixations,
+            "fixations_per_s": self.fixations_per_s,
+            "fixations_per_frame": self.fixations_per_frame,
+            "information_nats": self.health.information,
+            "effective_rank": self.health.effective_rank,
+            "embedding_std": self.health.embedding_std,
+            "surprise_nats": self.surprise,
+            "loss_nats": self.loss,
+            "skipped": sum(self.skipped.values()),
+            "faults": sum(self.faults.values()),
+            "rollbacks": self.rollbacks,
+        }
+        if self.latency_median_ms is not None and self.latency_p95_ms is not None:
+            measures["latency_median_s"] = 1e-3 * self.latency_median_ms
+            measures["latency_p95_s"] = 1e-3 * self.latency_p95_ms
+        return measures
+
 
 class _LoopNotes(NamedTuple):
     """What Loop.state gives."""

@@ -1,6 +1,7 @@
 """What a run looked at, kept on disk: written while it learns, read again in the same order.
 
-A recording is a folder; docs/recording.md describes it for other programs.
+A recording has one of two forms; docs/recording.md describes both for other programs. One is a file
+of MCAP, which Foxglove shows (mcap_recording.py). The other is a folder:
 
     recording.json        what it is: camera, configuration, head, and at its end how many frames
     frames.jsonl          a line a frame: when, head, gaze, and where its picture lies
@@ -21,11 +22,11 @@ import re
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -40,8 +41,12 @@ from safe_files.plain import rebuilt
 from safe_files.reading import open_regular, parse_json, read_json
 from safe_files.writing import make_private_folder, private_opener, write_atomic
 
+if TYPE_CHECKING:
+    from edge_rjepa.sources.channels import Fixated
+
 FORMAT, VERSION = "edge_rjepa recording", 1
 ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"
+MCAP = ".mcap"  # suffix of the form that is a file
 FRAMES_A_SEGMENT = 300  # pictures in one file
 MOST_ABOUT_BYTES, MOST_LINE_BYTES, MOST_PICTURE_BYTES = 8 << 20, 1 << 20, 128 << 20
 MOST_SEGMENTS, MOST_FIXATIONS, MOST_OFFSET = 1_000_000, 4096, 1 << 53
@@ -73,10 +78,34 @@ MJPG = Pictures(".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95], 16, ".mjpeg")
 class Taken(Protocol):
     """A frame of a source, as far as it is recorded."""
 
-    image: np.ndarray  # (H, W, 3) uint8 BGR
-    t_capture_s: float
-    head_rad: tuple[float, float]  # (pan, tilt)
-    sequence: int
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8 BGR."""
+
+    @property
+    def t_capture_s(self) -> float:
+        """When it was taken, on the source's clock."""
+
+    @property
+    def head_rad(self) -> tuple[float, float]:
+        """(pan, tilt)."""
+
+    @property
+    def sequence(self) -> int:
+        """Its number as taken."""
+
+
+class Channels(Protocol):
+    """Takes what a replay does not need, and Foxglove shows. Nothing here raises."""
+
+    def observe(self, fixated: Fixated) -> None:
+        """The frame that is added next, with its fixations."""
+
+    def on_metrics(self, values: Mapping[str, float]) -> None:
+        """The newest measures, by names of channels.METRIC_NAMES."""
+
+    def on_event(self, text: str) -> None:
+        """Something happened."""
 
 
 class Recorded(NamedTuple):
@@ -114,8 +143,8 @@ class _Plain(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A line of frames.jsonl."""
+class Line:
+    """What is written of a frame: a line of frames.jsonl."""
 
     sequence: int
     t_capture_s: float
@@ -141,13 +170,33 @@ class _Line:
 # Writing
 
 
-class Recorder:
-    """Keeps in a new or empty folder what a run looks at; a context manager that closes itself.
+class Writer(Protocol):
+    """What one form of a recording writes. Every method raises OSError."""
 
-    held_out: frames that the source sets aside itself, kept at once so that a replay is judged on
-    the same. lossless: PNG, bit for bit; else JPEG of quality 95, about a fifth of that.
-    Raises RecordingError where the folder is in use or cannot be written, or this OpenCV does not
-    keep pictures as they are.
+    @property
+    def frames(self) -> int:
+        """So far."""
+
+    def add(self, frame: Taken, gaze_rad: np.ndarray | None, fixations: int) -> None:
+        """One frame, as in Recorder.add."""
+
+    def note(self, about: About) -> None:
+        """What the recording is, as far as it is known now."""
+
+    def close(self) -> None:
+        """Close the files."""
+
+
+class Recorder:
+    """Keeps what a run looks at in a new or empty folder, or in a new file NAME.mcap.
+
+    A context manager that closes itself. held_out: frames that the source sets aside itself, kept
+    at once so that a replay is judged on the same. lossless: PNG, bit for bit; else JPEG of quality
+    95, about a fifth of that. live: whether the source is.
+    `channels` is what also takes fixations, measures and events, and None for a folder, which keeps
+    what a replay needs and no more.
+    Raises RecordingError where the folder or file is in use or cannot be written, or this OpenCV
+    does not keep pictures as they are; ConfigError where a package is missing.
     """
 
     def __init__(
@@ -158,6 +207,7 @@ class Recorder:
         head_limits_rad: Limits | None = None,
         held_out: Iterable[Taken] = (),
         lossless: bool = True,
+        live: bool = False,
     ):
         pictures = LOSSLESS if lossless else MJPG
         _try_out(pictures)
@@ -166,15 +216,16 @@ class Recorder:
         self._about = About(
             secrets.token_hex(8), pictures.suffix, camera, config, head_limits_rad, None, None
         )
+        self._writer: Writer
+        self.channels: Channels | None = None
         with self._ending_on_error():
-            if folder.exists() and not _is_free(folder):
-                raise RecordingError(f"{folder} is not an empty folder: record into a new one")
-            make_private_folder(folder)
-            with _FrameWriter(folder / HELD_OUT, pictures) as writer:
-                for frame in held_out:
-                    writer.add(frame, None, 0)
-            self._writer = _FrameWriter(folder, pictures)
-            self._write_about()
+            if folder.suffix == MCAP:
+                from edge_rjepa.sources.mcap_recording import McapWriter
+
+                writer = McapWriter(folder, self._about, pictures, held_out, live)
+                self._writer, self.channels = writer, writer.channels
+            else:
+                self._writer = _FolderWriter(folder, self._about, pictures, held_out)
 
     def add(self, frame: Taken, gaze_rad: np.ndarray | None, fixations: int) -> None:
         """Keep one frame with its gaze (K, 2) and how many fixations it had: None, 0 if set aside.
@@ -190,11 +241,13 @@ class Recorder:
 
     def close(self, digest: str | None = None) -> None:
         """Note that the recording is whole, and with what digest the run ended."""
-        self._writer.close()
-        if not self._failed and self._about.frames is None:
-            self._about = self._about._replace(frames=self._writer.frames, digest=digest)
-            with self._ending_on_error():
-                self._write_about()
+        try:
+            if not self._failed and self._about.frames is None:
+                self._about = self._about._replace(frames=self._writer.frames, digest=digest)
+                with self._ending_on_error():
+                    self._writer.note(self._about)
+        finally:
+            self._writer.close()
 
     def __enter__(self) -> Recorder:
         return self
@@ -209,11 +262,6 @@ class Recorder:
         with contextlib.suppress(RecordingError) if error else contextlib.nullcontext():
             self.close()
 
-    def _write_about(self) -> None:
-        values = {"format": FORMAT, "version": VERSION} | self._about._asdict()
-        values["camera"] = as_values(self._about.camera)
-        write_atomic(self.folder / ABOUT, json.dumps(values, indent=2).encode())
-
     @contextlib.contextmanager
     def _ending_on_error(self):
         """Errors of the disk end the recording, in words."""
@@ -225,7 +273,7 @@ class Recorder:
             self._failed = True
             raise RecordingError(
                 f"cannot record to {self.folder}: {why(error)}; what was recorded "
-                "before can be replayed; record into a new folder"
+                "before can be replayed; record into a new folder or file"
             ) from error
 
 
@@ -241,6 +289,33 @@ def _is_free(folder: Path) -> bool:
         shutil.rmtree(folder)
         return True
     return not names
+
+
+class _FolderWriter:
+    """Writes the form that is a folder."""
+
+    def __init__(
+        self, folder: Path, about: About, pictures: Pictures, held_out: Iterable[Taken]
+    ) -> None:
+        if folder.exists() and not _is_free(folder):
+            raise RecordingError(f"{folder} is not an empty folder: record into a new one")
+        make_private_folder(folder)
+        with _FrameWriter(folder / HELD_OUT, pictures) as writer:
+            for frame in held_out:
+                writer.add(frame, None, 0)
+        self._folder = folder
+        self._writer = _FrameWriter(folder, pictures)
+        self.add, self.close = self._writer.add, self._writer.close
+        self.note(about)
+
+    @property
+    def frames(self) -> int:
+        """So far."""
+        return self._writer.frames
+
+    def note(self, about: About) -> None:
+        """Write recording.json."""
+        write_atomic(self._folder / ABOUT, text_of(about, indent=2).encode())
 
 
 class _FrameWriter:
@@ -260,17 +335,8 @@ class _FrameWriter:
         within = self.frames % FRAMES_A_SEGMENT
         segment = self._segment if self._segment and within else self._begin_segment(number)
         picture = self._pictures.encode(frame.image)
-        line = {
-            "sequence": int(frame.sequence),
-            "t_capture_s": float(frame.t_capture_s),
-            "head_rad": [float(angle) for angle in frame.head_rad],
-            "fixations": int(fixations),
-            "gaze_rad": None if gaze_rad is None else np.asarray(gaze_rad, np.float64).tolist(),
-            "segment": number,
-            "offset": segment.tell(),
-            "bytes": len(picture),
-            "crc32": zlib.crc32(picture),
-        }
+        line = line_of(frame, gaze_rad, fixations, picture)
+        line |= {"segment": number, "offset": segment.tell()}
         _write_all(segment, picture)
         _write_all(self._lines, json.dumps(line).encode() + b"\n")
         self.frames += 1
@@ -292,6 +358,26 @@ class _FrameWriter:
         path = _segment_path(self._folder, number, self._pictures.suffix)
         self._segment = open(path, "xb", buffering=0, opener=private_opener)
         return self._segment
+
+
+def text_of(about: About, indent: int | None = None) -> str:
+    """An About as JSON."""
+    values = {"format": FORMAT, "version": VERSION} | about._asdict()
+    values["camera"] = as_values(about.camera)
+    return json.dumps(values, indent=indent)
+
+
+def line_of(frame: Taken, gaze_rad: np.ndarray | None, fixations: int, picture: bytes) -> dict:
+    """What is written of a frame, but for where its picture lies."""
+    return {
+        "sequence": int(frame.sequence),
+        "t_capture_s": float(frame.t_capture_s),
+        "head_rad": [float(angle) for angle in frame.head_rad],
+        "fixations": int(fixations),
+        "gaze_rad": None if gaze_rad is None else np.asarray(gaze_rad, np.float64).tolist(),
+        "bytes": len(picture),
+        "crc32": zlib.crc32(picture),
+    }
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:
@@ -324,28 +410,67 @@ def _try_out(pictures: Pictures) -> None:
 # Reading
 
 
-def about(folder: Path) -> About:
-    """What the recording in a folder is.
+class Reader(Protocol):
+    """The frames of a recording, or of what it holds out, in order; `frames` are whole."""
+
+    frames: int
+    torn: bool  # whether something at the end was left out
+    place: int  # of the next frame
+
+    def read(self) -> Recorded | None:
+        """The next frame; None after the last. Raises SourceError where it is damaged."""
+
+    def skip(self, count: int) -> tuple[float, float] | None:
+        """Pass over `count` frames at most; the head angles of the last of them."""
+
+    def rewind(self) -> None:
+        """Go on with the first frame."""
+
+    def close(self) -> None:
+        """Close the files."""
+
+    def __enter__(self) -> Reader: ...
+
+    def __exit__(self, kind, error, trace) -> None: ...
+
+
+def open_frames(path: Path, about: About, held_out: bool = False) -> Reader:
+    """The frames of a recording, or those that its source held out. Raises SourceError."""
+    if path.is_file():
+        from edge_rjepa.sources.mcap_recording import McapReader
+
+        return McapReader(path, held_out)
+    return FrameReader(path / HELD_OUT if held_out else path, about.pictures)
+
+
+def about(path: Path) -> About:
+    """What the recording in a folder or file is.
 
     Raises SourceError where there is none, or one of a newer version.
     """
-    path = folder / ABOUT
+    source = path / ABOUT
     try:
-        values = read_json(path, MOST_ABOUT_BYTES, follow_links=False)
+        if path.suffix == MCAP and path.is_file():
+            from edge_rjepa.sources.mcap_recording import about_in
+
+            source, values = path, about_in(path)
+        else:
+            values = read_json(source, MOST_ABOUT_BYTES, follow_links=False)
         return _about_of(rebuilt(dict[str, object], values, "a recording"))
     except FileNotFoundError:
-        raise SourceError(
-            f"{folder} is not a recording: name a folder that --record wrote"
-        ) from None
+        raise SourceError(f"{path} is not a recording: name what --record wrote") from None
     except NotADirectoryError:
-        raise SourceError(f"{folder} is a file: name a folder that --record wrote") from None
+        raise SourceError(
+            f"{path} is a file: name a folder or an {MCAP} that --record wrote"
+        ) from None
     except OSError as error:
-        raise SourceError(f"cannot read recording {path}: {why(error)}") from error
+        raise SourceError(f"cannot read recording {source}: {why(error)}") from error
     except NewerVersionError as error:
-        raise SourceError(f"{path} {error}") from None
+        raise SourceError(f"{source} {error}") from None
     except ValueError as error:  # FileError, or what a camera says of its values
         raise SourceError(
-            f"{path} does not describe a recording, or is damaged ({error}): use another copy of it"
+            f"{source} does not describe a recording, or is damaged ({error}): use another copy "
+            "of it"
         ) from error
 
 
@@ -465,7 +590,7 @@ class FrameReader:
                 raise self._missing(number)
         return frames, end < size or self._beyond(last.segment, last.offset + last.bytes)
 
-    def _is_whole(self, line: _Line) -> bool:
+    def _is_whole(self, line: Line) -> bool:
         path = _segment_path(self._folder, line.segment, self._suffix)
         try:
             with open_regular(path, follow_links=False) as segment:
@@ -482,7 +607,7 @@ class FrameReader:
         after = _segment_path(self._folder, number + 1, self._suffix)
         return after.exists() or (path.exists() and path.stat().st_size > end)
 
-    def _picture(self, line: _Line) -> bytes:
+    def _picture(self, line: Line) -> bytes:
         """The picture of this line, checked."""
         number = self.place // FRAMES_A_SEGMENT
         if self.place % FRAMES_A_SEGMENT == 0:
@@ -502,7 +627,7 @@ class FrameReader:
         self._end += len(picture)
         return picture
 
-    def _parsed(self, text: bytes) -> _Line:
+    def _parsed(self, text: bytes) -> Line:
         line = _parsed(text)
         if line is None:
             raise self._damaged()
@@ -525,11 +650,17 @@ class FrameReader:
             self._segment = None
 
 
-def _parsed(text: bytes) -> _Line | None:
+def _parsed(text: bytes) -> Line | None:
     """A line of frames.jsonl, or None if it is damaged."""
-    if len(text) > MOST_LINE_BYTES:
-        return None
     try:
-        return rebuilt(_Line, parse_json(text), "a frame")
+        return parsed_line(text)
     except FileError:
         return None
+
+
+def parsed_line(text: bytes, **more: int) -> Line:
+    """What was written of a frame; more: values beside the text's. Raises FileError."""
+    if len(text) > MOST_LINE_BYTES:
+        raise FileError("a frame is beyond all bounds")
+    values = rebuilt(dict[str, object], parse_json(text), "a frame")
+    return rebuilt(Line, values | more, "a frame")

@@ -51,7 +51,7 @@ class ReplaySource:
         self.config = about.config
         self.digest = about.digest
         self.head = RecordedHead(about.head_limits_rad) if about.head_limits_rad else None
-        self._reader = recording.FrameReader(folder, about.pictures)
+        self._reader = recording.open_frames(folder, about)
         self._events = _losses(folder, about, self._reader)
 
     def read_next(self, timeout_ms: float) -> Frame:
@@ -66,8 +66,7 @@ class ReplaySource:
 
     def held_out(self, count: int) -> list[Frame]:
         """The first `count` frames that the recorded source had set aside, none if it was live."""
-        folder = self._folder / recording.HELD_OUT
-        with recording.FrameReader(folder, self._about.pictures) as reader:
+        with recording.open_frames(self._folder, self._about, held_out=True) as reader:
             kept = [reader.read() for _ in range(min(count, reader.frames))]
         return [Frame(*recorded[:4]) for recorded in kept if recorded is not None]
 
@@ -104,7 +103,7 @@ class ReplaySource:
         self.close()
 
 
-def _losses(folder: Path, about: recording.About, reader: recording.FrameReader) -> list[str]:
+def _losses(folder: Path, about: recording.About, reader: recording.Reader) -> list[str]:
     """What is not there of the recording's end, in words."""
     if about.frames is None:
         torn = " and broke off within a frame, which is left out" if reader.torn else ""

@@ -170,17 +170,20 @@ def test_metrics(tmp_path, files):
     attack(path, of_bytes(whole, files), lambda: json.dumps(history(path), allow_nan=False))
 
 
-@pytest.mark.parametrize("name", ["recording.json", FRAMES, "pictures.000000.png"])
+@pytest.mark.parametrize("name", ["recording.json", FRAMES, "pictures.000000.png", "walk.mcap"])
 def test_recordings(tmp_path, name, files):
     rng = np.random.default_rng(0)
     folder = tmp_path / "rec"
-    with Recorder(folder, Pinhole(13, 9, 1.0), asdict(RunConfig())) as recorder:
+    path = folder / name if name.endswith(".mcap") else folder
+    folder.mkdir()
+    with Recorder(path, Pinhole(13, 9, 1.0), asdict(RunConfig())) as recorder:
         for i in range(4):
             image = rng.integers(0, 256, (9, 13, 3), np.uint8)
             recorder.add(Frame(image, 0.1 * i, (0.0, 0.0), i), np.zeros((2, 2)), 2)
 
     def replay():
-        with ReplaySource(folder) as source:
+        with ReplaySource(path) as source:
+            source.held_out(3)
             while True:
                 try:
                     source.read_next(0.0)

@@ -442,7 +442,7 @@ def test_a_missing_line_is_noticed(tmp_path, short_segments, lost):
 
 def test_other_folders_are_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(SourceError, match="not a recording: name a folder that --record wrote"):
+        with pytest.raises(SourceError, match="not a recording: name what --record wrote"):
             ReplaySource(folder)
 
 

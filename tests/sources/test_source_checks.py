@@ -50,9 +50,10 @@ def makers(tmp_path_factory):
     writer.release()
     recording = tmp_path_factory.mktemp("recording")
     held_out = [Frame(noise(100 + i), 0.1 * i, (0.0, 0.0), i) for i in range(4)]
-    with Recorder(recording, CAMERA, {}, ((-1.0, 1.0), (-0.5, 0.5)), held_out) as recorder:
-        for i in range(12):
-            recorder.add(Frame(noise(i), 0.1 * i, (0.01 * i, 0.0), i), np.zeros((2, 2)), 2)
+    for path in (recording, recording / "walk.mcap"):
+        with Recorder(path, CAMERA, {}, ((-1.0, 1.0), (-0.5, 0.5)), held_out) as recorder:
+            for i in range(12):
+                recorder.add(Frame(noise(i), 0.1 * i, (0.01 * i, 0.0), i), np.zeros((2, 2)), 2)
     bag = write_mcap(tmp_path_factory.mktemp("bag") / "noise.mcap", moving_pictures(40))
     with FaultyCamera(size=(64, 48)) as camera:
         yield {
@@ -65,6 +66,7 @@ def makers(tmp_path_factory):
             "bag, with a head": functools.partial(
                 open_source, f"bag:{bag}#{IMAGES}?joints=/joint_states:pan,tilt"
             ),
+            "MCAP recording": functools.partial(open_source, f"replay:{recording / 'walk.mcap'}"),
             "stream": functools.partial(open_source, camera.url),
         }
 
@@ -72,7 +74,17 @@ def makers(tmp_path_factory):
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
     "kind",
-    ["scene", "steered scene", "folder", "video", "recording", "bag", "bag, with a head", "stream"],
+    [
+        "scene",
+        "steered scene",
+        "folder",
+        "video",
+        "recording",
+        "MCAP recording",
+        "bag",
+        "bag, with a head",
+        "stream",
+    ],
 )
 def test_it_does_what_every_source_must(makers, kind, check):
     check(makers[kind])

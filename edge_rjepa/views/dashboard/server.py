@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import json
 import logging
 import secrets
@@ -29,6 +28,7 @@ from urllib.parse import quote, unquote
 from aiohttp import WSMsgType, web
 
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.views.address import is_loopback, parse_address
 from edge_rjepa.views.dashboard.connections import Connections, OneLineAMinute, listen
 from edge_rjepa.views.dashboard.subject import Picture, Refused, Subject
 from safe_files.errors import why
@@ -359,22 +359,3 @@ def _as_bytes(text: str) -> bytes:
 def _without_port(host: str) -> str:
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
     return name.strip("[]").lower()
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`, `:PORT` or `PORT`. Raises ConfigError."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    if not (port.isdigit() and int(port) < 65536):
-        raise ConfigError(f"dashboard address {address!r}: use HOST:PORT, such as 127.0.0.1:8000")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can be meant."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
