@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test attack readers debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
+.PHONY: demo quick test attack readers foxglove debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -31,6 +31,11 @@ attack: .venv/test.stamp
 # The exported files under OpenVINO, ncnn and TFLite, in an environment beside the tests' own.
 readers: .venv/readers.stamp
 	.venv/readers/bin/python -m pytest -rs tests/encoder/test_readers.py
+
+# The live view for Foxglove with Foxglove's own client for JavaScript, which npm installs beside .venv.
+foxglove: .venv/test.stamp
+	npm install --silent --prefix .venv/foxglove @foxglove/ws-protocol@0.8.0 ws@8
+	$(BIN)/python -m pytest -rs tests/views/test_foxglove.py
 
 # Sources with the system's own OpenCV, GStreamer and RTSP servers that restart.
 debian:

@@ -55,7 +55,7 @@ class FoxgloveView:
         self._messages = Messages(camera, live, turns)
         self._channels = {topic: _channel(topic, context) for topic in channels.TOPICS}
         self._newest: _Shown | None = None
-        self._words: deque[Message] = deque(maxlen=MOST_WORDS)
+        self._words: deque[Message | str] = deque(maxlen=MOST_WORDS)  # str: a topic's last, again
         self._last: dict[str, Message] = {}  # of topics that who comes late is sent at once
         self._wake, self._ended = threading.Event(), threading.Event()
         try:
@@ -134,7 +134,7 @@ class FoxgloveView:
             self._newest = _Shown(frame, over)
             self._wake.set()
 
-    def _tell(self, words: Iterable[Message]) -> None:
+    def _tell(self, words: Iterable[Message | str]) -> None:
         self._words.extend(words)
         self._wake.set()
 
@@ -143,7 +143,8 @@ class FoxgloveView:
             self._wake.wait()
             self._wake.clear()
             while self._words:
-                self._send(self._words.popleft())
+                word = self._words.popleft()
+                self._send(self._last[word] if isinstance(word, str) else word)
             shown, self._newest = self._newest, None
             if shown is not None:
                 self._send_frame(shown)
@@ -166,7 +167,7 @@ class FoxgloveView:
     def _send_again(self, topic: str) -> None:
         """To who has just subscribed; others are sent it once more."""
         if topic in self._last:
-            self._tell([self._last[topic]])
+            self._tell([topic])
 
 
 class _Latecomers(ServerListener):

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 
@@ -28,6 +27,7 @@ from edge_rjepa.sources.decode import decode
 from edge_rjepa.sources.frame import Frame
 from edge_rjepa.sources.recording import LOSSLESS, Recorder, RecordingError
 from edge_rjepa.sources.replay import ReplaySource
+from tests.foxglove_messages import decoded
 from tests.sources.test_recording import (
     CAMERA,
     CONFIG,
@@ -73,20 +73,9 @@ def record(path, count, held_out=0, close=True, limits=LIMITS, lossless=True):
 
 def messages_in(path):
     """(topic, decoded message) of all, by the mcap library and the file's own schemas."""
-    classes = {}
     with open(path, "rb") as file:
         for schema, channel, message in make_reader(file).iter_messages():
-            if schema.encoding == "jsonschema":
-                assert json.loads(schema.data)["title"] == schema.name
-                yield channel.topic, json.loads(message.data)
-                continue
-            if schema.id not in classes:
-                pool = descriptor_pool.DescriptorPool()
-                for each in descriptor_pb2.FileDescriptorSet.FromString(schema.data).file:
-                    pool.Add(each)
-                found = pool.FindMessageTypeByName(schema.name)
-                classes[schema.id] = message_factory.GetMessageClass(found)
-            yield channel.topic, classes[schema.id].FromString(message.data)
+            yield channel.topic, decoded(schema.name, schema.encoding, schema.data, message.data)
 
 
 def by_topic(path):
