@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edge_rjepa.run.run import Progress
 from edge_rjepa.views import metrics
 from edge_rjepa.views.dashboard.buttons import Buttons
 from edge_rjepa.views.dashboard.history import POINTS, summed_up
 from edge_rjepa.views.dashboard.kept import FILES
 from edge_rjepa.views.dashboard.live import LiveState, thinned
-from edge_rjepa.views.dashboard.subject import Picture, Subject
+from edge_rjepa.views.dashboard.subject import Measure, Picture, Subject, of_each, one
 from edge_rjepa.views.verdict import verdict
+
+
+def _of_progress(progress: Progress) -> list[Measure]:
+    health = progress.health
+    found = [
+        Measure("frames", "Frames learned from or set aside", one(progress.frames), True),
+        Measure("fixations", "Fixations learned from", one(progress.fixations), True),
+        Measure("learning_seconds", "Time spent learning", one(progress.seconds), True),
+        Measure("skipped_frames", "Frames of no use", of_each("reason", progress.skipped), True),
+        Measure("rollbacks", "Returns to the last good state", one(progress.rollbacks), True),
+        Measure("fixations_per_frame", "Fixations on a frame", one(progress.fixations_per_frame)),
+        Measure("information_nats", "Predictive information", one(health.information)),
+        Measure("effective_rank", "Directions of the embedding", one(health.effective_rank)),
+        Measure("embedding_std", "Spread of the embedding's values", one(health.embedding_std)),
+        Measure("surprise_nats", "Mean surprise of a fixation", one(progress.surprise)),
+        Measure("loss_nats", "Mean loss of a fixation", one(progress.loss)),
+    ]
+    latency_s = {
+        percentile: 1e-3 * latency_ms
+        for percentile, latency_ms in (
+            ("50", progress.latency_median_ms),
+            ("95", progress.latency_p95_ms),
+        )
+        if latency_ms is not None
+    }
+    if latency_s:
+        samples = of_each("percentile", latency_s)
+        found.append(Measure("latency_seconds", "From capture to learned", samples))
+    return found
+
+
+def _of_head(head: dict | None) -> list[Measure]:
+    """Of device_state's head."""
+    if head is None:
+        return []
+    angles_rad = {
+        axis: math.radians(head[f"{axis}_deg"])
+        for axis in ("pan", "tilt")
+        if head[f"{axis}_deg"] is not None
+    }
+    return [
+        Measure("head_connected", "1 while the head answers", one(head["connected"])),
+        Measure("head_radians", "Angles, right and up positive", of_each("axis", angles_rad)),
+        Measure("head_faults", "Faults of the head", of_each("fault", head["faults"]), True),
+    ]
 
 
 class Seen(NamedTuple):
@@ -72,6 +119,20 @@ class LearningRun(Subject):
     def state(self) -> dict:
         """Camera and head, whether it learns, what is recognised."""
         return {"devices": self._devices(), "paused": self._buttons.paused} | self._taught()
+
+    def measures(self) -> list[Measure]:
+        """How learning goes, and what camera and head are at."""
+        devices = self._devices()
+        found = [
+            Measure("paused", "1 while learning is paused", one(self._buttons.paused)),
+            Measure(
+                "source_faults", "Faults of the source", of_each("fault", devices["faults"]), True
+            ),
+        ]
+        progress = self._live.progress
+        if progress is not None:
+            found += _of_progress(progress)
+        return found + _of_head(devices["head"])
 
     def maps(self) -> dict:
         """What it thinks is alike, and the verdict as it stands."""

@@ -80,7 +80,7 @@ class LiveState:
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)  # surprise of the last batches
         self._held = Scales(None, self._surprise, None)
         self._scaled_s = -math.inf
-        self._progress: Progress | None = None
+        self.progress: Progress | None = None
         self.measured: list[dict] = []  # lines of metrics since this process began, thinned out
         self._events: deque[tuple[int, str]] = deque(maxlen=EVENTS)
         self._event_count = 0
@@ -106,7 +106,7 @@ class LiveState:
 
     def on_progress(self, progress: Progress) -> None:
         """The newest measures; also the moment to take the encoder as it is now."""
-        self._progress = progress
+        self.progress = progress
         self._encoder = self._snapshot()
         self.measured = [*self.measured, progress.as_line()]
         if len(self.measured) > MEASURES:
@@ -163,14 +163,14 @@ class LiveState:
 
     def measures(self) -> dict | None:
         """The newest line of metrics."""
-        progress = self._progress
+        progress = self.progress
         if progress is None:
             return None
         return finite(progress.as_line())
 
     def newest(self) -> tuple[int | None, int]:
         """At which frame measures were last, and the number of the last event."""
-        return self._progress and self._progress.frames, self._event_count
+        return self.progress and self.progress.frames, self._event_count
 
     def events(self, after: int) -> list[tuple[int, str]]:
         """Events with a higher number than that, oldest first."""

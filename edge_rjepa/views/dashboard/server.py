@@ -138,6 +138,7 @@ class Dashboard:
             app.router.add_get("/", self._page)
             app.router.add_get("/history", self._history)
             app.router.add_get("/live", self._stream)
+            app.router.add_get("/metrics", self._metrics)
             app.router.add_get("/pictures", self._pictures_kept)
             app.router.add_get(r"/alarm-{number:\d{1,9}}.jpg", self._alarm)
             for name, cure in self._subject.files.items():
@@ -186,7 +187,7 @@ class Dashboard:
             cure = "start it with --host-name and the name that the browser shows"
             return web.Response(status=403, text=f"403: not by this name; {cure}")
         if self.token is not None:
-            given = request.query.get("token")
+            given = request.query.get("token") or _bearer(request)
             if given is None:
                 given = unquote(request.cookies.get(self._cookie, ""))
             if not hmac.compare_digest(_as_bytes(given), _as_bytes(self.token)):
@@ -234,6 +235,19 @@ class Dashboard:
 
     async def _history(self, request: web.Request) -> web.Response:
         return web.json_response(await self._loop.run_in_executor(None, self._subject.overview))
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        try:
+            from edge_rjepa.views.dashboard.prometheus import exposition
+        except ConfigError as error:
+            return web.Response(status=501, text=f"501: {error}")
+        measures = await self._loop.run_in_executor(None, self._subject.measures)
+        if not measures:
+            text = "404: nothing is learned or watched here: ask the process that does"
+            return web.Response(status=404, text=text)
+        accept = request.headers.get("Accept", "")
+        body, kind = await self._loop.run_in_executor(None, exposition, measures, accept)
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     async def _pictures_kept(self, request: web.Request) -> web.Response:
         found = await self._loop.run_in_executor(None, self._subject.pictures_kept)
@@ -349,6 +363,12 @@ class Dashboard:
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
+
+
+def _bearer(request: web.Request) -> str | None:
+    """The token that programs send in a header, as Prometheus does."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _as_bytes(text: str) -> bytes:

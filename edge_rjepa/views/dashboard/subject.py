@@ -19,6 +19,28 @@ class Picture(NamedTuple):
     jpeg: bytes
 
 
+class Measure(NamedTuple):
+    """A number, or one for each value of some labels, for Prometheus.
+
+    name: with its unit at its end. counts: it only grows; Prometheus adds `_total` to the name.
+    """
+
+    name: str
+    says: str
+    samples: list[tuple[dict[str, str], float]]
+    counts: bool = False
+
+
+def one(number: float) -> list[tuple[dict[str, str], float]]:
+    """The samples of a measure without labels."""
+    return [({}, number)]
+
+
+def of_each(label: str, numbers: Mapping[str, float]) -> list[tuple[dict[str, str], float]]:
+    """The samples of a measure with a number for each value of a label."""
+    return [({label: value}, number) for value, number in numbers.items()]
+
+
 class Subject:
     """What the server asks for, in threads of its own; as it stands here, nothing goes on.
 
@@ -60,6 +82,10 @@ class Subject:
     def state(self) -> dict:
         """What changes all the time; quick."""
         return {}
+
+    def measures(self) -> list[Measure]:
+        """What Prometheus is told; nothing where nothing goes on."""
+        return []
 
     def maps(self) -> dict:
         """What changes slowly and takes time to draw."""

@@ -20,7 +20,16 @@ import numpy as np
 from edge_rjepa.base import journal
 from edge_rjepa.errors import RJepaError
 from edge_rjepa.views.dashboard.live import EVENTS, jpeg_of
-from edge_rjepa.views.dashboard.subject import Picture, Refused, Subject, done, refused
+from edge_rjepa.views.dashboard.subject import (
+    Measure,
+    Picture,
+    Refused,
+    Subject,
+    done,
+    of_each,
+    one,
+    refused,
+)
 from edge_rjepa.views.metrics import is_number
 from safe_files.reading import read_bytes
 
@@ -71,6 +80,7 @@ class Watching(Subject):
         self._looks = 0
         self._was_watching = False
         self._alarms: deque[dict] = deque(_kept_alarms(folder), maxlen=ALARMS)
+        self._alarm_counts = {"new": 0, "removed": 0}
         self._jpegs: dict[int, bytes] = {}
         self._masks = masks
         self._events: deque[tuple[int, float, str]] = deque(maxlen=EVENTS)
@@ -91,6 +101,7 @@ class Watching(Subject):
             if line.get("kind") == "alarm":
                 size = None if self._look is None else self._look.image.shape[1::-1]
                 self._alarms.append(_alarm(line, size))
+                self._alarm_counts[self._alarms[-1]["what"]] += 1
                 if jpeg is not None:
                     self._jpegs[line["number"]] = jpeg
                     if len(self._jpegs) > JPEGS:
@@ -168,6 +179,26 @@ class Watching(Subject):
             "sentence": _sentence(self._stage(look), 0.0 if look is None else look.to_go_s, there),
             "expected_per_hour": float(f"{expected:.2g}") if math.isfinite(expected) else None,
         }
+
+    def measures(self) -> list[Measure]:
+        """What was looked at and what was told of it since this watch began."""
+        look = self._look
+        with self._lock:
+            there = sum(map(_is_there, self._alarms))
+            alarms = of_each("what", self._alarm_counts)
+        found = [
+            Measure("frames", "Frames that were looked at", one(self._looks), True),
+            Measure("alarms", "Alarms", alarms, True),
+            Measure("alarms_active", "Alarms of what is still there", one(there)),
+            Measure("watching", "1 while alarms are told", one(self._stage(look) == "watching")),
+        ]
+        if look is not None:
+            usual = one(look.expected_per_hour)
+            found += [
+                Measure("expected_false_alarms_per_hour", "At this threshold", usual),
+                Measure("threshold_std", "Standard deviations of an alarm", one(look.threshold)),
+            ]
+        return found
 
     def _stage(self, look: Look | None) -> str:
         if look is None:
