@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from calibration.errors import CalibrationError
 from edge_rjepa._version import __version__
+from edge_rjepa.cli.json_log import log_of
 from edge_rjepa.cli.terminal import FAILED, INTERRUPTED, complete_streams, leave, output_failed, say
 from edge_rjepa.errors import RJepaError
 from safe_files.errors import in_words
@@ -49,12 +50,13 @@ def program() -> NoReturn:
     # Learning takes one thread of BLAS. OpenBLAS starts one for each core as it is loaded, and
     # where it may not, it ends the process.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    leave(main())
+    complete_streams()
+    with log_of(sys.argv[1:]):
+        leave(main())
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 for a failure, 2 for wrong usage."""
-    complete_streams()
     _name_a_home()
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {_in_a_line(message)}")
     try:

@@ -449,9 +449,13 @@ def _progress(
                 bar.update(progress.fixations - bar.n)
             if not terminal and time.monotonic() >= shown_s + LINE_EVERY_S:
                 shown_s = time.monotonic()
-                say(f"{name}{progress.fixations:,} fixations: {_in_words(progress)}")
+                line = f"{name}{progress.fixations:,} fixations: {_in_words(progress)}"
+                say(line, **progress.in_units())
 
         def write(event: str) -> None:
+            if not terminal:
+                say(name + event)
+                return
             with suppress(OSError):
                 bar.write(name + event, file=sys.stderr)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import firmware_bridge
+from edge_rjepa.cli.json_log import FORMATS
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.sources.kinds import supported
 from safe_files.errors import why
@@ -40,6 +41,13 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=command)
+    if command is not None:
+        parser.add_argument(
+            "--log",
+            choices=FORMATS,
+            default=FORMATS[0],
+            help="json: what goes to standard error is one JSON object a line (text)",
+        )
     return parser
 
 

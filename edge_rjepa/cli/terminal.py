@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from edge_rjepa.base.threads import join_driver_threads
+from edge_rjepa.cli import json_log
 from safe_files.errors import why
 
 DRIVERS_S = 1.0  # for cameras to come back, as the program ends
@@ -32,10 +33,16 @@ def complete_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w")
 
 
-def say(line: str) -> None:
-    """To the person who watches; standard output stays for what a script reads."""
+def say(line: str, **numbers: float) -> None:
+    """To the person who watches; standard output stays for what a script reads.
+
+    numbers: what the line tells, for a log of JSON.
+    """
     with suppress(OSError):  # a log that cannot be written is no reason to stop
-        print(line, file=sys.stderr, flush=True)
+        if json_log.active is None:
+            print(line, file=sys.stderr, flush=True)
+        elif line:
+            json_log.active.say(line, **numbers)
 
 
 @contextmanager
@@ -89,5 +96,7 @@ def leave(code: int) -> NoReturn:
         say(f"edge-rjepa: {output_failed(error)}")
         code = code or FAILED
     if not join_driver_threads(DRIVERS_S):
+        if json_log.active is not None:
+            json_log.active.close()
         os._exit(code)  # the usual end would wait for it, or be aborted by it
     sys.exit(code)
