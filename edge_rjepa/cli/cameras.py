@@ -59,6 +59,7 @@ def options_of_each(options: argparse.Namespace) -> list[argparse.Namespace]:
             resume=options.resume and options.resume / str(i + 1),
             record=options.record and numbered(options.record, i + 1),
             dashboard=options.dashboard and address_after(options.dashboard, i),
+            foxglove=options.foxglove and address_after(options.foxglove, i),
         )
         for i in range(count)
     ]

@@ -178,9 +178,13 @@ def _look_of(watch: Any, frame: Any) -> Any:
 
 def _show_in_foxglove(view: Any, watch: Any, frame: Any) -> None:
     """A frame that was looked at, with where it is less usual than usual, and how it stands."""
+    import numpy as np
+
     if view.is_watched:
         pixels, scores = watch.scores(frame)
-        shares = scores / watch.threshold  # of an infinite one, 0 or NaN
+        shares = (
+            np.where(np.isfinite(scores), scores, 0.0) / watch.threshold
+        )  # 0 of an infinite one
         shown = shares >= FAINTEST_SHARE
         view.look(frame, pixels[shown], shares[shown])
         view.on_metrics(

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -525,6 +526,35 @@ def test_the_command_reports_and_keeps_what_is_new(world, tmp_path, encoder, cap
     assert lines[-1]["alarms"] == 1
     assert lines[-1]["watched_s"] == pytest.approx(9.9, abs=0.2)
     assert 0.0 < lines[-1]["expected_false_per_hour"] <= 1800.0
+
+
+@pytest.mark.slow
+def test_the_command_shows_in_foxglove_what_it_watches(world, tmp_path, monkeypatch, capsys):
+    """A client sees pictures, the alarm, its box and how the watch stands."""
+    from edge_rjepa.sources import channels
+    from edge_rjepa.views.foxglove import FoxgloveView
+    from tests.views.test_foxglove import received
+
+    found, threads = [], []
+    started = FoxgloveView.__init__
+    wanted = {channels.PICTURE, channels.FIXATIONS, channels.ALARMS, channels.ALARM_BOXES}
+
+    def start(self, *asked):
+        started(self, *asked)
+        threads.append(threading.Thread(target=lambda: found.append(received(self.url, wanted))))
+        threads[0].start()
+        while not self.is_watched and threads[0].is_alive():
+            time.sleep(0.01)
+
+    monkeypatch.setattr(FoxgloveView, "__init__", start)
+    rc, _, err = run_watch(
+        world, "encoder.onnx", "--source", world / "yard.avi", "--warm-up", "30",
+        "--out", tmp_path / "out", "--foxglove", "127.0.0.1:0", capsys=capsys,
+    )  # fmt: skip
+    threads[0].join()
+    assert rc == 0 and "foxglove: ws://127.0.0.1:" in err, err
+    assert found[0][channels.ALARMS].message == "alarm 1: something new"
+    assert len(found[0][channels.ALARM_BOXES].texts) == 1
 
 
 @pytest.mark.slow
