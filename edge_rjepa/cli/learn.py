@@ -107,6 +107,8 @@ def execute(options: argparse.Namespace) -> int:
     """Learn until there is a signal or a limit is reached, then judge what was learned."""
     if options.dashboard is not None:
         options.token = flags.read_token(options)  # told before anything is begun
+    if options.foxglove is not None:
+        import edge_rjepa.views.foxglove  # noqa: F401 - what is missing is told now, too
     _check_resume(options)
     options.out = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
     each = options_of_each(options)

@@ -58,7 +58,7 @@ try:
     from mcap.stream_reader import breakup_chunk
     from mcap.writer import CompressionType, Writer
 except ModuleNotFoundError as error:
-    if error.name != "mcap":
+    if (error.name or "").partition(".")[0] != "mcap":
         raise
     raise ConfigError('MCAP files need mcap: pip install "edge-rjepa[foxglove]"') from error
 

@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import cv2
-import foxglove
 import numpy as np
-from foxglove import channels as fox_channels
-from foxglove.websocket import ServerListener
 
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.optics.camera import Camera
-from edge_rjepa.sources import channels
+from edge_rjepa.sources import channels  # ahead of foxglove: it says what to install
 from edge_rjepa.sources.channels import Fixated, Message, Messages
 from edge_rjepa.sources.recording import Taken
 from edge_rjepa.views.address import is_loopback, parse_address
+
+import foxglove  # isort: skip
+from foxglove import channels as fox_channels  # isort: skip
+from foxglove.websocket import ServerListener  # isort: skip
 
 MOST_WAITING = 64  # messages for one slow client; then the oldest go
 MOST_WORDS = 100  # events, alarms and measures that wait for the thread

@@ -3,8 +3,11 @@
 import asyncio
 import base64
 import json
+import os
+import re
 import struct
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -17,6 +20,8 @@ import pytest
 
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.optics.camera import Pinhole
+from edge_rjepa.run.monitor import Health
+from edge_rjepa.run.run import Progress
 from edge_rjepa.sources import Frame, channels
 from edge_rjepa.sources.decode import decode
 from edge_rjepa.views.foxglove import FoxgloveView
@@ -219,3 +224,53 @@ def test_an_address_beyond_loopback_is_warned_of(monkeypatch):
     )
     with FoxgloveView("0.0.0.0:0", CAMERA, live=True, turns=False) as view:
         assert "has no password" in view.warning
+
+
+def test_the_layout_names_topics_and_fields_that_there_are():
+    text = (Path(__file__).parents[2] / "docs" / "foxglove-layout.json").read_text()
+    layout = json.loads(text)
+    panels = re.findall(r'"((?:Image|3D|Plot|RosOut)!\w+)"', json.dumps(layout["layout"]))
+    assert sorted(panels) == sorted(layout["configById"])
+    named = set(re.findall(r'"(/[a-z/_]+)(?:\.(\w+))?"', text))
+    assert len(named) > 8
+    for topic, field in named:
+        assert topic in channels.TOPICS, topic
+        assert not field or field in channels.TOPICS[topic]["properties"], (topic, field)
+
+
+def test_the_measures_of_a_run_have_the_names_of_the_schema():
+    health = Health(1.0, 2.0, 0.5)
+    progress = Progress(1, 2, 3.0, 4.0, 5.0, health, 6.0, 7.0, 8.0, 9.0, {"x": 2}, {}, 0, {})
+    values = progress.in_units()
+    assert set(values) <= set(channels.METRIC_NAMES)
+    assert values["latency_median_s"] == pytest.approx(0.008) and values["skipped"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("missing", "flags"),
+    [
+        ("foxglove", ["--foxglove", "127.0.0.1:0"]),
+        ("foxglove", ["--record", "walk.mcap"]),
+        ("mcap", ["--record", "walk.mcap"]),
+        ("mcap", ["--source", "replay:kept.mcap"]),
+    ],
+)
+def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing, flags):
+    (tmp_path / "kept.mcap").write_bytes(b"")
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from edge_rjepa.cli import main\n"
+        f"sys.exit(main(['learn', '--out', 'run', '--fixations', '1', *{flags!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    said = done.stderr.splitlines()
+    assert any('pip install "edge-rjepa[foxglove]"' in line for line in said), said
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
