@@ -262,6 +262,7 @@ class Messages:
 
     def _log(self, topic: str, text: str, level: fox.LogLevel) -> Message:
         time_ns = self.clock.now()
+        text = text.encode(errors="replace").decode()  # a name may have bytes that are no UTF-8
         log = fox.Log(timestamp=stamp_of(time_ns), level=level, message=text, name="edge_rjepa")
         return Message(topic, time_ns, log)
 

@@ -100,7 +100,7 @@ KINDS = [
     ),
     Kind(
         name="recording",
-        example="replay:DIR",
+        example="replay:DIR, replay:FILE.mcap",
         open=_of_module("replay", "open_replay"),
         prefix="replay:",
         names_path=True,

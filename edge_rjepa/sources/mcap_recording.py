@@ -48,7 +48,7 @@ from edge_rjepa.sources.recording import (
 )
 from safe_files.errors import FileError, why
 from safe_files.reading import open_regular, parse_json
-from safe_files.writing import private_opener
+from safe_files.writing import make_private_folder, private_opener
 
 try:
     from mcap.data_stream import ReadDataStream
@@ -152,6 +152,7 @@ class McapWriter:
         self._written_s = time.monotonic()
         self._waiting_bytes = 0
         self._described_ns = -(10**18)
+        make_private_folder(path.parent)
         try:
             self._file = open(path, "xb", opener=private_opener)
         except FileExistsError:

@@ -59,6 +59,7 @@ class FoxgloveView:
         self._words: deque[Message | str] = deque(maxlen=MOST_WORDS)  # str: a topic's last, again
         self._last: dict[str, Message] = {}  # of topics that who comes late is sent at once
         self._wake, self._ended = threading.Event(), threading.Event()
+        self._complained = False
         try:
             self._server = foxglove.start_server(
                 name="edge_rjepa", host=self.host, port=port, context=context,
@@ -143,13 +144,25 @@ class FoxgloveView:
         while not self._ended.is_set():
             self._wake.wait()
             self._wake.clear()
-            while self._words:
-                word = self._words.popleft()
-                self._send(self._last[word] if isinstance(word, str) else word)
-            shown, self._newest = self._newest, None
-            if shown is not None:
-                self._send_frame(shown)
-                self._ended.wait(PICTURE_S)
+            try:
+                self._send_newest()
+            except Exception as error:  # one picture less is no reason to show nothing any more
+                self._complain(error)
+
+    def _send_newest(self) -> None:
+        while self._words:
+            word = self._words.popleft()
+            self._send(self._last[word] if isinstance(word, str) else word)
+        shown, self._newest = self._newest, None
+        if shown is not None:
+            self._send_frame(shown)
+            self._ended.wait(PICTURE_S)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            said = " ".join(str(error).split())
+            logging.getLogger(__name__).error("Foxglove's view lacks something: %s", said)
 
     def _send_frame(self, shown: _Shown) -> None:
         for message in (*self._messages.of_place(shown.frame), *shown.over()):

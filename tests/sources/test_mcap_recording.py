@@ -127,6 +127,16 @@ def test_others_read_it_and_see_what_was_seen(tmp_path):
     assert (lens.width, lens.height, lens.K[0]) == (13, 9, CAMERA.focal_px)
 
 
+def test_names_that_are_no_utf_8_are_told_as_far_as_can_be(tmp_path):
+    with Recorder(tmp_path / "new" / "walk.mcap", CAMERA, {"source": "\udcff.mp4"}) as recorder:
+        recorder.channels.on_event("\udcff.mp4 has ended")
+        recorder.add(noise_frame(0), None, 0)
+    found = by_topic(tmp_path / "new" / "walk.mcap")
+    assert found[channels.EVENTS][0].message == "?.mp4 has ended"
+    with ReplaySource(tmp_path / "new" / "walk.mcap") as source:
+        assert source.config == {"source": "\udcff.mp4"}
+
+
 def test_without_a_head_there_are_no_joints(tmp_path):
     record(tmp_path / "walk.mcap", 1, limits=None)
     assert channels.JOINTS not in by_topic(tmp_path / "walk.mcap")

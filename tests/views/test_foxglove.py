@@ -205,6 +205,21 @@ def test_a_client_that_reads_nothing_holds_up_nobody():
         asyncio.run(subscribe_and_sleep(view.url))
 
 
+def test_what_cannot_be_sent_is_told_once_and_the_next_picture_comes(monkeypatch, caplog):
+    place, failures = channels.Messages.of_place, iter(range(3))
+
+    def fails_thrice(self, frame):
+        if next(failures, None) is not None:
+            raise ValueError("no\nplace")
+        return place(self, frame)
+
+    monkeypatch.setattr(channels.Messages, "of_place", fails_thrice)
+    with FoxgloveView("127.0.0.1:0", CAMERA, live=True, turns=True) as view, shown(view):
+        assert received(view.url, ALL)[channels.PICTURE].data
+    said = [each.getMessage() for each in caplog.records if each.name.startswith("edge_rjepa")]
+    assert said == ["Foxglove's view lacks something: no place"] and next(failures, None) is None
+
+
 def test_addresses():
     with FoxgloveView("127.0.0.1:0", CAMERA, live=True, turns=False) as view:
         assert view.warning is None
