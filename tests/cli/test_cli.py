@@ -221,22 +221,23 @@ def test_help_loads_nothing_heavy():
 
 
 @pytest.mark.slow
-def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path):
+@pytest.mark.parametrize("tape", ["tape", "tape.mcap"])
+def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path, tape):
     recorded = edge_rjepa(
-        world, *LEARN, "--out", str(tmp_path / "then"), "--record", str(tmp_path / "tape"),
+        world, *LEARN, "--out", str(tmp_path / "then"), "--record", str(tmp_path / tape),
         "--fixations", "400",
     )  # fmt: skip
     assert recorded.returncode == 0, recorded.stderr
-    assert f"recorded: {tmp_path / 'tape'}" in recorded.stderr
+    assert f"recorded: {tmp_path / tape}" in recorded.stderr
     replayed = edge_rjepa(
-        world, "learn", "--source", f"replay:{tmp_path / 'tape'}", "--out", str(tmp_path / "now")
+        world, "learn", "--source", f"replay:{tmp_path / tape}", "--out", str(tmp_path / "now")
     )
     assert replayed.returncode == 0, replayed.stderr
     assert "the same as when this was recorded, bit for bit" in replayed.stderr
     then, now = (RJepa.load(tmp_path / r / "checkpoint.safetensors") for r in ("then", "now"))
     assert then.digest == now.digest
 
-    replay = ("learn", "--source", f"replay:{tmp_path / 'tape'}")
+    replay = ("learn", "--source", f"replay:{tmp_path / tape}")
     other = edge_rjepa(world, *replay, "--out", str(tmp_path / "other"), "--seed", "5")
     assert "differs from when this was recorded" in other.stderr
     part = edge_rjepa(world, *replay, "--out", str(tmp_path / "part"), "--fixations", "160")
