@@ -33,6 +33,7 @@ from edge_rjepa._version import __version__
 from edge_rjepa.errors import ConfigError, SourceError
 from edge_rjepa.sources.decode import decode
 from edge_rjepa.sources.recording import (
+    FRAME_TOPIC,
     MOST_ABOUT_BYTES,
     MOST_LINE_BYTES,
     MOST_PICTURE_BYTES,
@@ -62,7 +63,7 @@ except ModuleNotFoundError as error:
         raise
     raise ConfigError('MCAP files need mcap: pip install "edge-rjepa[foxglove]"') from error
 
-FRAME, FRAME_PICTURE = "/edge_rjepa/frame", "/camera/image"
+FRAME, FRAME_PICTURE = FRAME_TOPIC, "/camera/image"
 HELD, HELD_PICTURE = "/edge_rjepa/held_out", "/edge_rjepa/held_out/image"
 ABOUT = "edge_rjepa recording"  # name of the metadata
 KINDS = {".png": "png", ".mjpeg": "jpeg"}  # of pictures, as Foxglove names them

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "edge_rjepa recording", 1
 ABOUT, FRAMES, HELD_OUT = "recording.json", "frames.jsonl", "held_out"
-MCAP = ".mcap"  # suffix of the form that is a file
+MCAP = ".mcap"  # suffix of the form that is a file ..
+FRAME_TOPIC = "/edge_rjepa/frame"  # .. and in it the topic with a message a frame
 FRAMES_A_SEGMENT = 300  # pictures in one file
 MOST_ABOUT_BYTES, MOST_LINE_BYTES, MOST_PICTURE_BYTES = 8 << 20, 1 << 20, 128 << 20
 MOST_SEGMENTS, MOST_FIXATIONS, MOST_OFFSET = 1_000_000, 4096, 1 << 53

@@ -319,6 +319,14 @@ def test_other_files_are_refused_in_a_line(tmp_path):
         ReplaySource(tmp_path / "none.mcap")
 
 
+def test_as_a_bag_it_is_told_what_it_is(tmp_path):
+    path = tmp_path / "walk.mcap"
+    record(path, 3)
+    with pytest.raises(SourceError, match=f"is a recording of edge_rjepa: replay:{path}") as error:
+        open_source(f"bag:{path}")
+    assert "\n" not in str(error.value)
+
+
 def test_a_file_in_use_is_not_recorded_into(tmp_path):
     path = tmp_path / "walk.mcap"
     record(path, 1)

@@ -18,6 +18,7 @@ from edge_rjepa.sources.bags.stored import Stored, message_of
 from edge_rjepa.sources.frame import Frame, SourceEnded, count_in
 from edge_rjepa.sources.images import crop_resize, size_within
 from edge_rjepa.sources.kinds import Options, path_of
+from edge_rjepa.sources.recording import FRAME_TOPIC
 from edge_rjepa.sources.ros_messages import (
     INFO,
     PICTURE_TYPES,
@@ -161,6 +162,8 @@ class BagSource:
         found = {topic for topic, kind in self._bag.topics if kind in PICTURE_TYPES}
         if topics.pictures in found:
             return topics.pictures
+        if FRAME_TOPIC in known:
+            raise SourceError(f"{self._path}: is a recording of edge_rjepa: replay:{self._path}")
         if not found:
             raise SourceError(
                 f"{self._path}: has no topic of sensor_msgs Image or CompressedImage; it has "
