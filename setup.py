@@ -20,10 +20,11 @@ DASHBOARD = ["aiohttp>=3.13.3"]  # before it: a few bytes that unpack to gigabyt
 MQTT = ["paho-mqtt>=2.0"]  # with 1.x its callbacks were called in another way
 # ROS messages as bytes, and the files that hold them: no ROS is needed.
 ROS_MESSAGES = ["rosbags>=0.11"]
-BAGS = [*ROS_MESSAGES, "mcap>=1.2"]
+MCAP = ["mcap>=1.2"]
+BAGS = [*ROS_MESSAGES, *MCAP]
 # A DDS for where there is no rclpy. Its wheels are for x86-64: on a Jetson rclpy is the system's.
 ROS2 = [*ROS_MESSAGES, "cyclonedds>=11.0; platform_machine == 'x86_64'"]
-FOXGLOVE = ["foxglove-sdk>=0.20", *BAGS]
+FOXGLOVE = ["foxglove-sdk>=0.20", *MCAP]
 LEROBOT = ["pyarrow>=15", "av>=12"]
 METRICS = ["prometheus-client>=0.20", *DASHBOARD]
 CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
@@ -39,6 +40,7 @@ TEST = [
     *DASHBOARD,
     *MQTT,
     *EXAMPLES,
+    *BAGS,
     *FOXGLOVE,
     *LEROBOT,
     *METRICS,
