@@ -115,6 +115,14 @@ KINDS = [
         names_path=True,
     ),
     Kind(
+        name="lerobot",
+        example="lerobot:DIR[#camera]",
+        open=_of_module("lerobot", "open_lerobot"),
+        prefix="lerobot:",
+        names_path=True,
+        shows_one_place=False,
+    ),
+    Kind(
         name="device",
         example="a camera (0, /dev/video0, /dev/v4l/by-id/..)",
         open=_of_module("camera", "open_device"),

@@ -99,6 +99,8 @@ def open_pictures(folder: str, options: Options) -> PictureSource:
     path = path_of(folder)
     if (path / ABOUT).exists():
         raise SourceError(f"{folder} is a recording: name it replay:{folder}")
+    if (path / "meta" / "info.json").exists():
+        raise SourceError(f"{folder} is a LeRobot dataset: name it lerobot:{folder}")
     return PictureSource(pictures_in(path), options.seed, options.lens)
 
 

@@ -11,6 +11,7 @@ from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.sources import Frame, open_source
 from edge_rjepa.sources.recording import Recorder
 from firmware_bridge.track import Pose
+from tests.lerobot_datasets import write_dataset
 from tests.ros2_link.made import IMAGE, JOINT_STATE, image, joint_state
 from tests.sources.bags import IMAGES, write_mcap
 from tests.sources.source_checks import CHECKS
@@ -55,6 +56,7 @@ def makers(tmp_path_factory):
             for i in range(12):
                 recorder.add(Frame(noise(i), 0.1 * i, (0.01 * i, 0.0), i), np.zeros((2, 2)), 2)
     bag = write_mcap(tmp_path_factory.mktemp("bag") / "noise.mcap", moving_pictures(40))
+    dataset = write_dataset(tmp_path_factory.mktemp("lerobot") / "dataset")
     with FaultyCamera(size=(64, 48)) as camera:
         yield {
             "scene": functools.partial(open_source, f"scene:{folder}", 3),
@@ -66,7 +68,9 @@ def makers(tmp_path_factory):
             "bag, with a head": functools.partial(
                 open_source, f"bag:{bag}#{IMAGES}?joints=/joint_states:pan,tilt"
             ),
-            "MCAP recording": functools.partial(open_source, f"replay:{recording / 'walk.mcap'}"),
+            "lerobot": functools.partial(
+                open_source, f"lerobot:{dataset}#side?state=pan.pos,tilt.pos"
+            ),
             "stream": functools.partial(open_source, camera.url),
         }
 
@@ -80,9 +84,9 @@ def makers(tmp_path_factory):
         "folder",
         "video",
         "recording",
-        "MCAP recording",
         "bag",
         "bag, with a head",
+        "lerobot",
         "stream",
     ],
 )
