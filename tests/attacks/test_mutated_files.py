@@ -38,6 +38,7 @@ from edge_rjepa.views.dashboard.history import history
 from tests.calibrations import camera_record, head_record
 from tests.ros2_link.made import CAMERA_INFO, IMAGE, JOINT_STATE, camera_info, image, joint_state
 from tests.sources.bags import IMAGES, write_mcap, write_rosbag2
+from tests.lerobot_datasets import FRONT, write_dataset
 
 MOST_S, MOST_BYTES = 5.0, 300 << 20
 REFUSED = RJepaError, CalibrationError
@@ -192,6 +193,32 @@ def test_recordings(tmp_path, name, files):
 
     whole = (folder / name).read_bytes()
     attack(folder / name, of_bytes(whole, files), replay)
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("meta/info.json", False),
+        ("meta/episodes/chunk-000/file-000.parquet", False),
+        ("data/chunk-000/file-000.parquet", True),
+        (f"videos/{FRONT}/chunk-000/file-000.mp4", False),
+    ],
+)
+def test_lerobot_datasets(tmp_path, name, images, files):
+    folder = write_dataset(tmp_path / "dataset", lengths=(12, 8, 4), images=images)
+
+    def read():
+        with open_source(f"lerobot:{folder}#front?state=pan.pos,tilt.pos", once=True) as source:
+            source.held_out(4)
+            while True:
+                try:
+                    source.read_next(0.0)
+                except SourceEnded:
+                    assert all("\n" not in event for event in source.drain_events())
+                    return
+
+    whole = (folder / name).read_bytes()
+    attack(folder / name, of_bytes(whole, files), read)
 
 
 def test_encoders(small, tmp_path, files):
