@@ -24,6 +24,7 @@ from safe_files.errors import in_words
 COMMANDS = [  # modules of this room, in the order of --help
     "learn",
     "export",
+    "embed",
     "probe",
     "teach",
     "recognise",

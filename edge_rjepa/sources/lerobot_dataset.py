@@ -346,6 +346,7 @@ class Table:
                 about = self._parquet.metadata
                 groups = range(about.num_row_groups)
                 self._groups = [about.row_group(group).num_rows for group in groups]
+                self._bytes = sum(about.row_group(group).total_byte_size for group in groups)
                 self.schema: pa.Schema = self._parquet.schema_arrow
             except BaseException:
                 self._file.close()
@@ -358,6 +359,11 @@ class Table:
     def rows(self) -> int:
         """How many rows it has."""
         return sum(self._groups)
+
+    @property
+    def bytes_a_row(self) -> int:
+        """About how many, as it says, and one at least."""
+        return max(1, self._bytes // max(1, self.rows))
 
     def batches(
         self,

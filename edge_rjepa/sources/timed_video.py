@@ -46,6 +46,8 @@ class TimedVideo:
                 options={"max_pixels": str(MOST_PIXELS)},
             )
             stream = self._container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("no decoder for it")
             stream.thread_type = "AUTO"
             self._tick_s = stream.time_base or Fraction(0)
             if start_s > 0.0 and self._tick_s:

@@ -1,0 +1,86 @@
+"""What LeRobot's own code does with a dataset: run by the Python of an environment that has it.
+
+lerobot_peer.py write DIR CODEC PICTURES...   three episodes by two cameras, h264 or libsvtav1
+lerobot_peer.py read DIR COLUMN              prints what it loads of that column, as JSON
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from lerobot.datasets.compute_stats import aggregate_stats, compute_episode_stats
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+CAMERAS = ["observation.images.front", "observation.images.wrist"]
+RATE, LENGTHS, SIZE = 10, (9, 7, 8), (96, 64)
+JOINTS = ["pan.pos", "tilt.pos"]
+
+
+def seen(picture, episode, frame):
+    """A part of the picture that moves to the right with the frames."""
+    large = cv2.resize(picture, (2 * SIZE[0], 2 * SIZE[1]), interpolation=cv2.INTER_AREA)
+    left = 8 * frame
+    return large[10 * episode :, left:][: SIZE[1], : SIZE[0]]
+
+
+def write(folder, codec, paths):
+    pictures = [cv2.imread(path)[..., ::-1] for path in paths]
+    shape, names = (SIZE[1], SIZE[0], 3), ["height", "width", "channels"]
+    kind = "image" if codec == "image" else "video"
+    features = {
+        CAMERAS[0]: {"dtype": kind, "shape": shape, "names": names},
+        CAMERAS[1]: {"dtype": kind, "shape": shape, "names": names},
+        "observation.state": {"dtype": "float32", "shape": (2,), "names": JOINTS},
+        "action": {"dtype": "float32", "shape": (2,), "names": JOINTS},
+    }
+    how = {} if codec == "image" else {"vcodec": codec}
+    dataset = LeRobotDataset.create(
+        "tests/peer", RATE, features, root=folder, use_videos=kind == "video", **how
+    )
+    for episode, length in enumerate(LENGTHS):
+        for frame in range(length):
+            joints = np.array([0.1 * episode, 0.01 * frame], np.float32)
+            views = [seen(pictures[(episode + i) % len(pictures)], episode, frame) for i in (0, 1)]
+            dataset.add_frame(
+                dict(zip(CAMERAS, views, strict=True))
+                | {"observation.state": joints, "action": joints, "task": "look around"}
+            )
+        dataset.save_episode(parallel_encoding=False)
+    dataset.finalize()
+
+
+def read(folder, column):
+    dataset = LeRobotDataset("tests/peer", root=folder, video_backend="pyav")
+    stored = np.stack(dataset.hf_dataset[column])
+    episodes = np.array(dataset.hf_dataset["episode_index"])
+    by_episode = [
+        compute_episode_stats({column: stored[episodes == e]}, dataset.features)
+        for e in range(dataset.num_episodes)
+    ]
+    plain = lambda stats: {name: np.asarray(value).tolist() for name, value in stats.items()}  # noqa: E731
+    batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
+    print(
+        json.dumps(
+            {
+                "column": stored.tolist(),
+                "batch": batch[column].tolist(),
+                "batch keys": sorted(batch),
+                "picture": batch[CAMERAS[0]].shape,
+                "stats": plain(dataset.meta.stats[column]),
+                "its stats": plain(aggregate_stats(by_episode)[column]),
+                "feature": dataset.features[column],
+                "frames": len(dataset),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    command, folder, *rest = sys.argv[1:]
+    if command == "write":
+        write(Path(folder), rest[0], rest[1:])
+    else:
+        read(Path(folder), rest[0])
