@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test attack readers foxglove debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
+.PHONY: demo quick test attack readers lerobot debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -32,10 +32,10 @@ attack: .venv/test.stamp
 readers: .venv/readers.stamp
 	.venv/readers/bin/python -m pytest -rs tests/encoder/test_readers.py
 
-# The live view for Foxglove with Foxglove's own client for JavaScript, which npm installs beside .venv.
-foxglove: .venv/test.stamp
-	npm install --silent --prefix .venv/foxglove @foxglove/ws-protocol@0.8.0 ws@8
-	$(BIN)/python -m pytest -rs tests/views/test_foxglove.py
+# Datasets that LeRobot's own code writes, loads and trains on, in an environment beside the tests' own: some
+# gigabytes. make lerobot LEROBOT_PYTHON=/path/to/python takes one that has it.
+lerobot: .venv/test.stamp $(if $(LEROBOT_PYTHON),,.venv/lerobot.stamp)
+	$(BIN)/python -m pytest -rs tests/encoder/test_lerobot_peer.py
 
 # Sources with the system's own OpenCV, GStreamer and RTSP servers that restart.
 debian:
@@ -121,4 +121,9 @@ clean:
 	.venv/readers/bin/python -m pip install --no-deps pnnx
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$(.venv/readers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
+	@touch $@
+
+.venv/lerobot.stamp: .venv/test.stamp
+	$(BIN)/python -m venv .venv/lerobot
+	.venv/lerobot/bin/python -m pip install lerobot
 	@touch $@

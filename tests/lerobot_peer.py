@@ -1,7 +1,9 @@
 """What LeRobot's own code does with a dataset: run by the Python of an environment that has it.
 
-lerobot_peer.py write DIR CODEC PICTURES...   three episodes by two cameras, h264 or libsvtav1
-lerobot_peer.py read DIR COLUMN              prints what it loads of that column, as JSON
+lerobot_peer.py write DIR CODEC PICTURES...   h264, libsvtav1 or image: three episodes by two
+                                              cameras; prints the states of all frames
+lerobot_peer.py read DIR COLUMN               prints what it loads of that column
+lerobot_peer.py pictures DIR CAMERA FILE.npy  writes all that it loads of that camera
 """
 
 import json
@@ -40,9 +42,11 @@ def write(folder, codec, paths):
     dataset = LeRobotDataset.create(
         "tests/peer", RATE, features, root=folder, use_videos=kind == "video", **how
     )
+    states = []
     for episode, length in enumerate(LENGTHS):
         for frame in range(length):
             joints = np.array([0.1 * episode, 0.01 * frame], np.float32)
+            states.append(joints.tolist())
             views = [seen(pictures[(episode + i) % len(pictures)], episode, frame) for i in (0, 1)]
             dataset.add_frame(
                 dict(zip(CAMERAS, views, strict=True))
@@ -50,6 +54,7 @@ def write(folder, codec, paths):
             )
         dataset.save_episode(parallel_encoding=False)
     dataset.finalize()
+    print(json.dumps(states))
 
 
 def read(folder, column):
@@ -60,27 +65,34 @@ def read(folder, column):
         compute_episode_stats({column: stored[episodes == e]}, dataset.features)
         for e in range(dataset.num_episodes)
     ]
-    plain = lambda stats: {name: np.asarray(value).tolist() for name, value in stats.items()}  # noqa: E731
     batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
-    print(
-        json.dumps(
-            {
-                "column": stored.tolist(),
-                "batch": batch[column].tolist(),
-                "batch keys": sorted(batch),
-                "picture": batch[CAMERAS[0]].shape,
-                "stats": plain(dataset.meta.stats[column]),
-                "its stats": plain(aggregate_stats(by_episode)[column]),
-                "feature": dataset.features[column],
-                "frames": len(dataset),
-            }
-        )
-    )
+    found = {
+        "frames": len(dataset),
+        "column": stored.tolist(),
+        "batch": batch[column].tolist(),
+        "picture": list(batch[CAMERAS[0]].shape),
+        "feature": dataset.features[column],
+        "stats": plain(dataset.meta.stats[column]),
+        "its own stats": plain(aggregate_stats(by_episode)[column]),
+    }
+    print(json.dumps(found))
+
+
+def plain(stats):
+    return {name: np.asarray(value).tolist() for name, value in stats.items()}
+
+
+def pictures(folder, camera, path):
+    dataset = LeRobotDataset("tests/peer", root=folder, video_backend="pyav")
+    rgb = np.stack([dataset[i][camera].permute(1, 2, 0) for i in range(len(dataset))])
+    np.save(path, np.round(255.0 * rgb).astype(np.uint8)[..., ::-1])
 
 
 if __name__ == "__main__":
     command, folder, *rest = sys.argv[1:]
     if command == "write":
         write(Path(folder), rest[0], rest[1:])
-    else:
+    elif command == "read":
         read(Path(folder), rest[0])
+    else:
+        pictures(Path(folder), *rest)
