@@ -16,6 +16,7 @@ import pytest
 from mcap.writer import CompressionType
 from safetensors.numpy import save as safetensors_bytes
 
+from benchmarks.lerobot_datasets import FRONT, write_dataset
 from calibration import io as calibration_io
 from calibration.errors import CalibrationError
 from edge_rjepa.base import checkpoint, journal
@@ -38,7 +39,6 @@ from edge_rjepa.views.dashboard.history import history
 from tests.calibrations import camera_record, head_record
 from tests.ros2_link.made import CAMERA_INFO, IMAGE, JOINT_STATE, camera_info, image, joint_state
 from tests.sources.bags import IMAGES, write_mcap, write_rosbag2
-from tests.lerobot_datasets import FRONT, write_dataset
 
 MOST_S, MOST_BYTES = 5.0, 300 << 20
 REFUSED = RJepaError, CalibrationError

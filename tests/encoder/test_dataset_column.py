@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.lerobot_datasets import FRONT, picture, told_by, write_dataset, write_mp4
 from edge_rjepa.cli import main
 from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.dataset_column import MEASURES, write_with_column
@@ -21,7 +22,6 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.sources import SourceEnded, open_source
 from edge_rjepa.sources.lerobot_dataset import Dataset
-from tests.lerobot_datasets import FRONT, picture, told_by, write_dataset, write_mp4
 
 NAME = "observation.seen"
 LENGTHS = 12, 8, 10

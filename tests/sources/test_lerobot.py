@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.lerobot_datasets import FRONT, JOINTS, RATE, told_by, write_dataset, write_mp4
 from edge_rjepa.errors import SourceError
 from edge_rjepa.sources import SourceEnded, open_source
 from edge_rjepa.sources.lerobot import NO_EPISODE, NO_PICTURE, NO_TIME
-from tests.lerobot_datasets import FRONT, JOINTS, RATE, told_by, write_dataset, write_mp4
 
 DATA, DATA_1 = "data/chunk-000/file-000.parquet", "data/chunk-000/file-001.parquet"
 VIDEO = f"videos/{FRONT}/chunk-000/file-000.mp4"

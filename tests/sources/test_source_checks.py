@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks.faulty_camera import FaultyCamera
+from benchmarks.lerobot_datasets import write_dataset
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.sources import Frame, open_source
 from edge_rjepa.sources.recording import Recorder
 from firmware_bridge.track import Pose
-from tests.lerobot_datasets import write_dataset
 from tests.ros2_link.made import IMAGE, JOINT_STATE, image, joint_state
 from tests.sources.bags import IMAGES, write_mcap
 from tests.sources.source_checks import CHECKS
