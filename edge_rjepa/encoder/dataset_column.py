@@ -43,6 +43,7 @@ from safe_files.writing import write_atomic
 DATA, VIDEOS, STATS = "data", "videos", "meta/stats.json"
 HUGGINGFACE = b"huggingface"  # what their library says of a table, in its footer
 BATCH_BYTES, MOST_BATCH_ROWS = 64 << 20, 1 << 14  # of a table, copied at a time
+EPISODES_AT_A_TIME = 64
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 MEASURES = ("min", "max", "mean", "std", *QUANTILES)  # as LeRobot calls them; and "count"
 
@@ -190,12 +191,12 @@ class _Column:
 def _write_data(column: _Column, episodes: list[Episode], folder: Path) -> None:
     """The tables of data, each with the column."""
     dataset = column.dataset
+    by_table: dict[str, list[Episode]] = {}
+    for episode in sorted(episodes, key=lambda each: each.first_row):
+        by_table.setdefault(os.path.normpath(episode.data), []).append(episode)
     for path in dataset.tables(DATA):
         relative = str(path.relative_to(dataset.folder))
-        own = sorted(
-            (each for each in episodes if dataset.path(each.data) == path),
-            key=lambda episode: episode.first_row,
-        )
+        own = by_table.pop(relative, [])
         with Table(path) as table:
             starts = np.cumsum([0, *(episode.frames for episode in own)]).tolist()
             if [*(episode.first_row for episode in own), table.rows] != starts:
@@ -212,6 +213,8 @@ def _write_data(column: _Column, episodes: list[Episode], folder: Path) -> None:
                     arrays = [*batch.columns, added]
                     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
             next(values, None)  # the last episode's end: its statistics
+    if by_table:
+        raise SourceError(f"{dataset.folder} lacks {min(by_table)!r:.200}: use another copy")
 
 
 def _write_episodes(column: _Column, folder: Path) -> None:
@@ -224,7 +227,7 @@ def _write_episodes(column: _Column, folder: Path) -> None:
             fields = [pa.field(*each) for each in zip(names, kinds, strict=True)]
             schema = pa.schema([*table.schema, *fields])  # what was said of it no longer fits
             with _writer(folder / path.relative_to(dataset.folder), schema) as writer:
-                for batch in table.batches():
+                for batch in table.batches(at_a_time=EPISODES_AT_A_TIME):
                     told = numbers(batch, "episode_index", path).astype(int).tolist()
                     found = [column.of_episode(number).as_lists() for number in told]
                     arrays = [

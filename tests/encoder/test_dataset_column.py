@@ -202,6 +202,11 @@ def test_tables_with_other_rows_than_told_are_refused(dataset):
     refused(dataset, SourceError, "has other rows than meta/episodes says")
 
 
+def test_a_table_that_is_missing_is_told(dataset):
+    (dataset / "data/chunk-000/file-001.parquet").unlink()
+    refused(dataset, SourceError, "lacks 'data/chunk-000/file-001.parquet': use another copy")
+
+
 def test_links_out_of_the_dataset_are_not_copied(dataset, tmp_path):
     (dataset / "meta/notes").symlink_to("/etc/hostname")
     refused(dataset, SourceError, "leads out of the dataset")
