@@ -110,7 +110,7 @@ def learned(dataset: Path, folder: Path, fixations: int) -> RJepa:
     config = RunConfig(source=f"lerobot:{dataset}#{FRONT}")
     with open_source(config.source) as source:
         run = Run.start(folder, config, source)
-        run.learn(lambda run: run.learner.fixations < fixations)
+        run.learn(lambda run: run.learner.fixations < fixations, lambda progress: None)
         return run.learner
 
 
