@@ -210,7 +210,7 @@ class Dataset:
         return SourceError(f"{self.folder / INFO} is damaged ({error}): use another copy of it")
 
     def _episode_columns(self, camera: str) -> list[str]:
-        columns = [EPISODE, "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
+        columns = ["length", EPISODE, "dataset_from_index", "data/chunk_index", "data/file_index"]
         if self.features[camera].dtype == VIDEO:
             parts = "chunk_index", "file_index", "from_timestamp"
             columns += [f"videos/{camera}/{part}" for part in parts]
@@ -218,18 +218,18 @@ class Dataset:
 
     def _episode(self, row: np.ndarray, camera: str, first_rows: dict[str, int]) -> Episode | None:
         """What a row of meta/episodes tells; None if that cannot be."""
-        *whole, start_s = row if len(row) > 5 else (*row, 0.0)
-        if not all(0 <= n < MOST_ROWS and n == int(n) for n in whole) or not 0 <= start_s < MOST_S:
+        (frames, *whole), start_s = (row[:-1], row[-1]) if len(row) > 5 else (row, 0.0)
+        if not all(_is_whole(n) for n in whole):
             return None
-        number, frames, first, *places = map(int, whole)
+        number, first, *places = map(int, whole)
         data = self._filled(self._data_path, "data_path", places[:2])
         first_row = first - first_rows.setdefault(data, first)
-        if frames == 0 or first_row < 0:
+        if not _is_whole(frames) or frames == 0 or first_row < 0 or not 0.0 <= start_s < MOST_S:
             return None
         video = None
         if len(places) > 2:
             video = self._filled(self._video_path or "", "video_path", places[2:], camera)
-        return Episode(number, frames, data, first_row, video, float(start_s))
+        return Episode(number, int(frames), data, first_row, video, float(start_s))
 
     def _filled(self, template: str, name: str, places: list[int], camera: str = "") -> str:
         """A path of info.json with its fields filled in."""
@@ -441,6 +441,10 @@ def _refused(path: Path) -> Iterator[None]:
         raise SourceError(f"{path} is damaged ({reason}): use another copy of it") from error
     except OSError as error:
         raise SourceError(f"cannot read {path}: {why(error)[:300]}") from error
+
+
+def _is_whole(number: float) -> bool:
+    return 0.0 <= number < MOST_ROWS and number == int(number)
 
 
 def _feature(name: str, value: object) -> Feature:
