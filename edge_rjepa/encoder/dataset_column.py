@@ -17,6 +17,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,7 +209,9 @@ def _write_data(column: _Column, episodes: list[Episode], folder: Path) -> None:
             with _writer(folder / relative, schema) as writer:
                 at_a_time = max(1, min(MOST_BATCH_ROWS, BATCH_BYTES // table.bytes_a_row))
                 for batch in table.batches(at_a_time=at_a_time):
-                    rows = [next(values) for _ in range(batch.num_rows)]
+                    rows = list(islice(values, batch.num_rows))
+                    if len(rows) < batch.num_rows:
+                        raise SourceError(f"{path} is damaged: use another copy of it")
                     added = pa.FixedSizeListArray.from_arrays(np.concatenate(rows), column.width)
                     arrays = [*batch.columns, added]
                     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))

@@ -5,8 +5,10 @@ tests/sources/test_http_camera.py.
 """
 
 import json
+import os
 import random
 import resource
+import shutil
 import time
 from dataclasses import asdict
 
@@ -21,6 +23,7 @@ from calibration import io as calibration_io
 from calibration.errors import CalibrationError
 from edge_rjepa.base import checkpoint, journal
 from edge_rjepa.encoder import parity
+from edge_rjepa.encoder.dataset_column import write_with_column
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.frozen import FrozenEncoder
 from edge_rjepa.errors import RJepaError
@@ -33,6 +36,7 @@ from edge_rjepa.run.config import RunConfig
 from edge_rjepa.sources import open_source
 from edge_rjepa.sources.decode import read_picture
 from edge_rjepa.sources.frame import Frame, SourceEnded
+from edge_rjepa.sources.lerobot_dataset import Dataset
 from edge_rjepa.sources.recording import FRAMES, Recorder
 from edge_rjepa.sources.replay import ReplaySource
 from edge_rjepa.views.dashboard.history import history
@@ -217,8 +221,20 @@ def test_lerobot_datasets(tmp_path, name, images, files):
                     assert all("\n" not in event for event in source.drain_events())
                     return
 
+    def embed():
+        new = tmp_path / "new"
+        dataset = Dataset(folder)
+        try:
+            write_with_column(
+                dataset, dataset.camera("front"), "seen", lambda image: image[0, 0], new
+            )
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+            assert os.listdir(tmp_path) == ["dataset"]
+
     whole = (folder / name).read_bytes()
     attack(folder / name, of_bytes(whole, files), read)
+    attack(folder / name, of_bytes(whole, files), embed)
 
 
 def test_encoders(small, tmp_path, files):
