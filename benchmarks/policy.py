@@ -10,7 +10,7 @@ encoder learns from the training episodes, without answers, as `learn --source l
 Then a ridge regression goes from a frame's features to the answer, its strength chosen on training
 episodes left out; judged on whole episodes that neither saw.
 
-    python -m benchmarks.policy [FIXATIONS]
+    python -m benchmarks.policy [FIXATIONS [TASK ..]]
 """
 
 from __future__ import annotations
@@ -114,9 +114,10 @@ def learned(dataset: Path, folder: Path, fixations: int) -> RJepa:
         return run.learner
 
 
-def column(dataset: Path, learner: RJepa, folder: Path) -> np.ndarray:
+def column(dataset: Path, learner: RJepa, folder: Path, by_place: bool = False) -> np.ndarray:
     """What `embed` writes of each frame, read back."""
-    describe = learner_describer(learner, Retina(RunConfig().retina))
+    describer = learner_describer(learner, Retina(RunConfig().retina))
+    describe = describer.by_place if by_place else describer
     write_with_column(Dataset(dataset), FRONT, "seen", describe, folder)
     paths = sorted((folder / "data").rglob("*.parquet"))
     return np.array([row for path in paths for row in pq.read_table(path)["seen"].to_pylist()])
@@ -151,15 +152,20 @@ def judge(name: str, seed: int, fixations: int, folder: Path) -> dict[str, float
         rows[kind] = error_rad(np.array(small, np.float64), answers, episodes)
     fresh = RJepa(RunConfig().network, seed=seed)
     learner = learned(trained, folder / "run", fixations)
-    for kind, each in (("column, not learned", fresh), ("column", learner)):
-        values = column(dataset, each, folder / kind.replace(" ", "_"))
+    for kind, each, by_place in (
+        ("column, not learned", fresh, False),
+        ("column", learner, False),
+        ("by place, not learned", fresh, True),
+        ("by place", learner, True),
+    ):
+        values = column(dataset, each, folder / kind.replace(" ", "_"), by_place)
         rows[kind] = error_rad(values, answers, episodes)
     return rows
 
 
 def main() -> None:
     fixations = int(sys.argv[1]) if len(sys.argv) > 1 else FIXATIONS
-    for name in ("pan", "target"):
+    for name in sys.argv[2:] or ("pan", "target"):
         found: dict[str, list[float]] = {}
         for seed in range(SEEDS):
             with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +174,7 @@ def main() -> None:
                     found.setdefault(kind, []).append(np.degrees(error))
         for kind, errors in found.items():
             each = " ".join(f"{error:6.2f}" for error in errors)
-            print(f"{name:7s} {kind:20s} {np.mean(errors):6.2f} degrees   ({each})", flush=True)
+            print(f"{name:7s} {kind:22s} {np.mean(errors):6.2f} degrees   ({each})", flush=True)
 
 
 if __name__ == "__main__":

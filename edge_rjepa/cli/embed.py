@@ -17,6 +17,7 @@ COLUMN = "observation.edge_rjepa"
 EXAMPLES = """examples:
   edge-rjepa embed runs/mine so101_pick -o so101_pick_seen
   edge-rjepa embed encoder.onnx so101_pick --camera front -o so101_pick_seen
+  edge-rjepa embed runs/mine so101_pick --by-place -o so101_pick_seen   where things are, too
   edge-rjepa embed runs/mine so101_pick --as observation.environment_state -o so101_pick_seen
 """
 
@@ -37,6 +38,10 @@ def add_to(commands: Any) -> None:
         f"themselves ({COLUMN})",
     )  # fmt: skip
     parser.add_argument(
+        "--by-place", action="store_true",
+        help="16 rows side by side, one for each place of the picture, which tell where things are",
+    )  # fmt: skip
+    parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="NEWDIR", help="the new dataset"
     )
     flags.add_json(parser, "summary")
@@ -51,10 +56,12 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.encoder.opener import open_encoder
 
     encoder = open_encoder(options.encoder)
+    describer = encoder.describer()
+    describe = describer.by_place if options.by_place else describer.__call__
     started_s = time.monotonic()
     with tqdm(unit=" frames", disable=not sys.stderr.isatty()) as bar:
         written = write_with_column(
-            dataset, camera, options.column, encoder.describe, options.output, bar.update
+            dataset, camera, options.column, describe, options.output, bar.update
         )
     took_ms = 1e3 * (time.monotonic() - started_s) / written.frames
     say(

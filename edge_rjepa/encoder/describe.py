@@ -50,6 +50,17 @@ class Describer(NamedTuple):
         """The description (n_z,) float32 of length 1."""
         return pool(self.whiten(self.see(picture)))
 
+    def by_place(self, picture: np.ndarray) -> np.ndarray:
+        """What is at each place of the scan, side by side (16 n_z,) float32, of length 1.
+
+        Unlike the description it tells where in the picture things are. Raises InputError for an
+        exported `descriptor`, which has pooled its places already.
+        """
+        white = self.whiten(self.see(picture))
+        if len(white) < DESCRIBED_FIXATIONS:
+            raise InputError("a descriptor has no places any more: use the run, or the form step")
+        return (white / max(float(np.linalg.norm(white)), 1e-12)).astype(np.float32).ravel()
+
 
 def scan_to_describe(picture: np.ndarray) -> Scan:
     """A picture (H, W, 3) uint8 BGR in even light, and where it is looked at.

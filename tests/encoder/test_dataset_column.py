@@ -13,9 +13,10 @@ from benchmarks.lerobot_datasets import FRONT, picture, told_by, write_dataset, 
 from edge_rjepa.cli import main
 from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.dataset_column import MEASURES, write_with_column
+from edge_rjepa.encoder.describe import Describer
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.frozen import FrozenEncoder
-from edge_rjepa.errors import ConfigError, SourceError
+from edge_rjepa.errors import ConfigError, InputError, SourceError
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.config import RJepaConfig
@@ -245,6 +246,27 @@ def test_the_command_writes_what_the_encoder_describes(encoder, dataset, capsys)
         for row in rows_of(new):
             expected = frozen.describe(source.read_next(0).image)
             np.testing.assert_array_equal(row["observation.edge_rjepa"], expected)
+
+
+def test_by_place_there_is_a_row_for_each_place_and_their_mean_is_the_description(
+    encoder, dataset, capsys
+):
+    new = dataset.parent / "seen"
+    arguments = ["--camera", "front", "--by-place", "-o", str(new)]
+    assert main(["embed", str(encoder), str(dataset), *arguments]) == 0
+    with open_source(f"lerobot:{dataset}#front", once=True) as source:
+        for row in rows_of(new):
+            places = np.array(row["observation.edge_rjepa"]).reshape(16, 5)
+            assert np.linalg.norm(places) == pytest.approx(1.0, abs=1e-5)
+            mean = places.mean(0)
+            expected = FrozenEncoder(encoder).describe(source.read_next(0).image)
+            np.testing.assert_allclose(mean / np.linalg.norm(mean), expected, atol=1e-4)
+
+
+def test_a_descriptor_has_no_places(encoder):
+    describer = FrozenEncoder(encoder).describer()
+    with pytest.raises(InputError, match="no places any more"):
+        Describer(describer.see, lambda rows: rows[:1]).by_place(np.zeros((48, 64, 3), np.uint8))
 
 
 def test_the_command_says_which_cameras_there_are(encoder, tmp_path, capsys):
