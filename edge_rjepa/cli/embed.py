@@ -17,7 +17,7 @@ COLUMN = "observation.edge_rjepa"
 EXAMPLES = """examples:
   edge-rjepa embed runs/mine so101_pick -o so101_pick_seen
   edge-rjepa embed encoder.onnx so101_pick --camera front -o so101_pick_seen
-  edge-rjepa embed runs/mine so101_pick --by-place -o so101_pick_seen   where things are, too
+  edge-rjepa embed runs/mine so101_pick --pooled -o so101_pick_seen   a sixteenth as long
   edge-rjepa embed runs/mine so101_pick --as observation.environment_state -o so101_pick_seen
 """
 
@@ -38,8 +38,9 @@ def add_to(commands: Any) -> None:
         f"themselves ({COLUMN})",
     )  # fmt: skip
     parser.add_argument(
-        "--by-place", action="store_true",
-        help="16 rows side by side, one for each place of the picture, which tell where things are",
+        "--pooled", action="store_true",
+        help="the mean over the picture's 16 places, a sixteenth as long; it does not tell where "
+        "things are",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="NEWDIR", help="the new dataset"
@@ -57,7 +58,7 @@ def execute(options: argparse.Namespace) -> int:
 
     encoder = open_encoder(options.encoder)
     describer = encoder.describer()
-    describe = describer.by_place if options.by_place else describer.__call__
+    describe = describer.__call__ if options.pooled else describer.by_place
     started_s = time.monotonic()
     with tqdm(unit=" frames", disable=not sys.stderr.isatty()) as bar:
         written = write_with_column(

@@ -2,8 +2,7 @@
 
 An episode is a place: it begins where the one before did not end. Nothing marks the cut, as nothing
 does between the photographs of `scene:`: the learner's memory runs on over it. One prediction of an
-episode's thousands is then of what nobody could have foreseen (docs/robots.md has what a reset
-there would change).
+episode's thousands is then of what nobody could foresee (docs/robots.md: what forgetting changes).
 """
 
 from __future__ import annotations

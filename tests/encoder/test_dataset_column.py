@@ -233,34 +233,31 @@ def encoder(tmp_path_factory):
     return path
 
 
-def test_the_command_writes_what_the_encoder_describes(encoder, dataset, capsys):
+def embedded(encoder, dataset, *flags):
+    """The rows of the column that the command writes; what it says, and the pictures."""
     new = dataset.parent / "seen"
-    assert (
-        main(["embed", str(encoder), str(dataset), "--camera", "front", "-o", str(new), "--json"])
-        == 0
-    )
-    said = json.loads(capsys.readouterr().out)
-    assert said["frames"] == 30 and said["values"] == 5
-    frozen = FrozenEncoder(encoder)
-    with open_source(f"lerobot:{dataset}#front", once=True) as source:
-        for row in rows_of(new):
-            expected = frozen.describe(source.read_next(0).image)
-            np.testing.assert_array_equal(row["observation.edge_rjepa"], expected)
-
-
-def test_by_place_there_is_a_row_for_each_place_and_their_mean_is_the_description(
-    encoder, dataset, capsys
-):
-    new = dataset.parent / "seen"
-    arguments = ["--camera", "front", "--by-place", "-o", str(new)]
+    arguments = ["--camera", "front", "-o", str(new), *flags]
     assert main(["embed", str(encoder), str(dataset), *arguments]) == 0
     with open_source(f"lerobot:{dataset}#front", once=True) as source:
-        for row in rows_of(new):
-            places = np.array(row["observation.edge_rjepa"]).reshape(16, 5)
-            assert np.linalg.norm(places) == pytest.approx(1.0, abs=1e-5)
-            mean = places.mean(0)
-            expected = FrozenEncoder(encoder).describe(source.read_next(0).image)
-            np.testing.assert_allclose(mean / np.linalg.norm(mean), expected, atol=1e-4)
+        pictures = [source.read_next(0).image for _ in range(sum(LENGTHS))]
+    return np.array([row["observation.edge_rjepa"] for row in rows_of(new)]), pictures
+
+
+def test_the_command_writes_what_the_encoder_describes(encoder, dataset, capsys):
+    rows, pictures = embedded(encoder, dataset, "--pooled", "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert said["frames"] == 30 and said["values"] == 5
+    describe = FrozenEncoder(encoder).describe
+    np.testing.assert_array_equal(rows, [describe(picture) for picture in pictures])
+
+
+def test_by_place_there_is_a_row_for_each_place_and_their_mean_is_the_description(encoder, dataset):
+    rows, pictures = embedded(encoder, dataset)
+    describe = FrozenEncoder(encoder).describe
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
+    means = rows.reshape(-1, 16, 5).mean(axis=1)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(means, [describe(picture) for picture in pictures], atol=1e-4)
 
 
 def test_a_descriptor_has_no_places(encoder):

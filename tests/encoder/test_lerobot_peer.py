@@ -65,7 +65,7 @@ def dataset(request, tmp_path_factory):
 def describe():
     """What describes pictures, and has learned nothing."""
     retina = Retina()
-    return learner_describer(RJepa(RJepaConfig(retina.n_features), seed=0), retina)
+    return learner_describer(RJepa(RJepaConfig(retina.n_features), seed=0), retina).by_place
 
 
 def all_frames(spec):
