@@ -79,16 +79,9 @@ def makers(tmp_path_factory):
 @pytest.mark.parametrize(
     "kind",
     [
-        "scene",
-        "steered scene",
-        "folder",
-        "video",
-        "recording",
-        "bag",
-        "bag, with a head",
-        "lerobot",
-        "stream",
+        "scene", "steered scene", "folder", "video", "recording", "bag", "bag, with a head",
+        "lerobot", "stream",
     ],
-)
+)  # fmt: skip
 def test_it_does_what_every_source_must(makers, kind, check):
     check(makers[kind])
