@@ -125,5 +125,5 @@ clean:
 
 .venv/lerobot.stamp: .venv/test.stamp
 	$(BIN)/python -m venv .venv/lerobot
-	.venv/lerobot/bin/python -m pip install lerobot
+	.venv/lerobot/bin/python -m pip install 'lerobot[dataset,training]'
 	@touch $@

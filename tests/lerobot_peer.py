@@ -28,6 +28,15 @@ def seen(picture, episode, frame):
     return large[10 * episode :, left:][: SIZE[1], : SIZE[0]]
 
 
+def encoded_as(codec):
+    """How `create` is told the codec: once by its name, since 0.6 in a configuration."""
+    try:
+        from lerobot.configs.video import RGBEncoderConfig
+    except ImportError:
+        return {"vcodec": codec}
+    return {"rgb_encoder": RGBEncoderConfig(vcodec=codec)}
+
+
 def write(folder, codec, paths):
     pictures = [cv2.imread(path)[..., ::-1] for path in paths]
     shape, names = (SIZE[1], SIZE[0], 3), ["height", "width", "channels"]
@@ -38,7 +47,7 @@ def write(folder, codec, paths):
         "observation.state": {"dtype": "float32", "shape": (2,), "names": JOINTS},
         "action": {"dtype": "float32", "shape": (2,), "names": JOINTS},
     }
-    how = {} if codec == "image" else {"vcodec": codec}
+    how = {} if codec == "image" else encoded_as(codec)
     dataset = LeRobotDataset.create(
         "tests/peer", RATE, features, root=folder, use_videos=kind == "video", **how
     )
