@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test attack readers lerobot debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
+.PHONY: demo quick test attack readers lerobot foxglove debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -36,6 +36,11 @@ readers: .venv/readers.stamp
 # gigabytes. make lerobot LEROBOT_PYTHON=/path/to/python takes one that has it.
 lerobot: .venv/test.stamp $(if $(LEROBOT_PYTHON),,.venv/lerobot.stamp)
 	$(BIN)/python -m pytest -rs tests/encoder/test_lerobot_peer.py
+
+# The live view for Foxglove with Foxglove's own client for JavaScript, which npm installs beside .venv.
+foxglove: .venv/test.stamp
+	npm install --silent --prefix .venv/foxglove @foxglove/ws-protocol@0.8.0 ws@8
+	$(BIN)/python -m pytest -rs tests/views/test_foxglove.py
 
 # Sources with the system's own OpenCV, GStreamer and RTSP servers that restart.
 debian:

@@ -68,6 +68,7 @@ def makers(tmp_path_factory):
             "bag, with a head": functools.partial(
                 open_source, f"bag:{bag}#{IMAGES}?joints=/joint_states:pan,tilt"
             ),
+            "MCAP recording": functools.partial(open_source, f"replay:{recording / 'walk.mcap'}"),
             "lerobot": functools.partial(
                 open_source, f"lerobot:{dataset}#side?state=pan.pos,tilt.pos"
             ),
@@ -79,8 +80,8 @@ def makers(tmp_path_factory):
 @pytest.mark.parametrize(
     "kind",
     [
-        "scene", "steered scene", "folder", "video", "recording", "bag", "bag, with a head",
-        "lerobot", "stream",
+        "scene", "steered scene", "folder", "video", "recording", "MCAP recording", "bag",
+        "bag, with a head", "lerobot", "stream",
     ],
 )  # fmt: skip
 def test_it_does_what_every_source_must(makers, kind, check):
