@@ -82,7 +82,7 @@ def open_link(node: str, namespace: str = "", domain: int | None = None) -> Link
     keep it to this machine. ROS2_LINK is "rclpy" or "cyclonedds"; without it rclpy is taken where
     it can be imported. Raises GraphError.
     """
-    domain = domain_id() if domain is None else checked_domain(domain)
+    domain = domain_id() if domain is None else domain
     if which() == "rclpy":
         from ros2_link.rclpy_link import RclpyLink
 
@@ -103,21 +103,18 @@ def which() -> str:
     raise MissingError(f"ROS 2 needs {asked or 'rclpy or cyclonedds'}: {INSTALL}")
 
 
-def domain_id() -> int:
-    """The domain of ROS_DOMAIN_ID, or 0. Raises GraphError for what is none."""
-    text = os.environ.get("ROS_DOMAIN_ID", "").strip()
-    if not text:
-        return 0
-    if not re.fullmatch(r"\d{1,3}", text):
-        raise GraphError(f"ROS_DOMAIN_ID={text}: it must be 0 to {MOST_DOMAIN}")
-    return checked_domain(int(text))
+def domain_id(text: str | None = None) -> int:
+    """The domain that a person wrote, or else that of ROS_DOMAIN_ID, or else 0.
 
-
-def checked_domain(domain: int) -> int:
-    """The number of a domain. Raises GraphError for what is none."""
-    if not 0 <= domain <= MOST_DOMAIN:
-        raise GraphError(f"domain {domain}: it must be 0 to {MOST_DOMAIN}")
-    return domain
+    Raises GraphError for what is none.
+    """
+    named = text is not None
+    text = text if text is not None else os.environ.get("ROS_DOMAIN_ID", "").strip() or "0"
+    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > MOST_DOMAIN:
+        raise GraphError(
+            f"{'domain' if named else 'ROS_DOMAIN_ID'}={text}: it must be 0 to {MOST_DOMAIN}"
+        )
+    return int(text)
 
 
 def this_machine_only() -> bool:
