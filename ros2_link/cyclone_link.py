@@ -117,6 +117,10 @@ class CycloneLink:
 
         return publish
 
+    def listeners(self, topic: str) -> int:
+        """As Link has it."""
+        return len(self._writers[topic].get_matched_subscriptions())
+
     def topics(self) -> Mapping[str, set[str]]:
         """As Link has it."""
         self._look_around()

@@ -52,6 +52,9 @@ class Link(Protocol):
     def advertise(self, topic: str, type_name: str, qos: Qos) -> Publish:
         """What publishes a message, given as CDR with its header; it returns at once."""
 
+    def listeners(self, topic: str) -> int:
+        """How many subscribers of a topic that is advertised here are known and fit."""
+
     def topics(self) -> Mapping[str, set[str]]:
         """The topics that somebody publishes, as far as known by now, and their types."""
 

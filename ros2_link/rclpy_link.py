@@ -35,6 +35,8 @@ try:
 except ImportError as error:
     raise MissingError(f"ROS 2 needs rclpy, which does not load ({error}): {INSTALL}") from error
 
+MOST_AT_ONCE = 200  # messages of one spin
+
 
 class RclpyLink:
     """A Link by rclpy, with a context of its own: other nodes of this process are left alone."""
@@ -61,6 +63,8 @@ class RclpyLink:
             raise GraphError(f"rclpy cannot begin ({_line(error)})") from error
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
+        self._handed_out = False
+        self._publishers: dict[str, Any] = {}
         self._events: deque[str] = deque(maxlen=100)
         self._closed = False
 
@@ -69,10 +73,15 @@ class RclpyLink:
     ) -> None:
         """As Link has it."""
         misfit = self._on_misfit(topic, "publisher")
+
+        def hand_out(cdr: bytes) -> None:
+            self._handed_out = True
+            on_message(cdr)
+
         self._node.create_subscription(
             _message_type(topic, type_name),
             full_name(topic),
-            on_message,
+            hand_out,
             _profile(qos),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=misfit),
             raw=True,
@@ -81,7 +90,7 @@ class RclpyLink:
     def advertise(self, topic: str, type_name: str, qos: Qos) -> Publish:
         """As Link has it."""
         misfit = self._on_misfit(topic, "subscriber")
-        publisher = self._node.create_publisher(
+        publisher = self._publishers[topic] = self._node.create_publisher(
             _message_type(topic, type_name),
             full_name(topic),
             _profile(qos),
@@ -96,6 +105,10 @@ class RclpyLink:
 
         return publish
 
+    def listeners(self, topic: str) -> int:
+        """As Link has it."""
+        return self._publishers[topic].get_subscription_count()
+
     def topics(self) -> Mapping[str, set[str]]:
         """As Link has it."""
         return {
@@ -107,6 +120,11 @@ class RclpyLink:
     def spin(self, timeout_s: float) -> None:
         """As Link has it."""
         self._executor.spin_once(timeout_s)
+        for _ in range(MOST_AT_ONCE):  # it hands out one message at a time, and does not say so
+            if not self._handed_out:
+                return
+            self._handed_out = False
+            self._executor.spin_once(0.0)
 
     def drain_events(self) -> list[str]:
         """As Link has it."""

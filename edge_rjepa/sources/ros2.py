@@ -33,12 +33,12 @@ from edge_rjepa.sources.ros_messages import (
     topics_of,
 )
 from firmware_bridge.track import UNKNOWN, Pose, Sample, Track
+from ros2_link.clock import on_our_clock
 from ros2_link.errors import MessageError, Ros2Error
 from ros2_link.link import LATCHED, SENSOR, STATES, Link, domain_id, full_name, open_link, which
 from ros2_link.messages import decode, is_known
 
 WAIT_S = 0.1  # for a message, until it is looked whether to end
-RECENT_S = 1.0  # a stamp further back than this is of another clock, as a simulator's is
 LENS_S = 5.0  # from the first picture to the first camera_info
 SETTLE_S = 0.1  # for so long after it arrived the head still counts as moving
 STILL_RAD_PER_S = 0.05  # sensors of joints flicker
@@ -352,18 +352,6 @@ class ObservedHead:
             return False
         way_rad = max(abs(a - b) for a, b in zip(now_rad, before[1], strict=True))
         return way_rad > STILL_RAD_PER_S * (now_s - before[0])
-
-
-def on_our_clock(stamp_s: float | None) -> float:
-    """On time.monotonic() what a stamp of the wall clock says of a message that has just come.
-
-    Now, where that is not set or cannot be: it is of another clock.
-    """
-    now_s = time.monotonic()
-    if stamp_s is None:
-        return now_s
-    age_s = time.time() - stamp_s
-    return now_s - age_s if 0.0 <= age_s < RECENT_S else now_s
 
 
 def _check_installed() -> None:

@@ -13,7 +13,7 @@ from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.run.usable_frames import PlacedFrames
 from edge_rjepa.sources import open_source
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.ros2 import ObservedHead, on_our_clock
+from edge_rjepa.sources.ros2 import ObservedHead
 from ros2_link import link as links
 from ros2_link.link import LATCHED, SENSOR, STATES, USUAL, open_link
 from ros2_link.messages import encode
@@ -328,24 +328,7 @@ def test_without_ros_it_says_what_to_install(monkeypatch):
     assert "running" not in str(told.value)
 
 
-# -- clocks and heads, without a robot -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("age_s", [0.0, 0.3, 0.9])
-def test_stamps_of_this_clock_count(age_s):
-    wall_s, before_s = time.time(), time.monotonic()
-    assert on_our_clock(wall_s - age_s) == pytest.approx(before_s - age_s, abs=0.02)
-
-
-@pytest.mark.parametrize("off_s", [-1e9, -5.0, 1.0, 1e9, math.inf])
-def test_stamps_of_other_clocks_do_not(off_s):
-    before_s = time.monotonic()
-    assert before_s <= on_our_clock(time.time() + off_s) <= time.monotonic()
-
-
-def test_a_stamp_that_is_not_set_does_not_count():
-    before_s = time.monotonic()
-    assert before_s <= on_our_clock(None) <= time.monotonic()
+# -- heads, without a robot ------------------------------------------------------------------------
 
 
 def test_between_two_reports_the_head_was_between():
