@@ -211,6 +211,7 @@ class RosJoints:
         self._link.spin(0.0)
         if not self._is_heard():
             self._faults["silent"] += 1
+            self.close()  # a graph joined anew knows no dead controller, to which commands would go
             raise LinkError(f"no joint states on {self._states} for {SILENT_S:g} s")
 
     def _take(self, cdr: bytes) -> None:
