@@ -39,6 +39,8 @@ STEP_RAD = 0.001  # the smallest difference that is worth a command
 STILL_RAD_PER_S = 0.02  # sensors of joints flicker
 SPEED_OVER_S = 0.05  # shorter differences say nothing of a speed
 SOONEST_S = 0.1  # that a controller is given for a way
+TRIES, AGAIN_S = 5, 0.5  # of a command that the joints do not follow
+FOLLOWED_RAD = 5 * STEP_RAD  # so far from where they were, or this near to the goal
 HOME_PART = 0.5  # of the speed, on the way home
 
 Open = Callable[[], Link]
@@ -56,6 +58,16 @@ class Seen(NamedTuple):
 
     t_s: float
     at: Pair
+
+
+class Sent(NamedTuple):
+    """The command published last."""
+
+    cdr: bytes
+    start: Pair  # where the joints were
+    lasts_s: float
+    tries: int
+    again_s: float  # when it is published again, if they are still there
 
 
 class RosJoints:
@@ -97,6 +109,8 @@ class RosJoints:
         self._goal: Pair | None = None  # None: nothing was commanded
         self._arrives_s = -math.inf  # when it should be there
         self._let_go = False
+        self._sent: Sent | None = None  # None: the joints followed
+        self._events: list[str] = []
 
     @staticmethod
     def named(commands: str | None, options: Mapping[str, Any]) -> RosJoints:
@@ -246,17 +260,42 @@ class RosJoints:
         elif isinstance(command, Relax) and not self._let_go:
             self._go(here, SOONEST_S)
             self._let_go = True
+        else:
+            self._insist()
         return False
 
     def _go(self, goal: Pair, duration_s: float) -> None:
         self._let_go, self._goal = False, goal
-        self._arrives_s = self._clock() + duration_s
         positions = [joint.sign * at for joint, at in zip(self._joints, goal, strict=True)]
-        self._publish(
+        cdr = (
             _positions(positions)
             if self._takes_positions
             else _trajectory([joint.name for joint in self._joints], positions, duration_s)
         )
+        self._send(Sent(cdr, self._seen[-1].at, duration_s, 0, 0.0))
+
+    def _send(self, sent: Sent) -> None:
+        now_s = self._clock()
+        self._arrives_s = now_s + sent.lasts_s
+        self._sent = sent._replace(tries=sent.tries + 1, again_s=now_s + AGAIN_S)
+        self._publish(sent.cdr)
+
+    def _insist(self) -> None:
+        """Publish the command again while the joints stay where they were.
+
+        A controller that was only just found may not have heard it.
+        """
+        sent, goal = self._sent, self._goal
+        if sent is None or goal is None or self._clock() < sent.again_s:
+            return
+        here = self._seen[-1].at
+        if _way(here, sent.start) > FOLLOWED_RAD or _way(here, goal) <= FOLLOWED_RAD:
+            self._sent = None
+        elif sent.tries < TRIES:
+            self._send(sent)
+        else:
+            self._sent = None
+            self._events.append(f"the joints do not follow {self._commands}: are they blocked?")
 
     @property
     def _takes_positions(self) -> bool:
@@ -267,14 +306,14 @@ class RosJoints:
         return min(max(wanted[0], pan_low), pan_high), min(max(wanted[1], tilt_low), tilt_high)
 
     def _way_s(self, goal: Pair, speed: float) -> float:
-        way = max(abs(a - b) for a, b in zip(goal, self._seen[-1].at, strict=True))
-        return max(SOONEST_S, way / speed)
+        return max(SOONEST_S, _way(goal, self._seen[-1].at) / speed)
 
     # -- reports ----------------------------------------------------------------------------------
 
     def _report(self, clipped: bool) -> Report:
         newest = self._seen[-1]
         left_s = self._arrives_s - self._clock()
+        events, self._events = self._events, []
         moving = not self._let_go and (left_s > 0.0 or self._turns())
         return Report(
             t_s=newest.t_s,
@@ -285,6 +324,7 @@ class RosJoints:
             remaining_s=max(left_s, SOONEST_S) if moving else 0.0,
             clipped=clipped,
             faults=dict(self._faults),
+            events=tuple(events),
         )
 
     def _turns(self) -> bool:
@@ -293,13 +333,17 @@ class RosJoints:
         before = next(
             (seen for seen in reversed(self._seen) if newest.t_s - seen.t_s >= SPEED_OVER_S), newest
         )
-        way = max(abs(a - b) for a, b in zip(newest.at, before.at, strict=True))
-        return way > STILL_RAD_PER_S * (newest.t_s - before.t_s)
+        return _way(newest.at, before.at) > STILL_RAD_PER_S * (newest.t_s - before.t_s)
 
     def _forget(self) -> None:
         """What was before it was opened counts no longer."""
         self._seen.clear()
-        self._goal, self._arrives_s, self._let_go = None, -math.inf, False
+        self._goal, self._arrives_s, self._let_go, self._sent = None, -math.inf, False, None
+
+
+def _way(one: Pair, other: Pair) -> float:
+    """The longer of both axes' ways."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def _limits_of(name: str, options: Mapping[str, Any]) -> Pair:

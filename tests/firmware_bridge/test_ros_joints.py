@@ -114,6 +114,24 @@ def test_holding_stays_where_it_is(robot, driver):
     assert pass_by(robot, driver, 0.5)[-1].driven == pytest.approx(held)
 
 
+def test_a_command_that_was_not_heard_is_given_again(robot, driver):
+    robot.listens = False  # as a controller that does not know of this publisher yet
+    driver.request(Move(0.4, 0.0))
+    pass_by(robot, driver, 0.3)
+    robot.listens = True
+    reports = pass_by(robot, driver, 1.5)
+    assert reports[-1].driven == pytest.approx((0.4, 0.0)) and len(robot.received) == 1
+    assert not any(report.events for report in reports)
+
+
+def test_joints_that_do_not_follow_are_reported_once(robot, driver):
+    driver.request(Move(0.4, 0.0))
+    robot._way = (0.0, 0.0, np.zeros(2), np.zeros(2))
+    robot.listens = False
+    events = [event for report in pass_by(robot, driver, 6.0) for event in report.events]
+    assert len(events) == 1 and "do not follow" in events[0]
+
+
 # -- names ----------------------------------------------------------------------------------------
 
 
