@@ -79,6 +79,11 @@ class Ros2Source(CameraSource):
         """As CameraSource, and the messages that were skipped, by the reason."""
         return super().faults | self._robot.skipped()
 
+    @property
+    def frame_id(self) -> str:
+        """The frame of coordinates that the camera's pictures are in, as their headers have it."""
+        return self._robot.frame_id
+
     def drain_events(self) -> list[str]:
         """What went wrong or right since the last call, in words, oldest first."""
         return super().drain_events() + self._robot.drain_events()
@@ -116,6 +121,7 @@ class Robot:
         self._info = threading.Event()  # the first camera_info came ..
         self._lens: Lens | None = None  # .. and told a lens
         self._capture: RosCapture | None = None
+        self.frame_id = ""  # of the newest picture's header
 
     def open(self) -> Capture:
         """Join the graph, find the topic and read it. Raises SourceError."""
@@ -277,6 +283,7 @@ class RosCapture:
                 self._robot.skip(self.where, error)
             else:
                 self._captured_s = captured_s
+                self._robot.frame_id = message.header.frame_id
                 self._newest = message, captured_s
 
         return take
