@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 SIZE, RATE_HZ = "1280x720", 30
 SETTLE_S = 60.0  # kernels are compiled, and buffers filled
 EVERY_S = 5.0
+A_MINUTE = 12  # samples
 MB = 1e6
 
 
@@ -94,8 +95,10 @@ def report(folder: Path, samples: list[Sample], share_of_core: float, begun_s: f
         "frames_per_s": round(last["frames"] / last["seconds"], 1) if last else None,
         "latency_median_ms": last.get("latency_median_ms"),
         "latency_p95_ms": last.get("latency_p95_ms"),
-        "worst_latency_p95_ms": max((line["latency_p95_ms"] for line in latencies), default=None),
-        "resident_mb": [round(each.resident_bytes / MB, 1) for each in (steady[0], steady[-1])],
+        "load_average": os.getloadavg()[1],
+        "resident_mb_each_minute": [
+            round(each.resident_bytes / MB, 1) for each in steady[::A_MINUTE]
+        ],
         "threads": [steady[0].threads, steady[-1].threads],
         "files": [steady[0].files, steady[-1].files],
         "share_of_core": round(share_of_core, 2),
