@@ -16,11 +16,12 @@ import importlib.util
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -93,8 +94,8 @@ def report(folder: Path, samples: list[Sample], share_of_core: float, begun_s: f
         "minutes": round(minutes, 1),
         "frames": last.get("frames"),
         "frames_per_s": round(last["frames"] / last["seconds"], 1) if last else None,
-        "latency_median_ms": last.get("latency_median_ms"),
-        "latency_p95_ms": last.get("latency_p95_ms"),
+        "latency_median_ms": _median(line["latency_median_ms"] for line in latencies),
+        "latency_p95_ms": _median(line["latency_p95_ms"] for line in latencies),
         "load_average": os.getloadavg()[1],
         "resident_mb_each_minute": [
             round(each.resident_bytes / MB, 1) for each in steady[::A_MINUTE]
@@ -104,6 +105,12 @@ def report(folder: Path, samples: list[Sample], share_of_core: float, begun_s: f
         "share_of_core": round(share_of_core, 2),
         "faults": last.get("faults"),
     }
+
+
+def _median(values: Iterable[float]) -> float | None:
+    """Of what each line of metrics says of its last frames; None for none."""
+    values = list(values)
+    return round(statistics.median(values), 1) if values else None
 
 
 def main() -> None:

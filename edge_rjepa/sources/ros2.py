@@ -138,8 +138,10 @@ class Robot:
 
     def cure(self) -> str:
         """Why it may not open, and what to do."""
+        with self._lock:
+            found = "".join(f"{event}; " for event in self._events)
         return (
-            f"is the camera's node running, and in domain {self._domain} as this is "
+            f"{found}is the camera's node running, and in domain {self._domain} as this is "
             "(ROS_DOMAIN_ID)? `ros2 topic hz` shows what comes"
         )
 

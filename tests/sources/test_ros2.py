@@ -289,6 +289,13 @@ def test_a_topic_nobody_publishes_is_named_with_those_there_are(robot, pixels):
         open_source(f"ros2:{fresh_name('/back/image_raw')}", camera=soon)
 
 
+def test_a_publisher_whose_qos_does_not_fit_is_named(robot, pixels):
+    topic = fresh_name("/image_raw")
+    robot.say(topic, made.IMAGE, made.image(pixels), SENSOR)
+    with pytest.raises(SourceError, match="its publisher has another reliability"):
+        open_source(f"ros2:{topic}?qos=reliable", camera=CameraConfig(first_picture_s=0.5))
+
+
 def test_a_topic_of_no_pictures_is_named_with_its_type(robot):
     topic = fresh_name("/joint_states")
     robot.say(topic, made.JOINT_STATE, made.joint_state({"pan": 0.0}))
