@@ -1,5 +1,6 @@
 """Pictures of a robot's topics: peers in other processes publish them."""
 
+import functools
 import math
 import threading
 import time
@@ -19,6 +20,7 @@ from ros2_link.link import LATCHED, SENSOR, STATES, USUAL, open_link
 from ros2_link.messages import encode
 from tests.ros2_link import made
 from tests.ros2_link.robots import BY, Peer, fresh_name, keep_to_this_machine, wait_for
+from tests.sources.source_checks import CHECKS
 
 # rclpy's parser of remappings imports it.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
@@ -159,6 +161,13 @@ def test_who_hears_nothing_of_its_head_uses_no_picture(by_cyclone):
             lambda: found, meanwhile=lambda: found.extend(filter(None, [placed.read_next(500.0)]))
         )
     assert found[0].why_unusable == "unknown head angle"
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_it_does_what_every_source_must(by_cyclone, check):
+    topic = fresh_name("/image_raw")
+    with Peer("cyclonedds", "camera", topic, "--size", "64x48", "--rate", 30):
+        check(functools.partial(open_source, f"ros2:{topic}", camera=SOON))
 
 
 # -- a robot in this process: what it says is made up ----------------------------------------------
