@@ -197,6 +197,22 @@ def test_a_graph_that_fails_is_an_event_and_joined_again(
     assert "the network is gone" in reports[0] and "published again" in reports[1]
 
 
+def test_a_listener_that_hangs_holds_nobody_up(view, theirs, batch, reports):
+    with (
+        listener(theirs, view, "embedding") as hung,
+        listener(theirs, view, "surprise") as peer,
+    ):
+        heard(hung, lambda: view.observe(batch))
+        hung.stop()
+        for _ in range(300):  # 4 fixations each: more than a history and a socket hold
+            view.observe(batch)
+            time.sleep(0.005)
+        peer.lines()
+        assert heard(peer, lambda: view.observe(batch)) == {"data": 2.5}
+        hung.go_on()
+    assert not reports
+
+
 def test_topics_are_below_the_namespace(ours):
     space = fresh_name("/robot1/eye")
     with (
