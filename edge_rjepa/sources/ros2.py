@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.errors import CalibrationError
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import within
 from edge_rjepa.optics.camera import Camera, Lens
@@ -19,13 +20,17 @@ from edge_rjepa.sources.config import CameraConfig
 from edge_rjepa.sources.grabber import Capture
 from edge_rjepa.sources.kinds import Options
 from edge_rjepa.sources.ros_messages import (
+    INFO,
+    JOINTS,
     PICTURE_TYPES,
+    TF,
     BadMessage,
     Pair,
     Skipped,
     TfFrames,
     Topics,
     angles_of,
+    info_beside,
     is_rectified,
     lens_of,
     picture_of,
@@ -39,17 +44,13 @@ from ros2_link.link import LATCHED, SENSOR, STATES, Link, domain_id, full_name, 
 from ros2_link.messages import decode, is_known
 
 WAIT_S = 0.1  # for a message, until it is looked whether to end
-LENS_S = 5.0  # from the first picture to the first camera_info
+LENS_S = 5.0  # from the first picture to the first camera_info that is named ..
+LENS_BESIDE_S = 1.0  # .. or that may be beside it
 SETTLE_S = 0.1  # for so long after it arrived the head still counts as moving
 STILL_RAD_PER_S = 0.05  # sensors of joints flicker
 SPEED_OVER_S = 0.05  # shorter differences say nothing of a speed
 SILENT_S = 1.0  # without joint states it is not known where the head is
 MOST_SHOWN = 5  # topics that a message names
-INFO, JOINTS, TF = (
-    "sensor_msgs/msg/CameraInfo",
-    "sensor_msgs/msg/JointState",
-    "tf2_msgs/msg/TFMessage",
-)
 
 
 class Ros2Source(CameraSource):
@@ -67,7 +68,7 @@ class Ros2Source(CameraSource):
     def __init__(self, name: str, options: Options) -> None:
         self._robot = Robot(name, options.camera)
         try:
-            lens = self._robot.lens(options.lens)
+            lens = options.lens if options.measured else self._robot.lens(options.lens)
             super().__init__(f"ros2:{name}", self._robot, options.camera, lens)
         except BaseException:
             self._robot.close()
@@ -118,6 +119,7 @@ class Robot:
         self._lock = threading.Lock()  # guards the two below
         self._skipped = Skipped()
         self._events: deque[str] = deque(maxlen=100)
+        self._info_topic = self._topics.info or info_beside(self._topics.pictures)
         self._info = threading.Event()  # the first camera_info came ..
         self._lens: Lens | None = None  # .. and told a lens
         self._capture: RosCapture | None = None
@@ -150,18 +152,26 @@ class Robot:
         self._end()
 
     def lens(self, usual: Lens) -> Lens:
-        """What tells the camera: its camera_info, if that is named and knows; else the usual lens.
+        """What tells the camera: its camera_info, where that comes and is one; else the usual lens.
 
-        Call it when pictures come. Raises SourceError when camera_info does not.
+        Call it when pictures come. Where camera_info is named, its lens must be had: raises
+        SourceError, CalibrationError.
         """
 
         def of_size(width_px: int, height_px: int) -> Camera:
-            if self._topics.info is not None and not self._info.wait(LENS_S):
-                raise SourceError(
-                    f"no camera_info comes on {self._topics.info}: check its name, or leave info= "
-                    "out"
-                )
-            return (self._lens or usual)(width_px, height_px)
+            if self._topics.info is not None:
+                if not self._info.wait(LENS_S):
+                    raise SourceError(
+                        f"no camera_info comes on {self._topics.info}: check its name, or leave "
+                        "info= out"
+                    )
+                return (self._lens or usual)(width_px, height_px)
+            self._info.wait(LENS_BESIDE_S)
+            try:
+                return (self._lens or usual)(width_px, height_px)
+            except CalibrationError as error:
+                self.note([f"{self._info_topic} is not used: {error}"])
+                return usual(width_px, height_px)
 
         return of_size
 
@@ -205,8 +215,7 @@ class Robot:
     def _read_beside(self, link: Link) -> None:
         """Read what else is named: the lens, and where the head is."""
         topics, frames = self._topics, self._frames
-        if topics.info is not None:
-            link.subscribe(full_name(topics.info), INFO, SENSOR, self._use(INFO, self._take_info))
+        link.subscribe(self._info_topic, INFO, SENSOR, self._use(INFO, self._take_info))
         if topics.joints is not None:
             joints = full_name(topics.joints.topic)
             link.subscribe(joints, JOINTS, STATES, self._use(JOINTS, self._take_joints))
@@ -245,7 +254,7 @@ class Robot:
         if not self._info.is_set():
             self._lens = lens_of(message, is_rectified(self._topics.pictures))
             if self._lens is None:
-                self.note([f"{self._topics.info} says that the camera is not calibrated"])
+                self.note([f"{self._info_topic} says that the camera is not calibrated"])
             self._info.set()
 
     def _take_joints(self, message: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.config import HeadConfig
+from edge_rjepa.optics.camera import pinhole
 from edge_rjepa.run.usable_frames import PlacedFrames
 from edge_rjepa.sources import open_source
 from edge_rjepa.sources.config import CameraConfig
@@ -203,7 +204,7 @@ def pixels():
     return np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
 
 
-def open_while(say, spec):
+def open_while(say, spec, **options):
     """The source that `spec` names, opened while `say` is called again and again."""
     done = threading.Event()
 
@@ -214,7 +215,7 @@ def open_while(say, spec):
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        return open_source(spec, camera=SOON)
+        return open_source(spec, camera=SOON, **options)
     finally:
         done.set()
         thread.join()
@@ -310,6 +311,33 @@ def test_a_topic_of_no_pictures_is_named_with_its_type(robot):
     robot.say(topic, made.JOINT_STATE, made.joint_state({"pan": 0.0}))
     with pytest.raises(SourceError, match="has sensor_msgs/msg/JointState"):
         open_source(f"ros2:{topic}", camera=SOON)
+
+
+def test_a_lens_beside_is_taken_and_a_wrong_one_left(robot, pixels):
+    for width_px, focal_px in ((64, 50.0), (40, None)):  # of another shape: it is not used
+        space = fresh_name("")
+        told = made.camera_info(width_px, 48, focal=(50.0, 50.0))
+
+        def say(space=space, told=told):
+            robot.say(f"{space}/camera_info", made.CAMERA_INFO, told)
+            robot.say(f"{space}/image_raw", made.IMAGE, made.image(pixels))
+
+        with open_while(say, f"ros2:{space}/image_raw") as source:
+            usual_px = 32.0 / math.tan(math.radians(30.0))
+            assert source.camera.focal_px == pytest.approx(focal_px or usual_px, rel=0.02)
+            said = any("camera_info is not used" in event for event in source.drain_events())
+            assert said is (focal_px is None)
+
+
+def test_a_calibration_counts_for_more_than_what_a_robot_tells(robot, pixels):
+    space = fresh_name("")
+
+    def say():
+        robot.say(f"{space}/camera_info", made.CAMERA_INFO, made.camera_info(64, 48))
+        robot.say(f"{space}/image_raw", made.IMAGE, made.image(pixels))
+
+    with open_while(say, f"ros2:{space}/image_raw", lens=pinhole(1.5)) as source:
+        assert source.camera.field_of_view_rad == 1.5
 
 
 def test_camera_info_that_does_not_come_is_named(robot, pixels, monkeypatch):
