@@ -47,11 +47,11 @@ MOST_TAKEN = 256  # descriptions of publishers at once
 FATAL_OR_ERROR = 3  # of its log: it warns of each message that is damaged
 BLOCK_NS = 100_000_000  # for which a reader that is too slow may hold up a reliable writer
 BUFFER = "16MB"  # of a socket, as far as the system allows: a picture comes in a burst
-# What Fast DDS 3 (vendor 1.15) and RTI (1.1) tell of the structure of types Cyclone DDS refuses: it
-# is not to look, and so matches types by their names, as ROS 2 itself does.
+# What Fast DDS 3 (vendor 1.15) tells of the structure of types Cyclone DDS refuses: it is not to
+# look, and so matches types by their names, as ROS 2 itself does.
 USUAL_CONFIG = (
     "<CycloneDDS><Domain>"
-    "<Compatibility><IgnoreTypeInformation>1.15,1.1</IgnoreTypeInformation></Compatibility>"
+    "<Compatibility><IgnoreTypeInformation>1.15</IgnoreTypeInformation></Compatibility>"
     "<Internal>"
     f'<SocketReceiveBufferSize min="default" max="{BUFFER}"/>'
     "</Internal></Domain></CycloneDDS>"
