@@ -413,7 +413,7 @@ def _ros2_view(run: Any, options: argparse.Namespace, report: Callable[[str], No
 
 
 def _with_channels(run: Any, callbacks: _Callbacks, channels: Any) -> _Callbacks:
-    """The callbacks, with what takes fixations, measures and events for Foxglove beside them."""
+    """The callbacks, beside them what takes fixations, measures and events: Foxglove's, ROS 2's."""
     if channels is None:
         return callbacks
     run.loop.observers.append(channels.observe)
