@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test attack readers lerobot foxglove debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
+.PHONY: demo quick test attack readers robots lerobot foxglove debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-robots bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -41,6 +41,11 @@ lerobot: .venv/test.stamp $(if $(LEROBOT_PYTHON),,.venv/lerobot.stamp)
 foxglove: .venv/test.stamp
 	npm install --silent --prefix .venv/foxglove @foxglove/ws-protocol@0.8.0 ws@8
 	$(BIN)/python -m pytest -rs tests/views/test_foxglove.py
+
+# Each implementation of ROS 2 with each, in an environment beside the tests' own that has rclpy and Fast DDS.
+robots: .venv/robots.stamp
+	.venv/robots/bin/python -m pytest -rs tests/ros2_link tests/sources/test_ros2.py tests/views/test_ros2.py \
+		tests/firmware_bridge/test_ros_joints.py tests/cli/test_ros2_cli.py
 
 # Sources with the system's own OpenCV, GStreamer and RTSP servers that restart.
 debian:
@@ -85,6 +90,9 @@ bench-gaze: .venv/test.stamp
 
 bench-teach: .venv/test.stamp
 	$(BIN)/python -m benchmarks.teach --docs
+
+bench-robots: .venv/robots.stamp
+	.venv/robots/bin/python -m benchmarks.robots
 
 bench-watch: .venv/test.stamp
 	$(BIN)/python -m benchmarks.watch --docs
@@ -131,4 +139,14 @@ clean:
 .venv/lerobot.stamp: .venv/test.stamp
 	$(BIN)/python -m venv .venv/lerobot
 	.venv/lerobot/bin/python -m pip install 'lerobot[dataset,training]'
+	@touch $@
+
+# What a robot runs: rclpy of ROS 2 Kilted on Fast DDS, from wheels that somebody other than ROS's makers
+# builds, before all of .venv.
+.venv/robots.stamp: .venv/test.stamp
+	$(BIN)/python -m venv .venv/robots
+	.venv/robots/bin/python -m pip install ros-rclpy ros-kilted-rmw-fastrtps-cpp ros-kilted-diagnostic-msgs \
+		ros-geometry-msgs ros-kilted-sensor-msgs ros-kilted-std-msgs ros-kilted-trajectory-msgs
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv/robots/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
 	@touch $@

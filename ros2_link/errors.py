@@ -11,3 +11,7 @@ class MessageError(Ros2Error, ValueError):
 
 class MissingError(Ros2Error, ImportError):
     """A library is not installed; the message has the command that installs it."""
+
+
+class GraphError(Ros2Error, OSError):
+    """The graph of ROS 2 cannot be joined here, or not be used so; the message has the cure."""

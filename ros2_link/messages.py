@@ -51,6 +51,15 @@ def is_known(type_name: str) -> bool:
     return type_name in _store().types
 
 
+def fields(type_name: str) -> list[tuple[str, Any]]:
+    """The fields of the type in their order: name, and type as rosbags' `Nodetype` describes it.
+
+    Raises MessageError for a type that is not known.
+    """
+    _check_known(type_name)
+    return list(_store().fielddefs[type_name][1])
+
+
 def type_hash(type_name: str) -> str:
     """What ROS 2 calls the type's hash ("RIHS01_..."), by which peers know that theirs is the same.
 

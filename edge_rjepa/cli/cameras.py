@@ -58,6 +58,7 @@ def options_of_each(options: argparse.Namespace) -> list[argparse.Namespace]:
             out=options.out and options.out / str(i + 1),
             resume=options.resume and options.resume / str(i + 1),
             record=options.record and numbered(options.record, i + 1),
+            ros2=options.ros2 and f"{options.ros2}/camera{i + 1}",
             dashboard=options.dashboard and address_after(options.dashboard, i),
             foxglove=options.foxglove and address_after(options.foxglove, i),
         )

@@ -37,6 +37,7 @@ EXAMPLES = """examples:
   edge-rjepa learn --source 0 --record walk/        record every frame it learns from
   edge-rjepa learn --source replay:walk/            learn from that recording again, bit for bit
   edge-rjepa learn --source 0 --record walk.mcap    the same in one file, which Foxglove shows
+  edge-rjepa learn --source ros2:/camera/image_raw --ros2   a robot's camera; publish what it sees
   edge-rjepa learn --resume runs/mine --seconds 60  continue a run, bit for bit
   edge-rjepa learn --source 0 --source 2 --share    two cameras, one encoder
 """
@@ -100,6 +101,7 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
 def _add_views(parser: argparse.ArgumentParser) -> None:
     flags.add_dashboard(parser)
     flags.add_foxglove(parser)
+    flags.add_ros2(parser)
     parser.add_argument("--show", action="store_true", help="show the fixations in a window")
 
 
@@ -364,6 +366,9 @@ def _with_views(
             loop = run.loop
             view = foxglove_view(options.foxglove, loop.source, loop.head)
             callbacks = _with_channels(run, callbacks, opened.enter_context(view))
+        if options.ros2 is not None:
+            view = opened.enter_context(_ros2_view(run, options, callbacks.on_event))
+            callbacks = _with_channels(run, callbacks, view)
         if options.dashboard is None:
             yield callbacks
             return
@@ -396,8 +401,19 @@ def _with_views(
         yield _Callbacks(go_on, on_progress, on_event)
 
 
+@contextmanager
+def _ros2_view(run: Any, options: argparse.Namespace, report: Callable[[str], None]) -> Any:
+    """What publishes on ROS 2 while this run learns."""
+    from edge_rjepa.cli.rig import ros2_view
+
+    with ros2_view(
+        "learning", options.ros2, run.loop.source, run.config.source, report, lambda: run.learner
+    ) as view:
+        yield view
+
+
 def _with_channels(run: Any, callbacks: _Callbacks, channels: Any) -> _Callbacks:
-    """The callbacks, with what takes fixations, measures and events for Foxglove beside them."""
+    """The callbacks, beside them what takes fixations, measures and events: Foxglove's, ROS 2's."""
     if channels is None:
         return callbacks
     run.loop.observers.append(channels.observe)

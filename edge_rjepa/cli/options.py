@@ -19,6 +19,7 @@ from safe_files.reading import read_bytes
 TOKEN_VARIABLE, MOST_SECRET_BYTES = "EDGE_RJEPA_TOKEN", 4096
 ADDRESS = "127.0.0.1:8000"  # of the page, unless another one is given
 FOXGLOVE_ADDRESS = "127.0.0.1:8765"  # Foxglove's own default
+ROS2_NAMESPACE = "edge_rjepa"  # of topics, unless another one is given
 
 
 def add_command(
@@ -134,6 +135,17 @@ def add_foxglove(parser: Any) -> None:
         metavar="HOST:PORT",
         help=f"serve a live view for Foxglove ({FOXGLOVE_ADDRESS} if no address is given); it has "
         "no password",
+    )
+
+
+def add_ros2(parser: Any) -> None:
+    """--ros2."""
+    parser.add_argument(
+        "--ros2",
+        nargs="?",
+        const=ROS2_NAMESPACE,
+        metavar="NAMESPACE",
+        help=f"publish on topics of ROS 2 below this name ({ROS2_NAMESPACE} if none is given)",
     )
 
 

@@ -8,9 +8,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edge_rjepa.encoder.naming import Answer
+    from edge_rjepa.sources import Source
     from edge_rjepa.teach.recogniser import Box
 
 SMOOTHED = 5  # pictures whose mean likeness is judged: a hand before the camera is no other room
@@ -52,6 +53,7 @@ def add_to(commands: Any) -> None:
         "--exec", metavar="COMMAND", help="run COMMAND at each change, without a shell, for 10 s "
         "at most; it reads the line of JSON from its standard input"
     )  # fmt: skip
+    flags.add_ros2(parser)
     flags.add_json(parser, "answers, a line each,")
 
 
@@ -91,8 +93,13 @@ def _follow(known: _Known, options: argparse.Namespace, teller: _Teller) -> None
     until_s = time.monotonic() + (options.seconds or math.inf)
     recent: deque[np.ndarray] = deque(maxlen=SMOOTHED)
     due_s = -math.inf
-    with open_alone(options.source) as source, stop_on_signals("stopping") as received:
+    with (
+        open_alone(options.source) as source,
+        _robot(options, source) as robot,
+        stop_on_signals("stopping") as received,
+    ):
         for frame in usable_frames(source, lambda: bool(received) or time.monotonic() > until_s):
+            robot.on_frame()
             if frame.t_capture_s < due_s:
                 continue
             due_s = frame.t_capture_s + 1.0 / options.looks_per_second - 1e-3
@@ -101,7 +108,28 @@ def _follow(known: _Known, options: argparse.Namespace, teller: _Teller) -> None
             recent.append(known.names.likeness(frame.image))
             answer = known.names.answer(np.mean(recent, axis=0))
             if answer.name != teller.name or not teller.number:
+                robot.recognise(*answer)
                 teller.tell(answer, t_s=round(frame.t_capture_s, 3), frame=frame.sequence)
+
+
+class _NoRobot:
+    """Is told what a Ros2View is, where none is asked for."""
+
+    def on_frame(self) -> None: ...
+
+    def recognise(self, name: str | None, probability: float) -> None: ...
+
+
+@contextmanager
+def _robot(options: argparse.Namespace, source: Source) -> Iterator[Any]:
+    """What publishes on ROS 2, if --ros2 asks for that."""
+    if options.ros2 is None:
+        yield _NoRobot()
+        return
+    from edge_rjepa.cli.rig import ros2_view
+
+    with ros2_view("recognising", options.ros2, source, options.source, say) as view:
+        yield view
 
 
 class _Stamp(NamedTuple):

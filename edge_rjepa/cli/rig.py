@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edge_rjepa.views.foxglove import FoxgloveView
+    from edge_rjepa.views.ros2 import Mind, Ros2View
 
 WAIT_MS = 200.0  # for a frame, until it is looked whether to stop
 
@@ -159,6 +160,24 @@ def foxglove_view(address: str, source: Source, head: Head | None) -> Iterator[F
         if view.warning:
             say(f"warning: {view.warning}")
         say(f"foxglove: {view.url}")
+        yield view
+
+
+@contextmanager
+def ros2_view(
+    doing: str,
+    namespace: str,
+    source: Source,
+    name: str,
+    report: Callable[[str], None],
+    mind: Callable[[], Mind] | None = None,
+) -> Iterator[Ros2View]:
+    """What publishes on ROS 2 while this source, of this name, is seen. Raises ConfigError."""
+    from edge_rjepa.views.ros2 import FRAME_ID, Ros2View
+
+    frame_id = getattr(source, "frame_id", "") or FRAME_ID
+    with Ros2View(doing, namespace, source.camera, report, mind, redacted(name), frame_id) as view:
+        say(f"ros2: {view.topics} and /diagnostics")
         yield view
 
 

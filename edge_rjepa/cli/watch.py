@@ -68,6 +68,7 @@ def add_to(commands: Any) -> None:
     messages.add_mqtt(parser)
     flags.add_dashboard(parser)
     flags.add_foxglove(parser)
+    flags.add_ros2(parser)
     flags.add_json(parser, "reports, a line each,")
 
 
@@ -110,8 +111,14 @@ def execute(options: argparse.Namespace) -> int:
         view = None
         if options.foxglove is not None:
             view = opened.enter_context(rig.foxglove_view(options.foxglove, source, head))
-        reporter = _Reporter(watch, options.json, [each.on_event for each in (page, view) if each])
-        tell += [each.tell for each in (reporter, mqtt, page, view) if each]
+        robot = None
+        if options.ros2 is not None:
+            robot = opened.enter_context(
+                rig.ros2_view("watching", options.ros2, source, config.source, say)
+            )
+        listeners = [each.on_event for each in (page, view, robot) if each]
+        reporter = _Reporter(watch, options.json, listeners)
+        tell += [each.tell for each in (reporter, mqtt, page, view, robot) if each]
         session = Session(watch, folder, tell, reporter.report_event, mask)
         if mqtt:
             opened.enter_context(mqtt)
@@ -137,6 +144,8 @@ def execute(options: argparse.Namespace) -> int:
                 page.observe(_look_of(watch, frame))
             if view:
                 _show_in_foxglove(view, watch, frame)
+            if robot:
+                robot.look(_novelty_of(watch, frame))
         session.save()
         reporter.report_end()
     return 0
@@ -193,6 +202,13 @@ def _show_in_foxglove(view: Any, watch: Any, frame: Any) -> None:
                 "threshold": watch.threshold,
             }
         )
+
+
+def _novelty_of(watch: Any, frame: Any) -> float:
+    """The highest score in a frame, in shares of the threshold; 0 while that is not known."""
+    _, scores = watch.scores(frame)
+    highest = max(scores, default=-math.inf)
+    return max(0.0, float(highest / watch.threshold)) if math.isfinite(watch.threshold) else 0.0
 
 
 def _check_time(source: Any, options: argparse.Namespace) -> None:

@@ -34,8 +34,8 @@ def open_source(
 
     spec: `scene:` (scikit-image's photographs) or `scene:DIR` before a simulated head; a folder of
     pictures; a video file; `bag:FILE#/topic`, of ROS 2; `lerobot:DIR#camera`, a dataset; a live
-    camera (`0`, `/dev/video0`, `/dev/v4l/by-id/..`, `rtsp://..`, `http://..`, `gst:PIPELINE`);
-    `replay:DIR` or `replay:FILE.mcap`, what a run recorded.
+    camera (`0`, `/dev/video0`, `/dev/v4l/by-id/..`, `rtsp://..`, `http://..`, `gst:PIPELINE`,
+    `ros2:/TOPIC`); `replay:DIR` or `replay:FILE.mcap`, what a run recorded.
     seed: of the order of pictures, of a scene's, and of what is held out; else there is no chance.
     camera: what a live camera is asked for, and the field of view of all that does not tell its
     own; None for the usual one.

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from edge_rjepa.errors import SourceError
+from edge_rjepa.eye.head import Head
 from edge_rjepa.optics.camera import Lens, pinhole
 from edge_rjepa.sources import redacted
 from edge_rjepa.sources.config import CameraConfig
@@ -66,7 +67,7 @@ class CameraSource:
     """
 
     live = True
-    head = None
+    head: Head | None = None
 
     def __init__(
         self, name: str, opener: Opener, config: CameraConfig, lens: Lens | None = None
@@ -80,7 +81,7 @@ class CameraSource:
         height, width = self._grabber.newest().image.shape[:2]
         try:
             self.camera = (lens or pinhole(config.field_of_view_rad))(width, height)
-        except ValueError:  # a calibration of another resolution
+        except (ValueError, SourceError):  # a calibration of another resolution, or none
             self._grabber.close()
             raise
         self._handed_out = -1

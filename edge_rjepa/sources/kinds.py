@@ -147,6 +147,14 @@ KINDS = [
         live=True,
     ),
     Kind(
+        name="robot",
+        example="ros2:/TOPIC",
+        open=_of_module("ros2", "open_ros2"),
+        prefix="ros2:",
+        reach_rad=EVERYWHERE_RAD,
+        live=True,
+    ),
+    Kind(
         name="folder",
         example="a folder of pictures",
         open=_of_module("pictures", "open_pictures"),

@@ -119,6 +119,12 @@ def topics_of(text: str, more: Collection[str] = ()) -> Topics:
     return Topics(pictures, asked.get("info"), joints, tf, rest)
 
 
+def info_beside(pictures: str) -> str:
+    """The topic that tells the lens of these pictures, by ROS's rules of naming."""
+    raw = pictures.removesuffix("/compressed")
+    return f"{raw.rpartition('/')[0]}/camera_info"
+
+
 def _head_topic(text: str, name: str, form: str, asked: dict[str, str]) -> HeadTopic | None:
     if name not in asked:
         return None

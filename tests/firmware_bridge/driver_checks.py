@@ -38,9 +38,9 @@ def until_still(bench: Bench) -> Report:
 
 def places(identity) -> tuple[tuple[float, float], tuple[float, float]]:
     """Two positions well inside its limits, in whole steps."""
-    (pan, tilt) = identity.limits
+    step = identity.step
     return tuple(
-        tuple(round(low + share * (high - low)) for low, high in (pan, tilt))
+        tuple(step * round((low + share * (high - low)) / step) for low, high in identity.limits)
         for share in (0.4, 0.6)
     )
 

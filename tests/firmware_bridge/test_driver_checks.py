@@ -1,5 +1,6 @@
 """Every driver of a head is put through what all of them must do."""
 
+import functools
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from firmware_bridge.feetech import StsBus
 from firmware_bridge.link import ServoBoard
 from tests.firmware_bridge.core_board import Core, VirtualLine
 from tests.firmware_bridge.driver_checks import CHECKS, Bench
+from tests.firmware_bridge.ros_robot import Robot, driver_before, let_pass
 from tests.firmware_bridge.sts_bus import Bus, Clock, Servo, VirtualPort
 
 
@@ -29,7 +31,15 @@ def sts_bus(folder) -> Bench:
     return Bench(StsBus(lambda: VirtualPort(bus), clock=clock), wait)
 
 
+def ros_joints(folder) -> Bench:
+    """A controller of joints, in virtual time."""
+    robot = Robot()
+    return Bench(driver_before(robot), functools.partial(let_pass, robot))
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("bench", [servo_board, sts_bus], ids=lambda bench: bench.__name__)
+@pytest.mark.parametrize(
+    "bench", [servo_board, sts_bus, ros_joints], ids=lambda bench: bench.__name__
+)
 def test_it_does_what_every_driver_must(bench, check, tmp_path):
     check(bench(tmp_path))

@@ -26,6 +26,7 @@ from edge_rjepa.sources.ros_messages import (
     Pair,
     Skipped,
     Topics,
+    info_beside,
     is_rectified,
     lens_of,
     picture_of,
@@ -200,7 +201,7 @@ class BagSource:
         """The camera of the pictures handed out; by the bag's own account of it, if it has one."""
         size = size_within(*size)
         named = self._topics.info
-        topic = named or _info_beside(self._topics.pictures)
+        topic = named or info_beside(self._topics.pictures)
         if measured or (topic, INFO) not in self._bag.topics:
             if named and not measured:
                 raise SourceError(f"{self._path}: {named} is no topic of sensor_msgs CameraInfo")
@@ -303,12 +304,6 @@ def open_bag(name: str, options: Options) -> BagSource:
 def _listed(topics: set[str]) -> str:
     some = sorted(topics)[:20]
     return ", ".join(some) + (f" and {len(topics) - len(some)} more" if len(topics) > 20 else "")
-
-
-def _info_beside(pictures: str) -> str:
-    """The topic that tells the lens of these pictures, by ROS's rules of naming."""
-    raw = pictures.removesuffix("/compressed")
-    return f"{raw.rpartition('/')[0]}/camera_info"
 
 
 class _Taken(NamedTuple):
