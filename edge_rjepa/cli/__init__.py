@@ -35,6 +35,7 @@ COMMANDS = [  # modules of this room, in the order of --help
     "watch",
     "fine",
     "merge",
+    "fleet",
     "doctor",
     "check_gradients",
 ]

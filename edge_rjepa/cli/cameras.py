@@ -19,7 +19,7 @@ from safe_files.writing import make_private_folder, write_atomic
 
 CAMERAS = "cameras.json"
 MOST, MOST_BYTES = 64, 4096
-FOR_ONE = ("head", "show")  # what only a single camera can have
+FOR_ONE = ("head", "show", "fleet")  # what only a single camera can have
 
 
 class Cameras(NamedTuple):

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import FAILED, USAGE, say, stop_on_signals
 from edge_rjepa.eye.config import GazePolicy
 from edge_rjepa.learner.config import DEVICES
+from edge_rjepa.errors import ConfigError
 from safe_files.errors import why
 
 LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
@@ -40,6 +41,7 @@ EXAMPLES = """examples:
   edge-rjepa learn --source ros2:/camera/image_raw --ros2   a robot's camera; publish what it sees
   edge-rjepa learn --resume runs/mine --seconds 60  continue a run, bit for bit
   edge-rjepa learn --source 0 --source 2 --share    two cameras, one encoder
+  edge-rjepa learn --source 0 --fleet HOST:9092     with other robots: edge-rjepa fleet serve
 """
 
 
@@ -80,6 +82,7 @@ def add_to(commands: Any) -> None:
         help="where to learn; auto measures both for a second and takes the faster one (cpu)",
     )
     _add_views(parser)
+    _add_fleet(parser)
     parser.add_argument("--seed", type=int, help="seed of weights, gaze and scene (0)")
     flags.add_json(parser, "summary")
 
@@ -105,12 +108,27 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show", action="store_true", help="show the fixations in a window")
 
 
+def _add_fleet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fleet", metavar="HOST:PORT", help="learn one encoder together with the robots of the "
+        "fleet that is served there; pictures stay here"
+    )  # fmt: skip
+    parser.add_argument(
+        "--fleet-certificate", type=Path, metavar="F",
+        help="the certificate (PEM) that the fleet's server, or who signed its own, is known by",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fleet-key", type=Path, metavar="F", help="the private key that this robot is known by"
+    )
+
+
 def execute(options: argparse.Namespace) -> int:
     """Learn until there is a signal or a limit is reached, then judge what was learned."""
     if options.dashboard is not None:
         options.token = flags.read_token(options)  # told before anything is begun
     if options.foxglove is not None:
         import edge_rjepa.views.foxglove  # noqa: F401 - what is missing is told now, too
+    _check_fleet(options)
     _check_resume(options)
     options.out = options.out or Path(time.strftime("runs/%Y%m%d-%H%M%S"))
     each = options_of_each(options)
@@ -137,6 +155,25 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
     return FAILED if failed else 0
+
+
+def _check_fleet(options: argparse.Namespace) -> None:
+    """Told before anything is begun. Raises ConfigError."""
+    if options.fleet is None:
+        if options.fleet_certificate or options.fleet_key:
+            raise ConfigError("--fleet-certificate and --fleet-key are for --fleet HOST:PORT")
+        return
+    from edge_rjepa.fleet import check_flower
+
+    check_flower()
+    flags.host_and_port(options.fleet)
+    if options.fleet_key and not options.fleet_certificate:
+        raise ConfigError(
+            "--fleet-key needs an encrypted connection: name the --fleet-certificate, too"
+        )
+    for path in (options.fleet_certificate, options.fleet_key):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{path} is no file: docs/fleet.md says how to make it")
 
 
 def _learn(runs: list[Any], each: list[argparse.Namespace], received: list[int]) -> bool:
@@ -168,6 +205,7 @@ def _watched(
     with (
         _progress(run, options.fixations, name, i) as (show, write),
         _with_views(run, _Callbacks(_limit(options, received), show, write), options) as callbacks,
+        _in_fleet(run, callbacks, options) as callbacks,
     ):
         yield callbacks
 
@@ -300,7 +338,8 @@ def _close_recording(run: Any, options: argparse.Namespace) -> None:
     if recorder is not None:
         try:
             # What was learned with others, or from lossy pictures, a replay does not learn again.
-            same_again = options.record_format == "lossless" and not options.share
+            with_others = options.share or options.fleet
+            same_again = options.record_format == "lossless" and not with_others
             recorder.close(run.learner.digest if same_again else None)
             say(f"recorded: {recorder.folder}; to learn from it: --source replay:{recorder.folder}")
         except OSError as error:
@@ -427,6 +466,27 @@ def _with_channels(run: Any, callbacks: _Callbacks, channels: Any) -> _Callbacks
         channels.on_event(event)
 
     return _Callbacks(callbacks.go_on, on_progress, on_event)
+
+
+@contextmanager
+def _in_fleet(run: Any, callbacks: _Callbacks, options: argparse.Namespace) -> Iterator[_Callbacks]:
+    """The callbacks of a run that learns in a fleet, if it does."""
+    if options.fleet is None:
+        yield callbacks
+        return
+    from edge_rjepa.fleet.child import Settings
+    from edge_rjepa.fleet.member import Member
+
+    settings = Settings(
+        options.fleet, str(options.fleet_certificate or ""), str(options.fleet_key or "")
+    )
+    with closing(Member(run, settings, run.report)) as member:
+
+        def go_on(run: Any) -> bool:
+            member.attend(run)
+            return callbacks.go_on(run)
+
+        yield callbacks._replace(go_on=go_on)
 
 
 def _limit(options: argparse.Namespace, received: list[int]) -> Callable[[Any], bool]:

@@ -192,6 +192,14 @@ def read_secret(path: Path | None, variable: str, what: str) -> str | None:
         raise ConfigError(f"{path} holds no {what} ({error})") from error
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of HOST:PORT, where an IPv6 address stands in brackets. Raises ConfigError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"'{address[:80]}' is no address: write it as HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def add_host_names(parser: Any) -> None:
     """--host-name, once or more often."""
     parser.add_argument(

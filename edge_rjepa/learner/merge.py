@@ -26,6 +26,7 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 
 MOST_FIXATIONS = 2**53
+ROUNDING = 1e-3  # of a covariance in float32
 
 
 class Lesson(NamedTuple):
@@ -85,8 +86,13 @@ def checked(arrays: Sequence[np.ndarray], config: RJepaConfig) -> Lesson:
     # An embedding's values lie within -1 and 1, so its moments do; and an error's within -2 and 2.
     if np.abs(mean).max() > 1.0 or np.abs(covariance).max() > 1.0:
         raise InputError("the embedding's moments are beyond those of values within -1 and 1")
-    if covariance.diagonal().min() < 0.0 or error_covariance.diagonal().min() < 0.0:
-        raise InputError("a variance is negative")
+    if np.abs(error_covariance).max() > 4.0:
+        raise InputError("the error's moments are beyond those of values within -2 and 2")
+    for matrix in (covariance, error_covariance):
+        if not np.allclose(matrix, matrix.T, atol=ROUNDING):
+            raise InputError("a covariance is not symmetric")
+        if np.linalg.eigvalsh(np.asarray(matrix, np.float64)).min() < -ROUNDING:
+            raise InputError("a variance is negative")
     dtype = config.dtype
     return Lesson(
         weights.astype(dtype),

@@ -50,8 +50,12 @@ def information(z, z_hat, noise_floor: float) -> float:
     z = np.asarray(z, np.float64)
     e = z - z_hat
     S_z = np.cov(z, rowvar=False, bias=True).reshape(z.shape[1], z.shape[1])
-    S_e = e.T @ e / len(e)
-    noise = noise_floor * np.eye(z.shape[1])
+    return information_of(S_z, e.T @ e / len(e), noise_floor)
+
+
+def information_of(S_z, S_e, noise_floor: float) -> float:
+    """Predictive information, in nats, of covariances of embedding and error (n_z, n_z)."""
+    noise = noise_floor * np.eye(len(S_z))
     return 0.5 * float(np.linalg.slogdet(S_z + noise)[1] - np.linalg.slogdet(S_e + noise)[1])
 
 

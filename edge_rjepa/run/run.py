@@ -331,7 +331,7 @@ class Run:
         if 0 < self.frames < self.config.metrics_every_frames:  # a short run has a report, too
             self._measure(on_progress)
         if self.ended:
-            self._report("the source has ended")
+            self.report("the source has ended")
 
     def _learn_frames(self, go_on, on_progress) -> Learning[None]:
         started = self._watched_s = time.monotonic()
@@ -419,7 +419,7 @@ class Run:
             self.loop.learner = RJepa.load(self.folder / GOOD, self.learner.device)
         self.learner.learning_rate = rate
         self.learner.reset()
-        self._report(
+        self.report(
             f"COLLAPSE: {collapse}. Rolled back to the last good state, "
             f"learning rate lowered to {rate:.2g}"
         )
@@ -433,16 +433,16 @@ class Run:
         self.learner.reset()
         self.loop.torn = False
         frames = kept.notes["loop"]["frames"]
-        self._report(
+        self.report(
             f"DEVICE: {error}. Now on the CPU, with what was kept at frame {frames:,}: what was "
             f"learned from the {self.frames - frames:,} frames since then is lost"
         )
 
     def _report_events(self) -> None:
         for event in self.loop.drain_events():
-            self._report(event)
+            self.report(event)
 
-    def _report(self, event: str) -> None:
+    def report(self, event: str) -> None:
         """An event, to whoever watches and into the journal."""
         self.on_event(event)
         self._note({"frames": self.frames, "time_unix_s": time.time(), "event": event})
@@ -479,11 +479,11 @@ class Run:
                 self._save(name)
         except CheckpointError as error:
             again_s = self.config.checkpoint_every_s
-            self._report(f"{error}; learning goes on, the next try is in {again_s:.0f} s")
+            self.report(f"{error}; learning goes on, the next try is in {again_s:.0f} s")
             self._saving_fails = True
         else:
             if self._saving_fails:
-                self._report(f"saved again: {self.folder / CHECKPOINT}")
+                self.report(f"saved again: {self.folder / CHECKPOINT}")
             self._saving_fails = False
 
     def _is_broken(self) -> bool:
