@@ -2,8 +2,12 @@
 
 A robot's update is what its weights moved by since the fleet's lesson. Nobody can tell a hostile
 one from the direction in which it points, since robots in different places learn different things.
-So none may be far longer than usual, and none counts far more than usual: then one robot of n moves
-the mean by about 1/n of a usual update, whatever it sends. See docs/fleet.md for what was measured.
+So an update that is longer than the usual one is shortened to that. From FEWEST_TRIMMED robots on,
+the largest and the smallest third of the values of each weight are then left out of the mean
+(Yin et al., 2018): so a hostile robot of four stays within what the others say, weight by weight.
+Moments are those of one sample, in which no robot's part is larger than a robot's can be.
+
+docs/fleet.md has what was measured of this and of other rules.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_rjepa.learner.merge import Lesson, merged
+
+FEWEST_TRIMMED = 4
 
 
 class Bounded(NamedTuple):
@@ -29,9 +35,9 @@ def merge_bounded(
 ) -> Bounded:
     """Merge lessons that began with the weights `base` (n,).
 
-    since: fixations that each has learned from since then, as it says. most_sample: fixations that
-    statistics are of at most. No update is longer than the usual one, and none counts more than
-    the usual one: the lower median of those who have learned anything.
+    since: fixations that each has learned from since then, as it says; whoever has learned from
+    none moves no weight. most_sample: fixations that a robot's statistics are of at most. The usual
+    length and number of fixations are the lower medians of those who have learned.
     """
     updates = [lesson.weights.astype(np.float64) - base for lesson in lessons]
     lengths = [float(np.linalg.norm(update)) for update in updates]
@@ -39,17 +45,25 @@ def merge_bounded(
     most_length = _usual([lengths[i] for i in busy])
     most_since = _usual([since[i] for i in busy])
     shortened = [1.0 if length <= most_length else most_length / length for length in lengths]
-    bounded = [
-        lesson._replace(weights=base + share * update, sample=min(lesson.sample, most_sample))
-        for lesson, share, update in zip(lessons, shortened, updates, strict=True)
-    ]
     counts = [min(fixations, most_since) for fixations in since]
-    lesson = merged(bounded, counts)
-    return Bounded(
-        lesson._replace(weights=lesson.weights.astype(base.dtype)), shortened, int(sum(counts))
-    )
+    moves = np.zeros(len(base))
+    if busy:
+        taken = [shortened[i] * updates[i] for i in busy]
+        moves = _mean(np.stack(taken), np.array([counts[i] for i in busy], np.float64))
+    parts = [lesson._replace(sample=min(lesson.sample, most_sample)) for lesson in lessons]
+    weights = (base + moves).astype(base.dtype)
+    lesson = merged(parts, counts)._replace(weights=weights)
+    return Bounded(lesson, shortened, int(sum(counts)))
 
 
 def _usual(values: Sequence[float]) -> float:
     """The lower median: of an even number of values the smaller of the two in the middle."""
     return sorted(values)[(len(values) - 1) // 2] if values else 0.0
+
+
+def _mean(updates: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Of updates (k, n), each counted so often; of many, without the extremes of each weight."""
+    if len(updates) < FEWEST_TRIMMED:
+        return counts @ updates / counts.sum()
+    left_out = (len(updates) - 1) // 3  # at either end
+    return np.sort(updates, axis=0)[left_out : len(updates) - left_out].mean(axis=0)

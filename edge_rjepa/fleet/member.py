@@ -23,7 +23,6 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_rjepa.errors import InputError, RJepaError
-from edge_rjepa.fleet import check_flower
 from edge_rjepa.fleet.child import Child, Settings
 from edge_rjepa.fleet.parcel import VERSION, Answer, Task, check_kind, digest, kind_of, understood
 from edge_rjepa.fleet.wire import Frame
@@ -71,8 +70,6 @@ class Member:
     """A run that learns in a fleet. on_event: is told what happens, in one line each."""
 
     def __init__(self, run: Run, settings: Settings, on_event: Callable[[str], None]) -> None:
-        """Raises ConfigError where Flower is missing."""
-        check_flower()
         self._on_event = on_event
         self._child = Child(settings, on_event)
         self._membership = _read(run.folder)
