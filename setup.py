@@ -27,6 +27,7 @@ ROS2 = [*ROS_MESSAGES, "cyclonedds>=11.0; platform_machine == 'x86_64'"]
 FOXGLOVE = ["foxglove-sdk>=0.20", *MCAP]
 LEROBOT = ["pyarrow>=15", "av>=12"]
 METRICS = ["prometheus-client>=0.20", *DASHBOARD]
+FLEET = ["flwr>=1.42,<1.43"]  # what of it is used, it does not promise to keep: docs/fleet.md
 CUDA = ["numba-cuda[cu12]>=0.30"]  # on a Jetson without [cu12]: docs/jetson.md
 # Pillow is theirs; before that version it wrote beyond its memory for a made-up picture.
 DEMO = ["matplotlib>=3.8.4", "scikit-image>=0.22", "pillow>=12.1.1"]
@@ -117,6 +118,7 @@ setup(
         "foxglove": FOXGLOVE,
         "lerobot": LEROBOT,
         "metrics": METRICS,
+        "fleet": FLEET,
         "demo": DEMO,
         "bench": BENCH,
         "examples": EXAMPLES,

@@ -25,7 +25,8 @@ ALLOWED = {
     "watch": "base optics sources",
     "views": "base encoder eye learner optics run sources",
     "doctor": "base sources",
-    "cli": "base doctor encoder eye learner optics run sources teach views watch",
+    "fleet": "learner run",
+    "cli": "base doctor encoder eye fleet learner optics run sources teach views watch",
 }
 OPEN = {"errors", "_version"}
 NEIGHBOURS = [  # used by edge_rjepa, and usable without it
@@ -38,7 +39,7 @@ PARSERS = {
     "safe_files/reading.py",
     "firmware_bridge/firmware/fuzz/seeds.py",  # the vectors of its own source tree
 }
-HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda"]
+HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda", "flwr"]
 
 
 def imported(source: str) -> set[str]:

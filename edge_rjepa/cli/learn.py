@@ -18,9 +18,9 @@ from edge_rjepa.cli import options as flags
 from edge_rjepa.cli.cameras import Cameras, note, options_of_each
 from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import FAILED, USAGE, say, stop_on_signals
+from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.config import GazePolicy
 from edge_rjepa.learner.config import DEVICES
-from edge_rjepa.errors import ConfigError
 from safe_files.errors import why
 
 LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on

@@ -1,13 +1,13 @@
 """Robots that learn one encoder together, on Flower, without sending pictures. Extra `fleet`.
 
-    member.py    a robot: adopts the fleet's lesson and hands out its own, while it learns on
-    child.py     .. with a process beside it that speaks to the server, and may hang or die
-    node.py      .. which is this: a Flower node and ClientApp
-    server.py    the server: Flower's SuperLink, ServerApp and the strategy in one process
-    strategy.py  .. what is asked of robots in a round, and what is made of their answers
-    bounded.py   .. without letting one of them harm the others
-    kept.py      .. and kept in a folder
-    parcel.py    what is sent: facts and a lesson; records.py: as Flower's records
+member.py    a robot: adopts the fleet's lesson and hands out its own, while it learns on
+child.py     .. with a process beside it that speaks to the server, and may hang or die
+node.py      .. which is this: a Flower node and ClientApp
+server.py    the server: Flower's SuperLink, ServerApp and the strategy in one process
+strategy.py  .. what is asked of robots in a round, and what is made of their answers
+bounded.py   .. without letting one of them harm the others
+kept.py      .. and kept in a folder
+parcel.py    what is sent: facts and a lesson; records.py: as Flower's records
 """
 
 from __future__ import annotations

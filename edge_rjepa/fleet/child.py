@@ -47,7 +47,7 @@ class Child:
     @property
     def pid(self) -> int | None:
         """Of the process, while there is one."""
-        return self._process and self._process.pid
+        return self._process.pid if self._process else None
 
     def send(self, what: str, facts: Any = None, arrays: Any = ()) -> None:
         """Send it a frame, if it is there."""

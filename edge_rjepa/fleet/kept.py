@@ -1,7 +1,7 @@
 """What a fleet has learned, and its folder: `export` and the other commands take it as a run's.
 
-    config.toml              the network; everything else is as `learn` has it by default
-    checkpoint.safetensors   the encoder, and where the fleet stands; the versions before it
+config.toml              the network; everything else is as `learn` has it by default
+checkpoint.safetensors   the encoder, and where the fleet stands; the versions before it
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_rjepa.errors import CheckpointError, ConfigError
-from edge_rjepa.eye.config import HeadConfig
 from edge_rjepa.fleet.parcel import digest
 from edge_rjepa.learner.merge import Lesson, adopt, lesson_of
 from edge_rjepa.learner.rjepa import RJepa
@@ -40,9 +39,7 @@ class Standing(NamedTuple):
 class Fleet:
     """The fleet's encoder with its standing, in a folder."""
 
-    def __init__(
-        self, folder: Path, config: RunConfig, learner: RJepa, standing: Standing
-    ) -> None:
+    def __init__(self, folder: Path, config: RunConfig, learner: RJepa, standing: Standing) -> None:
         self.folder = folder
         self.config = config
         self._learner = learner
@@ -71,7 +68,7 @@ class Fleet:
         # Of a robot's run nothing stays but the network: neither its camera nor its place.
         config = replace(
             RunConfig(), network=config.network, retina=config.retina, gaze=config.gaze,
-            monitor=config.monitor, seed=config.seed, head=HeadConfig(),
+            monitor=config.monitor, seed=config.seed,
         )  # fmt: skip
         standing = Standing(secrets.token_hex(4), 1, learner.fixations, [])
         fleet = cls(folder, config, learner, standing)

@@ -136,8 +136,8 @@ class Member:
         if own > MUCH and task.learned < own / 2:
             raise InputError(
                 f"this robot has learned from {own:,} fixations and the fleet from "
-                f"{task.learned:,}: begin the fleet with this run (edge-rjepa fleet serve --start), "
-                "or start a new run"
+                f"{task.learned:,}: begin the fleet with this run (edge-rjepa fleet serve "
+                "--start), or start a new run"
             )
         if own:
             run.keep(ALONE)

@@ -139,7 +139,7 @@ def main(descriptor: int) -> None:
             try:
                 for _ in connected(robot):
                     pause_s = FIRST_PAUSE_S
-            except (httpx.HTTPError, ValueError, RuntimeError, _Unfit) as error:
+            except (httpx.HTTPError, ValueError, RuntimeError, _UnfitError) as error:
                 robot.tell(f"{_in_words(error, robot.settings)}; learning goes on, it tries again")
             robot.rest(pause_s)
             pause_s = min(2.0 * pause_s, LONGEST_PAUSE_S)
@@ -245,7 +245,7 @@ def _push(client: FleetHttpClient, node: Node, run_id: int, reply: Message) -> N
         )
 
 
-class _Unfit(ConfigError):
+class _UnfitError(ConfigError):
     """A key or a certificate that cannot be used."""
 
 
@@ -258,9 +258,9 @@ def _keys(path: str) -> Keys:
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise ValueError("of another kind")
     except OSError as error:
-        raise _Unfit(f"cannot read the key {path}: {why(error)}") from error
+        raise _UnfitError(f"cannot read the key {path}: {why(error)}") from error
     except (ValueError, FileError, UnsupportedAlgorithm) as error:
-        raise _Unfit(
+        raise _UnfitError(
             f"{path} is no private key of an elliptic curve ({error}): make one with "
             "ssh-keygen -t ecdsa -b 384 -N '' -f robot.key"
         ) from error

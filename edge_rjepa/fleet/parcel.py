@@ -12,16 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from edge_rjepa.errors import InputError
-from edge_rjepa.learner.merge import Lesson
-from edge_rjepa.run.config import RunConfig
 from safe_files.errors import FileError
 from safe_files.plain import plain, rebuilt
 from safe_files.reading import parse_json
+
+if TYPE_CHECKING:  # the process beside a robot has no use for the memory that these take
+    from edge_rjepa.learner.merge import Lesson
+    from edge_rjepa.run.config import RunConfig
 
 VERSION = 1  # of what is sent
 MOST_FACTS_BYTES = 1 << 16

@@ -11,7 +11,6 @@ from flwr.clientapp import ClientApp
 
 from edge_rjepa.errors import InputError
 from edge_rjepa.fleet.parcel import Parcel, facts_as_text, facts_of_text
-from edge_rjepa.learner.merge import Lesson
 
 LESSON, FACTS = "lesson", "facts"  # records
 MOST_HEADER_BYTES = 4096  # of an array
@@ -20,13 +19,9 @@ MOST_ARRAY_BYTES = 1 << 30
 
 def record_of(parcel: Parcel) -> RecordDict:
     """As Flower carries it."""
-    named = dict(zip(Lesson._fields, parcel.arrays, strict=True)) if parcel.arrays else {}
-    return RecordDict(
-        {
-            LESSON: ArrayRecord({name: Array(np.asarray(array)) for name, array in named.items()}),
-            FACTS: ConfigRecord({"json": facts_as_text(parcel.facts)}),
-        }
-    )
+    arrays = {str(i): Array(np.asarray(array)) for i, array in enumerate(parcel.arrays)}
+    facts = ConfigRecord({"json": facts_as_text(parcel.facts)})
+    return RecordDict({LESSON: ArrayRecord(arrays), FACTS: facts})
 
 
 def parcel_of(record: RecordDict) -> Parcel:
@@ -35,9 +30,9 @@ def parcel_of(record: RecordDict) -> Parcel:
     text = facts.get("json") if isinstance(facts, ConfigRecord) else None
     if not isinstance(lesson, ArrayRecord) or not isinstance(text, str):
         raise InputError("what came is no lesson: it is of another program")
-    if set(lesson) - set(Lesson._fields):
+    if set(lesson) != {str(i) for i in range(len(lesson))}:
         raise InputError("what came is of another version: install the same on all")
-    arrays = [_array(name, lesson[name]) for name in Lesson._fields if name in lesson]
+    arrays = [_array(lesson[str(i)]) for i in range(len(lesson))]
     return Parcel(facts_of_text(text), arrays)
 
 
@@ -52,7 +47,7 @@ def client_app(learn: Callable[[Parcel], Parcel]) -> ClientApp:
     return app
 
 
-def _array(name: str, array: Array) -> np.ndarray:
+def _array(array: Array) -> np.ndarray:
     """Numbers only, and as many as it has bytes for: its header could claim any size."""
     file = io.BytesIO(array.data)
     try:
@@ -66,4 +61,4 @@ def _array(name: str, array: Array) -> np.ndarray:
         content = array.data[file.tell() :]
         return np.frombuffer(content, dtype).reshape(shape).copy()
     except (ValueError, TypeError, EOFError, MemoryError) as error:
-        raise InputError(f"{name} is no array of numbers: {error}") from error
+        raise InputError(f"an array in it is none of numbers: {error}") from error

@@ -1,4 +1,4 @@
-"""A robot of a fleet, with a real run and a real wire: what it adopts, hands out and never loses."""
+"""A robot of a fleet, with a real run and a real wire: what it adopts, hands out and keeps."""
 
 import os
 import signal
@@ -191,7 +191,7 @@ def test_a_robot_that_was_started_again_loses_nothing(run, robot):
     own = weights(run)
     again._child.ask(task(run, 5), fleet_lesson(seed=4))
     again.attend(run)
-    answer, arrays = again._child.answer()
+    _, arrays = again._child.answer()
     assert np.array_equal(arrays[0], own) and np.array_equal(weights(run), own)
     again.close()
 
