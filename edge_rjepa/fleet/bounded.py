@@ -35,21 +35,17 @@ def merge_bounded(
 ) -> Bounded:
     """Merge lessons that began with the weights `base` (n,).
 
-    since: fixations that each has learned from since then, as it says; whoever has learned from
-    none moves no weight. most_sample: fixations that a robot's statistics are of at most. The usual
-    length and number of fixations are the lower medians of those who have learned.
+    since: fixations, above 0, that each has learned from since then, as it says. most_sample:
+    fixations that a robot's statistics are of at most. The usual length and number of fixations are
+    the lower medians.
     """
     updates = [lesson.weights.astype(np.float64) - base for lesson in lessons]
     lengths = [float(np.linalg.norm(update)) for update in updates]
-    busy = [i for i, fixations in enumerate(since) if fixations > 0]
-    most_length = _usual([lengths[i] for i in busy])
-    most_since = _usual([since[i] for i in busy])
+    most_length, most_since = _usual(lengths), _usual(since)
     shortened = [1.0 if length <= most_length else most_length / length for length in lengths]
     counts = [min(fixations, most_since) for fixations in since]
-    moves = np.zeros(len(base))
-    if busy:
-        taken = [shortened[i] * updates[i] for i in busy]
-        moves = _mean(np.stack(taken), np.array([counts[i] for i in busy], np.float64))
+    taken = [share * update for share, update in zip(shortened, updates, strict=True)]
+    moves = _mean(np.stack(taken), np.array(counts, np.float64))
     parts = [lesson._replace(sample=min(lesson.sample, most_sample)) for lesson in lessons]
     weights = (base + moves).astype(base.dtype)
     lesson = merged(parts, counts)._replace(weights=weights)
@@ -58,7 +54,7 @@ def merge_bounded(
 
 def _usual(values: Sequence[float]) -> float:
     """The lower median: of an even number of values the smaller of the two in the middle."""
-    return sorted(values)[(len(values) - 1) // 2] if values else 0.0
+    return sorted(values)[(len(values) - 1) // 2]
 
 
 def _mean(updates: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -70,6 +70,7 @@ class Lessons(Strategy):
         self._say = say
         self._name_of = name_of
         self._monitor = Monitor(fleet.config.monitor)
+        self._few = False  # robots in the last round
 
     def arrays(self) -> ArrayRecord:
         """The fleet's lesson, for `start`."""
@@ -110,11 +111,15 @@ class Lessons(Strategy):
                 accepted[name] = self._accepted(reply, accepted)
             except InputError as error:
                 self._say(f"{name} is left out of round {self.fleet.standing.round:,}: {error}")
-        if len(accepted) < self.pace.min_robots:
-            if accepted:
-                self._say(f"{len(accepted)} of {self.pace.min_robots} robots: nothing is merged")
-            return None, None
-        return self._merge(accepted)
+        # Who has looked at nothing is no judge of how far a usual update goes.
+        accepted = {name: one for name, one in accepted.items() if one.since > 0}
+        few = len(accepted) < self.pace.min_robots
+        if few and not self._few:
+            self._say(
+                f"{len(accepted)} of {self.pace.min_robots} robots have learned: nothing is merged"
+            )
+        self._few = few
+        return (None, None) if few else self._merge(accepted)
 
     def _accepted(self, reply: Message, accepted: dict[str, _Accepted]) -> _Accepted:
         if reply.has_error():
@@ -131,7 +136,7 @@ class Lessons(Strategy):
         known = {*standing.taken, *(digest(other.lesson) for other in accepted.values())}
         if answer.since > 0 and digest(lesson) in known:
             raise InputError("it sent a lesson that was merged before")
-        broken = self._broken(lesson)
+        broken = answer.since > 0 and self._broken(lesson)
         if broken:
             raise InputError(f"its encoder has collapsed: {broken}")
         return _Accepted(lesson, max(0, answer.since))

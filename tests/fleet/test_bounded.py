@@ -68,12 +68,6 @@ def test_whoever_says_it_learned_more_than_all_counts_as_the_usual():
     assert np.allclose(moved([one, other], since=[1000, 2**50]), moved([one, other]), atol=1e-6)
 
 
-def test_whoever_has_learned_nothing_moves_nothing():
-    others = honest(2)
-    assert np.allclose(moved([*others, others[0]], since=[1000, 1000, 0]), moved(others), atol=1e-6)
-    assert not moved(others, since=[0, 0]).any()
-
-
 def test_a_lie_about_the_sample_counts_as_a_full_one():
     liar = lesson(honest(1)[0], mean=np.ones(UNITS, np.float32), sample=2.0**50)
     lessons = [lesson(update) for update in honest(3)]

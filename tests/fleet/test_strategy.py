@@ -193,15 +193,20 @@ def test_huge_weights_move_the_fleet_no_further_than_the_others(strategy, lines)
 def test_too_few_are_not_merged(strategy, lines):
     (message,) = tasks(strategy, [11])
     assert strategy.aggregate_train(0, [answer(message, learned(message, 0))]) == (None, None)
-    assert lines == ["1 of 2 robots: nothing is merged"]
+    assert lines == ["1 of 2 robots have learned: nothing is merged"]
     assert strategy.fleet.standing.round == 1
 
 
-def test_a_robot_that_looked_at_nothing_is_no_liar(strategy, lines):
-    messages = tasks(strategy, NODES[:2])
-    lesson = strategy.fleet.lesson._replace(covariance=0.1 * np.eye(8, dtype=np.float32))
-    strategy.aggregate_train(0, [answer(m, lesson, since=0) for m in messages])
-    assert lines == ["round 1: 2 robots, 0 fixations in all"]
+def test_among_robots_that_looked_at_nothing_a_hostile_one_is_not_merged(strategy, lines):
+    for _ in range(2):
+        messages = tasks(strategy)
+        before = strategy.fleet.lesson.weights
+        asleep = [answer(m, strategy.fleet.lesson, since=0) for m in messages[:3]]
+        far = learned(messages[3], 0)
+        far = far._replace(weights=far.weights - 50.0)
+        strategy.aggregate_train(0, [*asleep, answer(messages[3], far)])
+        assert np.array_equal(strategy.fleet.lesson.weights, before)
+    assert lines == ["1 of 2 robots have learned: nothing is merged"]  # said once
 
 
 def test_what_was_kept_holds_nothing_of_a_robots_run(tmp_path, strategy):
