@@ -8,6 +8,7 @@ server and on every robot. This server has the robots' API alone, and runs no co
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -53,7 +54,6 @@ from safe_files.reading import read_bytes
 
 POLL_S = 0.2  # for answers
 MOST_KEY_BYTES = 1 << 16
-STARTED_S = 30.0  # at the latest
 
 
 class Door(NamedTuple):
@@ -83,31 +83,27 @@ class Server:
         if door.robot_keys is not None:
             self._admit(door.robot_keys)
         app = _app(self._factory, door.robot_keys is not None, most_bytes)
-        self._door = door
-        self._http = uvicorn.Server(
-            uvicorn.Config(
-                app, door.host, door.port, log_level="critical", lifespan="off",
-                ssl_certfile=door.certificate or None, ssl_keyfile=door.certificate_key or None,
-            )
+        config = uvicorn.Config(
+            app, log_level="critical", lifespan="off",
+            ssl_certfile=door.certificate or None, ssl_keyfile=door.certificate_key or None,
         )  # fmt: skip
+        try:
+            config.load()
+        except OSError as error:  # also what the ssl module raises
+            raise ConfigError(
+                f"{door.certificate} and {door.certificate_key} are no certificate with its key "
+                f"({error.strerror}): docs/fleet.md says how to make them"
+            ) from error
+        self._listener = _listening(door)
+        self._http = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="fleet API", daemon=True)
-        self._failed = ""
 
     def name_of(self, node: int) -> str:
         """The file of its key; a part of the number that it was given here, if it has none."""
         return self._names.get(node) or f"robot {node:016x}"[:10]
 
     def __enter__(self) -> Server:
-        self._thread.start()
-        end_s = time.monotonic() + STARTED_S
-        while not self._http.started:
-            if not self._thread.is_alive() or time.monotonic() > end_s:
-                door = self._door
-                raise ConfigError(
-                    f"cannot listen on {door.host}:{door.port} ({self._failed or 'no answer'}): "
-                    "is another server there? name another --address"
-                )
-            time.sleep(0.01)
+        self._thread.start()  # until it is ready, who connects waits at the listener
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,10 +111,8 @@ class Server:
         self._thread.join(5.0)
 
     def _serve(self) -> None:
-        try:
-            self._http.run()
-        except (OSError, SystemExit) as error:  # uvicorn ends what cannot listen
-            self._failed = str(error)
+        with self._listener:
+            self._http.run(sockets=[self._listener])
 
     def _admit(self, folder: Path) -> None:
         """Know the robots whose public keys are in the folder."""
@@ -286,6 +280,17 @@ class _Limited:
             await PlainTextResponse("too long, or of no length", 413)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+def _listening(door: Door) -> socket.socket:
+    """On the door's address. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
+    try:
+        return socket.create_server((door.host, door.port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {door.host}:{door.port} ({why(error)}): name another --address"
+        ) from error
 
 
 def _public_key(path: Path) -> bytes:

@@ -107,9 +107,11 @@ class Robot:
         return any(words in event for event in self.events)
 
     def close(self) -> None:
-        """Leave the fleet; the run is kept, as `Run.learn` keeps it."""
-        self.run.keep()
-        self.member.close()
+        """Leave the fleet; the run is kept, as `Run.learn` keeps it, and let go."""
+        if self.run is not None:
+            self.run.keep()
+            self.member.close()
+            self.run = None
 
 
 class Hostile(threading.Thread):
