@@ -63,7 +63,7 @@ class Child:
             return []
         try:
             frames = self._wire.pump()
-        except (OSError, EOFError, InputError):
+        except (EOFError, InputError):
             self._lost(now, "ended")
             return []
         if frames:

@@ -132,14 +132,14 @@ def main(descriptor: int) -> None:
     """Serve the robot until it ends."""
     os.nice(NICENESS)
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what there is to say goes to the robot
-    with suppress(EOFError, OSError):
+    with suppress(EOFError):
         robot = Robot(Wire(socket.socket(fileno=descriptor)))
         pause_s = FIRST_PAUSE_S
         while True:
             try:
                 for _ in connected(robot):
                     pause_s = FIRST_PAUSE_S
-            except (httpx.HTTPError, ValueError, RuntimeError, _UnfitError) as error:
+            except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
                 robot.tell(f"{_in_words(error, robot.settings)}; learning goes on, it tries again")
             robot.rest(pause_s)
             pause_s = min(2.0 * pause_s, LONGEST_PAUSE_S)
@@ -245,10 +245,6 @@ def _push(client: FleetHttpClient, node: Node, run_id: int, reply: Message) -> N
         )
 
 
-class _UnfitError(ConfigError):
-    """A key or a certificate that cannot be used."""
-
-
 def _keys(path: str) -> Keys:
     """Those of the file, or new ones where there is none."""
     if not path:
@@ -258,9 +254,9 @@ def _keys(path: str) -> Keys:
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise ValueError("of another kind")
     except OSError as error:
-        raise _UnfitError(f"cannot read the key {path}: {why(error)}") from error
+        raise ConfigError(f"cannot read the key {path}: {why(error)}") from error
     except (ValueError, FileError, UnsupportedAlgorithm) as error:
-        raise _UnfitError(
+        raise ConfigError(
             f"{path} is no private key of an elliptic curve ({error}): make one with "
             "ssh-keygen -t ecdsa -b 384 -N '' -f robot.key"
         ) from error
@@ -275,6 +271,8 @@ def _in_words(error: Exception, settings: Settings) -> str:
         return f"{settings.address} takes this robot not in ({reason})"
     if isinstance(error, httpx.HTTPError):
         return f"no connection to {settings.address} ({error or type(error).__name__})"
+    if isinstance(error, OSError):
+        return f"the certificate {settings.certificate} cannot be used ({error.strerror})"
     return " ".join(str(error).split())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,21 +50,19 @@ class Wire:
     def pump(self) -> list[Frame]:
         """Send and receive what can be at once; the frames that are complete.
 
-        Raises OSError or EOFError where the other side is gone, InputError for what is no frame.
+        Raises EOFError where the other side is gone, InputError for what is no frame.
         """
-        if self._out:
-            try:
-                sent = self._end.send(memoryview(self._out)[:AT_ONCE])
-            except BlockingIOError:
-                sent = 0
-            del self._out[:sent]
         try:
-            received = self._end.recv(AT_ONCE)
-            if not received:
-                raise EOFError("the other side is gone")
-            self._in += received
-        except BlockingIOError:
-            pass
+            if self._out:
+                with suppress(BlockingIOError):
+                    del self._out[: self._end.send(self._out[:AT_ONCE])]
+            with suppress(BlockingIOError):
+                received = self._end.recv(AT_ONCE)
+                if not received:
+                    raise EOFError("the other side is gone")
+                self._in += received
+        except OSError as error:
+            raise EOFError("the other side is gone") from error
         return self._complete()
 
     def wait(self, seconds: float) -> list[Frame]:

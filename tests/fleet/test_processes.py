@@ -71,7 +71,9 @@ def fleet(tmp_path, config):
             return command
 
         def robots(self, count, first=1, of=config):
-            made = [Robot(tmp_path / str(first + i), of, self.settings, i) for i in range(count)]
+            made = [
+                Robot(tmp_path / str(first + i), of, self.settings, first + i) for i in range(count)
+            ]
             return_to_end.extend(robot.close for robot in made)
             return made
 
