@@ -8,8 +8,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test attack readers robots lerobot foxglove debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-robots bench-watch pictures soak lock clean
-.PHONY: demo quick test attack readers fleet debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-watch pictures soak lock clean
+.PHONY: demo quick test attack readers robots lerobot foxglove fleet debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-robots bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -47,6 +46,7 @@ foxglove: .venv/test.stamp
 robots: .venv/robots.stamp
 	.venv/robots/bin/python -m pytest -rs tests/ros2_link tests/sources/test_ros2.py tests/views/test_ros2.py \
 		tests/firmware_bridge/test_ros_joints.py tests/cli/test_ros2_cli.py
+
 # Robots that learn together on Flower, in an environment beside the tests' own.
 fleet: .venv/fleet.stamp
 	.venv/fleet/bin/python -m pytest -rs tests/fleet
@@ -153,6 +153,8 @@ clean:
 		ros-geometry-msgs ros-kilted-sensor-msgs ros-kilted-std-msgs ros-kilted-trajectory-msgs
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$(.venv/robots/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
+	@touch $@
+
 # Flower wants other versions of libraries that .venv has, too.
 .venv/fleet.stamp: .venv/test.stamp
 	$(BIN)/python -m venv .venv/fleet

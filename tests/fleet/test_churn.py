@@ -58,11 +58,12 @@ def test_nothing_is_lost_and_nothing_grows(fleet, tmp_path, capsys):  # noqa: F8
             server = fleet.server("--min-robots", 2)
             servers += 1
             assert np.array_equal(kept_weights(fleet.folder), kept)
-        elif robot.member.pid is not None:
+        elif (pid := robot.member.pid) is not None:
             if kind == "hang what is beside":
-                os.kill(robot.member.pid, signal.SIGSTOP)
+                os.kill(pid, signal.SIGSTOP)
                 robot.learn(2)  # as if nothing were
-            kill(robot.member.pid)
+            if robot.member.pid == pid:  # it may have been dead before
+                kill(pid)
         if kind != "hang what is beside":
             assert np.array_equal(robots[i].weights, before)
         assert robots[i].run.learner.fixations >= learned
