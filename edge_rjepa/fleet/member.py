@@ -24,7 +24,16 @@ import numpy as np
 
 from edge_rjepa.errors import InputError, RJepaError
 from edge_rjepa.fleet.child import Child, Settings
-from edge_rjepa.fleet.parcel import VERSION, Answer, Task, check_kind, digest, kind_of, understood
+from edge_rjepa.fleet.parcel import (
+    VERSION,
+    Answer,
+    Task,
+    as_text,
+    check_kind,
+    digest,
+    kind_of,
+    understood,
+)
 from edge_rjepa.fleet.wire import Frame
 from edge_rjepa.learner.merge import Lesson, adopt, checked, lesson_of
 from edge_rjepa.run.run import Run
@@ -103,14 +112,14 @@ class Member:
 
     def _obey(self, frame: Frame, run: Run) -> None:
         if frame.what == "event":
-            self._on_event(f"fleet: {frame.facts.get('text')}")
+            self._on_event(f"fleet: {as_text(frame.facts.get('text'))}")
         elif frame.what == "task":
             try:
                 task = understood(Task, frame.facts)
                 self._begin(task, frame.arrays, run)
                 self._said = ""
             except RJepaError as error:
-                self._take_no_part(frame, str(error), run)
+                self._take_no_part(frame, as_text(error), run)
 
     def _begin(self, task: Task, arrays: list[np.ndarray], run: Run) -> None:
         """Adopt the fleet's lesson, and learn for a while before handing out its own."""

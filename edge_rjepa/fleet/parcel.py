@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the process beside a robot has no use for the memory that t
 
 VERSION = 1  # of what is sent
 MOST_FACTS_BYTES = 1 << 16
-SHOWN = 200  # characters of what somebody else says
+SHOWN = 300  # characters of what somebody else says
 
 # What may differ from robot to robot: how fast each learns, and what its machine computes with.
 OWN = {
@@ -89,7 +89,7 @@ def understood(kind: type[Facts], facts: dict[str, Any]) -> Facts:
     version = facts.get("version")
     if version != VERSION:
         raise InputError(
-            f"it speaks version {str(version)[:SHOWN]} and this is {VERSION}: install the same "
+            f"it speaks version {as_text(version)} and this is {VERSION}: install the same "
             "version of edge_rjepa on all"
         )
     try:
@@ -111,9 +111,14 @@ def check_kind(theirs: dict[str, object], ours: dict[str, object], whose: str) -
     for name in [*ours, *theirs]:
         if theirs.get(name) != ours.get(name):
             raise InputError(
-                f"{str(name)[:SHOWN]} is {ours.get(name)} here and "
-                f"{str(theirs.get(name))[:SHOWN]} of {whose}: they cannot learn together"
+                f"{as_text(name)} is {ours.get(name)} here and {as_text(theirs.get(name))} of "
+                f"{whose}: they cannot learn together"
             )
+
+
+def as_text(said: object) -> str:
+    """What somebody else says, as part of a line: nothing in it moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in str(said)[:SHOWN])
 
 
 def digest(lesson: Lesson) -> str:

@@ -9,15 +9,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from edge_rjepa.errors import InputError
+from edge_rjepa.errors import CheckpointError, InputError
 from edge_rjepa.fleet.bounded import merge_bounded
 from edge_rjepa.fleet.kept import Fleet
 from edge_rjepa.fleet.parcel import (
-    SHOWN,
     VERSION,
     Answer,
     Parcel,
     Task,
+    as_text,
     check_kind,
     digest,
     kind_of,
@@ -104,15 +104,18 @@ class Lessons(Strategy):
 
         The robots' own words are shortened and shown as text.
         """
-        accepted: dict[str, _Accepted] = {}
+        accepted: dict[int, _Accepted] = {}
         for reply in replies:
-            name = self._name_of(reply.metadata.src_node_id)
+            node = reply.metadata.src_node_id
             try:
-                accepted[name] = self._accepted(reply, accepted)
+                accepted[node] = self._accepted(reply, accepted)
             except InputError as error:
-                self._say(f"{name} is left out of round {self.fleet.standing.round:,}: {error}")
+                self._say(
+                    f"{self._name_of(node)} is left out of round "
+                    f"{self.fleet.standing.round:,}: {as_text(error)}"
+                )
         # Who has looked at nothing is no judge of how far a usual update goes.
-        accepted = {name: one for name, one in accepted.items() if one.since > 0}
+        accepted = {node: one for node, one in accepted.items() if one.since > 0}
         few = len(accepted) < self.pace.min_robots
         if few and not self._few:
             self._say(
@@ -121,14 +124,14 @@ class Lessons(Strategy):
         self._few = few
         return (None, None) if few else self._merge(accepted)
 
-    def _accepted(self, reply: Message, accepted: dict[str, _Accepted]) -> _Accepted:
+    def _accepted(self, reply: Message, accepted: dict[int, _Accepted]) -> _Accepted:
         if reply.has_error():
-            raise InputError(_as_text(reply.error.reason))
+            raise InputError(reply.error.reason)
         parcel = parcel_of(reply.content)
         answer = understood(Answer, parcel.facts)
         standing = self.fleet.standing
         if answer.refusal:
-            raise InputError(_as_text(answer.refusal))
+            raise InputError(answer.refusal)
         check_kind(answer.kind, kind_of(self.fleet.config), "this robot")
         if (answer.fleet, answer.round) != (standing.fleet, standing.round):
             raise InputError(f"its answer is of round {answer.round:,}, which is over")
@@ -142,7 +145,7 @@ class Lessons(Strategy):
         return _Accepted(lesson, max(0, answer.since))
 
     def _merge(
-        self, accepted: dict[str, _Accepted]
+        self, accepted: dict[int, _Accepted]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         fleet = self.fleet
         lessons = [one.lesson for one in accepted.values()]
@@ -154,10 +157,14 @@ class Lessons(Strategy):
         if broken:
             self._say(f"round {fleet.standing.round:,} is not merged: {broken}")
             return None, None
-        for name, share in zip(accepted, bounded.shortened, strict=True):
+        for node, share in zip(accepted, bounded.shortened, strict=True):
             if share < NOTED_SHORTENED:
+                name = self._name_of(node)
                 self._say(f"{name} moved its weights far: {share:.0%} of that is taken")
-        fleet.learn(bounded.lesson, bounded.fixations, lessons)
+        try:
+            fleet.learn(bounded.lesson, bounded.fixations, lessons)
+        except CheckpointError as error:
+            self._say(f"{error}; the fleet goes on, and the next round is kept if it can be")
         self._say(
             f"round {fleet.standing.round - 1:,}: {len(lessons)} robots, "
             f"{fleet.standing.learned:,} fixations in all"
@@ -189,8 +196,3 @@ class Lessons(Strategy):
 
     def summary(self) -> None:
         """Nothing: `say` is told what happens."""
-
-
-def _as_text(said: object) -> str:
-    """What somebody else says, as part of a line."""
-    return "".join(c if c.isprintable() else " " for c in str(said)[:SHOWN])

@@ -261,3 +261,23 @@ def test_a_process_that_dies_costs_nothing_and_is_started_again(run, tmp_path, m
         member.attend(run)
     member.close()
     assert "ended (exit code -9)" in events[0] and len(events) == 1
+
+
+def test_a_process_that_hangs_is_ended_and_started_again(run, monkeypatch):
+    events = []
+    member = Member(run, Settings("127.0.0.1:1"), events.append)
+    member.attend(run)
+    first = member.pid
+    os.kill(first, signal.SIGSTOP)
+    monkeypatch.setattr("edge_rjepa.fleet.child.SILENT_S", 0.0)
+    while not events:
+        member.attend(run)
+    member.close()
+    assert "hangs (exit code -9)" in events[0] and "started again in 1 s" in events[0]
+
+
+def test_a_server_cannot_write_to_the_terminal(run, robot):
+    member, server, events = robot
+    server.ask(task(run, kind={"\x1b[2J\n": 1, **kind_of(run.config)}), fleet_lesson())
+    member.attend(run)
+    assert len(events) == 1 and events[0].isprintable()

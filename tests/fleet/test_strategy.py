@@ -216,6 +216,16 @@ def test_what_was_kept_holds_nothing_of_a_robots_run(tmp_path, strategy):
     assert b"secret" not in (fleet.folder / CHECKPOINT).read_bytes()
 
 
+def test_a_full_disk_ends_no_fleet(strategy, lines, monkeypatch):
+    def full(*_, **__):
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr(RJepa, "save", full)
+    messages = tasks(strategy, NODES[:2])
+    strategy.aggregate_train(0, [answer(m, learned(m, s)) for s, m in enumerate(messages)])
+    assert "the disk is full" in lines[0] and strategy.fleet.standing.round == 2
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path, strategy):
     with pytest.raises(ConfigError, match="holds a fleet"):
         Fleet.opened(strategy.fleet.folder, CONFIG, None)
