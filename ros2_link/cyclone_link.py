@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -131,7 +132,9 @@ class CycloneLink:
 
     def spin(self, timeout_s: float) -> None:
         """As Link has it."""
-        if self._waiting.wait(math.ceil(1e9 * timeout_s)):
+        if not self._readers:  # where nothing is waited for, waiting returns at once
+            time.sleep(timeout_s)
+        elif self._waiting.wait(math.ceil(1e9 * timeout_s)):
             for reader in self._readers:
                 reader.hand_out()
 

@@ -68,7 +68,11 @@ class Peer:
         self._lines = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        assert self.line() == {"ready": True}
+        try:
+            assert self.line() == {"ready": True}
+        except BaseException:
+            self.kill()
+            raise
 
     def _read(self):
         for line in self._process.stdout:

@@ -1,6 +1,7 @@
 """Links to peers in other processes: each implementation with each."""
 
 import functools
+import time
 
 import pytest
 
@@ -49,6 +50,13 @@ def hear(link, topic, type_name, qos):
 
 def spinning(link):
     return functools.partial(link.spin, 0.05)
+
+
+def test_who_reads_nothing_waits_all_the_same(link):
+    link.advertise(fresh_name("/nothing"), FLOAT, USUAL)
+    started_s = time.monotonic()
+    link.spin(0.2)
+    assert time.monotonic() - started_s >= 0.19  # else it would turn in circles
 
 
 def test_a_peer_is_heard(link, theirs):
