@@ -47,6 +47,7 @@ TEST = [
     *METRICS,
     *ROS2,
     "hypothesis>=6.100",
+    "mcap-ros2-support>=0.5",  # another one's code for ROS messages, to compare with
     "pytest>=8.0",
     "selenium>=4.20",  # drives the browser that looks at the page
     "pytest-xdist>=3.7",
