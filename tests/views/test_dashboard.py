@@ -208,7 +208,10 @@ def test_what_was_taught_is_shown(folder):
         driver.get(server.url)
         wait_for(lambda: "kitchen" in text(driver, "recognised"), "what is there now")
         assert text(driver, "recognised") == "Now: kitchen, 93 % sure."
-        said = [item.text for item in driver.find_elements("css selector", "#taught li")]
+        # At one moment: the page draws the list anew with each state that comes.
+        said = driver.execute_script(
+            "return [...document.querySelectorAll('#taught li')].map(item => item.innerText)"
+        )
         assert said == ["kitchen: 12 looks", "<b>größe</b>: 1 look"]
         found["recognised"] = {"name": None, "probability": 0.2}
         wait_for(lambda: "nothing" in text(driver, "recognised"), "unknown is an answer")
