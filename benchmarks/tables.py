@@ -23,6 +23,11 @@ class Table(NamedTuple):
         return "\n".join(_line(line, widths) for line in (self.heading, rule, *self.rows))
 
 
+def mean_and_range(values: list[float]) -> str:
+    """As a cell: the mean, and in brackets the lowest and the highest."""
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
+
+
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
     return f"| {' | '.join(padded)} |"
