@@ -27,6 +27,7 @@ from edge_rjepa.errors import CheckpointError
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.run.config import MonitorConfig, RunConfig
+from edge_rjepa.run.loop import learn_alone
 from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, load_run
 from edge_rjepa.sources import open_source
 from safe_files.writing import newest
@@ -245,7 +246,7 @@ def fill_and_lock_the_disk(folder: Path) -> None:
         told.clear()
         stop = run.frames + 10
         while run.frames < stop:
-            run._learn_frames(until(stop), ignore)
+            learn_alone(run._learn_frames(until(stop), ignore), lambda: run.learner)
         assert run.learner.digest == truth[run.frames]
         print(state)
         return told
