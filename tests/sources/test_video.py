@@ -180,7 +180,7 @@ def until_ended(source):
 
 @pytest.mark.parametrize("said", [0, 1, 19, 39, 41, 60, 2**31 - 1])
 def test_a_video_that_says_a_wrong_number_of_frames_is_counted(tmp_path, said):
-    if cv2.__version__ < "4.8" and said in (1, 19):
+    if tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8) and said in (1, 19):
         pytest.skip("this OpenCV is an older one, and reads no further than an AVI says")
     path = say(write_video(tmp_path / "v.avi", numbered(40), "MJPG"), said)
     with open_source(str(path)) as source:
