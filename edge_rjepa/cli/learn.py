@@ -406,8 +406,13 @@ def _with_views(
             view = foxglove_view(options.foxglove, loop.source, loop.head)
             callbacks = _with_channels(run, callbacks, opened.enter_context(view))
         if options.ros2 is not None:
-            view = opened.enter_context(_ros2_view(run, options, callbacks.on_event))
-            callbacks = _with_channels(run, callbacks, view)
+            from edge_rjepa.cli.rig import ros2_view
+
+            publisher = ros2_view(
+                "learning", options.ros2, run.loop.source, run.config.source, callbacks.on_event,
+                lambda: run.learner,
+            )  # fmt: skip
+            callbacks = _with_channels(run, callbacks, opened.enter_context(publisher))
         if options.dashboard is None:
             yield callbacks
             return
@@ -438,17 +443,6 @@ def _with_views(
             page.live.on_event(event)
 
         yield _Callbacks(go_on, on_progress, on_event)
-
-
-@contextmanager
-def _ros2_view(run: Any, options: argparse.Namespace, report: Callable[[str], None]) -> Any:
-    """What publishes on ROS 2 while this run learns."""
-    from edge_rjepa.cli.rig import ros2_view
-
-    with ros2_view(
-        "learning", options.ros2, run.loop.source, run.config.source, report, lambda: run.learner
-    ) as view:
-        yield view
 
 
 def _with_channels(run: Any, callbacks: _Callbacks, channels: Any) -> _Callbacks:
