@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
 
 from edge_rjepa import RJepaConfig
 from edge_rjepa.learner.cells import find
@@ -60,6 +59,7 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
         return Product(part, name, kind, rows, *shapes[name])
 
     listed = [product(layer.part, layer.matrix, FORWARD) for layer in layers(config)]
+    listed += [product("objective", "S", BACKWARD)] * 2  # P_z (z - mu) and P_e e
     for layer in reversed(layers_without_past(config)):
         rows = K + layer.encoder
         if layer.passes_back:
@@ -107,8 +107,8 @@ class Operands:
 
 
 def gradient(d, x, out):
-    """out <- d' x: as the learner adds it, to nothing."""
-    kernels.add_product(d, x, out, 1.0, 0.0)
+    """out += d' x"""
+    kernels.add_product(d, x, out)
 
 
 MULTIPLY = {
@@ -130,19 +130,6 @@ def copying(n_bytes: int) -> Callable:
     return lambda: np.copyto(target, source)
 
 
-def solving(config: RJepaConfig, K: int) -> Callable:
-    """The objective's triangular solves of a block."""
-    factor = np.eye(config.n_embedding, dtype=config.dtype, order="F")
-    rows = np.ones((K, config.n_embedding), config.dtype)
-    (potrs,) = get_lapack_funcs(("potrs",), (factor,))
-
-    def solve():
-        for _ in range(2):  # of z and of e
-            potrs(factor, rows.T, lower=True, overwrite_b=True)
-
-    return solve
-
-
 # ------------------------------------------------------------------------------------------------
 # Counts
 
@@ -156,15 +143,14 @@ def renewals_a_block(config: RJepaConfig, K: int) -> float:
 def learning_operations(config: RJepaConfig, K: int) -> float:
     """Additions and multiplications a fixation of learning in blocks of K.
 
-    Products, solves and factors, and what is done once to every weight and trace in a block. Left
-    out: the cells and all else that is done once for each unit.
+    Products, factors and inverses, and what is done once to every weight and trace. Left out: the
+    cells and all else that is done once for each unit.
     """
     n_z, n_weights = config.n_embedding, weights(config)
     multiply_adds = sum(p.multiply_adds for p in products(config, K)) / K
-    multiply_adds += 2 * n_z**2  # of z and of e, each solved with two triangles
-    multiply_adds += renewals_a_block(config, K) * 2 * n_z**3 / 6 / K
+    multiply_adds += renewals_a_block(config, K) * 2 * n_z**3 / 2 / K  # a sixth is Cholesky's
     recur = 2 * 2 * traces(config) / K
-    adam, blend = 9 * n_weights / K, 4 * 2 * n_z**2 / K
+    adam, blend = 9 * n_weights / (K * config.update_every), 4 * 2 * n_z**2 / K
     return 2 * multiply_adds + recur + adam + blend
 
 
@@ -177,13 +163,15 @@ def learning_bytes(config: RJepaConfig, K: int) -> float:
     """Bytes a fixation that learning in blocks of K must move past the core, at the least.
 
     Every weight is read forward, those with a way back (V_1, V_2, V_3, G_b, W_z behind a hidden
-    layer) once more; weights, traces and Adam's squares are read and written; S_z, S_e read and
-    written, their factors read.
-    The gradient stays in the cache, if that is large enough: it is not counted.
+    layer) once more; weights and Adam's squares are read and written in a step, traces always, and
+    so is the gradient where it is summed over blocks (else it stays in the cache); S_z, S_e are
+    read and written, P_z, P_e read.
     """
-    size = np.dtype(config.dtype).itemsize
+    size, steps = np.dtype(config.dtype).itemsize, 1 / config.update_every
     back = sum(p.rows * p.columns for p in products(config, 1) if p.kind == BACKWARD)
-    passes = weights(config) * (1 + 2 * 2) + back + 2 * traces(config)
+    back -= 2 * config.n_embedding**2  # P_z, P_e
+    sums = 2 if config.update_every > 1 else 0
+    passes = weights(config) * (1 + sums + 2 * 2 * steps) + back + 2 * traces(config)
     passes += (2 * 2 + 2) * config.n_embedding**2
     return size * passes / K
 

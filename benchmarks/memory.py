@@ -37,7 +37,8 @@ def held(config: RJepaConfig) -> int:
         for group in (network.Weights, network.Traces, Workspace)
     )
     weights = 3 * sum(matrices)  # and gradients, Adam's squares
-    statistics = 4 * config.n_embedding**2 + 2 * config.n_embedding
+    n_z = config.n_embedding
+    statistics = 6 * n_z**2 + (3 + config.max_block) * n_z
     numbers = weights + sum(traces) + sum(workspace) + statistics
     return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2)
 

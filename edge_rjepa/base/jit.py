@@ -34,6 +34,7 @@ from numba.core import caching, config
 from numba.core import types as numba_types
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
+from numba.extending import _Intrinsic as Intrinsic
 
 NUMBA: Any = config  # its names are set as it starts: no type checker knows them
 PLAIN = (int, float, complex, str, bytes, np.generic, numba_types.Type)  # repr says all of them
@@ -189,6 +190,8 @@ def _describe(value: Any, seen: set[int]) -> str:
         return f"kernel({options}, {_describe(value.py_func, seen)})"
     if isinstance(value, types.FunctionType):
         return _describe_function(value, seen)
+    if isinstance(value, Intrinsic):
+        return _describe_function(value._defn, seen)
     if isinstance(value, types.CodeType):
         return _describe_code(value, seen)
     if isinstance(value, tuple | list):

@@ -20,7 +20,7 @@ def blocks(rng, sizes=(1, 16, 5, 7, 2, 30)):
 
 
 def objective(statistics_fixations=20.0, dtype="float64"):
-    return PredictiveInformation(N_Z, EPS, statistics_fixations, dtype)
+    return PredictiveInformation(N_Z, EPS, statistics_fixations, 64, dtype)
 
 
 def observe(statistics, seen):
@@ -167,6 +167,7 @@ def test_kept_arrays_are_all_there_is_to_know():
     first, second = observe(objective(), seen[:3]), objective()
     for name, array in second.arrays().items():
         array[...] = first.arrays()[name]
+    second.follow_factors()
     assert second.information == first.information
     for statistics in (first, second):
         observe(statistics, seen[3:])

@@ -78,6 +78,7 @@ class CpuEngine:
         own = self._streams[i].arrays()
         for name, tensor in tensors.items():
             own[name][...] = tensor
+        self._streams[i].statistics.follow_factors()
 
     @property
     def nbytes(self) -> int:
@@ -98,7 +99,11 @@ class Stream:
         self.traces = arrays.zero_traces(config, cell)
         self.workspace = arrays.zero_workspace(config, cell)
         self.statistics = PredictiveInformation(
-            config.n_embedding, config.noise_floor, config.statistics_fixations, config.dtype
+            config.n_embedding,
+            config.noise_floor,
+            config.statistics_fixations,
+            config.max_block,
+            config.dtype,
         )
         self._rows: dict[int, arrays.Workspace] = {}
 
@@ -159,7 +164,7 @@ class Stream:
 
     def update(self, ws: arrays.Workspace, descent: arrays.Descent) -> None:
         """RFP: the recurrent layer's gradients, the traces, and Adam."""
-        kernels.update(ws, self.traces, descent)
+        kernels.update(self.cell, ws, self.traces, descent)
 
     def _carry(self, ws: arrays.Workspace) -> None:
         """The block's last fixation becomes the one before the next block."""

@@ -55,11 +55,9 @@ class Workspace(Activations):
     beta: Annotated[Array, "K G n_h"]
     gamma: Annotated[Array, "K m G n_h"]
     r: Annotated[Array, "m n_h"]  # credit of the states
-    r_next: Annotated[Array, "m n_h"]
     T: Annotated[Array, "m m n_h"]  # products of J
-    T_next: Annotated[Array, "m m n_h"]
     E_row: Annotated[Array, "m n_u"]
-    e_lam_new: Annotated[Array, "L m n_h"]
+    e_lam_new: Annotated[Array, "m L n_h"]
     reads: np.ndarray  # int64, the states that the predictor reads
 
 

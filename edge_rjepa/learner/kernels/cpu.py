@@ -151,29 +151,37 @@ def encode(p, ws, remember_features):
 TAKE = {length: jit(take) for length, take in COLUMN.items()}
 
 
+def move_template(y_old, s, lam, y_new, J, B, D):
+    """Every unit's new state and local derivatives, of one fixation.
+
+    y_old (m, n_h), s (G, n_h), lam (L, n_h) in; y_new (m, n_h), J (m, m, n_h), B (m, G, n_h) and
+    D (m, L, n_h) out. `step` and `take_*` are the cell's (see `forward`). The lengths of what
+    `step` returns are types: LLVM unrolls the inner loops, and vectorises over the units.
+    """
+    for j in range(y_old.shape[1]):
+        new, dy, ds, dl = step(  # noqa: F821
+            take_state(y_old, j),  # noqa: F821
+            take_projections(s, j),  # noqa: F821
+            take_parameters(lam, j),  # noqa: F821
+        )
+        for a in range(len(new)):
+            y_new[a, j] = new[a]
+            for b in range(len(dy[a])):
+                J[a, b, j] = dy[a][b]
+            for b in range(len(ds[a])):
+                B[a, b, j] = ds[a][b]
+            for b in range(len(dl[a])):
+                D[a, b, j] = dl[a][b]
+
+
 def scan_template(s, lam, y, J, B, D):
     """Every unit's states and local derivatives over the block; the only sequential part.
 
     s (K, G, n_h), lam (L, n_h), y (K+1, m, n_h) with row 0 given; J (K, m, m, n_h),
-    B (K, m, G, n_h), D (K, m, L, n_h). `step` and `take_*` are the cell's (see `forward`).
+    B (K, m, G, n_h), D (K, m, L, n_h).
     """
-    m, G, L = B.shape[1], B.shape[2], D.shape[2]
     for k in range(s.shape[0]):
-        y_old, y_new, s_k, J_k, B_k, D_k = y[k], y[k + 1], s[k], J[k], B[k], D[k]
-        for j in range(s.shape[2]):
-            new, dy, ds, dl = step(  # noqa: F821
-                take_state(y_old, j),  # noqa: F821
-                take_projections(s_k, j),  # noqa: F821
-                take_parameters(lam, j),  # noqa: F821
-            )
-            for a in range(m):
-                y_new[a, j] = new[a]
-                for b in range(m):
-                    J_k[a, b, j] = dy[a][b]
-                for b in range(G):
-                    B_k[a, b, j] = ds[a][b]
-                for b in range(L):
-                    D_k[a, b, j] = dl[a][b]
+        move(y[k], s[k], lam, y[k + 1], J[k], B[k], D[k])  # noqa: F821
 
 
 @jit
@@ -223,15 +231,13 @@ def forward(cell: cells.Cell):
     vocabulary = {
         name: VOCABULARY[name] for name in VOCABULARY if name in cell.step.__code__.co_names
     }
-    scan = specialise(
-        scan_template,
+    move = specialise(
+        move_template,
         cell.name,
         step=jit(specialise(cell.step, cell.name, **vocabulary)),
-        take_state=TAKE[cell.n_state],
-        take_projections=TAKE[cell.n_projections],
-        take_parameters=TAKE[cell.n_parameters],
+        **_columns(cell),
     )
-    scan = jit(scan)
+    scan = jit(specialise(scan_template, cell.name, move=jit(move)))
 
     def forward(p, ws, remember_features):
         encode(p, ws, remember_features)
@@ -316,90 +322,115 @@ def predictor_backward(p, ws, descent):
 # Recurrent-Forward Propagation
 
 
-@jit
-def coefficients(local, delta, products, out, e_lam):
-    """Returns alpha and the block's transition; fills `out` and moves e_lam.
+def credit_back_template(r, local, delta, beta, grad_lam):
+    """Every unit's credit r (m, n_h) one fixation further back; its beta, and share in grad_lam.
 
-    local = J, B, D. products = r (zero), T (one), r_next, T_next are scratch. out = beta, gamma,
-    grad_lam, which is added to, and e_lam_new (zero, scratch). Per unit, newest factor first:
+    local = J, B, D of the fixation. `take_*` are the cell's, and the lengths of what they return
+    are types (see `move_template`).
+    """
+    J, B, D = local
+    for j in range(r.shape[1]):
+        old, new = take_state(r, j), take_state(delta, j)  # noqa: F821
+        for i in range(len(take_projections(beta, j))):  # noqa: F821
+            total = old[0] * B[0, i, j]
+            for a in range(1, len(old)):
+                total += old[a] * B[a, i, j]
+            beta[i, j] = total
+        for i in range(len(take_parameters(grad_lam, j))):  # noqa: F821
+            total = grad_lam[i, j]
+            for a in range(len(old)):
+                total += old[a] * D[a, i, j]
+            grad_lam[i, j] = total
+        for b in range(len(old)):
+            total = new[b]
+            for a in range(len(old)):
+                total += old[a] * J[a, b, j]
+            r[b, j] = total
+
+
+def transition_back_template(T, local, gamma, e_lam):
+    """Every unit's transition one fixation further back; its gamma, and share in e_lam.
+
+    For one new state value: T (m, n_h), gamma (G, n_h), e_lam (L, n_h).
+    """
+    J, B, D = local
+    for j in range(T.shape[1]):
+        old = take_state(T, j)  # noqa: F821
+        for i in range(len(take_projections(gamma, j))):  # noqa: F821
+            total = old[0] * B[0, i, j]
+            for b in range(1, len(old)):
+                total += old[b] * B[b, i, j]
+            gamma[i, j] = total
+        for i in range(len(take_parameters(e_lam, j))):  # noqa: F821
+            total = e_lam[i, j]
+            for b in range(len(old)):
+                total += old[b] * D[b, i, j]
+            e_lam[i, j] = total
+        for b in range(len(old)):
+            total = old[0] * J[0, b, j]
+            for c in range(1, len(old)):
+                total += old[c] * J[c, b, j]
+            T[b, j] = total
+
+
+def coefficients_template(local, delta, r, T, e_lam, e_lam_new, beta, gamma, grad_lam):
+    """The block's alpha in r (m, n_h), its transition in T (m, m, n_h), beta, gamma, and lambda.
+
+    local = J, B, D. Per unit, newest factor first:
         r_k = sum_{i=k}^{K-1} delta_i' (J_i .. J_{k+1})     alpha = r_0,  beta_s = r_s B_s
         T_k = J_K .. J_{k+1}                                transition = T_0,  gamma_s = T_s B_s
         dL/dlambda = alpha e + sum_s r_s D_s                e <- T_0 e + sum_s T_s D_s
     Both sums run backwards over the block: O(K n_h) numbers, whatever the length of the past.
+    grad_lam (L, n_h) is added to, e_lam (L, m, n_h) moves, e_lam_new (m, L, n_h) is scratch.
     """
     J, B, D = local
-    r, T, r_next, T_next = products
-    beta, gamma, grad_lam, e_lam_new = out
+    m, n_hidden = r.shape
+    L = len(e_lam)
+    r[:] = 0
+    T[:] = 0
+    e_lam_new[:] = 0
+    for a in range(m):
+        T[a, a] = 1
     for s in range(len(B) - 1, -1, -1):
-        weigh(r, T, B[s], beta[s], gamma[s])
-        weigh_parameters(r, T, D[s], grad_lam, e_lam_new)
-        step_back(r, T, J[s], delta[s], r_next, T_next)
-        r, r_next = r_next, r
-        T, T_next = T_next, T
-    weigh_past(r, T, e_lam, grad_lam, e_lam_new)
-    copy(e_lam_new.reshape(e_lam.size), e_lam.reshape(e_lam.size))
-    return r, T
-
-
-@jit
-def weigh(r, T, B, beta, gamma):
-    """beta (G, n_h) <- r B and gamma (m, G, n_h) <- T B of one fixation."""
-    m, G, n_hidden = B.shape
-    for i in range(G):
+        here = J[s], B[s], D[s]
+        credit_back(r, here, delta[s], beta[s], grad_lam)  # noqa: F821
         for a in range(m):
-            for j in range(n_hidden):
-                gamma[a, i, j] = T[a, 0, j] * B[0, i, j]
-            for b in range(1, m):
-                for j in range(n_hidden):
-                    gamma[a, i, j] += T[a, b, j] * B[b, i, j]
-        for j in range(n_hidden):
-            beta[i, j] = r[0, j] * B[0, i, j]
-        for a in range(1, m):
-            for j in range(n_hidden):
-                beta[i, j] += r[a, j] * B[a, i, j]
-
-
-@jit
-def weigh_parameters(r, T, D, grad_lam, e_lam):
-    """grad_lam (L, n_h) += r D and e_lam (L, m, n_h) += T D of one fixation."""
-    m, L, n_hidden = D.shape
-    for i in range(L):
-        for a in range(m):
-            for j in range(n_hidden):
-                grad_lam[i, j] += r[a, j] * D[a, i, j]
-            for b in range(m):
-                for j in range(n_hidden):
-                    e_lam[i, a, j] += T[a, b, j] * D[b, i, j]
-
-
-@jit
-def weigh_past(r, T, e_lam, grad_lam, e_lam_new):
-    """The same for what was before the block: grad_lam += r e and e_lam_new += T e."""
-    L, m, n_hidden = e_lam.shape
+            transition_back(T[a], here, gamma[s, a], e_lam_new[a])  # noqa: F821
     for i in range(L):
         for a in range(m):
             for j in range(n_hidden):
                 grad_lam[i, j] += r[a, j] * e_lam[i, a, j]
             for b in range(m):
                 for j in range(n_hidden):
-                    e_lam_new[i, a, j] += T[a, b, j] * e_lam[i, b, j]
-
-
-@jit
-def step_back(r, T, J, delta, r_next, T_next):
-    """r_next (m, n_h) <- delta + r J and T_next (m, m, n_h) <- T J: one fixation further back."""
-    m, n_hidden = r.shape
-    for b in range(m):
-        for j in range(n_hidden):
-            r_next[b, j] = delta[b, j]
+                    e_lam_new[a, i, j] += T[a, b, j] * e_lam[i, b, j]
+    for i in range(L):
         for a in range(m):
-            for j in range(n_hidden):
-                r_next[b, j] += r[a, j] * J[a, b, j]
-            for j in range(n_hidden):
-                T_next[a, b, j] = T[a, 0, j] * J[0, b, j]
-            for c in range(1, m):
-                for j in range(n_hidden):
-                    T_next[a, b, j] += T[a, c, j] * J[c, b, j]
+            copy(e_lam_new[a, i], e_lam[i, a])
+
+
+@functools.cache
+def coefficients(cell: cells.Cell):
+    """The compiled `coefficients_template` of a cell."""
+    columns = _columns(cell)
+    credit_back = specialise(credit_back_template, cell.name, **columns)
+    transition_back = specialise(transition_back_template, cell.name, **columns)
+    return jit(
+        specialise(
+            coefficients_template,
+            cell.name,
+            credit_back=jit(credit_back),
+            transition_back=jit(transition_back),
+        )
+    )
+
+
+def _columns(cell: cells.Cell) -> dict:
+    """What reads a unit's column of an array as a tuple, of the cell's lengths."""
+    return {
+        "take_state": TAKE[cell.n_state],
+        "take_projections": TAKE[cell.n_projections],
+        "take_parameters": TAKE[cell.n_parameters],
+    }
 
 
 @jit
@@ -478,24 +509,16 @@ def recur_rows(alpha, T, E, old, w, gradient, m2, adam, takes_step):
             row += 1
 
 
-def update(ws, traces, descent):
+def update(cell, ws, traces, descent):
     """RFP: projections' weights and local parameters get their gradients, the traces move on.
 
     traces.E (m, G, n_h, n_u) and traces.e_lam (L, m, n_h):
         dL/dW = alpha E + beta' u        E <- T_0 E + gamma' u
     """
     weights, gradient, m2, adam, _, takes_step = descent
-    ws.r[:] = 0
-    ws.T[:] = 0
-    for a in range(len(ws.T)):
-        ws.T[a, a] = 1
-    ws.e_lam_new[:] = 0
-    alpha, T = coefficients(
-        (ws.J, ws.B, ws.D),
-        ws.delta,
-        (ws.r, ws.T, ws.r_next, ws.T_next),
-        (ws.beta, ws.gamma, gradient.lam, ws.e_lam_new),
-        traces.e_lam,
+    local, credit = (ws.J, ws.B, ws.D), (ws.r, ws.T)
+    coefficients(cell)(
+        local, ws.delta, *credit, traces.e_lam, ws.e_lam_new, ws.beta, ws.gamma, gradient.lam
     )
     if takes_step:
         descend_rows(weights.lam, gradient.lam, m2.lam, adam)
@@ -504,5 +527,5 @@ def update(ws, traces, descent):
     E = traces.E.reshape(m, G * n_hidden, n_u)
     beta, gamma = ws.beta.reshape(K, G * n_hidden), ws.gamma.reshape(K, m * G * n_hidden)
     products.add_product(beta, ws.u, gradient.W.reshape(G * n_hidden, n_u))
-    recur_rows(alpha, T, E, ws.E_row, weights.W, gradient.W, m2.W, adam, takes_step)
+    recur_rows(*credit, E, ws.E_row, weights.W, gradient.W, m2.W, adam, takes_step)
     products.add_product(gamma, ws.u, traces.E.reshape(m * G * n_hidden, n_u))
