@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numba import types
@@ -234,10 +235,10 @@ def forward(cell: cells.Cell):
     move = specialise(
         move_template,
         cell.name,
-        step=jit(specialise(cell.step, cell.name, **vocabulary)),
-        **_columns(cell),
+        step=jit(specialise(cell.step, cell.name, **vocabulary), inline="always"),
+        **_columns_used(cell, move_template),
     )
-    scan = jit(specialise(scan_template, cell.name, move=jit(move)))
+    scan = jit(specialise(scan_template, cell.name, move=jit(move, inline="always")))
 
     def forward(p, ws, remember_features):
         encode(p, ws, remember_features)
@@ -322,13 +323,11 @@ def predictor_backward(p, ws, descent):
 # Recurrent-Forward Propagation
 
 
-def credit_back_template(r, local, delta, beta, grad_lam):
-    """Every unit's credit r (m, n_h) one fixation further back; its beta, and share in grad_lam.
+def credit_back_template(r, J, B, delta, beta):
+    """Every unit's beta (G, n_h) of a fixation, and its credit r (m, n_h) one further back.
 
-    local = J, B, D of the fixation. `take_*` are the cell's, and the lengths of what they return
-    are types (see `move_template`).
+    `take_*` are the cell's, and the lengths of what they return are types (see `move_template`).
     """
-    J, B, D = local
     for j in range(r.shape[1]):
         old, new = take_state(r, j), take_state(delta, j)  # noqa: F821
         for i in range(len(take_projections(beta, j))):  # noqa: F821
@@ -336,11 +335,6 @@ def credit_back_template(r, local, delta, beta, grad_lam):
             for a in range(1, len(old)):
                 total += old[a] * B[a, i, j]
             beta[i, j] = total
-        for i in range(len(take_parameters(grad_lam, j))):  # noqa: F821
-            total = grad_lam[i, j]
-            for a in range(len(old)):
-                total += old[a] * D[a, i, j]
-            grad_lam[i, j] = total
         for b in range(len(old)):
             total = new[b]
             for a in range(len(old)):
@@ -348,92 +342,98 @@ def credit_back_template(r, local, delta, beta, grad_lam):
             r[b, j] = total
 
 
-def transition_back_template(T, local, gamma, e_lam):
-    """Every unit's transition one fixation further back; its gamma, and share in e_lam.
-
-    For one new state value: T (m, n_h), gamma (G, n_h), e_lam (L, n_h).
-    """
-    J, B, D = local
+def transition_back_template(T, J, B, gamma):
+    """Every unit's gamma (m G, n_h) of a fixation, and its transition T (m m, n_h) one further."""
+    m = J.shape[0]
     for j in range(T.shape[1]):
-        old = take_state(T, j)  # noqa: F821
-        for i in range(len(take_projections(gamma, j))):  # noqa: F821
-            total = old[0] * B[0, i, j]
-            for b in range(1, len(old)):
-                total += old[b] * B[b, i, j]
-            gamma[i, j] = total
-        for i in range(len(take_parameters(e_lam, j))):  # noqa: F821
-            total = e_lam[i, j]
+        for a in range(len(take_state(T, j))):  # noqa: F821
+            old = take_state(T, j, a * m)  # noqa: F821
+            G = len(take_projections(gamma, j))  # noqa: F821
+            for i in range(G):
+                total = old[0] * B[0, i, j]
+                for b in range(1, len(old)):
+                    total += old[b] * B[b, i, j]
+                gamma[a * G + i, j] = total
             for b in range(len(old)):
-                total += old[b] * D[b, i, j]
-            e_lam[i, j] = total
-        for b in range(len(old)):
-            total = old[0] * J[0, b, j]
-            for c in range(1, len(old)):
-                total += old[c] * J[c, b, j]
-            T[b, j] = total
+                total = old[0] * J[0, b, j]
+                for c in range(1, len(old)):
+                    total += old[c] * J[c, b, j]
+                T[a * m + b, j] = total
 
 
-def coefficients_template(local, delta, r, T, e_lam, e_lam_new, beta, gamma, grad_lam):
+def parameters_template(J, D, delta, e_lam, grad_lam):
+    """Every unit's grad_lam (L, n_h) += delta e, and then e <- J e + D, in one fixation.
+
+    J (m, m, n_h), D (m, L, n_h), delta (m, n_h), e_lam (L m, n_h).
+    """
+    m = J.shape[0]
+    for j in range(grad_lam.shape[1]):
+        credit = take_state(delta, j)  # noqa: F821
+        for i in range(len(take_parameters(grad_lam, j))):  # noqa: F821
+            old = take_state(e_lam, j, i * m)  # noqa: F821
+            total = grad_lam[i, j]
+            for a in range(len(old)):
+                total += credit[a] * old[a]
+            grad_lam[i, j] = total
+            for a in range(len(old)):
+                total = D[a, i, j]
+                for b in range(len(old)):
+                    total += J[a, b, j] * old[b]
+                e_lam[i * m + a, j] = total
+
+
+def coefficients_template(local, delta, r, T, beta, gamma, e_lam, grad_lam):
     """The block's alpha in r (m, n_h), its transition in T (m, m, n_h), beta, gamma, and lambda.
 
     local = J, B, D. Per unit, newest factor first:
         r_k = sum_{i=k}^{K-1} delta_i' (J_i .. J_{k+1})     alpha = r_0,  beta_s = r_s B_s
         T_k = J_K .. J_{k+1}                                transition = T_0,  gamma_s = T_s B_s
-        dL/dlambda = alpha e + sum_s r_s D_s                e <- T_0 e + sum_s T_s D_s
-    Both sums run backwards over the block: O(K n_h) numbers, whatever the length of the past.
-    grad_lam (L, n_h) is added to, e_lam (L, m, n_h) moves, e_lam_new (m, L, n_h) is scratch.
+    A unit has few local parameters, so that lambda follows fixation by fixation:
+        dL/dlambda += delta_k e                             e <- J_k e + D_k
+    grad_lam (L, n_h) is added to, e_lam (L, m, n_h) moves.
     """
     J, B, D = local
-    m, n_hidden = r.shape
-    L = len(e_lam)
+    K, m, G, n_hidden = B.shape
+    L = e_lam.shape[0]
     r[:] = 0
     T[:] = 0
-    e_lam_new[:] = 0
     for a in range(m):
         T[a, a] = 1
-    for s in range(len(B) - 1, -1, -1):
-        here = J[s], B[s], D[s]
-        credit_back(r, here, delta[s], beta[s], grad_lam)  # noqa: F821
-        for a in range(m):
-            transition_back(T[a], here, gamma[s, a], e_lam_new[a])  # noqa: F821
-    for i in range(L):
-        for a in range(m):
-            for j in range(n_hidden):
-                grad_lam[i, j] += r[a, j] * e_lam[i, a, j]
-            for b in range(m):
-                for j in range(n_hidden):
-                    e_lam_new[a, i, j] += T[a, b, j] * e_lam[i, b, j]
-    for i in range(L):
-        for a in range(m):
-            copy(e_lam_new[a, i], e_lam[i, a])
+    T, gamma = T.reshape(m * m, n_hidden), gamma.reshape(K, m * G, n_hidden)
+    e_lam = e_lam.reshape(L * m, n_hidden)
+    for s in range(K - 1, -1, -1):
+        credit_back(r, J[s], B[s], delta[s], beta[s])  # noqa: F821
+        transition_back(T, J[s], B[s], gamma[s])  # noqa: F821
+    for s in range(K):
+        parameters(J[s], D[s], delta[s], e_lam, grad_lam)  # noqa: F821
 
 
 @functools.cache
 def coefficients(cell: cells.Cell):
     """The compiled `coefficients_template` of a cell."""
-    columns = _columns(cell)
-    credit_back = specialise(credit_back_template, cell.name, **columns)
-    transition_back = specialise(transition_back_template, cell.name, **columns)
-    return jit(
-        specialise(
-            coefficients_template,
-            cell.name,
-            credit_back=jit(credit_back),
-            transition_back=jit(transition_back),
-        )
-    )
+    parts = {
+        "credit_back": credit_back_template,
+        "transition_back": transition_back_template,
+        "parameters": parameters_template,
+    }
+    compiled = {
+        name: jit(specialise(part, cell.name, **_columns_used(cell, part)), inline="always")
+        for name, part in parts.items()
+    }
+    return jit(specialise(coefficients_template, cell.name, **compiled))
 
 
-def _columns(cell: cells.Cell) -> dict:
-    """What reads a unit's column of an array as a tuple, of the cell's lengths."""
-    return {
+def _columns_used(cell: cells.Cell, template: Callable) -> dict[str, Callable]:
+    """What a template reads a unit's columns with, as tuples of the cell's lengths."""
+    columns = {
         "take_state": TAKE[cell.n_state],
         "take_projections": TAKE[cell.n_projections],
         "take_parameters": TAKE[cell.n_parameters],
     }
+    return {name: columns[name] for name in columns if name in template.__code__.co_names}
 
 
-@jit
+@jit(inline="always")
 def descend(w, gradient, m2, adam):
     """One row of weights w takes a step by its gradient, which is zero after it.
 
@@ -478,7 +478,7 @@ def add_scaled(scale, x, y):
         y[i] += scale * x[i]
 
 
-@jit
+@jit(inline="always")
 def recur_row(alpha, T, E, old, gradient, row, j):
     """One unit's row of one projection: gradient (n_u,) += alpha E, then E <- T E.
 
@@ -495,18 +495,14 @@ def recur_row(alpha, T, E, old, gradient, row, j):
 
 
 @jit
-def recur_rows(alpha, T, E, old, w, gradient, m2, adam, takes_step):
-    """Every row of the projections' weights, once through memory: gradient, traces, Adam.
+def recur_rows(alpha, T, E, old, gradient):
+    """Every row of the projections' weights: gradient (G n_h, n_u) += alpha E, then E <- T E.
 
-    E (m, G n_h, n_u), old (m, n_u); the others (G, n_h, n_u).
+    E (m, G n_h, n_u), old (m, n_u) scratch; alpha (m, n_h), T (m, m, n_h).
     """
-    row = 0
-    for i in range(w.shape[0]):
-        for j in range(w.shape[1]):
-            recur_row(alpha, T, E, old, gradient[i, j], row, j)
-            if takes_step:
-                descend(w[i, j], gradient[i, j], m2[i, j], adam)
-            row += 1
+    n_hidden = alpha.shape[1]
+    for row in range(gradient.shape[0]):
+        recur_row(alpha, T, E, old, gradient[row], row, row % n_hidden)
 
 
 def update(cell, ws, traces, descent):
@@ -517,15 +513,14 @@ def update(cell, ws, traces, descent):
     """
     weights, gradient, m2, adam, _, takes_step = descent
     local, credit = (ws.J, ws.B, ws.D), (ws.r, ws.T)
-    coefficients(cell)(
-        local, ws.delta, *credit, traces.e_lam, ws.e_lam_new, ws.beta, ws.gamma, gradient.lam
-    )
+    of_block = coefficients(cell)
+    of_block(local, ws.delta, *credit, ws.beta, ws.gamma, traces.e_lam, gradient.lam)
+    K, n_u = ws.u.shape
+    m, rows = len(traces.E), ws.s[0].size
+    E, gradient_W = traces.E.reshape(m, rows, n_u), gradient.W.reshape(rows, n_u)
+    products.add_product(ws.beta.reshape(K, rows), ws.u, gradient_W)
+    recur_rows(*credit, E, ws.E_row, gradient_W)
+    products.add_product(ws.gamma.reshape(K, m * rows), ws.u, E.reshape(m * rows, n_u))
     if takes_step:
         descend_rows(weights.lam, gradient.lam, m2.lam, adam)
-    K = ws.u.shape[0]
-    m, G, n_hidden, n_u = traces.E.shape
-    E = traces.E.reshape(m, G * n_hidden, n_u)
-    beta, gamma = ws.beta.reshape(K, G * n_hidden), ws.gamma.reshape(K, m * G * n_hidden)
-    products.add_product(beta, ws.u, gradient.W.reshape(G * n_hidden, n_u))
-    recur_rows(*credit, E, ws.E_row, weights.W, gradient.W, m2.W, adam, takes_step)
-    products.add_product(gamma, ws.u, traces.E.reshape(m * G * n_hidden, n_u))
+        descend_rows(weights.W.reshape(rows, n_u), gradient_W, m2.W.reshape(rows, n_u), adam)
