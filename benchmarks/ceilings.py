@@ -118,9 +118,13 @@ MULTIPLY = {
 }
 
 
-def large_product(n: int = 1024) -> Callable:
-    """A product (n, n) (n, n): what BLAS reaches where nothing holds it up."""
-    a, b, out = (np.ones((n, n), np.float32) for _ in range(3))
+LARGE = 1024
+LARGE_OPERATIONS = 2 * LARGE**3
+
+
+def large_product() -> Callable:
+    """A product of two matrices (LARGE, LARGE): what BLAS reaches where nothing holds it up."""
+    a, b, out = (np.ones((LARGE, LARGE), np.float32) for _ in range(3))
     return lambda: np.dot(a, b, out)
 
 

@@ -17,9 +17,10 @@ import math
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
 
-# P follows the statistics once they have moved by this share: factoring them every time would be
-# a tenth of all the work, and they hardly change from block to block.
-RENEW_AFTER = 0.025
+# P follows the statistics once they have moved by this share: to factor and invert them every time
+# would be more work than all the rest, and they hardly change from block to block. What is learned
+# is as good with a quarter of it (docs/learning.md).
+RENEW_AFTER = 0.1
 
 
 def surprise(e, factor) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 STEP = 1e-30  # its square vanishes beside 1, so no rounding error depends on it
-RENEW_AFTER = 0.025  # P_z and P_e are renewed when the statistics have moved by this share
+RENEW_AFTER = 0.1  # P_z and P_e are renewed when the statistics have moved by this share
 COPIES_AT_ONCE = 256  # keeps the working set in the cache
 
 

@@ -133,11 +133,11 @@ def test_the_metric_is_renewed_when_the_statistics_have_moved_and_not_before():
     statistics = observe(objective(statistics_fixations=1000.0), blocks(rng) * 200)
     statistics.factorise()
     renewed = []
-    for _ in range(70):
+    for _ in range(120):
         before = statistics.arrays()["factor_e"].copy()
         observe(statistics, [(rng.normal(size=(4, N_Z)), rng.normal(size=(4, N_Z)))])
         renewed.append(not np.array_equal(before, statistics.arrays()["factor_e"]))
-    assert np.flatnonzero(renewed).tolist() == list(range(6, 70, 7))  # 7 * 0.004 > RENEW_AFTER
+    assert np.flatnonzero(renewed).tolist() == list(range(25, 120, 26))  # 26 * 0.004 > RENEW_AFTER
 
 
 def test_gradients_are_the_differences_of_the_loss():
