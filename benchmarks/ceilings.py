@@ -134,6 +134,18 @@ def copying(n_bytes: int) -> Callable:
     return lambda: np.copyto(target, source)
 
 
+class Core(NamedTuple):
+    """What one core of a machine can do at best, by its makers' figures."""
+
+    flops: float  # two NEON units, each a fused product and sum of four numbers a cycle
+    bytes_a_s: float  # of all memory
+
+
+PUBLISHED = {
+    "Jetson Orin Nano, Cortex-A78AE, 1.5 GHz": Core(16 * 1.5e9, 68e9),
+    "Raspberry Pi 5, Cortex-A76, 2.4 GHz": Core(16 * 2.4e9, 17e9),
+}
+
 # ------------------------------------------------------------------------------------------------
 # Counts
 
@@ -178,6 +190,12 @@ def learning_bytes(config: RJepaConfig, K: int) -> float:
     passes = weights(config) * (1 + sums + 2 * 2 * steps) + back + 2 * traces(config)
     passes += (2 * 2 + 2) * config.n_embedding**2
     return size * passes / K
+
+
+def limit_s(config: RJepaConfig, K: int, core: Core) -> float:
+    """The least seconds a fixation: its operations or its bytes, one while the other."""
+    operations, moved = learning_operations(config, K), learning_bytes(config, K)
+    return max(operations / core.flops, moved / core.bytes_a_s)
 
 
 def weights(config: RJepaConfig) -> int:

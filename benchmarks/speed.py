@@ -46,6 +46,7 @@ BLOCK = 16  # what `edge-rjepa learn` takes of a frame
 RTRL_SIZES = ((32, 32), DEFAULT)
 FIXATIONS, SPAN = 1_000_000, 10_000  # of the flat cost, and how many are compared at either end
 STARTS = 5
+FRAMES_PER_S = 30  # of a camera
 DOCS = Path(__file__).parent.parent / "docs" / "performance.md"
 NONE = "–"
 
@@ -364,7 +365,23 @@ def tables_of_counts(counts: Counts) -> list[Table]:
         "size", "µs a fixation learned", "its products alone", "its operations at peak",
         "a copy of as many bytes", "learning ÷ limit",
     )  # fmt: skip
-    return [machine, needs, Table(heading, rows)]
+    return [machine, needs, Table(heading, rows), table_of_small_machines(counts)]
+
+
+def table_of_small_machines(counts: Counts) -> Table:
+    """An estimate: as far from their limit as this machine is from its own."""
+    config, far = RJepaConfig(), limit_ratio(DEFAULT, counts).median
+    rows = []
+    for name, core in ceilings.PUBLISHED.items():
+        limit_s = ceilings.limit_s(config, BLOCK, core)
+        learned_s = far * limit_s
+        share = 100 * learned_s * BLOCK * FRAMES_PER_S
+        rows.append((name, f"{1e6 * limit_s:.0f}", f"{1e6 * learned_s:.0f}", f"{share:.0f} %"))
+    heading = (
+        "one core, estimated", "µs a fixation at its limit", "µs a fixation learned",
+        f"share of it at {BLOCK} fixations of {FRAMES_PER_S} pictures a second",
+    )  # fmt: skip
+    return Table(heading, rows)
 
 
 def at_peak(size: tuple[int, int], turns: Turns) -> np.ndarray:
