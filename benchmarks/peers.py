@@ -109,7 +109,7 @@ class TorchPeer:
         )  # fmt: skip
         if compiled:
             self._forward = torch.compile(self._forward)
-        self._statistics = Statistics(config)
+        self.statistics = Statistics(config)
         self.reset()
 
     def reset(self) -> None:
@@ -218,13 +218,13 @@ class TorchPeer:
         """Back from the loss of embeddings and predictions (K, n_z), the last of which are new."""
         seen = z.detach().numpy(), z_hat.detach().numpy()
         self._adam.zero_grad()
-        d_z, d_z_hat = self._statistics.gradients(*seen)
+        d_z, d_z_hat = self.statistics.gradients(*seen)
         torch.autograd.backward((z, z_hat), (torch.from_numpy(d_z), torch.from_numpy(d_z_hat)))
-        rate = annealed_rate(self.config, self._statistics.fixations)
+        rate = annealed_rate(self.config, self.statistics.fixations)
         all_but_encoder, encoder = self._adam.param_groups
         all_but_encoder["lr"], encoder["lr"] = rate, rate * self.config.encoder_rate
         self._adam.step()
-        self._statistics.observe(*(rows[-new:] for rows in seen))
+        self.statistics.observe(*(rows[-new:] for rows in seen))
 
     # -- in and out -------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class RtrlPeer:
         self._p = {name: array.astype(config.dtype) for name, array in weights.items()}
         self._m2 = {name: np.zeros_like(array) for name, array in self._p.items()}
         self._steps = 0
-        self._statistics = Statistics(config)
+        self.statistics = Statistics(config)
         n_weights = self._p["W"].size + self._p["lam"].size
         self._sensitivity = np.zeros((config.n_hidden, n_weights), config.dtype)
         self._moved = np.zeros_like(self._sensitivity)
@@ -285,11 +285,11 @@ class RtrlPeer:
             total = {name: g + total.get(name, 0) for name, g in gradients.items()}
             seen.append(z_and_z_hat)
         self._gradients = total
-        rate = annealed_rate(self.config, self._statistics.fixations)
+        rate = annealed_rate(self.config, self.statistics.fixations)
         self._steps += 1
         for name, g in total.items():
             self._adam(name, g, rate * (self.config.encoder_rate if name in ENCODER else 1.0))
-        self._statistics.observe(*(np.array(rows) for rows in zip(*seen, strict=True)))
+        self.statistics.observe(*(np.array(rows) for rows in zip(*seen, strict=True)))
 
     def last_gradients(self) -> dict[str, np.ndarray]:
         """Gradient of the loss learned from last, over the whole past, by name."""
@@ -312,7 +312,7 @@ class RtrlPeer:
         encoded, encoded_before = (hidden, self._hidden) if p["W_x"].size else (x, self._x)
         z_hat, z = p["V_3"] @ p2, np.tanh(p["W_z"] @ encoded)
 
-        d_z, d_z_hat = (row[0] for row in self._statistics.gradients(z[None], z_hat[None]))
+        d_z, d_z_hat = (row[0] for row in self.statistics.gradients(z[None], z_hat[None]))
         d_p2 = (d_z_hat @ p["V_3"])[:-1] * (1 - p2[:-1] ** 2)
         d_p1 = (d_p2 @ p["V_2"])[:-1]
         d_q = d_p1 * gain * (1 - q**2)

@@ -106,14 +106,28 @@ class Stream:
         self._efference = rng.normal(size=(blocks, K, config.n_efference)).astype("f4")
         self._next = 0
 
-    def into(self, call: Callable) -> Contender:
-        """`call` on the next block."""
+    def into(self, call: Callable, blocks: int = 1) -> Contender:
+        """`call` on the next blocks, one after the other."""
 
         def turn():
-            i = self._next = (self._next + 1) % len(self._features)
-            return call(self._features[i], self._efference[i])
+            for _ in range(blocks):
+                i = self._next = (self._next + 1) % len(self._features)
+                call(self._features[i], self._efference[i])
 
-        return Contender(turn, self._features.shape[1])
+        return Contender(turn, blocks * self._features.shape[1])
+
+
+ROUND = 16  # blocks of 16 in which Adam takes two steps and the metric is renewed once
+RIPE = 1_000_000  # fixations; the statistics of a young learner move faster, and cost more
+
+
+def ripe(learner: RJepa | peers.TorchPeer) -> RJepa | peers.TorchPeer:
+    """As it is late in life."""
+    if isinstance(learner, RJepa):
+        learner.set_learned({"statistics.fixations": np.array([RIPE])})
+    else:
+        learner.statistics.fixations = RIPE
+    return learner
 
 
 # ------------------------------------------------------------------------------------------------
@@ -128,19 +142,21 @@ def measure_sizes(effort: Effort) -> dict[tuple, Turns]:
             say(f"sizes: {named(size)}, blocks of {K}")
             config = config_of(size)
             stream = Stream(config, K)
-            learner, seer = RJepa(config), RJepa(config)
+            learner, seer = ripe(RJepa(config)), RJepa(config)
             contenders = {
-                "learn": stream.into(learner.learn_block),
+                "learn": stream.into(learner.learn_block, ROUND),
                 "predict": stream.into(seer.predict),
                 "embed": stream.into(seer.embed),
                 "products": Contender(ceilings.Operands(config, K).multiply, K),
             }
             for name, stepwise in (("torch", False), ("torch stepwise", True)) * has_torch():
-                peer = peers.TorchPeer(config, learner.parameters(), stepwise)
-                contenders[name] = stream.into(peer.learn_block)
+                peer = ripe(peers.TorchPeer(config, learner.parameters(), stepwise))
+                # Stepwise a round would take a minute, and it is the same for every block but for
+                # a few passes over the weights.
+                contenders[name] = stream.into(peer.learn_block, 1 if stepwise else ROUND)
             if (size, K) == (DEFAULT, BLOCK) and effort.compiled and has_torch():
-                peer = peers.TorchPeer(config, learner.parameters(), compiled=True)
-                contenders["torch compiled"] = stream.into(peer.learn_block)
+                peer = ripe(peers.TorchPeer(config, learner.parameters(), compiled=True))
+                contenders["torch compiled"] = stream.into(peer.learn_block, ROUND)
             measured[size, K] = take_turns(contenders, effort.turns_s, effort.at_least)
     return measured
 
@@ -176,11 +192,11 @@ def measure_online(effort: Effort) -> dict[tuple, Turns]:
     for size in sorted({*effort.sizes, *RTRL_SIZES[: len(effort.sizes)]}):
         say(f"online: {named(size)}")
         config = config_of(size)
-        learners = {K: RJepa(config) for K in (1, BLOCK)}
+        learners = {K: ripe(RJepa(config)) for K in (1, BLOCK)}
         one = Stream(config, 1)
         contenders = {
-            "learn 1": one.into(learners[1].learn_block),
-            "learn 16": Stream(config, BLOCK).into(learners[BLOCK].learn_block),
+            "learn 1": one.into(learners[1].learn_block, ROUND),
+            "learn 16": Stream(config, BLOCK).into(learners[BLOCK].learn_block, ROUND),
         }
         for name, stepwise, whole in WINDOWS * has_torch():
             peer = peers.TorchPeer(config, learners[1].parameters(), stepwise)
@@ -234,7 +250,7 @@ def measure_profile(effort: Effort) -> Profile:
     say("profile")
     config = RJepaConfig()
     stream = cpu.Stream(config, find(config.cell))
-    learner = RJepa(config, engine=cpu.CpuEngine([stream]))
+    learner = ripe(RJepa(config, engine=cpu.CpuEngine([stream])))
     operands = ceilings.Operands(config, BLOCK)
     spent: dict[str, list[float]] = {}
 
@@ -321,7 +337,7 @@ def measure_counts(effort: Effort) -> Counts:
         moved = int(BLOCK * ceilings.learning_bytes(config, BLOCK))
         learning[size] = take_turns(
             {
-                "learn": Stream(config, BLOCK).into(RJepa(config).learn_block),
+                "learn": Stream(config, BLOCK).into(ripe(RJepa(config)).learn_block, ROUND),
                 "products": Contender(ceilings.Operands(config, BLOCK).multiply, BLOCK),
                 "copy": Contender(ceilings.copying(moved // 2), BLOCK),
                 "peak": Contender(ceilings.large_product()),

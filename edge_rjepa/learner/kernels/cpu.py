@@ -235,10 +235,10 @@ def forward(cell: cells.Cell):
     move = specialise(
         move_template,
         cell.name,
-        step=jit(specialise(cell.step, cell.name, **vocabulary), inline="always"),
+        step=jit(specialise(cell.step, cell.name, **vocabulary)),
         **_columns_used(cell, move_template),
     )
-    scan = jit(specialise(scan_template, cell.name, move=jit(move, inline="always")))
+    scan = jit(specialise(scan_template, cell.name, move=jit(move)))
 
     def forward(p, ws, remember_features):
         encode(p, ws, remember_features)
@@ -417,7 +417,7 @@ def coefficients(cell: cells.Cell):
         "parameters": parameters_template,
     }
     compiled = {
-        name: jit(specialise(part, cell.name, **_columns_used(cell, part)), inline="always")
+        name: jit(specialise(part, cell.name, **_columns_used(cell, part)))
         for name, part in parts.items()
     }
     return jit(specialise(coefficients_template, cell.name, **compiled))
@@ -433,25 +433,19 @@ def _columns_used(cell: cells.Cell, template: Callable) -> dict[str, Callable]:
     return {name: columns[name] for name in columns if name in template.__code__.co_names}
 
 
-@jit(inline="always")
+@jit
 def descend(w, gradient, m2, adam):
-    """One row of weights w takes a step by its gradient, which is zero after it.
+    """A matrix w (n, m) of weights takes a step by its gradient, which is zero after it.
 
     Adam (Kingma & Ba, 2015) without a first moment.
     """
-    for i in range(w.size):
-        g = gradient[i]
-        m2[i] += adam.blend * (g * g - m2[i])
-        w[i] -= adam.rate * g / (math.sqrt(m2[i] * adam.correction) + adam.epsilon)
-    for i in range(w.size):
-        gradient[i] = 0
-
-
-@jit
-def descend_rows(w, gradient, m2, adam):
-    """All rows of a matrix (n, m) of weights."""
     for i in range(w.shape[0]):
-        descend(w[i], gradient[i], m2[i], adam)
+        for j in range(w.shape[1]):
+            g = gradient[i, j]
+            m2[i, j] += adam.blend * (g * g - m2[i, j])
+            w[i, j] -= adam.rate * g / (math.sqrt(m2[i, j] * adam.correction) + adam.epsilon)
+        for j in range(w.shape[1]):
+            gradient[i, j] = 0
 
 
 def learn_matrix(d_out, x, w, gradient, m2, adam, takes_step):
@@ -461,7 +455,7 @@ def learn_matrix(d_out, x, w, gradient, m2, adam, takes_step):
     """
     products.add_product(d_out, x, gradient)
     if takes_step:
-        descend_rows(w, gradient, m2, adam)
+        descend(w, gradient, m2, adam)
 
 
 @jit
@@ -478,7 +472,7 @@ def add_scaled(scale, x, y):
         y[i] += scale * x[i]
 
 
-@jit(inline="always")
+@jit
 def recur_row(alpha, T, E, old, gradient, row, j):
     """One unit's row of one projection: gradient (n_u,) += alpha E, then E <- T E.
 
@@ -522,5 +516,5 @@ def update(cell, ws, traces, descent):
     recur_rows(*credit, E, ws.E_row, gradient_W)
     products.add_product(ws.gamma.reshape(K, m * rows), ws.u, E.reshape(m * rows, n_u))
     if takes_step:
-        descend_rows(weights.lam, gradient.lam, m2.lam, adam)
-        descend_rows(weights.W.reshape(rows, n_u), gradient_W, m2.W.reshape(rows, n_u), adam)
+        descend(weights.lam, gradient.lam, m2.lam, adam)
+        descend(weights.W.reshape(rows, n_u), gradient_W, m2.W.reshape(rows, n_u), adam)

@@ -1,6 +1,6 @@
 """Tiles of matrix products that stay in the processor's registers, as LLVM instructions.
 
-    sum_tile    out[i:, j:] += sum over k of a[k, i:] b[k, j:]
+    sum_tile    out[i:, j:] += sum over k of a[k, i:] b[k, j:], or of a[i:, k] b[k, j:]
     dot_tile    out[k:, j:] <- x[k:] w[j:]'
 
 Numba's loops are vectorised by LLVM, which does not keep a tile of sums in registers: what it reads
@@ -9,9 +9,8 @@ across its rows, which takes as long as a product with the 16 rows of a block. T
 neither (docs/performance.md has what a core can do at best).
 
 A tile is as many rows by as many vectors as there are registers for its sums, one row of `b` (or
-three of `w`) and one number. Arrays are two-dimensional; rows of `b`, `out`, `x` and `w` lie
-without gaps, `a` may be the transpose of such an array. Nothing is checked here: products.py knows
-where the tiles lie.
+three of `w`) and one number. Arrays are two-dimensional, and their rows lie without gaps. Nothing
+is checked here: products.py knows where the tiles lie.
 """
 
 from __future__ import annotations
@@ -38,27 +37,33 @@ _FUSED = ("contract",)  # a product and a sum may be rounded once
 
 
 def sum_tile(rows: int, vectors: int, partial: bool) -> Callable:
-    """For compiled code: tile(a, b, out, first, end, i, j, columns), rows by vectors large.
+    """For compiled code: tile(a, b, out, across, first, end, i, j, columns), rows by vectors large.
 
-    It sums over k = first .. end - 1. A partial tile's last vector has `columns` numbers only.
+    It sums over k = first .. end - 1, which go across `a` or down. A partial tile's last vector has
+    `columns` numbers only.
     What the next tiles need is fetched meanwhile: rows are too short for the processor to foresee.
     """
 
     @intrinsic
-    def tile(typing_context, a, b, out, first, end, i, j, columns):
-        return types.void(a, b, out, *[types.intp] * 5), generate
+    def tile(typing_context, a, b, out, across, first, end, i, j, columns):
+        return types.void(a, b, out, types.boolean, *[types.intp] * 5), generate
 
     def generate(context, builder, signature, arguments):
         a, b, out = _matrices(context, builder, signature, arguments[:3])
-        first, end, i, j, columns = arguments[3:]
+        across, first, end, i, j, columns = arguments[3:]
+        a.transpose_if(across)
         vector = _Vectors(builder, out.number, columns if partial else None)
         targets = [out.at(builder.add(i, _INDEX(row)), j) for row in range(rows)]
         sums = [[cgutils.alloca_once(builder, vector.type) for _ in range(vectors)]
                 for _ in range(rows)]  # fmt: skip
         for row, target in enumerate(targets):
-            vector.fetch(out.at(builder.add(i, _INDEX(row + rows)), j), range(vectors), write=True)
             for v in range(vectors):
                 builder.store(vector.load(target, v, v == vectors - 1), sums[row][v])
+        long = builder.icmp_signed(">", builder.sub(end, first), _INDEX(4))
+        with builder.if_then(long):  # or fetching takes longer than the sums
+            for row in range(rows):
+                below = out.at(builder.add(i, _INDEX(row + rows)), j)
+                vector.fetch(below, range(vectors), write=True)
         with cgutils.for_range_slice(builder, first, end, _INDEX(1)) as (k, _):
             source = b.at(k, j)
             vector.fetch(source, range(vectors, 2 * vectors), write=False)
@@ -143,6 +148,12 @@ class _Matrix:
         """Address of an element, in bytes."""
         row, column = map(self._builder.mul, (row, column), self._strides)
         return self._builder.gep(self._start, [self._builder.add(row, column)])
+
+    def transpose_if(self, condition):
+        """Rows become columns where the condition holds."""
+        down, along = self._strides
+        select = self._builder.select
+        self._strides = [select(condition, along, down), select(condition, down, along)]
 
     def load(self, row, column):
         """An element."""

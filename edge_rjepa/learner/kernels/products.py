@@ -47,28 +47,31 @@ def dots_template(x, w, out):
             single_narrow(x, w, out, k, j)  # noqa: F821
 
 
-def sums_template(a, b, out):
-    """out (n, m) += a' b for a (K, n), b (K, m): tiles of WIDE vectors, then of one."""
+def sums_template(a, b, out, across):
+    """out (n, m) += a' b for b (K, m): tiles of WIDE vectors, then of one.
+
+    a is (K, n), or its transpose where K goes across.
+    """
     lanes = VECTOR_BYTES // out.itemsize
     n, m = out.shape
     of_tall, of_short, of_wide = n - n % TALL, n - n % SHORT, m - m % (WIDE * lanes)
-    for first in range(0, len(a), DEEP):
-        end = min(first + DEEP, len(a))
+    for first in range(0, len(b), DEEP):
+        end = min(first + DEEP, len(b))
         for i in range(0, of_tall, TALL):
             for j in range(0, of_wide, WIDE * lanes):
-                tall_wide(a, b, out, first, end, i, j, lanes)  # noqa: F821
+                tall_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
             for j in range(of_wide, m, lanes):
-                tall_narrow(a, b, out, first, end, i, j, min(lanes, m - j))  # noqa: F821
+                tall_narrow(a, b, out, across, first, end, i, j, min(lanes, m - j))  # noqa: F821
         for i in range(of_tall, of_short, SHORT):
             for j in range(0, of_wide, WIDE * lanes):
-                short_wide(a, b, out, first, end, i, j, lanes)  # noqa: F821
+                short_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
             for j in range(of_wide, m, lanes):
-                short_narrow(a, b, out, first, end, i, j, min(lanes, m - j))  # noqa: F821
+                short_narrow(a, b, out, across, first, end, i, j, min(lanes, m - j))  # noqa: F821
         for i in range(of_short, n):
             for j in range(0, of_wide, WIDE * lanes):
-                single_wide(a, b, out, first, end, i, j, lanes)  # noqa: F821
+                single_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
             for j in range(of_wide, m, lanes):
-                single_narrow(a, b, out, first, end, i, j, min(lanes, m - j))  # noqa: F821
+                single_narrow(a, b, out, across, first, end, i, j, min(lanes, m - j))  # noqa: F821
 
 
 def _tiled(template: Callable, wide: Callable, narrow: Callable) -> Callable:
@@ -94,12 +97,12 @@ def forward_product(x, w, out):
 def backward_product(d, w, out):
     """out (K, m) <- d w for d (K, n), w (n, m)."""
     out[:] = 0
-    SUMS(d.T, w, out)
+    SUMS(d, w, out, True)
 
 
 def add_product(a, b, out):
     """out (n, m) <- out + a' b for a (K, n), b (K, m)."""
-    SUMS(a, b, out)
+    SUMS(a, b, out, False)
 
 
 if config.DISABLE_JIT:  # to look into the kernels: the tiles exist in compiled code only

@@ -1,0 +1,80 @@
+"""The products in tiles of registers: right for every size, and nothing is touched beyond it."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from edge_rjepa.learner.kernels import products
+from edge_rjepa.learner.kernels.microkernels import SHORT, TALL, VECTOR_BYTES, WIDE
+
+FILL = 7.0
+
+
+def framed(rng, shape, dtype):
+    """A matrix in the middle of a buffer of FILL, and the buffer."""
+    size = int(np.prod(shape))
+    buffer = np.full(size + 128, FILL, dtype)
+    buffer[64 : 64 + size] = rng.normal(size=size)
+    return buffer[64 : 64 + size].reshape(shape), buffer
+
+
+def assert_frame(buffer):
+    assert (buffer[:64] == FILL).all()
+    assert (buffer[-64:] == FILL).all()
+
+
+def sizes(dtype):
+    """On both sides of every height and width of a tile."""
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    heights = (1, SHORT - 1, SHORT, TALL - 1, TALL, TALL + 1, 2 * TALL + SHORT + 1)
+    widths = (1, WIDE, lanes - 1, lanes, lanes + 1, WIDE * lanes, WIDE * lanes + lanes + 3)
+    return itertools.product(heights, heights, widths)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_are_those_of_numpy(dtype):
+    rng, tolerance = np.random.default_rng(0), 1e-5 if dtype == "float32" else 1e-13
+    for K, n, m in sizes(dtype):
+        x, d, w = (framed(rng, shape, dtype)[0] for shape in ((K, m), (K, n), (n, m)))
+        of_forward, forward = framed(rng, (K, n), dtype)
+        of_backward, backward = framed(rng, (K, m), dtype)
+        of_sum, gradient = framed(rng, (n, m), dtype)
+        before = of_sum.copy()
+        of_forward[:] = of_backward[:] = np.nan  # what was there counts for nothing
+        products.forward_product(x, w, of_forward)
+        products.backward_product(d, w, of_backward)
+        products.add_product(d, x, of_sum)
+        close = {"rtol": tolerance, "atol": 10 * tolerance, "err_msg": str((K, n, m))}
+        np.testing.assert_allclose(of_forward, x @ w.T, **close)
+        np.testing.assert_allclose(of_backward, d @ w, **close)
+        np.testing.assert_allclose(of_sum, before + d.T @ x, **close)
+        for buffer in (forward, backward, gradient):
+            assert_frame(buffer)
+
+
+def test_long_sums_are_taken_in_parts():
+    """More rows than stay in the cache at once."""
+    rng = np.random.default_rng(1)
+    d, w = rng.normal(size=(3, 3 * products.DEEP + 5)), rng.normal(size=(3 * products.DEEP + 5, 9))
+    out = np.empty((3, 9))
+    products.backward_product(d, w, out)
+    np.testing.assert_allclose(out, d @ w, rtol=1e-12)
+
+
+def test_nan_and_infinity_come_through():
+    """A learner that diverged must be seen to have."""
+    x, w, out = np.ones((2, 5)), np.ones((3, 5)), np.zeros((2, 3))
+    x[0, 4], x[1, 0] = np.nan, np.inf
+    products.forward_product(x, w, out)
+    assert np.isnan(out[0]).all()
+    assert np.isinf(out[1]).all()
+
+
+def test_the_same_bits_twice():
+    rng = np.random.default_rng(2)
+    d, x = rng.normal(size=(2, 16, 67)).astype("f4")
+    first, second = np.zeros((2, 67, 67), "f4")
+    for out in (first, second):
+        products.add_product(d, x, out)
+    assert first.tobytes() == second.tobytes()
