@@ -74,6 +74,7 @@ fuzz:
 bench: .venv/test.stamp
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.instructions --cache
 	$(BIN)/python -m benchmarks.live
 	$(BIN)/python -m benchmarks.head
 
