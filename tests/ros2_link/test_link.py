@@ -9,30 +9,14 @@ from ros2_link import link as links
 from ros2_link.errors import GraphError, MessageError, MissingError
 from ros2_link.link import LATCHED, SENSOR, USUAL, Qos, full_name, open_link
 from ros2_link.messages import decode, encode, message_class
-from tests.ros2_link.robots import BY, Peer, fresh_name, keep_to_this_machine, wait_for
+from tests.ros2_link import robots
+from tests.ros2_link.robots import Peer, fresh_name, wait_for
 
 # rclpy's parser of remappings imports it.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 FLOAT, IMAGE = "std_msgs/msg/Float32", "sensor_msgs/msg/Image"
 IMPORTANT = Qos(reliable=True, depth=1)
-
-
-@pytest.fixture(autouse=True)
-def this_machine(monkeypatch):
-    keep_to_this_machine(monkeypatch)
-
-
-@pytest.fixture(params=BY)
-def ours(request, monkeypatch):
-    """What our end is carried by."""
-    monkeypatch.setenv(links.BY, request.param)
-    return request.param
-
-
-@pytest.fixture(params=BY)
-def theirs(request):
-    """What the peer's is."""
-    return request.param
+this_machine, ours, theirs = robots.this_machine, robots.ours, robots.theirs
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ browser.require()
 
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=24, n_gain=8)
 CONFIG = RunConfig(network=NETWORK, metrics_every_frames=10)
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 
 
 def wait_for(true, what):
