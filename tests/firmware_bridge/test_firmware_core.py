@@ -667,7 +667,7 @@ def test_no_mutated_frames_make_a_pulse_outside_the_limits(board, frames):
             assert np.abs(np.diff(joined)).max() <= limits.slew_us_per_s * 0.02 + 0.5
         last = widths[-1]
     assert 0.6 * frames < answered < 0.9 * frames
-    assert board.state().bad_frames == 65535 < judge.bad_frames
+    assert board.state().bad_frames == min(65535, judge.bad_frames) > frames / 4
 
 
 # ------------------------------------------------------------------------------------------------
