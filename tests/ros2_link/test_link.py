@@ -64,6 +64,7 @@ def test_a_peer_hears(link, theirs):
         assert wait_for(peer.lines, "a line", say_it)[0] == {"data": 0.5}
 
 
+@pytest.mark.slow
 def test_pictures_come_whole(link, theirs):
     """0.9 MB: many packets, of which none is sent again when it is lost."""
     topic = fresh_name("/image_raw")
@@ -75,6 +76,7 @@ def test_pictures_come_whole(link, theirs):
     assert len(picture.data) == picture.step * picture.height and picture.data.std() > 20.0
 
 
+@pytest.mark.slow
 def test_what_is_published_is_found_with_its_type(link, theirs):
     topic = fresh_name("/front/image_raw")
     with Peer(theirs, "camera", topic):
@@ -92,6 +94,7 @@ def test_who_left_is_found_no_longer(link, theirs):
     wait_for(lambda: topic not in link.topics(), "its end", spinning(link))
 
 
+@pytest.mark.slow
 def test_a_killed_publisher_is_heard_again_when_it_is_back(link, theirs):
     topic = fresh_name("/count")
     heard = hear(link, topic, FLOAT, USUAL)
@@ -102,6 +105,7 @@ def test_a_killed_publisher_is_heard_again_when_it_is_back(link, theirs):
             peer.kill()
 
 
+@pytest.mark.slow
 def test_who_comes_late_is_told_what_was_latched(link, theirs):
     topic = fresh_name("/said_once")
     with Peer(theirs, "say", topic, "--latched", "--count", 3, "--rate", 1000):
@@ -110,6 +114,7 @@ def test_who_comes_late_is_told_what_was_latched(link, theirs):
         wait_for(lambda: len(heard) == 3, "what was said", spinning(link))
 
 
+@pytest.mark.slow
 def test_what_is_latched_here_is_told_to_who_comes_late(link, theirs):
     topic = fresh_name("/said_once")
     publish = link.advertise(topic, FLOAT, LATCHED)
@@ -121,6 +126,7 @@ def test_what_is_latched_here_is_told_to_who_comes_late(link, theirs):
     assert [line["data"] for line in lines] == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.slow
 def test_a_publisher_that_offers_less_is_named(link, theirs):
     topic = fresh_name("/image_raw")
     heard = hear(link, topic, IMAGE, IMPORTANT)
@@ -130,6 +136,7 @@ def test_a_publisher_that_offers_less_is_named(link, theirs):
     assert "reliability" in events[0] and not heard
 
 
+@pytest.mark.slow
 def test_a_subscriber_that_asks_for_more_is_named(link, theirs):
     topic = fresh_name("/count")
     link.advertise(topic, FLOAT, SENSOR)
@@ -138,6 +145,7 @@ def test_a_subscriber_that_asks_for_more_is_named(link, theirs):
     assert topic in events[0] and "subscriber" in events[0] and "reliability" in events[0]
 
 
+@pytest.mark.slow
 def test_another_domain_is_another_world(ours, theirs):
     topic = fresh_name("/count")
     domain = links.domain_id()
@@ -153,6 +161,7 @@ def test_another_domain_is_another_world(ours, theirs):
             assert not heard[0] and topic not in here.topics()
 
 
+@pytest.mark.slow
 def test_links_of_one_process_are_closed_one_by_one(ours, theirs):
     topic = fresh_name("/count")
     with Peer(theirs, "say", topic), open_link("one") as one:

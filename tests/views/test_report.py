@@ -322,6 +322,7 @@ def test_a_sample_of_other_shapes_is_refused(run_dir, changes):
         report.draw_report(run_dir)
 
 
+@pytest.mark.slow
 def test_a_sample_that_unpacks_without_end_is_not_unpacked(run_dir):
     add_sample(run_dir)
     with zipfile.ZipFile(run_dir / "sample.npz", "a", zipfile.ZIP_DEFLATED) as archive:

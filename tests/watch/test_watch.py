@@ -319,6 +319,7 @@ def keep(folder, alarm):
     return folder.keep_picture(alarm, alarms.cut_out(alarm))
 
 
+@pytest.mark.slow
 def test_an_alarm_is_kept_as_a_line_and_a_cut_out(tmp_path, alarm, monkeypatch):
     monkeypatch.setattr(alarms, "MAX_CUT_OUTS", 2)
     lines = []
@@ -341,6 +342,7 @@ def test_an_alarm_is_kept_as_a_line_and_a_cut_out(tmp_path, alarm, monkeypatch):
     assert lines[0]["azimuth_deg"] == pytest.approx(math.degrees(alarm.angles_rad[0]), abs=0.01)
 
 
+@pytest.mark.slow
 def test_an_alarm_is_told_though_it_cannot_be_kept(tmp_path, alarm):
     told = []
     folder = AlarmFolder(tmp_path / "out", told.append)
@@ -768,6 +770,7 @@ def test_the_command_tells_a_broker_what_is_new(later, tmp_path, capsys):
     assert PASSWORD not in out + err and USER not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -791,6 +794,7 @@ def test_a_broker_that_cannot_be_is_reported_in_a_line(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_and_its_file_embed_alike(world, photograph):
     windows = RETINA.windows(photograph, np.random.default_rng(6).uniform(0, 240, (150, 2)))
     run = open_encoder(world / "run")
@@ -802,6 +806,7 @@ def test_a_run_and_its_file_embed_alike(world, photograph):
         np.testing.assert_allclose(of_run, of_file, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_video_can_be_shown_once_to_its_last_frame(world):
     with open_source(str(world / "yard.avi"), once=True) as source:
         count = 0
