@@ -97,7 +97,7 @@ class Installation:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             **options,
         )
         assert process.returncode == 0, process.stderr

@@ -221,7 +221,7 @@ def interrupted(arguments, at):
     try:
         assert any(at in line for line in started.stderr)
         started.send_signal(signal.SIGINT)
-        said = started.communicate(timeout=60)[1]
+        said = started.communicate(timeout=300)[1]
     finally:
         started.kill()
         started.wait()
@@ -278,7 +278,7 @@ def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
     learn = [sys.executable, "-m", "edge_rjepa", "learn", "--source", "walk.avi", "--fixations"]
     learn += ["640", "--calibration", str(folder / "c.json")]
     done = subprocess.run(
-        [*learn, "--out", "run"], capture_output=True, text=True, timeout=100, cwd=tmp_path
+        [*learn, "--out", "run"], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "use that resolution" in done.stderr  # half of what it was calibrated at
@@ -296,6 +296,6 @@ def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
     video.release()
     learn[5] = "wide.avi"
     done = subprocess.run(
-        [*learn, "--out", "other"], capture_output=True, text=True, timeout=100, cwd=tmp_path
+        [*learn, "--out", "other"], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     refused(done, "has not the shape of")

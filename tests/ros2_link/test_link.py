@@ -84,8 +84,15 @@ def test_what_is_published_is_found_with_its_type(link, theirs):
         assert types == {IMAGE}
 
 
-@pytest.mark.slow  # DDS believes for 10 s that who is silent lives
-def test_who_left_is_found_no_longer(link, theirs):
+@pytest.fixture
+def impatient(monkeypatch):
+    """Cyclone DDS believes for a second that who is silent lives; others do for ten."""
+    lease = "<Discovery><LeaseDuration>1s</LeaseDuration></Discovery>"
+    monkeypatch.setenv("CYCLONEDDS_URI", lease)
+
+
+@pytest.mark.slow
+def test_who_left_is_found_no_longer(impatient, link, theirs):
     topic = fresh_name("/count")
     heard = hear(link, topic, FLOAT, USUAL)
     with Peer(theirs, "say", topic):

@@ -624,5 +624,5 @@ def test_the_command_serves_a_run_that_has_ended_until_it_is_stopped(tmp_path):
         connection.close()
         served.send_signal(signal.SIGTERM)
         assert served.wait(10.0) == 0
-    done = subprocess.run([*command[:-1], "nowhere"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command[:-1], "nowhere"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "nowhere is no folder of a run" in done.stderr

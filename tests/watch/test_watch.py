@@ -451,7 +451,7 @@ def test_a_command_that_may_not_be_killed_holds_up_nothing(tmp_path):
     with open(said, "w") as file:  # no pipe: those that go on would hold it open
         done = subprocess.run(
             ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", program],
-            stdout=file, stderr=file, timeout=60, env=os.environ | {"HOME": "/nonexistent"},
+            stdout=file, stderr=file, timeout=300, env=os.environ | {"HOME": "/nonexistent"},
         )  # fmt: skip
     for process in re.findall(r"pid (\d+)", said.read_text()):
         os.kill(int(process), signal.SIGKILL)
