@@ -187,6 +187,7 @@ class Held:
         self._driver.close()
 
 
+@pytest.mark.slow
 def test_nothing_waits_for_a_head_that_does_not_answer_and_the_newest_move_wins(board):
     driver = Held(ServoBoard(SerialPort(board.path)))
     with PanTiltHead(driver) as head:
@@ -274,6 +275,7 @@ def test_it_is_still_only_after_it_has_settled(board):
         assert head.at(before_s + 0.3).moving and not head.at(before_s).moving
 
 
+@pytest.mark.slow
 def test_limp_it_is_nowhere_and_then_turns_unseen_for_a_while(limp_head):
     assert math.isnan(limp_head.at(time.monotonic()).pan_rad)
     before_s = time.monotonic()
@@ -287,6 +289,7 @@ def test_limp_it_is_nowhere_and_then_turns_unseen_for_a_while(limp_head):
 # Lines that are lost
 
 
+@pytest.mark.slow
 def test_it_comes_back_from_being_unplugged_under_another_name(head, board):
     head.move_and_wait(0.4, 0.1)
     for i in range(5):
