@@ -34,7 +34,7 @@ def command(*arguments):
 
 
 def calibrate(*arguments, cwd=None):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, cwd=cwd)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=900, cwd=cwd)
 
 
 def folder_of(path, pictures):
@@ -118,7 +118,7 @@ def mixed():
 GARBAGE = {
     "black frames": (lambda: [np.zeros((480, 640, 3), np.uint8)] * 2, BOARD, "no chessboard of"),
     "another board": (
-        lambda: [read(path) for path in LEFT[:2]],
+        lambda: [read(path) for path in LEFT],
         ("--board", "chessboard", "--corners", "7x4"),
         "is the board flat, still, and chessboard of 7 x 4",
     ),

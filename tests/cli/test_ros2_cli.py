@@ -39,7 +39,7 @@ def encoder(small, tmp_path):
 
 def test_learn_takes_a_robots_camera_and_publishes(ours, theirs, small, tmp_path):
     topic, space = fresh_name("/image_raw"), fresh_name("/eye")
-    flags = ["--out", str(tmp_path / "run"), "--seconds", "4", "--ros2", space]
+    flags = ["--out", str(tmp_path / "run"), "--fixations", "960", "--ros2", space]
     with (
         Peer(theirs, "camera", topic, "--size", "320x240", "--rate", 30),
         Peer(theirs, "listen", f"{space}/embedding", "--type", ARRAY) as listener,
@@ -55,7 +55,7 @@ def test_learn_takes_a_robots_camera_and_publishes(ours, theirs, small, tmp_path
 def test_watch_publishes_how_new_it_is(theirs, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(novelty, "MIN_WARM_UP_S", 3.0)
     topic, space = fresh_name("/image_raw"), fresh_name("/eye")
-    flags = ["--seconds", "8", "--warm-up", "3", "--out", str(tmp_path / "watch")]
+    flags = ["--seconds", "12", "--warm-up", "3", "--out", str(tmp_path / "watch")]
     with (
         Peer(theirs, "camera", topic, "--size", "320x240"),
         Peer(theirs, "listen", f"{space}/novelty", "--type", "std_msgs/msg/Float32") as listener,
@@ -64,7 +64,7 @@ def test_watch_publishes_how_new_it_is(theirs, encoder, tmp_path, monkeypatch):
             main(["watch", str(encoder), "--source", f"ros2:{topic}", "--ros2", space, *flags]) == 0
         )
         lines = listener.lines()
-    assert len(lines) > 20 and all(line["data"] >= 0.0 for line in lines)
+    assert len(lines) > 5 and all(line["data"] >= 0.0 for line in lines)
 
 
 def test_recognise_publishes_the_name(theirs, encoder):
@@ -85,7 +85,7 @@ def test_a_head_and_a_camera_of_one_robot(ours, theirs, small, tmp_path):
     topic = fresh_name("/image_raw")
     commands, states = fresh_name("/neck/joint_trajectory"), fresh_name("/joint_states")
     head = f"ros2:{commands}?states={states}&deg_per_s=200"
-    flags = ["--out", str(tmp_path / "run"), "--seconds", "8", "--head", head]
+    flags = ["--out", str(tmp_path / "run"), "--fixations", "3200", "--head", head]
     with (
         Peer(theirs, "camera", topic, "--size", "320x240", "--rate", 30),
         Peer(
