@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 KILLS_A_LIFE = 8
 KILLED_WITHIN_S = 0.15  # a child begins, learns some 5 frames and saves after each in that time
 EVERY_FRAMES = 2  # a line of metrics
-ENDS_WITHIN_S = 2.0  # of a SIGTERM
+ENDS_WITHIN_S = 2.0 + 0.5  # of a SIGTERM, and what a busy machine may add
 
 LEARN_AS = """
 metrics_every_frames = 10

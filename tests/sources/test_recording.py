@@ -614,7 +614,7 @@ def test_a_replay_ends_as_the_run_of_a_live_camera_that_failed(tmp_path, monkeyp
             threading.Timer(0.3, camera.heal).start()
         return run.frames < 100
 
-    shares = iter(np.random.default_rng(0).uniform(0.0, 2.0, 10_000))
+    shares = iter([4.0, *np.random.default_rng(0).uniform(0.0, 2.0, 10_000)])
     learned = Pace.learned
 
     def learned_slowly(pace, frame, _):

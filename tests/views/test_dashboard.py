@@ -55,6 +55,7 @@ browser.require()
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=24, n_gain=8)
 CONFIG = RunConfig(network=NETWORK, metrics_every_frames=10)
 PATIENCE_S = 90.0
+FRAME_S = 0.03  # as of a camera: the browser needs the processor, too
 
 
 def wait_for(true, what):
@@ -83,7 +84,7 @@ class Learning:
     def _learn(self):
         def go_on(run):
             self.page.buttons.obey(run)
-            return not self._ended.is_set()
+            return not self._ended.wait(FRAME_S)
 
         self.run.learn(go_on, self.page.live.on_progress, self.page.live.on_event)
 
