@@ -123,7 +123,7 @@ def calibration(rig, tmp_path_factory):
     path = tmp_path_factory.mktemp("calibrated") / "calibration.json"
     io.save(path, camera_record(camera_of(rig.truth.lens)))
     done = subprocess.run(
-        calibrate(rig, "-o", path, "--views", 20), capture_output=True, text=True, timeout=900
+        calibrate(rig, "-o", path, "--views", 28), capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     assert rig.board.measured() in (None, (1500.0, 1500.0))  # it was sent home
