@@ -46,7 +46,7 @@ def network(cell: str, **changes) -> RJepaConfig:
         "max_block": 5,
         "learning_rate": 1e-2,
         "update_every": 1,
-        "statistics_fixations": 250.0,
+        "statistics_fixations": 80.0,
         "encoder_rate": 0.5,
     }
     return RJepaConfig(**{**sizes, "cell": cell, **changes})
