@@ -19,7 +19,8 @@ demo: .venv/demo.stamp
 
 # The fast tests of every room: what to run while you work.
 quick: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) -m "not (attack or browser or chip or cuda or fuzz or slow)"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+		-m "not (attack or browser or chip or cuda or fuzz or slow)"
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not attack"

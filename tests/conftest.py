@@ -1,5 +1,7 @@
 """How tests are run everywhere, and what they say at their end besides passed and failed."""
 
+from collections import Counter
+
 from hypothesis import HealthCheck, settings
 
 import edge_rjepa  # noqa: F401 - before any test loads OpenCV, which is told its limits by it
@@ -8,6 +10,18 @@ import edge_rjepa  # noqa: F401 - before any test loads OpenCV, which is told it
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("emulated", settings.get_profile("patient"), max_examples=20)
 settings.load_profile("patient")
+
+
+# About how much longer a test of this marker takes than others: whole files are handed to workers.
+WEIGHTS = {"cuda": 30, "fuzz": 10, "chip": 2, "browser": 2, "slow": 1}
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long come first, so that no worker is left alone with one at the end."""
+    weights = Counter()
+    for item in items:
+        weights[item.path] += sum(WEIGHTS.get(mark.name, 0) for mark in item.iter_markers())
+    items.sort(key=lambda item: -weights[item.path])
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -38,7 +38,7 @@ def encoder(tmp_path_factory):
 def output_of(example, encoder):
     command = [sys.executable, str(EXAMPLES / example), str(encoder)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=encoder.parent,
+        command, capture_output=True, text=True, timeout=300, cwd=encoder.parent,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,7 @@ def copy_of_the_package(folder):
 
 def edge_rjepa(folder, *arguments):
     command = [sys.executable, "-m", "edge_rjepa", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def test_a_command_is_a_module_and_a_line(tmp_path):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow  # all is compiled anew there
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("edge_rjepa", "firmware_bridge", "calibration", "ros2_link", "safe_files")
@@ -104,6 +104,11 @@ def python(wheel):
     # Last, so that pip does not see the editable installation. Its .pth file has no effect there.
     packages = run([interpreter, "-c", "import site; print(site.getsitepackages()[0])"], "/")
     Path(packages.strip(), "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    # What is compiled here is not compiled there again, as long as the sources are the same.
+    for kernel in (ROOT / "edge_rjepa").rglob("*.nbc"):
+        copy = Path(packages.strip(), kernel.relative_to(ROOT))
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(kernel, copy)
     return interpreter
 
 

@@ -1,7 +1,8 @@
-"""What tests need besides Python: without it they are reported as not run, with what to install."""
+"""What tests need besides Python, reported with what to install; and a clock for busy machines."""
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,14 @@ def need(what: str, tools: dict[str, str]) -> None:
     if os.environ.get("EDGE_RJEPA_REQUIRE_EMULATOR") == "1":
         pytest.fail(told, pytrace=False)
     pytest.skip(f"not run: {told}", allow_module_level=True)
+
+
+def unhindered_s(whose: str = "thread-self") -> float:
+    """A clock that stands still while a thread stands in line for a processor.
+
+    whose: the thread's name below /proc, by default the calling one's. What takes a second by this
+    clock would take a second on a machine that has nothing else to do.
+    """
+    with open(f"/proc/{whose}/schedstat") as file:
+        in_line_ns = int(file.read().split()[1])
+    return time.monotonic() - 1e-9 * in_line_ns

@@ -102,6 +102,19 @@ FAULTS: dict[str, tuple[str, ...]] = {  # kind of fault: files of tests/, or sin
         "firmware_bridge/test_link.py::test_who_else_turns_it_is_news_once",
         "firmware_bridge/test_link.py::test_a_port_is_closed_to_programs_that_heed_no_lock",
     ),
+    "bytes that no host sends, at a head": (
+        "firmware_bridge/test_firmware_core.py::test_no_mutated_frames_make_a_pulse_outside_the_limits",
+        "firmware_bridge/test_chip_attack.py",
+        "firmware_bridge/test_chip_link.py::test_moves_through_a_line_that_spoils_one_byte_in_a_hundred",
+        "firmware_bridge/test_chip_settings.py::test_no_pulse_leaves_what_any_servo_stands_whatever_bytes_and_settings_arrive",
+    ),
+    "a head unplugged, or reset, fifty times": (
+        "firmware_bridge/test_chip_board.py::test_unplugged_and_back_again_and_again",
+        "firmware_bridge/test_chip_board.py::test_reset_at_any_moment",
+    ),
+    "killed while it learns, at 200 instants": (
+        "run/test_survival.py::test_killed_at_any_instant_what_was_saved_is_there_bit_for_bit",
+    ),
     "damaged files, a thousand of each kind": ("attacks/test_mutated_files.py",),
 }
 

@@ -19,6 +19,15 @@ def test_every_test_that_is_named_is_there(selected):
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def test_what_is_marked_attack_is_in_the_table():
+    """Else it would run nowhere."""
+    named = {selected.partition("::")[0] for tests in faults.FAULTS.values() for selected in tests}
+    for path in TESTS.rglob("test_*.py"):
+        place = path.relative_to(TESTS)
+        if "mark.attack" in path.read_text() and path != Path(__file__):
+            assert str(place) in named or str(place.parent) in named, place
+
+
 def test_a_test_is_counted_for_its_own_faults():
     assert faults.is_of("tests/a/test_b.py::test_c[1-x]", "a/test_b.py::test_c")
     assert faults.is_of("tests/a/test_b.py::test_c", "a/test_b.py")

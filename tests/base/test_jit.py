@@ -97,7 +97,7 @@ class Installation:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             **options,
         )
         assert process.returncode == 0, process.stderr
@@ -198,13 +198,19 @@ def test_an_overload_in_another_file_is_part_of_the_comparison(installation):
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_files_are_compiled_again_and_overwritten(compiled, damage):
-    for file in compiled.cache_files():
-        file.write_bytes(damage(file.read_bytes()))
-    damaged, healed = compiled.run(), compiled.run()
-    assert damaged.result == healed.result == EXPECTED
+    good = [file.read_bytes() for file in compiled.cache_files()]
+    for file, content in zip(compiled.cache_files(), good, strict=True):
+        file.write_bytes(damage(content))
+    damaged = compiled.run()
+    assert damaged.result == EXPECTED
     assert (damaged.hits, damaged.misses) == (0, 1)
     assert any("compiling it again" in warning for warning in damaged.warnings)
-    assert (healed.hits, healed.misses, healed.warnings) == (1, 0, [])
+    assert all(is_whole(file.read_bytes()) for file in compiled.cache_files())
+
+
+def is_whole(content):
+    """Whether a cache file's second digest is that of what follows it."""
+    return content[32:64] == hashlib.sha256(content[64:]).digest() and len(content) > 1000
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def frames_in(path) -> list[int]:
     return [each["frames"] for each in journal.read(path)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(lines=st.lists(st.dictionaries(st.text(), st.text() | st.floats() | st.integers())))
 def test_what_is_read_is_what_was_appended(tmp_path_factory, lines):

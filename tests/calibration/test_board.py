@@ -154,6 +154,7 @@ def printed(columns, rows, dictionary, legacy=False, marker_share=0.75):
     return cv2.GaussianBlur(board.generateImage(size, marginSize=40), (0, 0), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(
     "dictionary",
@@ -170,6 +171,7 @@ def test_a_board_of_another_program_is_found_by_what_is_on_it(dictionary, legacy
     assert board._charuco.marker_share == pytest.approx(0.75, abs=0.02)
 
 
+@pytest.mark.slow
 def test_in_a_video_a_board_of_another_program_is_found_soon():
     board, image = Board("charuco", 9, 7, 0.02), printed(9, 7, "APRILTAG_36h11", legacy=True)
     seen = [board.find(image, quick=True) is not None for _ in range(25)]
@@ -188,6 +190,7 @@ def test_a_blurred_board_is_named(board, sigma_px):
     assert board.trouble(np.full((240, 320), 90, np.uint8)) == ""
 
 
+@pytest.mark.slow
 def test_mirrored_boards_and_others_of_its_kind_are_named():
     image = drawn(CHARUCO)
     assert "mirrored" in CHARUCO.trouble(image[:, ::-1])

@@ -34,7 +34,7 @@ def command(*arguments):
 
 
 def calibrate(*arguments, cwd=None):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, cwd=cwd)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=900, cwd=cwd)
 
 
 def folder_of(path, pictures):
@@ -82,10 +82,10 @@ def test_a_video_is_guided_through_and_says_what_is_missing(tmp_path):
     """Each picture for a third of a second: to be kept, the board must be seen still."""
     size = read(LEFT[0]).shape[1::-1]
     video = cv2.VideoWriter(
-        str(tmp_path / "waved.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, size
+        str(tmp_path / "waved.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, size
     )
     for path in LEFT:
-        for _ in range(9):
+        for _ in range(3):
             video.write(read(path))
     video.release()
     done = calibrate(
@@ -112,17 +112,17 @@ def test_the_board_is_written_at_true_size(name, tmp_path):
 
 
 def mixed():
-    return [read(path) for path in LEFT[:6]] + [cv2.resize(read(LEFT[6]), (320, 240))]
+    return [read(LEFT[0]), cv2.resize(read(LEFT[1]), (320, 240))]
 
 
 GARBAGE = {
-    "black frames": (lambda: [np.zeros((480, 640, 3), np.uint8)] * 8, BOARD, "no chessboard of"),
+    "black frames": (lambda: [np.zeros((480, 640, 3), np.uint8)] * 2, BOARD, "no chessboard of"),
     "another board": (
         lambda: [read(path) for path in LEFT],
         ("--board", "chessboard", "--corners", "7x4"),
         "is the board flat, still, and chessboard of 7 x 4",
     ),
-    "another kind": (lambda: [read(path) for path in LEFT], (), "no charuco of"),
+    "another kind": (lambda: [read(path) for path in LEFT[:2]], (), "no charuco of"),
     "mixed resolutions": (mixed, BOARD, "take pictures of one resolution"),
     "too few": (lambda: [read(path) for path in LEFT[:4]], BOARD, "at least 6"),
     "one view": (lambda: [read(LEFT[0])] * 8, BOARD, "1 of 8 views differ"),
@@ -131,12 +131,13 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-def test_garbage_is_one_clear_line_and_the_old_calibration_stays(what, calibrated, tmp_path):
+def test_garbage_is_one_clear_line_and_the_old_calibration_stays(what, calibrated, typed, tmp_path):
     pictures, board, says = GARBAGE[what]
     old = (calibrated[0] / "c.json").read_bytes()
     (tmp_path / "c.json").write_bytes(old)
     shots = folder_of(tmp_path / "shots", pictures())
-    refused(calibrate("camera", "--images", shots, *board, "-o", tmp_path / "c.json"), says)
+    arguments = ["camera", "--images", str(shots), *board, "-o", str(tmp_path / "c.json")]
+    refused(typed(tmp_path, "calibrate", *arguments), says)
     assert (tmp_path / "c.json").read_bytes() == old
 
 
@@ -158,15 +159,16 @@ def test_what_is_no_picture_is_named_and_left_out(tmp_path):
         ('{"format": "edge_rjepa calibration", "version": 1, "camera": NaN}', "NaN is no number"),
     ],
 )
-def test_a_damaged_file_is_refused_by_all_who_read_it(text, says, tmp_path):
+def test_a_damaged_file_is_refused_by_all_who_read_it(text, says, typed, tmp_path):
     path = tmp_path / "c.json"
     path.write_text(text)
-    refused(calibrate("report", path), says)
-    refused(calibrate("camera", "--images", tmp_path, "-o", path), says)
-    refused(calibrate("head", "--head=serial:nowhere", "--source", "0", "-o", path), says)
-    learn = ["learn", "--source", "waved.avi", "--calibration", path, "--out", tmp_path / "run"]
-    command = [sys.executable, "-m", "edge_rjepa", *map(str, learn)]
-    refused(subprocess.run(command, capture_output=True, text=True, timeout=60), says)
+    for arguments in (
+        ["calibrate", "report", path],
+        ["calibrate", "camera", "--images", tmp_path, "-o", path],
+        ["calibrate", "head", "--head=serial:nowhere", "--source", "0", "-o", path],
+        ["learn", "--source", "waved.avi", "--calibration", path, "--out", tmp_path / "run"],
+    ):
+        refused(typed(tmp_path, *map(str, arguments)), says)
     assert path.read_text() == text
 
 
@@ -197,8 +199,8 @@ def refused(done, says):
         (["report", "nowhere.json"], 1, "cannot read"),
     ],
 )
-def test_wrong_use_is_one_clear_line(arguments, code, says, tmp_path):
-    done = calibrate(*arguments, cwd=tmp_path)
+def test_wrong_use_is_one_clear_line(arguments, code, says, typed, tmp_path):
+    done = typed(tmp_path, "calibrate", *arguments)
     assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr
 
 
@@ -219,7 +221,7 @@ def interrupted(arguments, at):
     try:
         assert any(at in line for line in started.stderr)
         started.send_signal(signal.SIGINT)
-        said = started.communicate(timeout=60)[1]
+        said = started.communicate(timeout=300)[1]
     finally:
         started.kill()
         started.wait()
@@ -276,7 +278,7 @@ def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
     learn = [sys.executable, "-m", "edge_rjepa", "learn", "--source", "walk.avi", "--fixations"]
     learn += ["640", "--calibration", str(folder / "c.json")]
     done = subprocess.run(
-        [*learn, "--out", "run"], capture_output=True, text=True, timeout=100, cwd=tmp_path
+        [*learn, "--out", "run"], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "use that resolution" in done.stderr  # half of what it was calibrated at
@@ -294,6 +296,6 @@ def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
     video.release()
     learn[5] = "wide.avi"
     done = subprocess.run(
-        [*learn, "--out", "other"], capture_output=True, text=True, timeout=100, cwd=tmp_path
+        [*learn, "--out", "other"], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     refused(done, "has not the shape of")

@@ -1,4 +1,4 @@
-"""The commands as a user types them, each in a process of its own."""
+"""The commands as a user types them: what learns is a process of its own."""
 
 import json
 import os
@@ -14,6 +14,8 @@ import pytest
 
 from edge_rjepa.base import checkpoint
 from edge_rjepa.cli import COMMANDS
+from edge_rjepa.encoder import parity
+from edge_rjepa.learner import check_gradients
 from edge_rjepa.learner.rjepa import RJepa
 from tests import small_runs
 
@@ -82,12 +84,13 @@ def test_learn_leaves_a_run_and_says_what_it_learned(world):
 
 
 @pytest.mark.slow
-def test_resume_goes_on_and_export_writes_an_encoder(world):
-    resumed = edge_rjepa(world, "learn", "--resume", "run", "--fixations", "1600", "--json")
+def test_resume_goes_on_and_export_writes_an_encoder(world, typed, monkeypatch):
+    monkeypatch.setattr(parity, "PARITY_STEPS", 60)
+    resumed = edge_rjepa(world, "learn", "--resume", "run", "--fixations", "960", "--json")
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout)["fixations"] == 1600
+    assert json.loads(resumed.stdout)["fixations"] == 960
     for form in ("step", "sequence", "patches"):
-        done = edge_rjepa(world, "export", "run", "-o", f"{form}.onnx", "--form", form, "--json")
+        done = typed(world, "export", "run", "-o", f"{form}.onnx", "--form", form, "--json")
         assert done.returncode == 0, done.stderr
         checks = json.loads(done.stdout)["parity"]["checks"]
         assert max(max(check["differences"].values()) for check in checks) <= 1e-5
@@ -95,30 +98,30 @@ def test_resume_goes_on_and_export_writes_an_encoder(world):
 
 
 @pytest.mark.slow
-def test_export_in_eight_bits_says_what_is_lost(world):
-    done = edge_rjepa(world, "export", "run", "-o", "small.onnx", "--int8", "--json")
+def test_export_in_eight_bits_says_what_is_lost(world, typed):
+    done = typed(world, "export", "run", "-o", "small.onnx", "--int8", "--json")
     assert done.returncode == 0, done.stderr
     assert "telling frames apart" in done.stderr
     assert 0.9 < json.loads(done.stdout)["int8"]["embedding_cosine_mean"] <= 1.0
     assert (world / "small.int8.onnx").exists()
-    done = edge_rjepa(world, "export", "run", "-o", "small.onnx", "--patches", "pictures")
+    done = typed(world, "export", "run", "-o", "small.onnx", "--patches", "pictures")
     assert done.returncode == 0 and "real patches" in done.stderr
-    done = edge_rjepa(world, "export", "run", "-o", "x.onnx", "--int8", "--patches", "nowhere")
+    done = typed(world, "export", "run", "-o", "x.onnx", "--int8", "--patches", "nowhere")
     assert done.returncode == 1 and "--patches" in done.stderr
 
 
 @pytest.mark.slow
-def test_probe_prints_a_row_for_each_that_was_asked(world, tmp_path):
+def test_probe_prints_a_row_for_each_that_was_asked(world, typed, tmp_path):
     rng = np.random.default_rng(0)
     for label, level in (("dark", 40), ("bright", 200)):
         (tmp_path / label).mkdir()
         for i in range(12):
             picture = np.clip(rng.normal(level, 20, (80, 100, 3)), 0, 255).astype(np.uint8)
             cv2.imwrite(str(tmp_path / label / f"{i}.png"), picture)
-    done = edge_rjepa(world, "probe", "run", "--data", str(tmp_path))
+    done = typed(world, "probe", "run", "--data", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("untrained", "PCA", "raw pixels"))
-    done = edge_rjepa(world, "probe", "run", "--data", str(world))
+    done = typed(world, "probe", "run", "--data", str(world))
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
@@ -128,14 +131,14 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
     run = tmp_path / "run"
     process = start(world, *LEARN, "--out", str(run))
     metrics = run / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
     second = edge_rjepa(world, "learn", "--resume", str(run))
     assert second.returncode == 1 and "another process is at work" in second.stderr
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     judged = "It " in stderr  # a person waits for that, a machine that shuts down does not
     assert "saving" in stderr and judged == (number == signal.SIGINT)
@@ -170,8 +173,8 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
         ([], 2, "COMMAND"),
     ],
 )
-def test_wrong_use_is_one_clear_line(world, arguments, code, says):
-    done = edge_rjepa(world, *arguments)
+def test_wrong_use_is_one_clear_line(world, typed, arguments, code, says):
+    done = typed(world, *arguments)
     assert done.returncode == code
     assert says in done.stderr and "Traceback" not in done.stderr
     if code == 1:
@@ -189,10 +192,10 @@ def test_wrong_use_is_one_clear_line(world, arguments, code, says):
         ("watch", "--source", "nowhere.mp4"),
     ],
 )  # fmt: skip
-def test_a_run_of_an_earlier_network_is_refused_by_every_command(world, old, arguments):
+def test_a_run_of_an_earlier_network_is_refused_by_every_command(world, old, typed, arguments):
     command, *rest = arguments
     order = (*rest, old) if "--resume" in rest else (old, *rest)
-    done = edge_rjepa(world, command, *order)
+    done = typed(world, command, *order)
     assert (done.returncode, done.stdout) == (1, "")
     (said,) = done.stderr.strip().splitlines()
     assert said.startswith("edge-rjepa: ") and "/old/" in said
@@ -202,10 +205,9 @@ def test_a_run_of_an_earlier_network_is_refused_by_every_command(world, old, arg
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", [name.replace("_", "-") for name in COMMANDS])
-def test_help_has_an_example(tmp_path, command):
-    done = edge_rjepa(tmp_path, command, "--help")
+def test_help_has_an_example(tmp_path, typed, command):
+    done = typed(tmp_path, command, "--help")
     assert done.returncode == 0 and "example" in done.stdout
 
 
@@ -225,7 +227,7 @@ def test_help_loads_nothing_heavy():
 def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path, tape):
     recorded = edge_rjepa(
         world, *LEARN, "--out", str(tmp_path / "then"), "--record", str(tmp_path / tape),
-        "--fixations", "400",
+        "--fixations", "320",
     )  # fmt: skip
     assert recorded.returncode == 0, recorded.stderr
     assert f"recorded: {tmp_path / tape}" in recorded.stderr
@@ -237,6 +239,8 @@ def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path, tape):
     then, now = (RJepa.load(tmp_path / r / "checkpoint.safetensors") for r in ("then", "now"))
     assert then.digest == now.digest
 
+    if tape.endswith(".mcap"):
+        return
     replay = ("learn", "--source", f"replay:{tmp_path / tape}")
     other = edge_rjepa(world, *replay, "--out", str(tmp_path / "other"), "--seed", "5")
     assert "differs from when this was recorded" in other.stderr
@@ -246,11 +250,11 @@ def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path, tape):
 
 @pytest.mark.slow
 def test_learning_goes_on_when_nobody_reads_what_it_says(world, tmp_path):
-    process = start(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "1600")
+    process = start(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "800")
     process.stderr.close()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=300) == 0
     process.stdout.close()
-    assert RJepa.load(tmp_path / "run" / "checkpoint.safetensors").fixations == 1600
+    assert RJepa.load(tmp_path / "run" / "checkpoint.safetensors").fixations == 800
 
 
 @pytest.mark.slow
@@ -261,15 +265,15 @@ def test_a_second_start_in_the_same_folder_is_refused_at_once(world, tmp_path):
         time.sleep(0.01)
     second = edge_rjepa(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "800")
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=60)
+    first.communicate(timeout=300)
     assert second.returncode == 1 and "run" in second.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_doctor_says_what_to_do(world):
+def test_doctor_says_what_to_do(world, typed):
     done = edge_rjepa(world, "doctor")
     assert "blas" in done.stdout and "camera" in done.stdout and "Traceback" not in done.stderr
-    findings = json.loads(edge_rjepa(world, "doctor", "--json").stdout)
+    findings = json.loads(typed(world, "doctor", "--json").stdout)
     assert {"machine", "opencv", "camera", "serial", "blas", "cuda", "disk"} <= {
         finding["topic"] for finding in findings
     }
@@ -277,13 +281,14 @@ def test_doctor_says_what_to_do(world):
 
 
 @pytest.mark.slow
-def test_check_gradients_prints_every_parameter(world):
-    done = edge_rjepa(world, "check-gradients", "--cell", "leaky")
+def test_check_gradients_prints_every_parameter(world, typed, monkeypatch):
+    monkeypatch.setattr(check_gradients, "CUTS", ((3, 1, 4), (2, 5)))
+    done = typed(world, "check-gradients", "--cell", "leaky")
     assert done.returncode == 0, done.stderr
     assert all(
         name in done.stdout for name in ("leaky", "8 hidden", "W_x", "W_z", "lam", "V_3", "float64")
     )
-    done = edge_rjepa(world, "check-gradients", "--cell", "leaky", "--json")
+    done = typed(world, "check-gradients", "--cell", "leaky", "--json")
     rows = json.loads(done.stdout)
     assert len(rows) == 2 * 2 * (8 + 9) and all(row["ok"] for row in rows)
     assert {row["n_encoder_hidden"] for row in rows if row["parameter"] == "W_x"} == {8}

@@ -35,7 +35,7 @@ CONFIG = RunConfig(
     metrics_every_frames=30,
     head=HeadConfig(pan_limit_rad=PAN_RAD, tilt_limit_rad=TILT_RAD),
 )
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 class Servos:
@@ -154,11 +154,11 @@ def test_learning_goes_on_when_the_head_is_unplugged(world):
 def test_from_the_command_line(tmp_path):
     def edge_rjepa(*arguments):
         command = [sys.executable, "-m", "edge_rjepa", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     with emulated.Board(boot_s=0.5) as board:
         at = f"serial:{board.path}"
-        learned = edge_rjepa("learn", "--head", at, "--seconds", 8, "--out", tmp_path / "run")
+        learned = edge_rjepa("learn", "--head", at, "--seconds", 6, "--out", tmp_path / "run")
         assert learned.returncode == 0, learned.stderr
         assert f"at {board.path}" in learned.stderr
         widths = {(axis, width_us) for _, axis, width_us in board.history}

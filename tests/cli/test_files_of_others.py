@@ -97,7 +97,7 @@ def lines_of(*arguments, **options):
     """Exit code and lines on standard error of the command."""
     command = [sys.executable, "-m", "edge_rjepa", *map(str, arguments)]
     options = {"stdout": subprocess.PIPE} | options
-    process = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120, **options)
+    process = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300, **options)
     return process.returncode, process.stderr.splitlines()
 
 

@@ -21,7 +21,7 @@ from tests.firmware_bridge.core_board import CoreBoard
 
 pytestmark = pytest.mark.slow  # a head moves in real time
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 ARROW = {"up": b"\x1b[A", "down": b"\x1b[B", "right": b"\x1b[C", "left": b"\x1bOD"}
 
 
@@ -38,7 +38,7 @@ def command(*arguments):
 
 def run(*arguments, **options):
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=60, **options
+        command(*arguments), capture_output=True, text=True, timeout=300, **options
     )
 
 

@@ -114,11 +114,16 @@ def expected(learner, picture):
 # One description
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_learner_run_and_every_form_describe_alike(learner, files, seed):
+@pytest.fixture(scope="module")
+def others(learner):
+    """Descriptions of four more pictures."""
+    return np.array([expected(learner, picture_of((480, 640), seed)) for seed in range(10, 14)])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_learner_run_and_every_form_describe_alike(learner, files, others, seed):
     picture = picture_of((480, 640), seed)
     wanted = expected(learner, picture)
-    others = np.array([expected(learner, picture_of((480, 640), s)) for s in range(10, 14)])
     assert np.abs(others - wanted).max(axis=1).min() > 3e-3  # others are told from it
     describers = {"learner": learner_describer(learner, RETINA)}
     for name in (*FORMS, "run"):
@@ -192,6 +197,7 @@ def test_it_depends_on_no_past_and_leaves_it(files, name):
 SHAPES = [(1, 1), (2, 3), (9, 9), (5, 400), (400, 5), (1, 640), (720, 1280), (480, 640), SHAPE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape[::-1])))
 def test_a_picture_may_have_any_size(learner, files, shape):
     picture = picture_of(shape, 5)
@@ -216,6 +222,7 @@ def test_a_picture_of_the_scanned_size_is_described_as_it_is(learner, files):
         assert np.abs(describe(picture) - describe(reduced)).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width_px", "height_px"), [(640, 360), (100, 300), (1, 1), (3, 16384)])
 def test_a_descriptor_is_made_for_a_camera(learner, tmp_path, monkeypatch, width_px, height_px):
     monkeypatch.setattr(parity, "DESCRIBED_PICTURES", 6)
@@ -229,6 +236,7 @@ def test_a_descriptor_is_made_for_a_camera(learner, tmp_path, monkeypatch, width
     assert_allclose(encoder.describe(picture), expected(learner, picture), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("light", [(0.4, 0.5, 0.6), (0.3, 0.8, 1.0), (1.0, 1.0, 0.5)])
 def test_light_makes_little_difference(learner, files, light):
     """The same picture in light of any strength and colour is nearer than any other picture."""

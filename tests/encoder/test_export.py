@@ -390,6 +390,7 @@ def test_graph_is_what_deployers_are_told(tmp_path, few_steps, form):
     assert json.loads(found["inputs"])["window"]["dtype"] == "uint8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_pixels_can_come_as_floats(tmp_path, few_steps, form):
     learner, retina = trained("gated", Retina().n_features), Retina()
@@ -513,6 +514,7 @@ def test_a_reader_that_cannot_read_is_reported_and_never_counted(tmp_path, monke
     assert "no such layer" in next(each.value for each in found if each.key == "parity")
 
 
+@pytest.mark.slow
 def test_what_differs_more_than_allowed_is_no_exception(tmp_path):
     """Weights that magnify the rounding of pixels, as no learning makes them."""
     learner = trained("gated", Retina().n_features, n_embedding=64, n_encoder_hidden=0)

@@ -76,6 +76,7 @@ def test_it_is_close_to_the_float_file_and_says_how_close(files, form):
         assert report.memory_cosine_mean > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", OF_WINDOWS)
 def test_its_format_is_what_tensorrt_reads(files, form):
     exact, coarse, report = files[form]
@@ -102,6 +103,7 @@ def test_its_format_is_what_tensorrt_reads(files, form):
     assert new == {"QuantizeLinear", "DequantizeLinear"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", OF_WINDOWS)
 def test_it_is_smaller_and_labelled(files, form):
     exact, coarse, report = files[form]
@@ -113,6 +115,7 @@ def test_it_is_smaller_and_labelled(files, form):
     assert "cosine" in report.in_words() and json.dumps(report._asdict())
 
 
+@pytest.mark.slow
 def test_the_same_patches_make_the_same_file(files, tmp_path):
     exact, coarse, _ = files["step"]
     before = exact.read_bytes()
@@ -121,6 +124,7 @@ def test_the_same_patches_make_the_same_file(files, tmp_path):
     assert exact.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_too_little_to_calibrate_on_is_refused(files, tmp_path):
     exact = files["step"][0]
     with pytest.raises(ExportError, match="80 patches are too few: give 200 or more"):

@@ -78,6 +78,7 @@ def world(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_classes_that_differ_are_told_apart_and_figures_add_up(world):
     report = probe(world / "run", world / "stripes")
     names = [row.features for row in report.rows]
@@ -103,6 +104,7 @@ def test_classes_that_differ_are_told_apart_and_figures_add_up(world):
     assert len(table.splitlines()) == 3 + len(report.rows) and "chance 0.33" in table
 
 
+@pytest.mark.slow
 def test_classes_that_do_not_differ_are_not_told_apart(world):
     same = write_pictures(world / "same", (0, 0, 0))
     shares = [a.share for row in probe(world / "step.onnx", same).rows for a in row[2:]]
@@ -143,6 +145,7 @@ def test_another_seed_is_another_split(world):
     assert one.rows != other.rows and (one.fitted, one.asked) == (other.fitted, other.asked)
 
 
+@pytest.mark.slow
 def test_progress_ends_at_its_total(world):
     told = []
     probe(world / "patches.onnx", world / "stripes", progress=lambda *now: told.append(now))
@@ -199,6 +202,7 @@ def test_folders_that_will_not_do(world, tmp_path):
         probe(world / "step.onnx", few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"no picture", None])
 def test_a_broken_picture_is_named_and_left_out(world, tmp_path, content):
     folder = write_pictures(tmp_path / "broken", (0, 1))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.chip
 
 emulated.require()
 
-CYCLES = 50
+many_times = pytest.mark.parametrize("cycles", [10, pytest.param(50, marks=pytest.mark.attack)])
 
 
 @pytest.fixture
@@ -75,10 +75,11 @@ def test_it_goes_where_it_is_told(board, head):
     board.wait_for(lambda: is_at(board, head, (-0.5, 0.25)))
 
 
-def test_fifty_times_unplugged_and_back(board, head):
+@many_times
+def test_unplugged_and_back_again_and_again(board, head, cycles):
     """Every other time its power goes as well; its terminal has another name each time."""
     rng = random.Random(1)
-    for cycle in range(CYCLES):
+    for cycle in range(cycles):
         head.move(*some_move(rng), duration_s=rng.uniform(0.0, 0.3))
         time.sleep(rng.uniform(0.0, 0.05))  # somewhere on the way
         board.unplug()
@@ -91,22 +92,23 @@ def test_fifty_times_unplugged_and_back(board, head):
         assert not head.state().connected and head.state().age_s >= lost.age_s
         board.replug()
         board.wait_for(lambda angles=angles_rad: is_at(board, head, angles))
-    assert head.state().faults["lost"] >= CYCLES  # more where this machine is too busy
+    assert head.state().faults["lost"] >= cycles  # more where this machine is too busy
     news = " ".join(head.drain_events())
     assert "lost" in news and "found again" in news
 
 
-def test_fifty_times_reset_at_any_moment(board, head):
+@many_times
+def test_reset_at_any_moment(board, head, cycles):
     rng = random.Random(2)
-    for cycle in range(CYCLES):
+    for cycle in range(cycles):
         angles_rad = head.move(*some_move(rng), duration_s=rng.uniform(0.0, 0.2))
         time.sleep(rng.uniform(0.0, 0.3))  # in a request, a reply, on the way, at rest
         before = len(board.resets)
         board.reset() if cycle % 5 else board.hang()
         board.wait_for(lambda before=before: len(board.resets) > before)
         board.wait_for(lambda angles=angles_rad: is_at(board, head, angles))
-    assert board.resets.count(Cause.EXTERNAL) == CYCLES - CYCLES // 5
-    assert board.resets.count(Cause.WATCHDOG) == CYCLES // 5
+    assert board.resets.count(Cause.EXTERNAL) == cycles - cycles // 5
+    assert board.resets.count(Cause.WATCHDOG) == cycles // 5
     assert any("reset" in line for line in head.drain_events())
 
 

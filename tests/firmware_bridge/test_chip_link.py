@@ -17,7 +17,6 @@ pytestmark = pytest.mark.chip
 emulated.require()
 
 
-MOVES = 10_000
 SHARE = 0.01  # of the bytes, in each direction
 PERIOD_S = 0.02
 FAST = AxisSettings(1000.0, 2000.0, 1500.0, 65535)  # any step takes one period: pulses tell goals
@@ -55,7 +54,8 @@ def widths_us(chip):
     return [set(pulses[pulses["axis"] == axis]["width"] * 1e6 / HZ) for axis in (0, 1)]
 
 
-def test_ten_thousand_moves_through_a_line_that_spoils_one_byte_in_a_hundred():
+@pytest.mark.parametrize("moves", [2_000, pytest.param(10_000, marks=pytest.mark.attack)])
+def test_moves_through_a_line_that_spoils_one_byte_in_a_hundred(moves):
     """After each accepted move the pins are judged: no pulse but where one was sent to."""
     noted = Counter()
     with emulated.Chip(seed=5) as chip:
@@ -64,7 +64,7 @@ def test_ten_thousand_moves_through_a_line_that_spoils_one_byte_in_a_hundred():
         rng = random.Random(8)
         last = 1500.0, 1500.0
         chip.pulses()
-        for _ in range(MOVES):
+        for _ in range(moves):
             goal = tuple(1000.0 + 0.5 * rng.randrange(2001) for _ in (0, 1))
             report = moved(board, Move(*goal), noted)
             assert report.goal == goal

@@ -93,7 +93,7 @@ def test_the_makers_sdk_drives_the_emulated_bus():
 
 def peer(*arguments):
     program = [SDK, str(HERE / "sts_peer.py"), *arguments]
-    return subprocess.run(program, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(program, check=True, capture_output=True, text=True, timeout=300).stdout
 
 
 def status_packet(servo_id, errors, registers):

@@ -38,7 +38,6 @@ from tests.tools import need
 GOLDEN = json.loads(protocol.VECTORS.read_text(encoding="utf-8"))
 FLASH, RAM = 8192, 512  # bytes: what the firmware may use
 PERIOD_MS = 20
-FRAMES = 1_000_000
 COPY_BYTES = 26  # of the settings in EEPROM: layout, generation, settings, CRC
 BROWN_OUT, EXTERNAL = 4, 2
 
@@ -617,7 +616,7 @@ def test_after_a_failed_write_the_good_copy_is_still_spared(board):
 
 
 # ------------------------------------------------------------------------------------------------
-# A million frames
+# Mutated frames
 
 
 def mutated(rng: np.random.Generator, count: int) -> bytes:
@@ -641,12 +640,13 @@ def mutated(rng: np.random.Generator, count: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_million_mutated_frames_make_no_pulse_outside_the_limits(board):
+@pytest.mark.parametrize("frames", [100_000, pytest.param(1_000_000, marks=pytest.mark.attack)])
+def test_no_mutated_frames_make_a_pulse_outside_the_limits(board, frames):
     axes = (WIDE, SLOW)
     board.save(Configure(1, *axes))
     rng = np.random.default_rng(7)
     judge, answers, last, answered = FrameDecoder(), FrameDecoder(), None, 0
-    for _ in range(FRAMES // 1000):
+    for _ in range(frames // 1000):
         stream = mutated(rng, 1000)
         for at in range(0, len(stream), 1200):  # the answers to which fit the board's memory
             part = stream[at : at + 1200]
@@ -666,8 +666,8 @@ def test_a_million_mutated_frames_make_no_pulse_outside_the_limits(board):
             joined = np.append([] if last is None else last[axis], widths[:, axis])
             assert np.abs(np.diff(joined)).max() <= limits.slew_us_per_s * 0.02 + 0.5
         last = widths[-1]
-    assert 0.6 * FRAMES < answered < 0.9 * FRAMES
-    assert board.state().bad_frames == 65535 < judge.bad_frames
+    assert 0.6 * frames < answered < 0.9 * frames
+    assert board.state().bad_frames == min(65535, judge.bad_frames) > frames / 4
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The firmware's core under a coverage-guided fuzzer, which must also find the bugs planted here.
 
-EDGE_RJEPA_FUZZ_SECONDS: how long it fuzzes; 45 unless told. From the same seed each time, so that a
+EDGE_RJEPA_FUZZ_SECONDS: how long it fuzzes; 15 unless told. From the same seed each time, so that a
 change that passes here passes elsewhere; `make fuzz` hunts for an hour, each time differently.
 """
 
@@ -17,7 +17,7 @@ from tests.tools import need
 pytestmark = pytest.mark.fuzz
 
 FIRMWARE = Path(__file__).parents[2] / "firmware_bridge" / "firmware"
-SECONDS = int(os.environ.get("EDGE_RJEPA_FUZZ_SECONDS", "45"))
+SECONDS = int(os.environ.get("EDGE_RJEPA_FUZZ_SECONDS", "15"))
 FOUND_WITHIN_S = 60
 SAME_EACH_TIME = "FUZZ_OPTIONS=-seed=1"
 

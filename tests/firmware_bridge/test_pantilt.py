@@ -27,6 +27,7 @@ from firmware_bridge.link import ServoBoard
 from firmware_bridge.ports import SerialPort
 from firmware_bridge.track import WAKE_S
 from tests.firmware_bridge.core_board import WATCHDOG, CoreBoard
+from tests.tools import unhindered_s
 
 pytestmark = pytest.mark.slow  # a head moves in real time
 
@@ -186,6 +187,7 @@ class Held:
         self._driver.close()
 
 
+@pytest.mark.slow
 def test_nothing_waits_for_a_head_that_does_not_answer_and_the_newest_move_wins(board):
     driver = Held(ServoBoard(SerialPort(board.path)))
     with PanTiltHead(driver) as head:
@@ -273,6 +275,7 @@ def test_it_is_still_only_after_it_has_settled(board):
         assert head.at(before_s + 0.3).moving and not head.at(before_s).moving
 
 
+@pytest.mark.slow
 def test_limp_it_is_nowhere_and_then_turns_unseen_for_a_while(limp_head):
     assert math.isnan(limp_head.at(time.monotonic()).pan_rad)
     before_s = time.monotonic()
@@ -286,6 +289,7 @@ def test_limp_it_is_nowhere_and_then_turns_unseen_for_a_while(limp_head):
 # Lines that are lost
 
 
+@pytest.mark.slow
 def test_it_comes_back_from_being_unplugged_under_another_name(head, board):
     head.move_and_wait(0.4, 0.1)
     for i in range(5):
@@ -434,10 +438,10 @@ def test_a_port_that_is_not_there_is_told_at_the_end_of_its_time(tmp_path):
 def test_a_port_where_nobody_answers_is_told_with_the_cure():
     master, slave = os.openpty()
     threads = threading.active_count()
-    before_s = time.monotonic()
+    before_s = unhindered_s()
     with pytest.raises(LinkError, match="no head answers.*edge-rjepa head flash"):
         open_head(f"serial:{os.ttyname(slave)}", connect_timeout_s=0.6)
-    assert time.monotonic() - before_s < 2.0  # closing while it connects waits for nobody
+    assert unhindered_s() - before_s < 2.0  # closing while it connects waits for nobody
     assert threading.active_count() == threads
     os.close(master)
     os.close(slave)
@@ -456,7 +460,7 @@ def test_a_program_that_ends_without_closing_ends(board):
         "head = open_head(sys.argv[1]); head.home()"
     )
     command = [sys.executable, "-c", program, f"serial:{board.path}"]
-    assert subprocess.run(command, timeout=30).returncode == 0
+    assert subprocess.run(command, timeout=300).returncode == 0
 
 
 def test_two_programs_cannot_have_one_head(head, board):

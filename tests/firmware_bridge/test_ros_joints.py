@@ -9,13 +9,14 @@ from firmware_bridge import HeadError, LinkError, open_head
 from firmware_bridge.driver import Hold, Move, Status
 from firmware_bridge.kinds import driver_of
 from firmware_bridge.ros_joints import Joint, RosJoints
-from ros2_link import link as links
 from ros2_link.messages import encode
 from tests.firmware_bridge.ros_robot import Robot, driver_before
-from tests.ros2_link.robots import BY, Peer, fresh_name, keep_to_this_machine, wait_for
+from tests.ros2_link import robots
+from tests.ros2_link.robots import Peer, fresh_name, wait_for
 
 # rclpy's parser of remappings imports it.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+this_machine, ours, theirs = robots.this_machine, robots.ours, robots.theirs
 
 
 @pytest.fixture
@@ -169,17 +170,6 @@ def test_names_that_say_nothing_are_refused(spec, words):
 
 
 # -- robots of other processes --------------------------------------------------------------------
-
-
-@pytest.fixture(params=BY)
-def ours(request, monkeypatch):
-    keep_to_this_machine(monkeypatch)
-    monkeypatch.setenv(links.BY, request.param)
-
-
-@pytest.fixture(params=BY)
-def theirs(request):
-    return request.param
 
 
 @pytest.mark.parametrize("controller", ["joint_trajectory", "commands"])

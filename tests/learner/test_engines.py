@@ -148,6 +148,7 @@ class Timed(CpuEngine):
         self.closed = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gpu_s", "device", "word"), [(5e-4, "cuda", "GPU"), (9e-3, "cpu", "CPU")])
 def test_the_faster_device_is_chosen_and_said(monkeypatch, gpu_s, device, word):
     clock, made = Clock(), []

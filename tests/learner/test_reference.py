@@ -91,25 +91,27 @@ def summed_loss(parameters, cell, memory_input, blocks, at):
 @every_network
 @every_encoder
 def test_gradient_is_the_central_difference_of_the_loss(cell, memory_input, n_e):
+    """Of some entries of each array, drawn at random: each takes two runs of the network."""
     rng = np.random.default_rng(1)
     parameters, blocks = random_parameters(cell, memory_input, rng, n_e), random_blocks(rng)
     gradient = naive(parameters, cell, memory_input).gradient(blocks)
     step = 1e-5
     for name, array in parameters.items():
-        slopes = np.empty_like(array)
-        for i in np.ndindex(array.shape):
+        assert gradient[name].shape == array.shape
+        if not array.size:
+            assert name == "W_x" and n_e == 0
+            continue
+        assert np.abs(gradient[name]).max() > 1e-4, f"{name} has no gradient: nothing is tested"
+        for i in rng.permutation(list(np.ndindex(array.shape)))[:8]:
             up, down = array.copy(), array.copy()
-            up[i] += step
-            down[i] -= step
-            slopes[i] = (
+            up[tuple(i)] += step
+            down[tuple(i)] -= step
+            slope = (
                 summed_loss({**parameters, name: up}, cell, memory_input, blocks, parameters)
                 - summed_loss({**parameters, name: down}, cell, memory_input, blocks, parameters)
             ) / (2 * step)
-        if not array.size:
-            assert name == "W_x" and n_e == 0 and gradient[name].shape == array.shape
-            continue
-        assert np.abs(gradient[name]).max() > 1e-4, f"{name} has no gradient: nothing is tested"
-        np.testing.assert_allclose(gradient[name], slopes, rtol=1e-6, atol=1e-8, err_msg=name)
+            found = gradient[name][tuple(i)]
+            np.testing.assert_allclose(found, slope, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 @every_network

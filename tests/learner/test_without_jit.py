@@ -59,7 +59,7 @@ def plain(tmp_path_factory) -> dict[str, np.ndarray]:
     path_of_modules = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": path_of_modules}
     command = [sys.executable, "-W", "error", __file__, path]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return dict(np.load(path))
 

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from ros2_link import link as links
+
 pytest.importorskip("cyclonedds", reason="no cyclonedds, as on Arm: peers speak by it")
 
 ROOT = Path(__file__).parents[2]
 PEER = Path(__file__).with_name("peer.py")
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 needs_rclpy = pytest.mark.skipif(
     importlib.util.find_spec("rclpy") is None, reason="no rclpy: make robots installs it"
@@ -37,11 +39,28 @@ def fresh_name(name):
     return f"/t{os.getpid()}_{next(_numbers)}{name}"
 
 
-def keep_to_this_machine(monkeypatch, domain=None):
-    """Set what ROS 2 reads in the environment, for this process and its peers."""
+# Fixtures; a module takes them by giving them their names: `ours = robots.ours`.
+
+
+@pytest.fixture(autouse=True)
+def this_machine(monkeypatch):
+    """What ROS 2 reads in the environment, for this process and its peers."""
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain or 60 + os.getpid() % 40))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(60 + os.getpid() % 40))
     monkeypatch.delenv("CYCLONEDDS_URI", raising=False)
+
+
+@pytest.fixture(params=BY)
+def ours(request, monkeypatch):
+    """What our end is carried by."""
+    monkeypatch.setenv(links.BY, request.param)
+    return request.param
+
+
+@pytest.fixture(params=BY)
+def theirs(request):
+    """What the peer's is."""
+    return request.param
 
 
 def wait_for(condition, what="it", meanwhile=lambda: time.sleep(0.01)):

@@ -9,30 +9,14 @@ from ros2_link import link as links
 from ros2_link.errors import GraphError, MessageError, MissingError
 from ros2_link.link import LATCHED, SENSOR, USUAL, Qos, full_name, open_link
 from ros2_link.messages import decode, encode, message_class
-from tests.ros2_link.robots import BY, Peer, fresh_name, keep_to_this_machine, wait_for
+from tests.ros2_link import robots
+from tests.ros2_link.robots import Peer, fresh_name, wait_for
 
 # rclpy's parser of remappings imports it.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 FLOAT, IMAGE = "std_msgs/msg/Float32", "sensor_msgs/msg/Image"
 IMPORTANT = Qos(reliable=True, depth=1)
-
-
-@pytest.fixture(autouse=True)
-def this_machine(monkeypatch):
-    keep_to_this_machine(monkeypatch)
-
-
-@pytest.fixture(params=BY)
-def ours(request, monkeypatch):
-    """What our end is carried by."""
-    monkeypatch.setenv(links.BY, request.param)
-    return request.param
-
-
-@pytest.fixture(params=BY)
-def theirs(request):
-    """What the peer's is."""
-    return request.param
+this_machine, ours, theirs = robots.this_machine, robots.ours, robots.theirs
 
 
 @pytest.fixture
@@ -80,6 +64,7 @@ def test_a_peer_hears(link, theirs):
         assert wait_for(peer.lines, "a line", say_it)[0] == {"data": 0.5}
 
 
+@pytest.mark.slow
 def test_pictures_come_whole(link, theirs):
     """0.9 MB: many packets, of which none is sent again when it is lost."""
     topic = fresh_name("/image_raw")
@@ -91,6 +76,7 @@ def test_pictures_come_whole(link, theirs):
     assert len(picture.data) == picture.step * picture.height and picture.data.std() > 20.0
 
 
+@pytest.mark.slow
 def test_what_is_published_is_found_with_its_type(link, theirs):
     topic = fresh_name("/front/image_raw")
     with Peer(theirs, "camera", topic):
@@ -98,8 +84,15 @@ def test_what_is_published_is_found_with_its_type(link, theirs):
         assert types == {IMAGE}
 
 
-@pytest.mark.slow  # DDS believes for 10 s that who is silent lives
-def test_who_left_is_found_no_longer(link, theirs):
+@pytest.fixture
+def impatient(monkeypatch):
+    """Cyclone DDS believes for a second that who is silent lives; others do for ten."""
+    lease = "<Discovery><LeaseDuration>1s</LeaseDuration></Discovery>"
+    monkeypatch.setenv("CYCLONEDDS_URI", lease)
+
+
+@pytest.mark.slow
+def test_who_left_is_found_no_longer(impatient, link, theirs):
     topic = fresh_name("/count")
     heard = hear(link, topic, FLOAT, USUAL)
     with Peer(theirs, "say", topic):
@@ -108,6 +101,7 @@ def test_who_left_is_found_no_longer(link, theirs):
     wait_for(lambda: topic not in link.topics(), "its end", spinning(link))
 
 
+@pytest.mark.slow
 def test_a_killed_publisher_is_heard_again_when_it_is_back(link, theirs):
     topic = fresh_name("/count")
     heard = hear(link, topic, FLOAT, USUAL)
@@ -118,6 +112,7 @@ def test_a_killed_publisher_is_heard_again_when_it_is_back(link, theirs):
             peer.kill()
 
 
+@pytest.mark.slow
 def test_who_comes_late_is_told_what_was_latched(link, theirs):
     topic = fresh_name("/said_once")
     with Peer(theirs, "say", topic, "--latched", "--count", 3, "--rate", 1000):
@@ -126,6 +121,7 @@ def test_who_comes_late_is_told_what_was_latched(link, theirs):
         wait_for(lambda: len(heard) == 3, "what was said", spinning(link))
 
 
+@pytest.mark.slow
 def test_what_is_latched_here_is_told_to_who_comes_late(link, theirs):
     topic = fresh_name("/said_once")
     publish = link.advertise(topic, FLOAT, LATCHED)
@@ -137,6 +133,7 @@ def test_what_is_latched_here_is_told_to_who_comes_late(link, theirs):
     assert [line["data"] for line in lines] == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.slow
 def test_a_publisher_that_offers_less_is_named(link, theirs):
     topic = fresh_name("/image_raw")
     heard = hear(link, topic, IMAGE, IMPORTANT)
@@ -146,6 +143,7 @@ def test_a_publisher_that_offers_less_is_named(link, theirs):
     assert "reliability" in events[0] and not heard
 
 
+@pytest.mark.slow
 def test_a_subscriber_that_asks_for_more_is_named(link, theirs):
     topic = fresh_name("/count")
     link.advertise(topic, FLOAT, SENSOR)
@@ -154,6 +152,7 @@ def test_a_subscriber_that_asks_for_more_is_named(link, theirs):
     assert topic in events[0] and "subscriber" in events[0] and "reliability" in events[0]
 
 
+@pytest.mark.slow
 def test_another_domain_is_another_world(ours, theirs):
     topic = fresh_name("/count")
     domain = links.domain_id()
@@ -169,6 +168,7 @@ def test_another_domain_is_another_world(ours, theirs):
             assert not heard[0] and topic not in here.topics()
 
 
+@pytest.mark.slow
 def test_links_of_one_process_are_closed_one_by_one(ours, theirs):
     topic = fresh_name("/count")
     with Peer(theirs, "say", topic), open_link("one") as one:

@@ -44,7 +44,7 @@ def pictures(tmp_path_factory):
     return small_runs.write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(pictures):
     return RunConfig(
         source=f"scene:{pictures}",
@@ -184,8 +184,7 @@ def test_judging_changes_nothing_and_is_repeatable(tmp_path, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [30.0, 1e4, 1e38])
-@pytest.mark.parametrize("count", [7, 40, 45])
+@pytest.mark.parametrize(("rate", "count"), [(30.0, 45), (1e4, 7), (1e4, 45), (1e38, 40)])
 def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, config, rate, count):
     run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=rate)))
     told = []
@@ -199,13 +198,22 @@ def test_an_absurd_learning_rate_is_noticed_and_what_is_kept_is_good(tmp_path, c
     assert all(np.isfinite(kept.tensors()["weights"]).all() for kept in (good, latest))
 
 
-@pytest.mark.slow
-def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(tmp_path, config):
-    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
+@pytest.fixture(scope="module")
+def worse_than_the_mean(tmp_path_factory, config):
+    """A run of a network that learns too fast to know anything."""
+    folder = tmp_path_factory.mktemp("worse") / "run"
+    run = begin(folder, replace(config, network=replace(NETWORK, learning_rate=1e4)))
     run.learn(frames(200), ignore)
+    return run
+
+
+@pytest.mark.slow
+def test_a_network_that_stays_worse_than_the_mean_is_rolled_back(worse_than_the_mean, config):
+    run = worse_than_the_mean
     assert run.rollbacks > 0
-    assert resume(tmp_path, config).rollbacks == run.rollbacks
-    assert resume(tmp_path, config).learner.learning_rate == run.learner.learning_rate
+    again = resume(run.folder, config)
+    assert again.rollbacks == run.rollbacks
+    assert again.learner.learning_rate == run.learner.learning_rate
 
 
 def test_after_a_rollback_the_past_is_forgotten(tmp_path, config):
@@ -219,10 +227,9 @@ def test_after_a_rollback_the_past_is_forgotten(tmp_path, config):
 
 
 @pytest.mark.slow
-def test_rollbacks_are_drawn_in_the_report(tmp_path, config):
-    run = begin(tmp_path, replace(config, network=replace(NETWORK, learning_rate=1e4)))
-    run.learn(frames(200), ignore)
-    assert len(report._rollbacks(report.read_metrics(tmp_path / METRICS))) == run.rollbacks > 0
+def test_rollbacks_are_drawn_in_the_report(worse_than_the_mean):
+    run = worse_than_the_mean
+    assert len(report._rollbacks(report.read_metrics(run.folder / METRICS))) == run.rollbacks > 0
 
 
 def test_what_was_learned_is_kept_when_the_source_fails(tmp_path, config):

@@ -1,6 +1,7 @@
 """What a robot lives through: killed at any instant, full and read-only disks, damaged files.
 
-Run as a program it is the process that tests start: `test_survival.py kill | disk FOLDER`.
+Run as a program it is the process that tests start:
+`test_survival.py kill FOLDER LIVES` or `disk FOLDER`.
 """
 
 import functools
@@ -32,13 +33,14 @@ from edge_rjepa.run.run import CHECKPOINT, CONFIG, METRICS, Run, load_run
 from edge_rjepa.sources import open_source
 from safe_files.writing import newest
 from tests import small_runs
+from tests.tools import unhindered_s
 
 pytestmark = pytest.mark.slow
 
-LIVES, KILLS_A_LIFE = 25, 8
+KILLS_A_LIFE = 8
 KILLED_WITHIN_S = 0.15  # a child begins, learns some 5 frames and saves after each in that time
 EVERY_FRAMES = 2  # a line of metrics
-ENDS_WITHIN_S = 2.0  # of a SIGTERM
+ENDS_WITHIN_S = 2.0 + 0.5  # of a SIGTERM, and what a busy machine may add
 
 LEARN_AS = """
 metrics_every_frames = 10
@@ -105,13 +107,15 @@ def measured(folder: Path) -> list[int]:
 # Killed
 
 
-def test_killed_at_200_instants_what_was_saved_is_there_bit_for_bit(tmp_path):
-    done = itself("kill", tmp_path)
+@pytest.mark.parametrize("lives", [5, pytest.param(25, marks=pytest.mark.attack)])
+def test_killed_at_any_instant_what_was_saved_is_there_bit_for_bit(tmp_path, lives):
+    done = itself("kill", tmp_path, lives)
     assert done.returncode == 0, done.stderr[-3000:]
     killed, while_starting, falls_between = map(int, re.findall(r"\d+", done.stdout))
-    assert killed >= 200
-    assert while_starting >= 5  # or the instants have missed it
-    assert falls_between >= 1  # a save had ended and was not yet told
+    assert killed == lives * KILLS_A_LIFE
+    assert while_starting >= lives / 5  # or the instants have missed it
+    if lives > 5:
+        assert falls_between >= 1  # a save had ended and was not yet told
 
 
 def itself(*arguments, before=()) -> subprocess.CompletedProcess:
@@ -122,13 +126,13 @@ def itself(*arguments, before=()) -> subprocess.CompletedProcess:
     )
 
 
-def kill_again_and_again(folder: Path) -> None:
+def kill_again_and_again(folder: Path, lives: str) -> None:
     """Forks children that learn, and kills them; raises AssertionError when something is lost."""
     config = configuration(folder)
     truth = uninterrupted(folder / "whole", config, frames=400)
     instants = random.Random(0)
     counts = Counter()
-    for life in range(LIVES):
+    for life in range(int(lives)):
         run_folder = folder / str(life)
         saved = None
         for _ in range(KILLS_A_LIFE):
@@ -393,11 +397,15 @@ class Learning:
                 self.said += (self.process.stderr.read() or b"").decode()
 
     def terminate(self) -> float:
-        """Send SIGTERM; the seconds until it has ended, well."""
-        sent_s = time.monotonic()
+        """Send SIGTERM; the seconds until it has ended, well, without its wait for a processor."""
+        pid = str(self.process.pid)
+        sent_s, deadline_s = unhindered_s(pid), time.monotonic() + 60.0
         self.process.terminate()
-        self.process.wait(timeout=60)
-        took_s = time.monotonic() - sent_s
+        while not os.waitid(os.P_PID, int(pid), os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.005)
+        took_s = unhindered_s(pid) - sent_s
+        self.process.wait()
         self.said += (self.process.stderr.read() or b"").decode()
         assert self.process.returncode == 0, self.said
         assert "saved" in self.said and "Traceback" not in self.said
@@ -458,4 +466,6 @@ def test_sigterm_ends_a_run_soon_whose_camera_is_away(world, tmp_path, learning,
 
 
 if __name__ == "__main__":
-    {"kill": kill_again_and_again, "disk": fill_and_lock_the_disk}[sys.argv[1]](Path(sys.argv[2]))
+    {"kill": kill_again_and_again, "disk": fill_and_lock_the_disk}[sys.argv[1]](
+        Path(sys.argv[2]), *sys.argv[3:]
+    )

@@ -19,28 +19,14 @@ from edge_rjepa.sources.ros2 import ObservedHead
 from ros2_link import link as links
 from ros2_link.link import LATCHED, SENSOR, STATES, USUAL, open_link
 from ros2_link.messages import encode
-from tests.ros2_link import made
-from tests.ros2_link.robots import BY, Peer, fresh_name, keep_to_this_machine, wait_for
+from tests.ros2_link import made, robots
+from tests.ros2_link.robots import Peer, fresh_name, wait_for
 from tests.sources.source_checks import CHECKS
 
 # rclpy's parser of remappings imports it.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 SOON = CameraConfig(first_picture_s=8.0)
-
-
-@pytest.fixture(autouse=True)
-def this_machine(monkeypatch):
-    keep_to_this_machine(monkeypatch)
-
-
-@pytest.fixture(params=BY)
-def ours(request, monkeypatch):
-    monkeypatch.setenv(links.BY, request.param)
-
-
-@pytest.fixture(params=BY)
-def theirs(request):
-    return request.param
+this_machine, ours, theirs = robots.this_machine, robots.ours, robots.theirs
 
 
 @pytest.fixture

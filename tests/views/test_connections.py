@@ -21,7 +21,7 @@ from edge_rjepa.views.dashboard.kept import KeptRun
 from edge_rjepa.views.dashboard.server import Dashboard
 from edge_rjepa.views.dashboard.subject import Refused
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 TOKEN = "open sesame"
 
 

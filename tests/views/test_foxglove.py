@@ -29,7 +29,7 @@ from tests.foxglove_messages import decoded
 from tests.tools import need
 
 CAMERA = Pinhole(64, 48, 1.0)
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 NPM = Path(__file__).parents[2] / ".venv" / "foxglove"  # made by `make foxglove`
 
 

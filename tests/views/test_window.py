@@ -19,7 +19,7 @@ def learn(tmp_path, **environment):
         [*LEARN, "--out", str(tmp_path / "run")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=os.environ | none | environment,
     )
 
@@ -81,7 +81,7 @@ def test_what_is_shown_is_on_the_screen(display, tmp_path):
         [sys.executable, "-c", SHOWN, str(picture)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env=os.environ | {"DISPLAY": display},
     )
     assert done.returncode == 0, done.stderr
@@ -144,7 +144,7 @@ def test_it_can_be_closed_and_that_is_said_once(display, command):
         [sys.executable, "-c", CLOSED, *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env=os.environ | {"DISPLAY": display},
     )
     assert done.returncode == 0, done.stderr

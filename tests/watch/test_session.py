@@ -83,6 +83,7 @@ def folder(learned, tmp_path):
 # What is usual outlives the process
 
 
+@pytest.mark.slow
 def test_a_watch_goes_on_without_a_warm_up(folder, photographs, thing):
     """What stood there still does, and ends; something new is told; numbers go on."""
 
@@ -100,6 +101,7 @@ def test_a_watch_goes_on_without_a_warm_up(folder, photographs, thing):
     assert [line["kind"] for line in lines] == ["alarm", "gone", "alarm"]
 
 
+@pytest.mark.slow
 def test_what_came_while_it_was_not_running_is_told(folder, photographs, thing):
     both = lambda t_s, image: put(put(image, thing, 200, 100), thing, 40, 150)  # noqa: E731
     assert Kept(folder).see(stream(photographs[0], 8.0, both)) == [("alarm", 2)]
@@ -132,6 +134,7 @@ def test_places_are_kept_within_bounds(monkeypatch):
     assert [int(p["x"][0]) for p in places.places] == [19, 20]
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_of_a_fixed_size(folder, photographs):
     """All that a place holds is there from the start: looking on adds nothing."""
     watch = Watch(encode, REST, warm_up_s=WARM_UP_S)
@@ -175,6 +178,7 @@ def changed(**tensors):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -204,11 +208,13 @@ def test_a_state_that_cannot_be_used_is_set_aside(folder, damage, message):
     assert not kept.watch.known.places and kept.watch.last_number == 1
 
 
+@pytest.mark.slow
 def test_a_state_that_is_too_large_is_not_read(folder, monkeypatch):
     monkeypatch.setattr(state, "MOST_BYTES", -(1 << 20))
     assert "too large" in Kept(folder).reports[0]
 
 
+@pytest.mark.slow
 def test_an_earlier_copy_is_used_when_the_newest_is_damaged(folder, photographs):
     state.save(Kept(folder).watch, folder)
     cut(folder / state.FILE)
@@ -217,6 +223,7 @@ def test_an_earlier_copy_is_used_when_the_newest_is_damaged(folder, photographs)
     assert len(kept.watch.known.places) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -233,6 +240,7 @@ def test_a_state_of_another_encoder_or_camera_is_learned_anew(folder, options, m
     assert (folder / state.SET_ASIDE).exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_said_once(folder, photographs, monkeypatch):
     kept = Kept(folder)
     for frame in stream(photographs[0], KEPT_FOR_S):
@@ -252,6 +260,7 @@ def test_a_disk_that_is_full_is_said_once(folder, photographs, monkeypatch):
 # What the owner says
 
 
+@pytest.mark.slow
 def test_what_is_fine_is_not_told_again(folder, photographs, thing, capsys):
     """Said while nothing runs; the thing goes and comes back."""
     assert main(["fine", str(folder), "1"]) == 0 and "alarm 1 is fine" in capsys.readouterr().out
@@ -266,6 +275,7 @@ def test_what_is_fine_is_not_told_again(folder, photographs, thing, capsys):
     assert again.see(stream(photographs[0], 16.0, to_and_fro)) == []
 
 
+@pytest.mark.slow
 def test_without_the_word_it_is_told_again(folder, photographs, thing):
     def to_and_fro(t_s, image):
         return put(image, thing, 200, 100) if not 6.0 < t_s < 10.0 else image
@@ -274,6 +284,7 @@ def test_without_the_word_it_is_told_again(folder, photographs, thing):
     assert told == [("gone", 1), ("alarm", 2)]
 
 
+@pytest.mark.slow
 def test_an_alarm_that_is_gone_can_be_fine(folder, photographs, thing):
     kept = Kept(folder)
     assert kept.see(stream(photographs[0], 7.0)) == [("gone", 1)]
@@ -285,6 +296,7 @@ def test_an_alarm_that_is_gone_can_be_fine(folder, photographs, thing):
     assert ["alarm 99 is not remembered" in report for report in kept.reports] == [True]
 
 
+@pytest.mark.slow
 def test_what_is_said_in_another_place_holds_there(folder, photographs):
     watch = Watch(encode, REST, warm_up_s=WARM_UP_S)
     state.load(watch, folder)
@@ -294,6 +306,7 @@ def test_what_is_said_in_another_place_holds_there(folder, photographs):
     assert not watch.known.places[0]["told.holds"].any()
 
 
+@pytest.mark.slow
 def test_words_of_other_processes_are_heard_once(folder):
     feedback = Feedback(folder)
     assert feedback.drain() == []
@@ -307,6 +320,7 @@ def test_words_of_other_processes_are_heard_once(folder):
     assert feedback.drain() == [3, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number", "message"),
     [
@@ -335,6 +349,7 @@ def test_a_mask_covers_what_lies_in_it():
     assert covered(mask, windows).tolist() == [True, True, True, True, False, False]
 
 
+@pytest.mark.slow
 def test_nothing_is_told_where_a_mask_lies(folder, photographs, thing):
     """A thing comes on each side: only that on the right is told of; the mask is kept."""
     both = lambda t_s, image: (  # noqa: E731
@@ -387,6 +402,7 @@ def test_what_is_no_mask_is_refused(tmp_path, content, message):
 # Told, gone, removed
 
 
+@pytest.mark.slow
 def test_what_is_taken_away_is_told_as_removed_and_ends_when_it_is_back(photographs, thing):
     def taken(t_s, image):
         return image if 33.0 < t_s < 40.0 else put(image, thing, 200, 100)

@@ -223,7 +223,7 @@ def checks():
     found["errors"] = what_cuda_reports_becomes_a_device_error
     found["benchmarks/gpu.py"] = the_benchmark_runs
     found["tiles of a GPU"] = partial(
-        as_on_a_gpu, is_the_cpu_s, sized("gated", 3, 9, 2, 2, n_encoder_hidden=5), (17,)
+        as_on_a_gpu, is_the_cpu_s, sized("gated", 3, 9, 2, 2, n_encoder_hidden=5), (5,)
     )
     return found
 
