@@ -30,7 +30,10 @@ from edge_rjepa.learner.merge import Lesson, checked, lesson_of
 from edge_rjepa.run.config import RunConfig
 
 PATIENCE_S = 3600.0  # of a round: machines differ
-ONE_CORE = {"client_resources": {"num_cpus": 1}}  # each robot
+BACKEND = {
+    "client_resources": {"num_cpus": 1},  # a core a robot
+    "init_args": {"include_dashboard": False, "log_to_driver": False},
+}
 
 
 def compared(pictures: Path, plan: Plan) -> str:
@@ -55,7 +58,7 @@ def by_flower(pictures: Path, plan: Plan) -> tuple[Lesson, list[str]]:
             server_app(strategy, lambda: kept.standing.round > last),
             robot_app(pictures, plan, folder),
             plan.robots,
-            backend_config=ONE_CORE,
+            backend_config=BACKEND,
         )
         return kept.lesson, said
 

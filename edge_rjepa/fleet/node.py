@@ -47,6 +47,8 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_push_object_fn_protobuf,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
     pull_and_inflate_object_from_tree,
     push_objects,
 )
@@ -158,7 +160,13 @@ def connected(robot: Robot) -> Iterator[None]:
         with _registered(client, keys, bool(settings.key)) as node, _heartbeats(client, node):
             robot.is_connected()
             while True:
-                _take_part(client, node, app)
+                try:
+                    _take_part(client, node, app)
+                except (ObjectPullError, ObjectPushError):  # the server has deleted its parts
+                    robot.tell(
+                        "a round was over before all of it had gone over the line; if that happens "
+                        "often, let the server's rounds last longer (--every)"
+                    )
                 yield
                 robot.rest(POLL_S)
 

@@ -228,7 +228,7 @@ def server_app(strategy: Lessons, stopped: Callable[[], bool]) -> ServerApp:
                 time.sleep(POLL_S)
                 continue
             tasks = strategy.configure_train(0, strategy.arrays(), ConfigRecord(), grid)
-            answers = grid.send_and_receive(tasks, timeout=strategy.pace.patience_s)
+            answers = grid.send_and_receive(tasks, timeout=strategy.patience_s)
             strategy.aggregate_train(0, answers)
 
     return app
