@@ -50,6 +50,7 @@ from edge_rjepa.fleet.strategy import Lessons
 from safe_files.errors import why
 
 POLL_S = 0.2  # for answers
+IDLE_S = 60  # a connection stays open for; robots close theirs sooner, so that none is cut in use
 
 
 class Door(NamedTuple):
@@ -80,7 +81,7 @@ class Server:
             self._admit(door.robot_keys)
         app = _app(self._factory, door.robot_keys is not None, most_bytes)
         config = uvicorn.Config(
-            app, log_level="critical", lifespan="off",
+            app, log_level="critical", lifespan="off", timeout_keep_alive=IDLE_S,
             ssl_certfile=door.certificate or None, ssl_keyfile=door.certificate_key or None,
         )  # fmt: skip
         try:
