@@ -19,7 +19,7 @@ have), and each robot alone (the least). --merge:
 standard deviation as a share of --clip, before it hands the update out.
 
 Rows go into --out as they come; the same command goes on where it was stopped. --docs puts the
-table of all of them into docs/fleet.md.
+tables of all of them into docs/fleet.md.
 """
 
 from __future__ import annotations
@@ -203,27 +203,43 @@ def is_of(row: Row, plan: Plan) -> bool:
     return plan._asdict().items() <= row.items()
 
 
+def tables(rows: list[Row]) -> dict[str, str]:
+    """By name: all without noise; and with noise, beside the same fleets without it."""
+    noisy_fleets = {_fleet(row) for row in rows if row["noise"]}
+    return {
+        "fleet": table([row for row in rows if not row["noise"]]),
+        "noise": table([row for row in rows if _fleet(row) in noisy_fleets]),
+    }
+
+
 def table(rows: list[Row]) -> str:
     """Means over seeds (lowest .. highest), as Markdown."""
-    heading = (
-        "who", "robots", "fixations", "every", "merge", "noise", "rounds", "MB a robot", "seeds",
-        *SCORES,
-    )  # fmt: skip
+    heading = ("who", "robots", "every", "merge", "noise", "rounds", "MB a robot", "seeds", *SCORES)
     lines = []
     for kind in dict.fromkeys(_kind(row) for row in rows):
         same = [row for row in rows if _kind(row) == kind]
         row = same[0]
         lines.append(
             (
-                row["who"], str(row["robots"]), f"{row['fixations']:,}",
-                f"{row['every']:,}" if row["every"] else "", row["merge"],
-                f"{row['noise']:g}" if row["noise"] else "", str(row["rounds"] or ""),
-                f"{row['megabytes']:.0f}" if row["rounds"] else "", str(len(same)),
-                *(mean_and_range([each[name] for each in same]) for name in SCORES[:3]),
-                *(f"{np.mean([each[name] for each in same]):.1f}" for name in SCORES[3:]),
+                row["who"], str(row["robots"]), f"{row['every']:,}" if row["every"] else "",
+                row["merge"], f"{row['noise']:g}" if row["noise"] else "",
+                str(row["rounds"] or ""), f"{row['megabytes']:.0f}" if row["rounds"] else "",
+                str(len(same)), *(of_seeds([each[name] for each in same]) for name in SCORES),
             )
         )  # fmt: skip
+    used = [i for i in range(len(heading)) if any(line[i] for line in lines)]
+    heading, *lines = (tuple(line[i] for i in used) for line in (heading, *lines))
     return str(Table(heading, lines))
+
+
+def of_seeds(values: list[float]) -> str:
+    """As a cell."""
+    return mean_and_range(values) if len(values) > 1 else f"{values[0]:.3f}"
+
+
+def _fleet(row: Row) -> tuple[object, ...]:
+    """What a fleet with noise has in common with one without."""
+    return tuple(row[name] for name in ("who", "robots", "every", "merge", "fixations"))
 
 
 def _kind(row: Row) -> tuple[object, ...]:
@@ -295,10 +311,10 @@ def measure(options: argparse.Namespace) -> None:
         print(line, flush=True)
         with options.out.open("a") as file:
             file.write(line + "\n")
-    rows = kept_in(options.out)
-    print(table(rows))
-    if options.docs:
-        put(PAGE, "fleet", table(rows))
+    for name, text in tables(kept_in(options.out)).items():
+        print(f"\n{name}\n{text}")
+        if options.docs:
+            put(PAGE, name, text)
 
 
 if __name__ == "__main__":

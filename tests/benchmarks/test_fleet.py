@@ -48,6 +48,19 @@ def test_a_row_is_of_its_plan_alone(protocol):
     assert [fleet.is_of(row, plan) for plan in plans] == [True, False, False, False]
 
 
+def test_noise_has_a_table_of_its_own_with_the_same_fleet_without_it():
+    plans = [
+        PLAN, PLAN._replace(seed=4), PLAN._replace(noise=0.1), PLAN._replace(every=64),
+        PLAN._replace(who="each alone", every=0, merge=""),
+    ]  # fmt: skip
+    scores = dict.fromkeys(fleet.SCORES, 0.5)
+    rows = [{**plan._asdict(), **scores, "rounds": 3, "megabytes": 1.0} for plan in plans]
+    found = fleet.tables(rows)
+    assert [len(found[name].splitlines()) - 2 for name in ("fleet", "noise")] == [3, 2]
+    assert "0.500 (0.500 .. 0.500)" in found["noise"].splitlines()[2]  # of two seeds
+    assert "| 0.1 " in found["noise"].splitlines()[3]
+
+
 def test_robots_of_a_fleet_have_seen_as_much_as_those_alone(protocol):
     """And end with what none of them has alone."""
     assert PLAN.ends_of_rounds == [128, 256, 320]
