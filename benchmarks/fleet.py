@@ -214,14 +214,18 @@ def tables(rows: list[Row]) -> dict[str, str]:
 
 def table(rows: list[Row]) -> str:
     """Means over seeds (lowest .. highest), as Markdown."""
-    heading = ("who", "robots", "every", "merge", "noise", "rounds", "MB a robot", "seeds", *SCORES)
+    heading = (
+        "who", "robots", "fixations each", "every", "merge", "noise", "rounds", "MB a robot",
+        "seeds", *SCORES,
+    )  # fmt: skip
     lines = []
     for kind in dict.fromkeys(_kind(row) for row in rows):
         same = [row for row in rows if _kind(row) == kind]
         row = same[0]
         lines.append(
             (
-                row["who"], str(row["robots"]), f"{row['every']:,}" if row["every"] else "",
+                row["who"], str(row["robots"]), f"{row['fixations']:,}",
+                f"{row['every']:,}" if row["every"] else "",
                 row["merge"], f"{row['noise']:g}" if row["noise"] else "",
                 str(row["rounds"] or ""), f"{row['megabytes']:.0f}" if row["rounds"] else "",
                 str(len(same)), *(of_seeds([each[name] for each in same]) for name in SCORES),
