@@ -7,6 +7,7 @@ of the left ones. No window crosses the middle. docs/learning.md describes it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ class Places:
     """The protocol. folder: of photographs; elsewhere: learn from paintings and drawings only.
 
     visit_frames: fewest and most frames of a visit, log-uniform between them. retina: names and
-    values of RetinaConfig, in place of its defaults.
+    values of RetinaConfig, in place of its defaults. few_labels: labelled sequences of a place that
+    are asked with, beside all. poolings: of POOLINGS.
     """
 
     n_efference = 4
@@ -138,14 +140,16 @@ class Places:
         visit_frames: tuple[int, int] = (VISIT_FRAMES, VISIT_FRAMES),
         retina: tuple[tuple[str, object], ...] = (),
         pictures: Callable[[str], list[np.ndarray]] | None = None,
+        few_labels: tuple[int, ...] = FEW_LABELS,
+        poolings: tuple[str, ...] = tuple(POOLINGS),
     ):
+        self.few_labels, self.poolings = few_labels, poolings
         pictures = pictures or (lambda name: photographs.load(name, folder))
         self.retina = Retina(RetinaConfig(**dict(retina)))
         self.n_features = self.retina.n_features
         self.visit_frames = visit_frames
         left, right = halves(pictures("monuments"))
         self.fitted, self.asked = self.probe_sequences(left, right)
-        self.features = [self._features(part) for part in (self.fitted, self.asked)]
         self.visited = left
         if elsewhere:
             self.visited = [
@@ -180,11 +184,18 @@ class Places:
             for features, part in zip(self.features, (self.fitted, self.asked), strict=True)
         ]
         scores = {}
-        for name, pool in POOLINGS.items():
-            rows = [pool(each) for each in seen]
-            found = accuracies(rows[0], self.fitted.labels, rows[1], self.asked.labels)
+        for name in self.poolings:
+            rows = [POOLINGS[name](each) for each in seen]
+            found = accuracies(
+                rows[0], self.fitted.labels, rows[1], self.asked.labels, self.few_labels
+            )
             scores |= {f"{name} {classifier}": share for classifier, share in found.items()}
         return scores | held_out_scores(model, [_flat(seen[1])])
+
+    @functools.cached_property
+    def features(self) -> list[np.ndarray]:
+        """Of the sequences to fit to, and of those to ask about: (N, 16, f)."""
+        return [self._features(part) for part in (self.fitted, self.asked)]
 
     def _features(self, part: Sequences) -> np.ndarray:
         looks = zip(part.labels, part.pixels, strict=True)
@@ -216,7 +227,11 @@ def log_uniform(fewest: int, most: int, rng: np.random.Generator) -> int:
 
 
 def accuracies(
-    fitted: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray
+    fitted: np.ndarray,
+    labels: np.ndarray,
+    asked: np.ndarray,
+    truth: np.ndarray,
+    few_labels: tuple[int, ...] = FEW_LABELS,
 ) -> dict[str, float]:
     """Shares of rows asked (M, d) told right by what was fitted to rows (N, d).
 
@@ -233,7 +248,7 @@ def accuracies(
         return float((by_ridge == truth).mean()), float((by_neighbours == truth).mean())
 
     found = dict(zip(("ridge", "neighbours"), told(np.arange(len(labels))), strict=True))
-    for count in FEW_LABELS:
+    for count in few_labels:
         if count < np.unique(labels, return_counts=True)[1].min():
             rng = np.random.default_rng(count)
             shares = [told(draw(labels, count, rng)) for _ in range(DRAWS)]

@@ -7,6 +7,7 @@ server.py    the server: Flower's SuperLink, ServerApp and the strategy in one p
 strategy.py  .. what is asked of robots in a round, and what is made of their answers
 bounded.py   .. without letting one of them harm the others
 kept.py      .. and kept in a folder
+keys.py      what robots are known by
 parcel.py    what is sent: facts and a lesson; records.py: as Flower's records
 """
 

@@ -95,9 +95,14 @@ class Fleet:
         return lesson_of(self._learner)
 
     @property
+    def lesson_bytes(self) -> int:
+        """Of the arrays of a lesson."""
+        return sum(array.nbytes for array in self.lesson.arrays())
+
+    @property
     def most_bytes(self) -> int:
         """Of what a robot sends at once: room for its lesson."""
-        return sum(array.nbytes for array in self.lesson.arrays()) + ROOM_BYTES
+        return self.lesson_bytes + ROOM_BYTES
 
     def learn(self, lesson: Lesson, since: int, taken: list[Lesson]) -> None:
         """Go on from what was merged of `taken`, and keep it. Raises CheckpointError."""

@@ -20,9 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import httpx
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.clientapp import ClientApp
@@ -49,6 +47,8 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_push_object_fn_protobuf,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
     pull_and_inflate_object_from_tree,
     push_objects,
 )
@@ -57,19 +57,17 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from edge_rjepa.errors import ConfigError, InputError
+from edge_rjepa.errors import InputError
 from edge_rjepa.fleet.child import Settings
+from edge_rjepa.fleet.keys import private_key
 from edge_rjepa.fleet.parcel import Parcel
 from edge_rjepa.fleet.records import client_app
 from edge_rjepa.fleet.wire import Frame, Wire
-from safe_files.errors import FileError, why
 from safe_files.plain import rebuilt
-from safe_files.reading import read_bytes
 
 POLL_S = 1.0  # how often it asks for a task
 ALIVE_S = 10.0  # how often it says that it is there; the server believes it for twice as long
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-MOST_KEY_BYTES = 1 << 16
 NICENESS = 5  # learning comes first
 
 
@@ -162,7 +160,13 @@ def connected(robot: Robot) -> Iterator[None]:
         with _registered(client, keys, bool(settings.key)) as node, _heartbeats(client, node):
             robot.is_connected()
             while True:
-                _take_part(client, node, app)
+                try:
+                    _take_part(client, node, app)
+                except (ObjectPullError, ObjectPushError):  # the server has deleted its parts
+                    robot.tell(
+                        "a round was over before all of it had gone over the line; if that happens "
+                        "often, let the server's rounds last longer (--every)"
+                    )
                 yield
                 robot.rest(POLL_S)
 
@@ -249,17 +253,7 @@ def _keys(path: str) -> Keys:
     """Those of the file, or new ones where there is none."""
     if not path:
         return Keys(*generate_key_pairs())
-    try:
-        private = load_ssh_private_key(read_bytes(path, MOST_KEY_BYTES), None)
-        if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise ValueError("of another kind")
-    except OSError as error:
-        raise ConfigError(f"cannot read the key {path}: {why(error)}") from error
-    except (ValueError, FileError, UnsupportedAlgorithm) as error:
-        raise ConfigError(
-            f"{path} is no private key of an elliptic curve ({error}): make one with "
-            "ssh-keygen -t ecdsa -b 384 -N '' -f robot.key"
-        ) from error
+    private = private_key(path)
     return Keys(private, private.public_key())
 
 

@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import uvicorn
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from fastapi import FastAPI
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
@@ -48,12 +45,12 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.fleet.keys import public_key
 from edge_rjepa.fleet.strategy import Lessons
-from safe_files.errors import FileError, why
-from safe_files.reading import read_bytes
+from safe_files.errors import why
 
 POLL_S = 0.2  # for answers
-MOST_KEY_BYTES = 1 << 16
+IDLE_S = 60  # a connection stays open for; robots close theirs sooner, so that none is cut in use
 
 
 class Door(NamedTuple):
@@ -84,7 +81,7 @@ class Server:
             self._admit(door.robot_keys)
         app = _app(self._factory, door.robot_keys is not None, most_bytes)
         config = uvicorn.Config(
-            app, log_level="critical", lifespan="off",
+            app, log_level="critical", lifespan="off", timeout_keep_alive=IDLE_S,
             ssl_certfile=door.certificate or None, ssl_keyfile=door.certificate_key or None,
         )  # fmt: skip
         try:
@@ -123,9 +120,8 @@ class Server:
         if not paths:
             raise ConfigError(f"{folder} holds no public keys (*.pub) of robots: copy them there")
         for path in paths:
-            node = self.state.create_node(
-                NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, _public_key(path), 0, name=path.stem
-            )
+            key = public_key_to_bytes(public_key(path))
+            node = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0, name=path.stem)
             self._names[node] = path.stem
 
 
@@ -233,7 +229,7 @@ def server_app(strategy: Lessons, stopped: Callable[[], bool]) -> ServerApp:
                 time.sleep(POLL_S)
                 continue
             tasks = strategy.configure_train(0, strategy.arrays(), ConfigRecord(), grid)
-            answers = grid.send_and_receive(tasks, timeout=strategy.pace.patience_s)
+            answers = grid.send_and_receive(tasks, timeout=strategy.patience_s)
             strategy.aggregate_train(0, answers)
 
     return app
@@ -291,19 +287,3 @@ def _listening(door: Door) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {door.host}:{door.port} ({why(error)}): name another --address"
         ) from error
-
-
-def _public_key(path: Path) -> bytes:
-    """As Flower knows a robot by. Raises ConfigError."""
-    try:
-        key = load_ssh_public_key(read_bytes(path, MOST_KEY_BYTES))
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ValueError("of another kind")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {why(error)}") from error
-    except (ValueError, FileError, UnsupportedAlgorithm) as error:
-        raise ConfigError(
-            f"{path} is no public key of an elliptic curve ({error}): make one with "
-            "ssh-keygen -t ecdsa -b 384 -N '' -f robot.key"
-        ) from error
-    return public_key_to_bytes(key)

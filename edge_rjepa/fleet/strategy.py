@@ -28,6 +28,7 @@ from edge_rjepa.learner.merge import Lesson, checked
 from edge_rjepa.learner.objective import information_of
 from edge_rjepa.run.monitor import Monitor, health
 
+SLOWEST_BYTES_S = 50_000  # of a line to a robot: TCP over 100 ms each way and 1 % lost has 80,000
 LATE_S = 60.0  # after a round has ended, what is left of it is deleted at the latest
 NOTED_SHORTENED = 0.5  # who is shortened to less than this is told of
 
@@ -38,11 +39,6 @@ class Pace(NamedTuple):
     after_fixations: int  # of each robot ..
     after_s: float  # .. or after so long, whichever is first
     min_robots: int  # fewer lessons are not merged
-
-    @property
-    def patience_s(self) -> float:
-        """How long the server waits for answers: robots also have to send them."""
-        return 2.0 * self.after_s + 5.0
 
 
 class _Accepted(NamedTuple):
@@ -72,6 +68,12 @@ class Lessons(Strategy):
         self._monitor = Monitor(fleet.config.monitor)
         self._few = False  # robots in the last round
 
+    @property
+    def patience_s(self) -> float:
+        """How long the server waits for answers: a lesson also has to go to a robot and back."""
+        travel_s = 2.0 * self.fleet.lesson_bytes / SLOWEST_BYTES_S
+        return 2.0 * self.pace.after_s + travel_s + 5.0
+
     def arrays(self) -> ArrayRecord:
         """The fleet's lesson, for `start`."""
         return record_of(Parcel({}, self.fleet.lesson.arrays()))[LESSON]
@@ -93,7 +95,7 @@ class Lessons(Strategy):
         )
         record = record_of(Parcel(task._asdict(), self.fleet.lesson.arrays()))
         return [
-            Message(record, node, MessageType.TRAIN, ttl=self.pace.patience_s + LATE_S)
+            Message(record, node, MessageType.TRAIN, ttl=self.patience_s + LATE_S)
             for node in grid.get_node_ids()
         ]
 

@@ -120,7 +120,8 @@ class Hostile(threading.Thread):
     def __init__(self, settings: Settings, attack) -> None:
         super().__init__(daemon=True)
         self.settings = settings
-        self.rounds = 0
+        self.rounds, self.joined = 0, 0
+        self.events: list[str] = []
         self._attack = attack
         self._ended = threading.Event()
         self.start()
@@ -135,7 +136,12 @@ class Hostile(threading.Thread):
                 self._ended.wait(1.0)
 
     def is_connected(self) -> None:
-        """Nobody asks."""
+        """Once more."""
+        self.joined += 1
+
+    def tell(self, event: str) -> None:
+        """What node.py says of the connection."""
+        self.events.append(event)
 
     def rest(self, seconds: float) -> None:
         """Until the next task."""

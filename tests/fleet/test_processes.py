@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("flwr", reason="needs Flower: make fleet")
 
+from edge_rjepa.fleet import node
 from edge_rjepa.fleet.child import Settings
 from edge_rjepa.fleet.parcel import VERSION, Answer, Parcel
 from edge_rjepa.learner.config import RJepaConfig
@@ -204,6 +205,22 @@ def test_one_hostile_robot_of_four_harms_nobody(fleet, kind):
         assert server.said("is left out of round"), server.lines
     robots[0].learn(2)
     assert np.isfinite(robots[0].run.learner.information)
+
+
+def test_a_round_that_ends_while_an_answer_is_on_its_way(fleet, monkeypatch):
+    """As over a slow line: the server has deleted where its parts go, and the robot stays."""
+    push = node.push_objects
+
+    def slowly(*arguments, **named):
+        time.sleep(12.0)
+        push(*arguments, **named)
+
+    monkeypatch.setattr(node, "push_objects", slowly)
+    fleet.server("--every", 1, "--min-robots", 1)
+    late = fleet.hostile(lambda task: Parcel(task.facts, task.arrays))
+    until(lambda: late.rounds == 2)
+    assert any("over before all of it" in event for event in late.events), late.events
+    assert late.joined == 1
 
 
 def test_the_commands_alone(fleet, tmp_path, config):

@@ -52,6 +52,13 @@ def identity(monkeypatch):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
+def test_a_round_has_time_for_a_lesson_to_go_and_come_back(strategy, tmp_path):
+    """Over a line with 100 ms each way and 1 % lost, of which a small network notices nothing."""
+    assert 2.0 * 5.0 + 5.0 < strategy.patience_s < 16.0
+    large = Fleet.opened(tmp_path / "large", RunConfig(), None)
+    assert Lessons(large, Pace(100, 5.0, 2), print).patience_s > 15.0 + 2 * 32.0
+
+
 def tasks(strategy, nodes=NODES):
     grid = SimpleNamespace(get_node_ids=lambda: nodes)
     messages = strategy.configure_train(0, strategy.arrays(), ConfigRecord(), grid)
