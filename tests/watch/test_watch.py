@@ -577,6 +577,19 @@ def test_a_second_watch_of_a_run_goes_on_where_the_first_ended(world, tmp_path, 
 
 
 @pytest.mark.slow
+def test_what_is_shorter_than_the_warm_up_is_watched_where_the_place_is_known(
+    world, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    command = ["watch", str(world / "run"), "--source", str(world / "yard.avi"), "--out", str(out)]
+    assert main([*command, "--warm-up", "30"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--warm-up", "300", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["kind"] for line in lines] == ["event", "estimate", "gone", "alarm", "estimate"]
+
+
+@pytest.mark.slow
 def test_the_command_reports_to_people_in_words(world, tmp_path, capsys):
     rc, out, err = run_watch(
         world, "run", "--source", world / "yard.avi", "--warm-up", "30", "--out", tmp_path / "out",
