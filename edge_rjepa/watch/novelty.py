@@ -15,9 +15,9 @@ was taken away is told from the pictures (usual_pictures.py). Where all has chan
 the light, is elsewhere: in a place that is known, or in one that must be learned (place.py).
 
 The threshold is one number, the false alarms an hour that are to be expected. The level that is
-passed once an hour follows from the highest persistent scores of the warm-up (threshold.py), though
-that took only minutes. The threshold then stays; what is seen later gives a running estimate of how
-often it is passed with nothing new.
+passed once an hour follows from the highest persistent scores with nothing new (threshold.py): of
+the warm-up, though that took only minutes, and of all that is seen after it, up to an hour. What
+was just learned fits better than what comes later, so minutes alone give too low a threshold.
 """
 
 from __future__ import annotations
@@ -278,8 +278,7 @@ class Watch:
         self._scores[directions] = np.column_stack([self._scores[directions, 1:], scores])
         persistent = self._persistent_scores(directions)
         if age > 1.0:
-            if not self.is_warm:
-                place.threshold = self._threshold(place.tail)
+            place.threshold = self._threshold(place.tail)
             self._detect(frame, directions, persistent, z, match)
             self._end_alarms(directions, z, t_s)
         if age > TAIL_FROM:
