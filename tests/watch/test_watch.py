@@ -117,6 +117,22 @@ def test_what_is_placed_is_reported_once_where_it_is(seen):
     assert 0.0 < alarm.per_hour < 1.0
 
 
+def test_the_threshold_follows_what_is_seen_with_nothing_new(photograph):
+    """In the warm-up what was just learned fits better than what comes later."""
+    frames = stream(photograph, WARM_UP_S + 2.0)
+    watching = Watch(encode, REST, warm_up_s=WARM_UP_S)
+    for frame in frames:
+        watching.look(frame)
+        if watching.is_warm:
+            break
+    for k, score in enumerate(np.random.default_rng(0).normal(2.5, 0.1, 1000)):
+        watching.tail.add(score, 1e4 + k * BLOCK_S)
+    before = watching.threshold
+    watching.look(next(frames))
+    assert watching.threshold == pytest.approx(watching.tail.threshold(1.0), abs=0.01)
+    assert watching.threshold > 2.75 and abs(watching.threshold - before) > 0.01
+
+
 @pytest.mark.slow
 def test_the_same_frames_give_the_same_alarms(photograph, thing, seen):
     again, _ = watched(stream(photograph, 42.0, placed(thing)))
