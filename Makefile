@@ -101,7 +101,7 @@ bench-robots: .venv/robots.stamp
 	.venv/robots/bin/python -m benchmarks.robots
 
 bench-watch: .venv/test.stamp
-	$(BIN)/python -m benchmarks.watch --docs
+	$(BIN)/python -m benchmarks.watch --docs --efficientnet .venv/efficientnet
 
 # The pictures of README and docs, by the commands they show.
 pictures: .venv/test.stamp

@@ -1,13 +1,16 @@
 """How well `watch` finds what is newly placed, and how often it is wrong, beside MOG2.
 
-    python -m benchmarks.watch [--placements N] [--quiet-hours H] [--only NAME] [--processes N] \
-        [--docs]
+    python -m benchmarks.watch [--placements N] [--quiet-hours H] [--plays N] [--only NAME ..] \
+        [--streams NAME ..] [--efficientnet DIR] [--processes N] [--docs]
 
 Streams at 10 pictures a second, 320 x 240:
 
 - `camera at rest`, `moving head`: scikit-image's photographs before the simulated camera, with
   light that goes up and down by 10% in two minutes, pixel noise and a fixed pattern. The moving
   head turns every 3 s to somewhere near.
+- `rain`, `leaves`: the camera at rest, with drawn streaks of rain that come in showers of half of
+  every five minutes, each of another strength; with a drawn bush over a third of the view that
+  sways in gusts.
 - `vtest.avi` of opencv-doc, people on a campus: the network learns on the first half, which is the
   warm-up, too, and watches the second half again and again, with other objects each time.
 - `vtest.avi, 5 min`: the same, but the first half is shown to and fro for 5 minutes of warm-up.
@@ -19,7 +22,11 @@ none: what is reported there is a false alarm; so is what is reported elsewhere.
 
 Beside it: the same watch with an untrained network, and OpenCV's MOG2: regions that are foreground
 for 1.2 s on end, and as large as they must be for at most one false alarm an hour on the very quiet
-streams it is judged by, which is more than it could know.
+streams it is judged by, which is more than it could know. With --efficientnet, PaDiM on the
+pretrained EfficientNet-Lite0 (benchmarks/padim.py), as long as a camera is at rest: it learns from
+300 pictures of the warm-up and is asked every 0.4 s; what counts is the lowest of three distances
+in a row, above a threshold that is chosen as MOG2's. (anomalib's own PaDiM loads its weights from a
+hub.) What a picture costs is CPU time, of all its threads.
 
 Below the table: how many false alarms an hour that many quiet hours allow to say, with 95%
 confidence, and how often a change is rightly told to be new, or to be something taken away.
@@ -34,6 +41,7 @@ import multiprocessing
 import platform
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +50,8 @@ import cv2
 import numpy as np
 from scipy.stats import chi2
 
+from benchmarks import efficientnet
+from benchmarks.padim import STRIDE, Padim
 from benchmarks.tables import Table, put
 from edge_rjepa.cli import main as command
 from edge_rjepa.encoder.opener import learner_embedder, open_encoder
@@ -59,6 +69,7 @@ from edge_rjepa.watch.usual_pictures import UsualPictures
 PAGE = Path(__file__).parent.parent / "docs" / "watch.md"
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 PICTURES_A_SECOND = 10
+ALARMS_PER_HOUR = 1.0
 LEARNING_FIXATIONS = 100_000
 WARM_UP_S = 600.0
 STAY_S, PAUSE_S = 12.0, 8.0
@@ -72,12 +83,24 @@ MOST_REMEMBERED = 200_000  # embeddings: those of a film, and of objects in it
 SMALLEST_REGION = 0.001  # of the view, that MOG2 is asked for
 REGIONS = np.geomspace(SMALLEST_REGION, 1.0, 60)
 FOREGROUND_S = 1.2
+PADIM_LEARNS_S, PADIM_LOOKS_S, PADIM_LOOKS = 2.0, 0.4, 3
+PADIM_APART_PX, PADIM_MOST = 70, 3  # between two things it finds in a picture; of these
+DISTANCES = np.geomspace(10.0, 1000.0, 100)  # thresholds
+
+SHOWER_S, SHOWER_SHARE, STREAKS = 300.0, 0.5, (20, 120)  # of the view, at once
+STREAK_PX, STREAK_SLANT, STREAK_LIGHT = (8, 20), 0.2, 0.35
+BUSH_LEAVES, LEAF_PX, BUSH_SHARE = 700, (4, 12), 0.33  # of the view's width
+SWAY_PX, SWAY_S, GUST_S = 5.0, 1.7, 47.0
 
 LONG_WARM_UP_S = 300.0
 FILMS = {"vtest.avi": None, "vtest.avi, 5 min": LONG_WARM_UP_S}
 VIEWS, CHANGES = 30, 300  # for new against removed
 
-CONTESTANTS = ("watch", "watch, untrained network", "MOG2")
+CONTESTANTS = ("watch", "watch, untrained network", "MOG2", "PaDiM")
+CHOSEN = {"MOG2": REGIONS, "PaDiM": DISTANCES}  # how strong, chosen on what they are judged by
+THRESHOLDS = {"MOG2": ", {:.2%} of the view", "PaDiM": ", distance {:.0f}"}
+AT_REST = ("camera at rest", "rain", "leaves")
+SCENES = ("camera at rest", "moving head", "rain", "leaves")
 
 
 class Placed(NamedTuple):
@@ -121,6 +144,16 @@ class Outcome(NamedTuple):
     hours: float
 
 
+class Play(NamedTuple):
+    """What came of one play of one stream, by contestant where it is a dict."""
+
+    found: dict[str, list[Found]]
+    objects: list[Placed]
+    seconds: float  # after the warm-up
+    pictures: int
+    cpu_s: dict[str, float]
+
+
 class Job(NamedTuple):
     """One play of one stream."""
 
@@ -130,9 +163,31 @@ class Job(NamedTuple):
     seconds: float
     placements: int
     contestants: tuple[str, ...]
+    python: Path | None = None  # that has EfficientNet-Lite0
 
 
-class Mog2:
+class Contestant:
+    """Looks at frames."""
+
+    elsewhere_s = 0.0  # of CPU, in other processes
+
+    def look(self, frame: Frame) -> list[Found]:
+        """What it finds with this frame."""
+        raise NotImplementedError
+
+
+class OurWatch(Contestant):
+    """`watch`. encode: embeds windows."""
+
+    def __init__(self, encode, camera: Camera, window_px: int, warm_up_s: float) -> None:
+        self._watch = Watch(encode, camera, window_px, ALARMS_PER_HOUR, warm_up_s)
+
+    def look(self, frame: Frame) -> list[Found]:
+        """Its alarms."""
+        return [Found(a.t_s, a.angles_rad, a.score) for a in self._watch.look(frame)]
+
+
+class Mog2(Contestant):
     """OpenCV's background subtraction, and regions that stay foreground."""
 
     def __init__(self, camera: Camera) -> None:
@@ -141,6 +196,7 @@ class Mog2:
         self._since = np.zeros((camera.height_px, camera.width_px), np.uint16)
 
     def look(self, frame: Frame) -> list[Found]:
+        """Regions that stay."""
         foreground = self._mog2.apply(frame.image) == 255  # shadows are 127
         self._since = np.where(foreground, self._since + 1, 0).astype(np.uint16)
         stays = (self._since >= FOREGROUND_S * PICTURES_A_SECOND).astype(np.uint8)
@@ -152,6 +208,48 @@ class Mog2:
                 angles_rad = self._camera.angles_of_pixels(middles[k], frame.head_rad)
                 found.append(Found(frame.t_capture_s, tuple(angles_rad.tolist()), share))
         return found
+
+
+class PadimWatch(Contestant):
+    """PaDiM, and what is far from usual in three looks in a row."""
+
+    def __init__(self, camera: Camera, python: Path, warm_up_s: float) -> None:
+        self._camera, self._warm_up_s = camera, warm_up_s
+        self._padim = Padim(python, (camera.width_px, camera.height_px))
+        self._due_s = 0.0
+        self._last: deque[np.ndarray] = deque(maxlen=PADIM_LOOKS)
+
+    @property
+    def elsewhere_s(self) -> float:
+        """CPU seconds of its process so far."""
+        return self._padim.cost()["seconds"]
+
+    def look(self, frame: Frame) -> list[Found]:
+        """The farthest parts of the picture."""
+        t_s = frame.t_capture_s
+        if t_s < self._due_s - 1e-6:
+            return []
+        learning = t_s < self._warm_up_s
+        self._due_s = t_s + (PADIM_LEARNS_S if learning else PADIM_LOOKS_S)
+        if learning:
+            self._padim.learn(frame.image)
+            return []
+        self._last.append(self._padim.judge(frame.image))
+        return self._farthest(frame) if len(self._last) == PADIM_LOOKS else []
+
+    def _farthest(self, frame: Frame) -> list[Found]:
+        distances = np.min(self._last, axis=0)
+        rows, columns = np.indices(distances.shape)
+        found = []
+        for _ in range(PADIM_MOST):
+            row, column = np.unravel_index(distances.argmax(), distances.shape)
+            pixel = STRIDE * np.array([column, row]) + STRIDE / 2
+            angles_rad = self._camera.angles_of_pixels(pixel, frame.head_rad)
+            strength = float(distances[row, column])
+            found.append(Found(frame.t_capture_s, tuple(angles_rad.tolist()), strength))
+            near = STRIDE * np.hypot(rows - row, columns - column) < PADIM_APART_PX
+            distances = np.where(near, 0.0, distances)
+        return [each for each in found if each.strength >= DISTANCES[0]]
 
 
 def distinct(found: list[Found], smallest: float) -> list[Found]:
@@ -177,13 +275,15 @@ class Scenery:
 
     camera = CAMERA
 
-    def __init__(self, moving: bool, seed: int) -> None:
-        self._moving = moving
+    def __init__(self, stream: str, seed: int) -> None:
+        self._moving = stream == "moving head"
         self._rng = np.random.default_rng(seed)
         self._objects = np.random.default_rng([seed, 1])
         self._source = SceneSource(skimage_photographs(), seed=seed, frames_a_scene=10**9)
         self._pattern = self._rng.normal(0.0, 2.5, (300, 400, 3)).astype(np.float32)
         self._photographs = [cv2.imread(str(path)) for path in skimage_photographs()]
+        weather = {"rain": Rain, "leaves": Leaves}.get(stream)
+        self._weather = weather and weather(np.random.default_rng([seed, 2]))
 
     def frames(self, seconds: float, placements: int) -> Iterator[tuple[Frame, Placed | None]]:
         """The warm-up, then so many seconds, or so many objects; with each, the object in it."""
@@ -196,6 +296,8 @@ class Scenery:
                 head = np.clip(head + self._rng.normal(0, TURN_STD_RAD, 2), -REACH_RAD, REACH_RAD)
                 self._source.head.move(*head.tolist())
             frame = self._source.read_next(0)._replace(t_capture_s=t_s, sequence=k)
+            if isinstance(self._weather, Leaves):  # what is placed stands before them
+                frame = frame._replace(image=self._weather.over(frame.image, t_s))
             if t_s >= due_s and placements:
                 angles_rad, picture = any_object(self._objects, self._photographs, CAMERA, frame)
                 placed, placements = Placed(t_s, t_s + STAY_S, angles_rad, picture), placements - 1
@@ -204,6 +306,8 @@ class Scenery:
                 frame = placed.put(frame, CAMERA)
                 if t_s >= placed.until_s:
                     placed = None
+            if isinstance(self._weather, Rain):
+                frame = frame._replace(image=self._weather.over(frame.image, t_s))
             yield self.lit(frame, t_s), placed
 
     def view(self, head_rad: np.ndarray) -> Frame:
@@ -220,6 +324,63 @@ class Scenery:
         image = frame.image * np.float32(light + 0.01 * self._rng.normal())
         image += self._pattern[y : y + 240, x : x + 320]
         return frame._replace(image=np.clip(image, 0, 255).astype(np.uint8))
+
+
+class Rain:
+    """Bright streaks that fall so fast that no two pictures share one; showers come and go."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._shower, self._streaks = -1, 0
+
+    def over(self, image: np.ndarray, t_s: float) -> np.ndarray:
+        """The picture with the rain of this time before it."""
+        shower, into = divmod(t_s / SHOWER_S, 1.0)
+        if shower != self._shower:
+            self._shower, self._streaks = shower, int(self._rng.integers(*STREAKS))
+        if into >= SHOWER_SHARE:
+            return image
+        height, width = image.shape[:2]
+        drawn = np.zeros((height, width), np.uint8)
+        for _ in range(self._rng.poisson(self._streaks)):
+            x, y = self._rng.uniform(0, width), self._rng.uniform(-STREAK_PX[1], height)
+            long = self._rng.uniform(*STREAK_PX)
+            end = round(x + STREAK_SLANT * long), round(y + long)
+            cv2.line(drawn, (round(x), round(y)), end, 255, 1, cv2.LINE_AA)
+        share = STREAK_LIGHT * drawn[..., None] / np.float32(255)
+        return (image + share * (255.0 - image)).astype(np.uint8)
+
+
+class Leaves:
+    """A bush over the left or the right of the view: drawn leaves, with gaps, that sway."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        height, width = CAMERA.height_px, CAMERA.width_px
+        self._leaves = np.zeros((height, width, 3), np.uint8)
+        self._there = np.zeros((height, width), np.float32)
+        side = width * BUSH_SHARE
+        left = 0.0 if rng.random() < 0.5 else width - side
+        for _ in range(BUSH_LEAVES):
+            at = round(rng.uniform(left, left + side)), round(rng.uniform(0.1, 1.0) * height)
+            axes = round(rng.uniform(*LEAF_PX)), round(rng.uniform(2, 5))
+            shape = at, axes, rng.uniform(0, 360), 0, 360
+            green = rng.uniform(0.4, 1.0) * np.array([50, 140, 80]) + rng.normal(0, 12, 3)
+            cv2.ellipse(self._leaves, *shape, np.clip(green, 0, 255).tolist(), -1)
+            cv2.ellipse(self._there, *shape, 1.0, -1)
+        self._x, self._y = np.meshgrid(np.arange(width), np.arange(height))
+        self._x, self._y = self._x.astype(np.float32), self._y.astype(np.float32)
+        self._phase = cv2.resize(rng.uniform(0, 2.0, (4, 5)).astype(np.float32), (width, height))
+
+    def over(self, image: np.ndarray, t_s: float) -> np.ndarray:
+        """The picture with the bush, as it stands at this time, before it."""
+        gust = 0.5 - 0.5 * math.cos(math.tau * t_s / GUST_S)
+        swing = np.sin(math.tau * t_s / SWAY_S + self._phase)
+        swing += 0.5 * np.sin(math.tau * t_s / (0.37 * SWAY_S) + 3.0 * self._phase)
+        off = SWAY_PX * (0.2 + 0.8 * gust) * swing
+        x, y = self._x + off, self._y + 0.3 * off
+        leaves = cv2.remap(self._leaves, x, y, cv2.INTER_LINEAR)
+        there = cv2.remap(self._there, x, y, cv2.INTER_LINEAR)[..., None]
+        return (there * leaves + (1.0 - there) * image).astype(np.uint8)
 
 
 def any_object(rng, photographs: list, camera: Camera, frame: Frame) -> tuple:
@@ -275,8 +436,8 @@ class Film:
 # Contestants on a stream
 
 
-def contestants(job: Job, camera: Camera, warm_up_s: float) -> dict:
-    """By name, what looks at a frame and returns what it found."""
+def contestants(job: Job, camera: Camera, warm_up_s: float) -> dict[str, Contestant]:
+    """Those that were asked for, by name."""
     run = job.run
     kept = load_run(run)
     untrained = learner_embedder(RJepa(kept.config.network, seed=1), Retina(kept.config.retina))
@@ -284,17 +445,17 @@ def contestants(job: Job, camera: Camera, warm_up_s: float) -> dict:
     def watching(name, encode):
         if job.stream in FILMS:
             encode = remembering(f"{run} {name}", encode)
-        watch = Watch(encode, camera, kept.config.retina.window_px, 1.0, warm_up_s)
-
-        def look(frame: Frame) -> list[Found]:
-            return [Found(a.t_s, a.angles_rad, a.score) for a in watch.look(frame)]
-
-        return look
+        return OurWatch(encode, camera, kept.config.retina.window_px, warm_up_s)
 
     trained = open_encoder(run).patch_embedder()
-    looks = watching("trained", trained), watching("untrained", untrained), Mog2(camera).look
-    both = zip(CONTESTANTS, looks, strict=True)
-    return {name: look for name, look in both if name in job.contestants}
+    make = {
+        "watch": lambda: watching("trained", trained),
+        "watch, untrained network": lambda: watching("untrained", untrained),
+        "MOG2": lambda: Mog2(camera),
+    }
+    if job.python is not None and job.stream in AT_REST:
+        make["PaDiM"] = lambda: PadimWatch(camera, job.python, warm_up_s)
+    return {name: make[name]() for name in job.contestants if name in make}
 
 
 _embedded: dict[str, dict[bytes, np.ndarray]] = {}  # of each encoder in this process
@@ -317,30 +478,35 @@ def remembering(name: str, encode):
     return remembered
 
 
-def play(frames, job: Job, camera: Camera, warm_up_s: float) -> tuple[dict, list[Placed], float]:
-    """All that was found after the warm-up by each contestant, the objects, and the seconds."""
-    looks = contestants(job, camera, warm_up_s)
-    found: dict[str, list[Found]] = {name: [] for name in looks}
+def play(frames, job: Job, camera: Camera, warm_up_s: float) -> Play:
+    """All that came after the warm-up."""
+    all_of_them = contestants(job, camera, warm_up_s)
+    found: dict[str, list[Found]] = {name: [] for name in all_of_them}
+    cpu_s = dict.fromkeys(all_of_them, 0.0)
     objects: list[Placed] = []
-    t_s = 0.0
+    t_s, pictures = 0.0, 0
     for frame, placed in frames:
         t_s = frame.t_capture_s
+        pictures += t_s > warm_up_s
         if placed is not None and (not objects or objects[-1] is not placed):
             objects.append(placed)
-        for name, look in looks.items():
-            reported = look(frame)
+        for name, contestant in all_of_them.items():
+            before_s = time.process_time() + contestant.elsewhere_s
+            reported = contestant.look(frame)
             if t_s > warm_up_s:
                 found[name] += reported
-    return found, objects, t_s - warm_up_s
+                cpu_s[name] += time.process_time() + contestant.elsewhere_s - before_s
+    return Play(found, objects, t_s - warm_up_s, pictures, cpu_s)
 
 
-def outcome(name: str, plays: list, camera: Camera, smallest: float) -> Outcome:
+def outcome(name: str, plays: list[Play], camera: Camera, smallest: float) -> Outcome:
     """How a contestant did on plays of one stream, where only what is strong enough counts."""
     delays_s, false, seconds = [], 0, 0.0
-    for found, objects, length_s in plays:
-        reports = distinct(found[name], smallest) if name == "MOG2" else found[name]
+    for each_play in plays:
+        found = each_play.found[name]
+        reports = distinct(found, smallest) if name in CHOSEN else found
         right = set()
-        for each in objects:
+        for each in each_play.objects:
             mine = [
                 k for k, t in enumerate(reports)
                 if each.t_s <= t.t_s <= each.until_s + IN_TIME_S
@@ -349,18 +515,18 @@ def outcome(name: str, plays: list, camera: Camera, smallest: float) -> Outcome:
             right |= set(mine)
             delays_s.append(reports[mine[0]].t_s - each.t_s if mine else math.inf)
         false += len(reports) - len(right)
-        seconds += length_s
+        seconds += each_play.seconds
     return Outcome(name, delays_s, false, seconds / 3600.0)
 
 
-def run_job(job: Job) -> tuple[Job, tuple]:
+def run_job(job: Job) -> tuple[Job, Play]:
     """Run a job; what came of it."""
     cv2.setNumThreads(1)
     if job.stream in FILMS:
         film = Film(read_video(), FILMS[job.stream])
         frames = film.frames(job.seed if job.placements else None)
         return job, play(frames, job, film.camera, film.warm_up_s)
-    scenery = Scenery(job.stream == "moving head", job.seed)
+    scenery = Scenery(job.stream, job.seed)
     return job, play(scenery.frames(job.seconds, job.placements), job, CAMERA, WARM_UP_S)
 
 
@@ -372,33 +538,37 @@ def read_video() -> list[np.ndarray]:
     return images
 
 
-def rows(stream: str, plays: list[tuple[Job, tuple]]) -> list[tuple[str, ...]]:
+def rows(stream: str, plays: list[tuple[Job, Play]]) -> list[tuple[str, ...]]:
     """A line of the table for each contestant."""
     camera = Film(read_video()).camera if stream in FILMS else CAMERA
     quiet = [played for job, played in plays if not job.placements]
     busy = [played for job, played in plays if job.placements]
     lines = []
-    for name in plays[0][0].contestants:
+    for name in plays[0][1].found:
         smallest = 0.0
-        if name == "MOG2":
-            smallest = next(
-                (r for r in REGIONS if (o := outcome(name, quiet, camera, r)).false <= o.hours),
-                1.0,
-            )
+        if name in CHOSEN:
+            outcomes = ((each, outcome(name, quiet, camera, each)) for each in CHOSEN[name])
+            smallest = next((each for each, o in outcomes if o.false <= o.hours), CHOSEN[name][-1])
         calm, found = (outcome(name, each, camera, smallest) for each in (quiet, busy))
         delays_s = np.array(found.delays_s)
         in_time = delays_s <= IN_TIME_S
         lines.append(
             (
                 stream,
-                name + (f", {100 * smallest:.2g}% of the view" if name == "MOG2" else ""),
+                name + THRESHOLDS.get(name, "").format(smallest),
                 f"{in_time.sum()} of {len(delays_s)}",
                 f"{np.median(delays_s[in_time]):.1f} s" if in_time.any() else "-",
                 f"{calm.false} in {60 * calm.hours:.0f} min",
                 f"{found.false} in {60 * found.hours:.0f} min",
+                f"{cost_ms(name, [*quiet, *busy]):.1f}",
             )
         )
     return lines
+
+
+def cost_ms(name: str, plays: list[Play]) -> float:
+    """CPU milliseconds of a picture."""
+    return 1e3 * sum(p.cpu_s[name] for p in plays) / sum(p.pictures for p in plays)
 
 
 def allowed_per_hour(false: int, hours: float) -> float:
@@ -417,7 +587,7 @@ def told_right(seed: int = 7) -> tuple[int, int]:
     directions = Directions(CAMERA, RetinaConfig().window_px)
     right = count = 0
     for k in range(VIEWS):
-        scenery = Scenery(False, 1000 + k)
+        scenery = Scenery("camera at rest", 1000 + k)
         base = scenery.view(rng.uniform(-REACH_RAD, REACH_RAD))
         for _ in range(CHANGES // VIEWS):
             angles_rad, picture = any_object(rng, photographs, CAMERA, base)
@@ -472,17 +642,23 @@ def main() -> None:
     parser.add_argument("--placements", type=int, default=120, help="of each stream (120)")
     parser.add_argument("--quiet-hours", type=float, default=2.0, help="of each stream (2)")
     parser.add_argument("--plays", type=int, default=4, help="that they are divided into (4)")
-    parser.add_argument("--only", choices=CONTESTANTS, help="one of them, which is quicker")
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
+    parser.add_argument("--streams", nargs="+", choices=SCENES + tuple(FILMS))
+    parser.add_argument("--efficientnet", type=Path, help="folder of its environment, for PaDiM")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--docs", action="store_true", help="put the table into docs/watch.md")
     options = parser.parse_args()
-    scenes = ["camera at rest", "moving head"]
-    streams = scenes + list(FILMS) * VIDEO.exists()
-    names = (options.only,) if options.only else CONTESTANTS
+    streams = options.streams or [*SCENES, *FILMS]
+    streams = [each for each in streams if each not in FILMS or VIDEO.exists()]
+    scenes, films = ([s for s in streams if s in kind] for kind in (SCENES, FILMS))
+    names = tuple(options.only)
+    python = efficientnet.environment(options.efficientnet) if options.efficientnet else None
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        runs = {"scenes": learn(Path(folder, "scenes"), "scene:")}
-        if VIDEO.exists():
+        runs = {}
+        if scenes:
+            runs["scenes"] = learn(Path(folder, "scenes"), "scene:")
+        if films:
             first_half = Path(folder, "pictures")
             first_half.mkdir()
             images = read_video()
@@ -490,7 +666,7 @@ def main() -> None:
                 cv2.imwrite(str(first_half / f"{k:04d}.png"), image)
             runs["vtest.avi"] = learn(Path(folder, "vtest"), str(first_half))
         jobs = [
-            Job(stream, runs["scenes"], 100 + seed, seconds, placements, names)
+            Job(stream, runs["scenes"], 100 + seed, seconds, placements, names, python)
             for seed in range(options.plays)
             for stream in scenes
             for seconds, placements in (
@@ -498,11 +674,11 @@ def main() -> None:
                 (0.0, options.placements // options.plays),
             )
         ]
-        if VIDEO.exists():
+        if films:
             passes = math.ceil(options.placements / 4)  # four objects fit into the second half
             jobs += [
                 Job(film, runs["vtest.avi"], seed, 0.0, int(seed > 0), names)
-                for film in FILMS
+                for film in films
                 for seed in range(passes)
             ]
         plays = []
@@ -511,11 +687,12 @@ def main() -> None:
                 plays.append(each)
                 print(f"[{len(plays)}/{len(jobs)}] {each[0].stream}", flush=True)
     print(f"{platform.machine()}, {time.monotonic() - started_s:.0f} s")
-    heading = ("stream", "what", "within 3 s", "median", "false, quiet", "false, with objects")
+    heading = ("stream", "what", "within 3 s", "median", "false, quiet", "false, with objects",
+               "CPU ms a picture")  # fmt: skip
     lines = [line for s in streams for line in rows(s, [p for p in plays if p[0].stream == s])]
     print(Table(heading, lines))
-    quiet = [played for job, played in plays if not job.placements]
     if "watch" in names:
+        quiet = [played for job, played in plays if not job.placements]
         calm = outcome("watch", quiet, CAMERA, 0.0)
         most = allowed_per_hour(calm.false, calm.hours)
         print(f"quiet, watch: {calm.false} in {calm.hours:.1f} h, at most {most:.2f} an hour (95%)")

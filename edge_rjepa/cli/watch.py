@@ -77,6 +77,7 @@ def execute(options: argparse.Namespace) -> int:
     from edge_rjepa.encoder.opener import open_encoder
     from edge_rjepa.run.run import alone_in
     from edge_rjepa.sources import redacted
+    from edge_rjepa.watch import state
     from edge_rjepa.watch.alarms import Command
     from edge_rjepa.watch.masks import read_mask
     from edge_rjepa.watch.novelty import Watch
@@ -99,7 +100,8 @@ def execute(options: argparse.Namespace) -> int:
         if options.exec:
             tell.append(opened.enter_context(closing(Command(options.exec, say))).tell)
         source, head = opened.enter_context(rig.open_rig(config, once=True))
-        _check_time(source, options)
+        if not state.is_kept(folder):  # else it may go on within seconds
+            _check_time(source, options)
         watch = Watch(
             embed, source.camera, encoder.window_px,
             options.alarms_per_hour, options.warm_up,

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from edge_rjepa.base.journal import Journal, read
 from edge_rjepa.errors import ConfigError
@@ -27,7 +28,8 @@ from safe_files.writing import make_private_folder, newest, write_atomic
 
 LINES = "alarms.jsonl"
 MAX_CUT_OUTS = 1000
-JPEG_QUALITY = 92
+JPEG_QUALITY, WHOLE_QUALITY = 92, 85  # of cut-outs, of whole pictures
+WIDEST_PX = 1280  # of whole pictures
 TIMEOUT_S = 10.0  # of a command
 MAX_WAITING = 8  # alarms whose command has not begun
 MAX_LEFT = 8  # commands that could not be killed and still run
@@ -101,6 +103,15 @@ def cut_out(alarm: Alarm) -> bytes:
     x, y, width, height = alarm.box
     image = alarm.frame.image[y : y + height, x : x + width]
     _, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    return jpeg.tobytes()
+
+
+def jpeg_of(image: np.ndarray) -> bytes:
+    """A whole picture (H, W, 3) uint8 BGR: not larger than a phone shows."""
+    shrink = min(1.0, WIDEST_PX / image.shape[1])
+    if shrink < 1.0:
+        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, WHOLE_QUALITY))
     return jpeg.tobytes()
 
 

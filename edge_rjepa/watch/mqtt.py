@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import cv2
 import numpy as np
 
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.sources import redacted
+from edge_rjepa.watch.alarms import jpeg_of
 from edge_rjepa.watch.home_assistant import (
     KINDS,
     OFF,
@@ -50,7 +50,6 @@ MOST_WAITING = 50  # alarms and ends of alarms, each with its two pictures
 MOST_OPEN = 1000  # alarms that have not ended
 WORDS_A_MINUTE = 20  # that are listened to
 LONGEST_NUMBER = 10  # digits of an alarm's
-WIDEST_PX, JPEG_QUALITY = 1280, 85  # of a frame
 LONGEST_PREFIX = 200
 REFUSALS = {  # what to do, by what paho calls the refusals of MQTT 3.1.1
     "Bad user name or password": "check the user in --mqtt and the password",
@@ -217,7 +216,7 @@ class Mqtt:
             if jpeg is not None:
                 values["cutout"] = jpeg
             if self._frame is not None:
-                values["frame"] = _jpeg(self._frame)
+                values["frame"] = jpeg_of(self._frame)
         return [message(self._address.prefix, name, value) for name, value in values.items()]
 
     # -- the thread that has the connection --------------------------------------------------------
@@ -351,15 +350,6 @@ class Mqtt:
 
 def _publish(client: Any, each: Message, qos: int = 0) -> Any:
     return client.publish(each.topic, each.payload, qos=qos, retain=True)
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    """The frame as it is sent: not larger than a phone shows."""
-    shrink = min(1.0, WIDEST_PX / image.shape[1])
-    if shrink < 1.0:
-        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    return jpeg.tobytes()
 
 
 def _what(error: Exception) -> str:

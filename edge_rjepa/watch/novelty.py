@@ -16,8 +16,8 @@ the light, is elsewhere: in a place that is known, or in one that must be learne
 
 The threshold is one number, the false alarms an hour that are to be expected. The level that is
 passed once an hour follows from the highest persistent scores of the warm-up (threshold.py), though
-that took only minutes. The threshold then stays; what is seen later gives a running estimate of how
-often it is passed with nothing new.
+that took only minutes. What was just learned fits better than what comes later, so minutes alone
+give too low a threshold: it is found anew whenever twice as much was seen with nothing new.
 """
 
 from __future__ import annotations
@@ -278,8 +278,8 @@ class Watch:
         self._scores[directions] = np.column_stack([self._scores[directions, 1:], scores])
         persistent = self._persistent_scores(directions)
         if age > 1.0:
-            if not self.is_warm:
-                place.threshold = self._threshold(place.tail)
+            if place.tail.blocks >= 2 * place.threshold_from_blocks:
+                self._find_threshold()
             self._detect(frame, directions, persistent, z, match)
             self._end_alarms(directions, z, t_s)
         if age > TAIL_FROM:
@@ -293,8 +293,10 @@ class Watch:
         place.pictures.keep(directions[quiet], windows[quiet])
         return self._alarms(t_s)
 
-    def _threshold(self, tail: Tail) -> float:
-        return max(MIN_THRESHOLD, tail.threshold(self.alarms_per_hour))
+    def _find_threshold(self) -> None:
+        place = self._place
+        place.threshold = max(MIN_THRESHOLD, place.tail.threshold(self.alarms_per_hour))
+        place.threshold_from_blocks = place.tail.blocks if self.is_warm else 0
 
     def _leave(self) -> None:
         """All of the view has changed: keep this place, and learn the one that is there now."""
@@ -321,7 +323,7 @@ class Watch:
         best = int(np.argmin(scores))
         if scores[best] < SCENE_CHANGE_SCORE:
             self._begin(self._restored(self.known.take(best)))
-            self._place.threshold = self._threshold(self._place.tail)
+            self._find_threshold()
             self._events.append("this place is known: watching goes on without a warm-up")
             return True
         if t_s - self._begun_s > UNKNOWN_AFTER_S and not self._unknown_said:

@@ -28,6 +28,7 @@ class Place:
 
     n_directions, n_z: how many directions there are, and how wide embeddings are. visit_s: see
     BackgroundModel. threshold: the score above which something is told; infinite until it is known.
+    threshold_from_blocks: how much of the tail there was when it was found.
     """
 
     def __init__(self, n_directions: int, n_z: int, visit_s: float, tail: Tail) -> None:
@@ -36,6 +37,7 @@ class Place:
         self.told = Told(n_z)
         self.tail = tail
         self.threshold = math.inf
+        self.threshold_from_blocks = 0
 
     def fine(self, number: int, t_s: float) -> bool:
         """What this alarm told of is usual from now on; False for an alarm that is forgotten."""

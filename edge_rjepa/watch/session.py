@@ -2,6 +2,7 @@
 
 usual.safetensors     what is usual (state.py)
 alarms.jsonl, *.jpg   what was told (alarms.py)
+view.jpg              what was seen when this was kept last
 mask.json             where nothing is watched (masks.py)
 fine/                 what the owner said is fine, and is not yet taken up (feedback.py)
 """
@@ -15,10 +16,14 @@ from pathlib import Path
 from edge_rjepa.errors import CheckpointError
 from edge_rjepa.sources import Frame
 from edge_rjepa.watch import state
-from edge_rjepa.watch.alarms import AlarmFolder, cut_out, fine_line, gone_line
+from edge_rjepa.watch.alarms import AlarmFolder, cut_out, fine_line, gone_line, jpeg_of
 from edge_rjepa.watch.feedback import Feedback
 from edge_rjepa.watch.masks import Masks, Polygons
 from edge_rjepa.watch.novelty import Watch
+from safe_files.errors import why
+from safe_files.writing import write_atomic
+
+VIEW = "view.jpg"
 
 Tell = Callable[[dict, bytes | None], None]  # a line, and the JPEG of an alarm
 
@@ -50,12 +55,14 @@ class Session:
         self._alarms = AlarmFolder(folder, report)
         watch.last_number = self._alarms.last_number
         self._saved_s, self._saving_fails = math.nan, False
+        self._seen: Frame | None = None  # the newest
         problem = state.load(watch, folder)
         if problem:
             report(problem)
 
     def look(self, frame: Frame) -> None:
         """Look at a frame, and tell what there is to tell."""
+        self._seen = frame
         self._listen()
         for alarm in self._watch.look(frame):
             jpeg = cut_out(alarm)
@@ -67,13 +74,16 @@ class Session:
         self._save_now_and_then(frame.t_capture_s)
 
     def save(self) -> None:
-        """Keep what is usual, as far as the disk lets it."""
+        """Keep what is usual and what is seen, as far as the disk lets it."""
         try:
             state.save(self._watch, self._folder)
+            if self._seen is not None:
+                write_atomic(self._folder / VIEW, jpeg_of(self._seen.image))
             self._saving_fails = False
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             if not self._saving_fails:
-                self._report(f"what is usual cannot be kept: {error}; watching goes on")
+                reason = why(error) if isinstance(error, OSError) else error
+                self._report(f"what is usual cannot be kept: {reason}; watching goes on")
             self._saving_fails = True
 
     def _listen(self) -> None:

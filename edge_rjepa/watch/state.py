@@ -82,10 +82,15 @@ def save(watch: Watch, folder: Path) -> None:
     checkpoint.save(folder / FILE, tensors | _owner(watch), said._asdict(), KEEP)
 
 
+def is_kept(folder: Path) -> bool:
+    """Whether a watch kept something in this folder, of use or not."""
+    return bool(newest(folder / FILE))
+
+
 def load(watch: Watch, folder: Path) -> str | None:
     """Take up what was kept; why not, in a line, where something was kept and is of no use."""
     path = folder / FILE
-    if not newest(path):
+    if not is_kept(folder):
         return None
     try:
         places, said, version, problems = checkpoint.load_newest(path, lambda p: _read(p, watch))

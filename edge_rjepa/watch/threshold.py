@@ -25,6 +25,7 @@ class Tail:
 
     def __init__(self, maxima: Iterable[float] = ()) -> None:
         self.maxima: deque[float] = deque(maxima, maxlen=MAX_BLOCKS)  # of the blocks, oldest first
+        self.blocks = len(self.maxima)  # how many there ever were
         self._block, self._highest = -math.inf, -math.inf
         self._mean, self._std, self._dof = math.nan, math.nan, 1
         self._fit()
@@ -35,6 +36,7 @@ class Tail:
         if block != self._block:
             if math.isfinite(self._highest):
                 self.maxima.append(self._highest)
+                self.blocks += 1
                 self._fit()
             self._block, self._highest = block, -math.inf
         self._highest = max(self._highest, score)

@@ -1,5 +1,6 @@
 """The page of a watch, in a real browser: alarms, what the owner says of them, masks."""
 
+import http.client
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from edge_rjepa.encoder.export import export
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner.rjepa import RJepa
+from edge_rjepa.views.dashboard.kept import KeptWatch
 from edge_rjepa.views.dashboard.server import Dashboard
 from edge_rjepa.views.dashboard.subject import Refused
 from edge_rjepa.views.dashboard.watching import (
@@ -196,6 +198,82 @@ def test_a_finger_draws_too(yard, tmp_path):
         driver.execute_cdp_cmd("Input.dispatchTouchEvent", touch)
         wait_for(lambda: yard.masks, "it is kept")
         np.testing.assert_allclose(yard.masks[0], corners, atol=0.02)
+
+
+# -- a watch that has ended ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """The folder of a watch that told of four changes, and has a mask."""
+    folder = tmp_path / "porch"
+    folder.mkdir()
+    lines = journal.Journal(folder / "alarms.jsonl")
+    for line in (
+        alarm(1), alarm(2), alarm(3, what="removed"), alarm(4),
+        {"kind": "gone", "number": 1, "after_s": 12.0}, {"kind": "fine", "number": 2},
+    ):  # fmt: skip
+        lines.append(line)
+    (folder / "alarm-000001.jpg").write_bytes(JPEG)
+    view = cv2.imencode(".jpg", np.full((240, 320, 3), 90, np.uint8))[1]
+    (folder / "view.jpg").write_bytes(view.tobytes())
+    (folder / "mask.json").write_text(json.dumps({"polygons": [SQUARE]}))
+    return folder
+
+
+def test_an_ended_watch_shows_its_alarms_masks_and_what_is_fine(ended):
+    (ended / "fine").mkdir()
+    (ended / "fine" / "4").touch()  # said to be fine since it ended
+    with Dashboard("127.0.0.1:0", KeptWatch(ended)) as server, chromium() as driver:
+        driver.get(server.url)
+        wait_for(lambda: text(driver, "line") == "not watching here", "the page is there")
+        assert text(driver, "name") == "porch"
+        assert text(driver, "sentence") == "It told of 4 changes: 1 not over, 1 over, 2 usual."
+        states = ["this is usual", "away at last", "this is usual", "gone after 12 s"]
+        assert all(state in item for state, item in zip(states, items(driver), strict=True))
+        loaded = "return document.querySelector('[data-number=\"1\"] img').naturalWidth == 40"
+        wait_for(lambda: driver.execute_script(loaded), "with their pictures")
+        wait_for(lambda: painted(driver), "the mask lies on what was seen last")
+        driver.find_element("id", "show-masks").click()
+        wait_for(lambda: not painted(driver), "it can be taken away")
+        assert not [b.text for b in driver.find_elements("tag name", "button") if b.is_displayed()]
+        assert not driver.find_element("id", "legend-surprise").is_displayed()
+        complaints = browser.complaints(driver)
+        assert all("alarm-" in each and "404" in each for each in complaints)  # not kept
+
+
+def test_an_ended_watch_is_only_looked_at(ended):
+    page = KeptWatch(ended)
+    for name, value in [("mask", []), ("fine", 1), ("pause", None)]:
+        with pytest.raises(Refused, match="only looked at"):
+            page.press(name, value).result(0)
+
+
+@pytest.mark.parametrize("masks", ["{", "[]", '{"polygons": [[[0, 0], [2, 0], [1, 1]]]}'])
+def test_an_ended_watch_with_damaged_files_is_shown_without_them(ended, masks):
+    (ended / "mask.json").write_text(masks)
+    (ended / "view.jpg").unlink()
+    (ended / "view.jpg").symlink_to(ended / "alarm-000001.jpg")
+    (ended / "alarms.jsonl").write_text("nothing\n")
+    page = KeptWatch(ended)
+    overview = page.overview()
+    assert overview["masks"] == [] and overview["alarms"] == [] and page.pictures_kept() == []
+    assert overview["verdict"]["sentence"] == "It told of nothing so far."
+
+
+@pytest.mark.slow
+def test_the_command_serves_a_watch_that_has_ended(ended):
+    command = [sys.executable, "-m", "edge_rjepa", "dashboard", str(ended)]
+    with subprocess.Popen(
+        [*command, "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
+    ) as served:
+        address = re.search(r"http://([\d.:]+)/", served.stderr.readline())[1]
+        connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
+        connection.request("GET", "/history")
+        assert len(json.loads(connection.getresponse().read())["alarms"]) == 4
+        connection.close()
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(PATIENCE_S) == 0
 
 
 # -- what the page may ask for ---------------------------------------------------------------------

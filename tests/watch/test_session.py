@@ -99,6 +99,8 @@ def test_a_watch_goes_on_without_a_warm_up(folder, photographs, thing):
     assert kept.pictures[0] is None and kept.pictures[1][:2] == b"\xff\xd8"
     lines = [json.loads(line) for line in (folder / "alarms.jsonl").read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["alarm", "gone", "alarm"]
+    view = cv2.imread(str(folder / "view.jpg")).astype(float)
+    assert np.abs(view - put(photographs[0], thing, 40, 150)).mean() < 8.0  # what it saw last
 
 
 @pytest.mark.slow

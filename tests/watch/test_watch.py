@@ -130,6 +130,27 @@ def test_what_is_placed_is_reported_once_where_it_is(seen):
     assert 0.0 < alarm.per_hour < 1.0
 
 
+def test_the_threshold_is_found_anew_when_twice_as_much_was_seen(photograph):
+    """In the warm-up what was just learned fits better than what comes later."""
+    frames = stream(photograph, WARM_UP_S + 2.0)
+    watching = Watch(encode, REST, warm_up_s=WARM_UP_S)
+    for frame in frames:
+        watching.look(frame)
+        if watching.is_warm:
+            break
+    before, blocks = watching.threshold, watching.tail.blocks
+    scores = np.random.default_rng(0).normal(2.5, 0.1, 2 * blocks)
+    for k, score in enumerate(scores[: blocks - 2]):
+        watching.tail.add(score, 1e4 + k * BLOCK_S)
+    watching.look(next(frames))
+    assert watching.threshold == before
+    for k, score in enumerate(scores):
+        watching.tail.add(score, 2e4 + k * BLOCK_S)
+    watching.look(next(frames))
+    assert watching.threshold == pytest.approx(watching.tail.threshold(1.0), abs=0.02)
+    assert abs(watching.threshold - before) > 0.05
+
+
 @pytest.mark.slow
 def test_the_same_frames_give_the_same_alarms(photograph, thing, seen):
     again, _ = watched(stream(photograph, 42.0, placed(thing)))
@@ -625,6 +646,19 @@ def test_a_second_watch_of_a_run_goes_on_where_the_first_ended(world, first, tmp
     assert lines[0]["event"].startswith("this place is known") and lines[1]["t_s"] < 12.0
     assert "goes on within seconds" in err
     assert lines[3]["picture"] == str(tmp_path / "run" / "watch" / "alarm-000002.jpg")
+
+
+@pytest.mark.slow
+def test_what_is_shorter_than_the_warm_up_is_watched_where_the_place_is_known(
+    world, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    command = ["watch", str(world / "run"), "--source", str(world / "yard.avi"), "--out", str(out)]
+    assert main([*command, "--warm-up", "30"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--warm-up", "300", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["kind"] for line in lines] == ["event", "estimate", "gone", "alarm", "estimate"]
 
 
 @pytest.mark.slow

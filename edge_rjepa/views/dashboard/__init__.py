@@ -13,7 +13,7 @@ from edge_rjepa.run.run import Run
 
 try:
     from edge_rjepa.views.dashboard.buttons import Buttons
-    from edge_rjepa.views.dashboard.kept import KeptRun
+    from edge_rjepa.views.dashboard.kept import KeptRun, KeptWatch
     from edge_rjepa.views.dashboard.learning import LearningRun
     from edge_rjepa.views.dashboard.live import LiveState, device_state
     from edge_rjepa.views.dashboard.server import Dashboard
@@ -23,7 +23,16 @@ except ModuleNotFoundError as error:
         raise
     raise ConfigError('the page needs aiohttp: pip install "edge-rjepa[dashboard]"') from error
 
-__all__ = ["Dashboard", "KeptRun", "LearningRun", "Look", "Page", "Watching", "page_of"]
+__all__ = [
+    "Dashboard",
+    "KeptRun",
+    "KeptWatch",
+    "LearningRun",
+    "Look",
+    "Page",
+    "Watching",
+    "page_of",
+]
 
 
 class Page(NamedTuple):

@@ -79,7 +79,7 @@ class Watching(Subject):
         self._look: Look | None = None
         self._looks = 0
         self._was_watching = False
-        self._alarms: deque[dict] = deque(_kept_alarms(folder), maxlen=ALARMS)
+        self._alarms: deque[dict] = deque(kept_alarms(folder), maxlen=ALARMS)
         self._alarm_counts = {"new": 0, "removed": 0}
         self._jpegs: dict[int, bytes] = {}
         self._masks = masks
@@ -162,11 +162,7 @@ class Watching(Subject):
         with self._lock:
             if number in self._jpegs:
                 return self._jpegs[number]
-        path = self.folder / f"alarm-{number:06d}.jpg"
-        try:
-            return read_bytes(path, MOST_JPEG_BYTES, follow_links=False)
-        except (OSError, ValueError):
-            return None
+        return kept_jpeg(self.folder, f"alarm-{number:06d}.jpg")
 
     def state(self) -> dict:
         """Whether it watches, in a word and in a sentence."""
@@ -276,7 +272,15 @@ def _is_there(alarm: dict) -> bool:
     return not alarm["fine"] and not alarm["earlier"] and alarm["gone_after_s"] is None
 
 
-def _kept_alarms(folder: Path) -> list[dict]:
+def kept_jpeg(folder: Path, name: str) -> bytes | None:
+    """A picture in the folder of a watch, if it is there."""
+    try:
+        return read_bytes(folder / name, MOST_JPEG_BYTES, follow_links=False)
+    except (OSError, ValueError):
+        return None
+
+
+def kept_alarms(folder: Path) -> list[dict]:
     """The newest of an earlier watch in this folder; who could have written there is not known."""
     alarms: deque[dict] = deque(maxlen=ALARMS)
     try:
