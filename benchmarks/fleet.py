@@ -219,7 +219,7 @@ def table(rows: list[Row]) -> str:
         "seeds", *SCORES,
     )  # fmt: skip
     lines = []
-    for kind in dict.fromkeys(_kind(row) for row in rows):
+    for kind in sorted({_kind(row) for row in rows}):
         same = [row for row in rows if _kind(row) == kind]
         row = same[0]
         lines.append(
@@ -243,12 +243,13 @@ def of_seeds(values: list[float]) -> str:
 
 def _fleet(row: Row) -> tuple[object, ...]:
     """What a fleet with noise has in common with one without."""
-    return tuple(row[name] for name in ("who", "robots", "every", "merge", "fixations"))
+    return tuple(row[name] for name in Plan._fields if name not in ("noise", "clip"))
 
 
 def _kind(row: Row) -> tuple[object, ...]:
-    """What rows of several seeds have in common."""
-    return tuple(row[name] for name in Plan._fields if name != "seed")
+    """What rows of several seeds have in common, in the order of the table."""
+    rest = (row[name] for name in Plan._fields if name not in ("who", "seed"))
+    return (list(LEARNED).index(row["who"]), *rest)
 
 
 def numbers(kind: type) -> Callable[[str], list[Any]]:

@@ -50,14 +50,15 @@ def test_a_row_is_of_its_plan_alone(protocol):
 
 def test_noise_has_a_table_of_its_own_with_the_same_fleet_without_it():
     plans = [
-        PLAN, PLAN._replace(seed=4), PLAN._replace(noise=0.1), PLAN._replace(every=64),
+        PLAN, PLAN._replace(seed=4), PLAN._replace(noise=0.1, clip=1.0), PLAN._replace(every=64),
         PLAN._replace(who="each alone", every=0, merge=""),
     ]  # fmt: skip
     scores = dict.fromkeys(fleet.SCORES, 0.5)
     rows = [{**plan._asdict(), **scores, "rounds": 3, "megabytes": 1.0} for plan in plans]
     found = fleet.tables(rows)
     assert [len(found[name].splitlines()) - 2 for name in ("fleet", "noise")] == [3, 2]
-    assert "0.500 (0.500 .. 0.500)" in found["noise"].splitlines()[2]  # of two seeds
+    assert "0.500 (0.500 .. 0.500)" in found["fleet"]  # of two seeds
+    assert "(" not in found["noise"]  # of the seed that there is noise for
     assert "| 0.1 " in found["noise"].splitlines()[3]
 
 
