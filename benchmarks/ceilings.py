@@ -164,7 +164,8 @@ def learning_operations(config: RJepaConfig, K: int) -> float:
     """
     n_z, n_weights = config.n_embedding, weights(config)
     multiply_adds = sum(p.multiply_adds for p in products(config, K)) / K
-    multiply_adds += renewals_a_block(config, K) * 2 * n_z**3 / 2 / K  # a sixth is Cholesky's
+    # Of two matrices, each n³ / 6 to factor and n³ / 3 to invert.
+    multiply_adds += renewals_a_block(config, K) * 2 * n_z**3 / 2 / K
     recur = 2 * 2 * traces(config) / K
     adam, blend = 9 * n_weights / (K * config.update_every), 4 * 2 * n_z**2 / K
     return 2 * multiply_adds + recur + adam + blend

@@ -18,8 +18,8 @@ import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
 
 # P follows the statistics once they have moved by this share: to factor and invert them every time
-# would be more work than all the rest, and they hardly change from block to block. What is learned
-# is as good with a quarter of it (docs/learning.md).
+# would be more work than all the rest, and they hardly change from block to block. With a share of
+# 0.025 nothing better is learned (docs/learning.md).
 RENEW_AFTER = 0.1
 
 

@@ -56,12 +56,14 @@ def sent(delay_s, loss, timeout_s):
     return float(told), line
 
 
+@pytest.mark.slow
 def test_what_is_sent_comes_late_and_whole():
     connected_s, line = sent(delay_s=0.1, loss=0.02, timeout_s=60.0)
     assert connected_s >= 0.2  # there and back
     assert line.lost > 0 and line.carried_bytes[1] > 100_000 > line.carried_bytes[0]
 
 
+@pytest.mark.slow
 def test_a_line_that_is_cut_carries_nothing():
     with pytest.raises(subprocess.CalledProcessError) as failed:
         sent(delay_s=0.0, loss=1.0, timeout_s=2.0)

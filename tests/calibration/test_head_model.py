@@ -229,6 +229,7 @@ def test_a_mount_that_nobody_built_is_refused():
             HeadModel(PAN, TILT, MOUNT, ahead)
 
 
+@pytest.mark.slow
 def test_whatever_head_is_accepted_is_never_sent_to_nan():
     rng = np.random.default_rng(5)
 

@@ -45,6 +45,7 @@ def test_each_source_has_a_run_of_its_own(learn, tmp_path):
     assert f"continue: edge-rjepa learn --resume {tmp_path / 'both'}" in said
 
 
+@pytest.mark.slow
 def test_they_go_on_together(learn, tmp_path):
     learn("--out", tmp_path / "whole", fixations=640)
     learn("--out", tmp_path / "parts")
@@ -60,6 +61,7 @@ def test_or_each_by_itself(learn, tmp_path):
     assert code == 0 and load_run(tmp_path / "both" / "2").learner.fixations == 640
 
 
+@pytest.mark.slow
 def test_a_shared_encoder_is_the_same_in_every_folder_and_stays_shared(learn, tmp_path):
     folder = tmp_path / "shared"
     learn("--share", "--out", folder)
@@ -71,6 +73,7 @@ def test_a_shared_encoder_is_the_same_in_every_folder_and_stays_shared(learn, tm
     assert all((other.parameters()[name] == array).all() for name, array in names.items())
 
 
+@pytest.mark.slow
 def test_each_is_recorded_and_replayed(learn, tmp_path):
     learn("--out", tmp_path / "both", "--record", tmp_path / "walks")
     for name in ("1", "2"):

@@ -232,6 +232,7 @@ def hard_windows(rng):
     return np.concatenate([noise, bright, edges, lone])
 
 
+@pytest.mark.slow
 def test_rounding_stays_at_a_few_units_of_float32():
     """So small that no other float32 program can be far off, however its sums are ordered."""
     windows = hard_windows(np.random.default_rng(13))

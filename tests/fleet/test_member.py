@@ -249,7 +249,16 @@ def test_a_roll_back_is_not_added_to_the_fleet(run, robot):
     assert np.array_equal(server.answer()[1][0], own)
 
 
-def test_a_process_that_dies_costs_nothing_and_is_started_again(run, tmp_path, monkeypatch):
+@pytest.fixture
+def silent_process(tmp_path, monkeypatch):
+    """What is started beside the robot says nothing and does not end, be flwr there or not."""
+    program = tmp_path / "silent"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("edge_rjepa.fleet.child.sys.executable", str(program))
+
+
+def test_a_process_that_dies_costs_nothing_and_is_started_again(run, silent_process, monkeypatch):
     events = []
     member = Member(run, Settings("127.0.0.1:1"), events.append)
     monkeypatch.setattr("edge_rjepa.fleet.child.FIRST_PAUSE_S", 0.0)
@@ -263,7 +272,7 @@ def test_a_process_that_dies_costs_nothing_and_is_started_again(run, tmp_path, m
     assert "ended (exit code -9)" in events[0] and len(events) == 1
 
 
-def test_a_process_that_hangs_is_ended_and_started_again(run, monkeypatch):
+def test_a_process_that_hangs_is_ended_and_started_again(run, silent_process, monkeypatch):
     events = []
     member = Member(run, Settings("127.0.0.1:1"), events.append)
     member.attend(run)

@@ -1,9 +1,14 @@
-"""The products in tiles of registers: right for every size, and nothing is touched beyond it."""
+"""The products in tiles of registers: right for every size, and nothing is written beyond it."""
 
 import itertools
+import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from edge_rjepa.learner.kernels import products
 from edge_rjepa.learner.kernels.microkernels import SHORT, TALL, VECTOR_BYTES, WIDE
@@ -71,10 +76,24 @@ def test_nan_and_infinity_come_through():
     assert np.isinf(out[1]).all()
 
 
-def test_the_same_bits_twice():
-    rng = np.random.default_rng(2)
-    d, x = rng.normal(size=(2, 16, 67)).astype("f4")
-    first, second = np.zeros((2, 67, 67), "f4")
-    for out in (first, second):
-        products.add_product(d, x, out)
-    assert first.tobytes() == second.tobytes()
+def test_what_would_be_read_beyond_its_end_is_refused():
+    w, d, out = np.ones((5, 7)), np.ones((3, 5)), np.zeros((3, 7))
+    for bad in (np.asfortranarray(w), w.astype("f4"), w[:, :-1]):
+        with pytest.raises(TypingError, match="matrices of one dtype and in C order"):
+            products.backward_product(d, bad, out)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the processors are x86-64")
+@pytest.mark.parametrize("features", ["", "+avx,+avx2,+fma"], ids=["16 bytes", "32 bytes"])
+def test_for_processors_with_shorter_vectors(features, tmp_path):
+    """Vectors of 16 bytes are those of Arm, too."""
+    narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    done = subprocess.run(
+        [*command, __file__],
+        env={**os.environ, **narrow, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout

@@ -68,6 +68,7 @@ def test_the_lens_is_that_of_camera_info(ours, theirs):
         assert source.camera.focal_px == pytest.approx(320.0, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_publisher_that_dies_is_waited_for(ours, theirs):
     topic = fresh_name("/image_raw")
     with Peer(theirs, "camera", topic) as peer:
@@ -285,6 +286,7 @@ def test_a_topic_nobody_publishes_is_named_with_those_there_are(robot, pixels):
         open_source(f"ros2:{fresh_name('/back/image_raw')}", camera=soon)
 
 
+@pytest.mark.slow
 def test_a_publisher_whose_qos_does_not_fit_is_named(robot, pixels):
     topic = fresh_name("/image_raw")
     robot.say(topic, made.IMAGE, made.image(pixels), SENSOR)

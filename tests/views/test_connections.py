@@ -74,6 +74,7 @@ def wait_for(true, what):
 # -- sockets -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_a_thousand_sockets_take_few_descriptors_and_lock_nobody_out(folder, token):
     command = [sys.executable, "-m", "edge_rjepa", "dashboard", str(folder)]

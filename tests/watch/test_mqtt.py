@@ -220,6 +220,7 @@ def test_a_watch_that_is_killed_is_told_to_be_away(broker, phone, open_mqtt, mon
     phone.wait(f"{PREFIX}/availability", b"offline")
 
 
+@pytest.mark.slow
 @needs_broker
 def test_alarms_wait_while_the_broker_is_away_and_it_may_go_twice(broker, open_mqtt):
     messages = open_mqtt(plain_url(broker))
@@ -239,6 +240,7 @@ def test_alarms_wait_while_the_broker_is_away_and_it_may_go_twice(broker, open_m
     assert len([event for event in messages.events if "connected to" in event]) == 3
 
 
+@pytest.mark.slow
 @needs_broker
 def test_every_alarm_arrives_though_the_broker_dies_between_them(broker, open_mqtt):
     """Who listens sees each, in order; the one that was on its way perhaps twice."""
@@ -281,6 +283,7 @@ def test_tls_with_a_password_and_a_certificate(folder, open_mqtt):
         strict.stop()
 
 
+@pytest.mark.slow
 @needs_broker
 @pytest.mark.parametrize(
     ("scheme", "password", "says"),
@@ -302,6 +305,7 @@ def test_a_broker_that_refuses_is_told_once_with_what_to_do(
     assert len(messages.events) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
 def test_a_broker_that_accepts_and_never_answers_does_no_harm(open_mqtt, monkeypatch, scheme):
     monkeypatch.setattr(mqtt, "ANSWER_S", 0.5)

@@ -20,7 +20,7 @@ from edge_rjepa.learner.kernels import cpu as kernels
 class CpuEngine:
     """Streams one after the other on one core; see `Engine` for what its methods promise.
 
-    BLAS is set to one thread for the process: its threads slow products this small.
+    BLAS is set to one thread for the process: its threads slow factors this small.
     """
 
     device = "cpu"
@@ -78,7 +78,8 @@ class CpuEngine:
         own = self._streams[i].arrays()
         for name, tensor in tensors.items():
             own[name][...] = tensor
-        self._streams[i].statistics.follow_factors()
+        if any(name.startswith("statistics.factor") for name in tensors):
+            self._streams[i].statistics.follow_factors()
 
     @property
     def nbytes(self) -> int:

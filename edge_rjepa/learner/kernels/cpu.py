@@ -1,4 +1,4 @@
-"""The learner's kernels on the CPU: BLAS products and Numba loops, nothing allocated.
+"""The learner's kernels on the CPU: products in tiles and Numba loops, nothing allocated.
 
 One block of K fixations runs through four functions (docs/theory.md has the derivations):
 
@@ -411,7 +411,7 @@ def coefficients_template(local, delta, r, T, beta, gamma, e_lam, grad_lam):
 @functools.cache
 def coefficients(cell: cells.Cell):
     """The compiled `coefficients_template` of a cell."""
-    parts = {
+    parts: dict[str, Callable] = {
         "credit_back": credit_back_template,
         "transition_back": transition_back_template,
         "parameters": parameters_template,

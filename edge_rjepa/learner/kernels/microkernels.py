@@ -8,26 +8,28 @@ and writes for each multiplication takes longer than to multiply. And BLAS copie
 across its rows, which takes as long as a product with the 16 rows of a block. These tiles do
 neither (docs/performance.md has what a core can do at best).
 
-A tile is as many rows by as many vectors as there are registers for its sums, one row of `b` (or
-three of `w`) and one number. Arrays are two-dimensional, and their rows lie without gaps. Nothing
-is checked here: products.py knows where the tiles lie.
+Registers hold the sums of a tile, and what is multiplied at the moment: a number and a few vectors.
+Matrices are two-dimensional, of one dtype and in C order. Where a tile lies is not checked here:
+products.py knows it.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")  # compiled for
-# Bytes of a vector register, and how many there are: AVX-512, AVX, or Arm's NEON and what is left.
-VECTOR_BYTES, REGISTERS = (
-    (64, 32) if "+avx512f" in _FEATURES else (32, 16) if "+avx" in _FEATURES else (16, 32)
-)
+_ON_ARM = platform.machine() in ("aarch64", "arm64")
+# Bytes of a vector register: AVX-512, AVX, or SSE and Arm's NEON; and how many registers there are.
+VECTOR_BYTES = 64 if "+avx512f" in _FEATURES else 32 if "+avx" in _FEATURES else 16
+REGISTERS = 32 if VECTOR_BYTES == 64 or _ON_ARM else 16
 TALL, SHORT = (8, 4) if REGISTERS == 32 else (4, 2)  # rows of a tile
 WIDE = 3  # vectors in a row of it
 
@@ -46,6 +48,7 @@ def sum_tile(rows: int, vectors: int, partial: bool) -> Callable:
 
     @intrinsic
     def tile(typing_context, a, b, out, across, first, end, i, j, columns):
+        _check(a, b, out)
         return types.void(a, b, out, types.boolean, *[types.intp] * 5), generate
 
     def generate(context, builder, signature, arguments):
@@ -88,6 +91,7 @@ def dot_tile(rows: int, columns: int) -> Callable:
 
     @intrinsic
     def tile(typing_context, x, w, out, k, j):
+        _check(x, w, out)
         return types.void(x, w, out, types.intp, types.intp), generate
 
     def generate(context, builder, signature, arguments):
@@ -123,6 +127,13 @@ def dot_tile(rows: int, columns: int) -> Callable:
         return context.get_dummy_value()
 
     return tile
+
+
+def _check(*matrices) -> None:
+    """What else would be read beyond its end is refused as it is compiled."""
+    for each in matrices:
+        if (each.ndim, each.layout, each.dtype) != (2, "C", matrices[0].dtype):
+            raise TypingError(f"matrices of one dtype and in C order are multiplied, no {each}")
 
 
 class _Number:
@@ -174,6 +185,7 @@ class _Vectors:
         self.type = ir.VectorType(number.type, self.lanes)
         self.zero = ir.Constant(self.type, None)
         self._builder, self._number = builder, number
+        self._mask = None
         if columns is not None:
             lanes = ir.Constant(ir.VectorType(_INDEX, self.lanes), list(range(self.lanes)))
             self._mask = builder.icmp_signed("<", lanes, self.of(columns))
@@ -188,7 +200,7 @@ class _Vectors:
     def load(self, start, v, partial):
         """The v-th vector from an address on."""
         pointer, align = self._pointer(start, v), self._number.bytes
-        if not partial or not hasattr(self, "_mask"):
+        if not partial or self._mask is None:
             return self._builder.load(pointer, align=align)
         masked = self._masked("load", self.type, [pointer.type, _LANE, self._mask.type, self.type])
         return self._builder.call(masked, [pointer, _LANE(align), self._mask, self.zero])
@@ -196,7 +208,7 @@ class _Vectors:
     def store(self, vector, start, v, partial):
         """Write the v-th vector from an address on."""
         pointer, align = self._pointer(start, v), self._number.bytes
-        if not partial or not hasattr(self, "_mask"):
+        if not partial or self._mask is None:
             self._builder.store(vector, pointer, align=align)
             return
         kinds = [self.type, pointer.type, _LANE, self._mask.type]
@@ -215,9 +227,13 @@ class _Vectors:
     def totals(self, vectors: Sequence) -> list:
         """The sum of the lanes of each of 1, 2, 4 or 8 vectors.
 
-        Two vectors become one that holds half sums of both, until one vector holds them all.
+        Two vectors become one that holds half sums of both, until one vector holds them all: as
+        many vectors at a time as it has lanes.
         """
         count, groups = len(vectors), 1
+        if count > self.lanes:
+            half = count // 2
+            return self.totals(vectors[:half]) + self.totals(vectors[half:])
         while len(vectors) > 1:
             pairs = zip(vectors[::2], vectors[1::2], strict=True)
             vectors = [self._halved(groups, *pair) for pair in pairs]

@@ -66,7 +66,8 @@ def move_mean(centred, rate, mu, shift):
 def move_covariance(rows, rate, shift, S, scaled):
     """S <- (1 - rate) S + rate rows' rows / K - shift' shift, for `rows` (K, n_z).
 
-    shift (n_z,) is that of the mean about which S is; scaled (K, n_z) is scratch.
+    shift (n_z,) is that of the mean about which S is; scaled (K, n_z) is scratch. S stays symmetric
+    up to rounding.
     """
     fade(S, rate, shift, rows, scaled)
     products.add_product(scaled, rows, S)
