@@ -104,24 +104,23 @@ def rows(workspace: Workspace, config: RJepaConfig, cell: Cell, K: int) -> Works
     return dataclasses.replace(workspace, **views)
 
 
-# Rows `first`, first + 1 .. of column j of an array (.., n_h) as a tuple, by how many: for compiled
-# code its length is a type.
+# Column j of an array (n, n_h) as a tuple, by n: for compiled code its length is a type.
 
 
-def _column1(a, j, first=0):
-    return (a[first, j],)
+def _column1(a, j):
+    return (a[0, j],)
 
 
-def _column2(a, j, first=0):
-    return (a[first, j], a[first + 1, j])
+def _column2(a, j):
+    return (a[0, j], a[1, j])
 
 
-def _column3(a, j, first=0):
-    return (a[first, j], a[first + 1, j], a[first + 2, j])
+def _column3(a, j):
+    return (a[0, j], a[1, j], a[2, j])
 
 
-def _column4(a, j, first=0):
-    return (a[first, j], a[first + 1, j], a[first + 2, j], a[first + 3, j])
+def _column4(a, j):
+    return (a[0, j], a[1, j], a[2, j], a[3, j])
 
 
 COLUMN = {1: _column1, 2: _column2, 3: _column3, 4: _column4}

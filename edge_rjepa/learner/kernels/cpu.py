@@ -343,43 +343,40 @@ def credit_back_template(r, J, B, delta, beta):
 
 
 def transition_back_template(T, J, B, gamma):
-    """Every unit's gamma (m G, n_h) of a fixation, and its transition T (m m, n_h) one further."""
-    m = J.shape[0]
-    for j in range(T.shape[1]):
-        for a in range(len(take_state(T, j))):  # noqa: F821
-            old = take_state(T, j, a * m)  # noqa: F821
-            G = len(take_projections(gamma, j))  # noqa: F821
-            for i in range(G):
-                total = old[0] * B[0, i, j]
-                for b in range(1, len(old)):
-                    total += old[b] * B[b, i, j]
-                gamma[a * G + i, j] = total
-            for b in range(len(old)):
-                total = old[0] * J[0, b, j]
-                for c in range(1, len(old)):
-                    total += old[c] * J[c, b, j]
-                T[a * m + b, j] = total
+    """Every unit's gamma (G, n_h) of a fixation, and its transition T (m, n_h) one further back.
 
-
-def parameters_template(J, D, delta, e_lam, grad_lam):
-    """Every unit's grad_lam (L, n_h) += delta e, and then e <- J e + D, in one fixation.
-
-    J (m, m, n_h), D (m, L, n_h), delta (m, n_h), e_lam (L m, n_h).
+    Of one of the new state's values.
     """
-    m = J.shape[0]
-    for j in range(grad_lam.shape[1]):
-        credit = take_state(delta, j)  # noqa: F821
-        for i in range(len(take_parameters(grad_lam, j))):  # noqa: F821
-            old = take_state(e_lam, j, i * m)  # noqa: F821
-            total = grad_lam[i, j]
-            for a in range(len(old)):
-                total += credit[a] * old[a]
-            grad_lam[i, j] = total
-            for a in range(len(old)):
-                total = D[a, i, j]
-                for b in range(len(old)):
-                    total += J[a, b, j] * old[b]
-                e_lam[i * m + a, j] = total
+    for j in range(T.shape[1]):
+        old = take_state(T, j)  # noqa: F821
+        for i in range(len(take_projections(gamma, j))):  # noqa: F821
+            total = old[0] * B[0, i, j]
+            for b in range(1, len(old)):
+                total += old[b] * B[b, i, j]
+            gamma[i, j] = total
+        for b in range(len(old)):
+            total = old[0] * J[0, b, j]
+            for c in range(1, len(old)):
+                total += old[c] * J[c, b, j]
+            T[b, j] = total
+
+
+def parameter_template(i, J, D, delta, e_lam, grad_lam):
+    """Every unit's grad_lam (n_h,) += delta e, and then e <- J e + D, in one fixation.
+
+    Of the i-th local parameter: J (m, m, n_h), D (m, L, n_h), delta and e_lam (m, n_h).
+    """
+    for j in range(grad_lam.size):
+        credit, old = take_state(delta, j), take_state(e_lam, j)  # noqa: F821
+        total = grad_lam[j]
+        for a in range(len(old)):
+            total += credit[a] * old[a]
+        grad_lam[j] = total
+        for a in range(len(old)):
+            total = D[a, i, j]
+            for b in range(len(old)):
+                total += J[a, b, j] * old[b]
+            e_lam[a, j] = total
 
 
 def coefficients_template(local, delta, r, T, beta, gamma, e_lam, grad_lam):
@@ -393,19 +390,18 @@ def coefficients_template(local, delta, r, T, beta, gamma, e_lam, grad_lam):
     grad_lam (L, n_h) is added to, e_lam (L, m, n_h) moves.
     """
     J, B, D = local
-    K, m, G, n_hidden = B.shape
-    L = e_lam.shape[0]
+    K, m = B.shape[:2]
     r[:] = 0
     T[:] = 0
     for a in range(m):
         T[a, a] = 1
-    T, gamma = T.reshape(m * m, n_hidden), gamma.reshape(K, m * G, n_hidden)
-    e_lam = e_lam.reshape(L * m, n_hidden)
     for s in range(K - 1, -1, -1):
         credit_back(r, J[s], B[s], delta[s], beta[s])  # noqa: F821
-        transition_back(T, J[s], B[s], gamma[s])  # noqa: F821
-    for s in range(K):
-        parameters(J[s], D[s], delta[s], e_lam, grad_lam)  # noqa: F821
+        for a in range(m):
+            transition_back(T[a], J[s], B[s], gamma[s, a])  # noqa: F821
+    for i in range(len(e_lam)):
+        for s in range(K):
+            parameter(i, J[s], D[s], delta[s], e_lam[i], grad_lam[i])  # noqa: F821
 
 
 @functools.cache
@@ -414,7 +410,7 @@ def coefficients(cell: cells.Cell):
     parts: dict[str, Callable] = {
         "credit_back": credit_back_template,
         "transition_back": transition_back_template,
-        "parameters": parameters_template,
+        "parameter": parameter_template,
     }
     compiled = {
         name: jit(specialise(part, cell.name, **_columns_used(cell, part)))
