@@ -113,8 +113,8 @@ def test_killed_at_any_instant_what_was_saved_is_there_bit_for_bit(tmp_path, liv
     assert done.returncode == 0, done.stderr[-3000:]
     killed, while_starting, falls_between = map(int, re.findall(r"\d+", done.stdout))
     assert killed == lives * KILLS_A_LIFE
-    assert while_starting >= lives / 5  # or the instants have missed it
     if lives > 5:
+        assert while_starting >= 5  # or the instants have missed it
         assert falls_between >= 1  # a save had ended and was not yet told
 
 
