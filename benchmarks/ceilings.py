@@ -106,15 +106,10 @@ class Operands:
             multiply(*self._arrays[i])
 
 
-def gradient(d, x, out):
-    """out += d' x"""
-    kernels.add_product(d, x, out)
-
-
 MULTIPLY = {
     FORWARD: kernels.forward_product,
     BACKWARD: kernels.backward_product,
-    GRADIENT: gradient,
+    GRADIENT: kernels.add_product,
 }
 
 

@@ -121,7 +121,7 @@ def measure(options: argparse.Namespace, folder: Path, opened: ExitStack) -> Non
     for i, place in enumerate(places):
         fleet = ("--fleet", f"10.77.{i}.1:{PORT}", "--seed", i)
         learners[f"robot {i}"] = learner(options, place, folder / str(i), opened, *fleet)
-    wait_until_all(learns, list(learners.values()))
+    wait_until_all_learn(list(learners.values()))
 
     begun_s = time.monotonic()
     begun = {name: Slept.of(process.pid) for name, process in learners.items()}
@@ -156,10 +156,10 @@ def learner(
     return process
 
 
-def wait_until_all(true, processes: list[Process]) -> None:
+def wait_until_all_learn(processes: list[Process]) -> None:
     """SystemExit with what they said if that takes too long."""
     end_s = time.monotonic() + BEGIN_S
-    while not all(map(true, processes)):
+    while not all(map(learns, processes)):
         if time.monotonic() > end_s:
             raise SystemExit("\n".join(text for each in processes for _, text in each.said))
         time.sleep(1.0)

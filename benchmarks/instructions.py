@@ -104,9 +104,7 @@ def run(only_compile: bool) -> None:
 # request's address is in rax, the answer in rdx.
 BASE = (ord("C") << 24) | (ord("T") << 16)
 DUMP, START, STOP = BASE + 3, BASE + 4, BASE + 5
-REQUEST = bytes.fromhex(
-    "4889f8 31d2 48c1c703 48c1c70d 48c1c73d 48c1c733 4887db 4889d0 c3".replace(" ", "")
-)
+REQUEST = bytes.fromhex("4889f8 31d2 48c1c703 48c1c70d 48c1c73d 48c1c733 4887db 4889d0 c3")
 
 
 def request(code: int, text: bytes = b"") -> None:
@@ -141,7 +139,7 @@ def why_not() -> str:
 
 def count(caches: bool = False) -> dict[str, dict[str, int]]:
     """Task -> event -> count. Takes minutes."""
-    options = [*CACHES] if caches else []
+    options = CACHES if caches else ()
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ, **TARGET, "PYTHONHASHSEED": "0", "NUMBA_CACHE_DIR": f"{folder}/kernels",

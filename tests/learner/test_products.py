@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
+from edge_rjepa.base.jit import fingerprint, jit, specialise
 from edge_rjepa.learner.kernels import products
-from edge_rjepa.learner.kernels.microkernels import SHORT, TALL, VECTOR_BYTES, WIDE
+from edge_rjepa.learner.kernels.microkernels import (
+    SHORT,
+    TALL,
+    VECTOR_BYTES,
+    WIDE,
+    sum_tile,
+)
 
 FILL = 7.0
 
@@ -81,6 +88,14 @@ def test_what_would_be_read_beyond_its_end_is_refused():
     for bad in (np.asfortranarray(w), w.astype("f4"), w[:, :-1]):
         with pytest.raises(TypingError, match="matrices of one dtype and in C order"):
             products.backward_product(d, bad, out)
+
+
+def test_a_kept_kernel_is_stale_when_its_tiles_are_others():
+    def kernel(rows):
+        return jit(specialise(lambda: tile(), "test", tile=sum_tile(rows, WIDE)))  # noqa: F821
+
+    assert fingerprint(kernel(TALL)) == fingerprint(kernel(TALL))
+    assert fingerprint(kernel(TALL)) != fingerprint(kernel(SHORT))
 
 
 @pytest.mark.slow

@@ -323,42 +323,23 @@ def predictor_backward(p, ws, descent):
 # Recurrent-Forward Propagation
 
 
-def credit_back_template(r, J, B, delta, beta):
-    """Every unit's beta (G, n_h) of a fixation, and its credit r (m, n_h) one further back.
+def step_back_template(row, J, B, weighed):
+    """For every unit weighed (G, n_h) <- row B, and then row (m, n_h) <- row J, of one fixation.
 
     `take_*` are the cell's, and the lengths of what they return are types (see `move_template`).
     """
-    for j in range(r.shape[1]):
-        old, new = take_state(r, j), take_state(delta, j)  # noqa: F821
-        for i in range(len(take_projections(beta, j))):  # noqa: F821
-            total = old[0] * B[0, i, j]
-            for a in range(1, len(old)):
-                total += old[a] * B[a, i, j]
-            beta[i, j] = total
-        for b in range(len(old)):
-            total = new[b]
-            for a in range(len(old)):
-                total += old[a] * J[a, b, j]
-            r[b, j] = total
-
-
-def transition_back_template(T, J, B, gamma):
-    """Every unit's gamma (G, n_h) of a fixation, and its transition T (m, n_h) one further back.
-
-    Of one of the new state's values.
-    """
-    for j in range(T.shape[1]):
-        old = take_state(T, j)  # noqa: F821
-        for i in range(len(take_projections(gamma, j))):  # noqa: F821
+    for j in range(row.shape[1]):
+        old = take_state(row, j)  # noqa: F821
+        for i in range(len(take_projections(weighed, j))):  # noqa: F821
             total = old[0] * B[0, i, j]
             for b in range(1, len(old)):
                 total += old[b] * B[b, i, j]
-            gamma[i, j] = total
+            weighed[i, j] = total
         for b in range(len(old)):
             total = old[0] * J[0, b, j]
             for c in range(1, len(old)):
                 total += old[c] * J[c, b, j]
-            T[b, j] = total
+            row[b, j] = total
 
 
 def parameter_template(i, J, D, delta, e_lam, grad_lam):
@@ -396,9 +377,10 @@ def coefficients_template(local, delta, r, T, beta, gamma, e_lam, grad_lam):
     for a in range(m):
         T[a, a] = 1
     for s in range(K - 1, -1, -1):
-        credit_back(r, J[s], B[s], delta[s], beta[s])  # noqa: F821
+        step_back(r, J[s], B[s], beta[s])  # noqa: F821
+        add_columns(delta[s], 0, r)
         for a in range(m):
-            transition_back(T[a], J[s], B[s], gamma[s, a])  # noqa: F821
+            step_back(T[a], J[s], B[s], gamma[s, a])  # noqa: F821
     for i in range(len(e_lam)):
         for s in range(K):
             parameter(i, J[s], D[s], delta[s], e_lam[i], grad_lam[i])  # noqa: F821
@@ -408,8 +390,7 @@ def coefficients_template(local, delta, r, T, beta, gamma, e_lam, grad_lam):
 def coefficients(cell: cells.Cell):
     """The compiled `coefficients_template` of a cell."""
     parts: dict[str, Callable] = {
-        "credit_back": credit_back_template,
-        "transition_back": transition_back_template,
+        "step_back": step_back_template,
         "parameter": parameter_template,
     }
     compiled = {

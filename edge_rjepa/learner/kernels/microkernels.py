@@ -38,13 +38,14 @@ _BYTES = ir.IntType(8).as_pointer()
 _FUSED = ("contract",)  # a product and a sum may be rounded once
 
 
-def sum_tile(rows: int, vectors: int, partial: bool) -> Callable:
+def sum_tile(rows: int, vectors: int) -> Callable:
     """For compiled code: tile(a, b, out, across, first, end, i, j, columns), rows by vectors large.
 
-    It sums over k = first .. end - 1, which go across `a` or down. A partial tile's last vector has
-    `columns` numbers only.
-    What the next tiles need is fetched meanwhile: rows are too short for the processor to foresee.
+    It sums over k = first .. end - 1, which go across `a` or down. A tile of one vector is what is
+    left of a row: `columns` numbers. What the next tiles need is fetched meanwhile: rows are too
+    short for the processor to foresee.
     """
+    partial = vectors == 1
 
     @intrinsic
     def tile(typing_context, a, b, out, across, first, end, i, j, columns):
@@ -61,7 +62,7 @@ def sum_tile(rows: int, vectors: int, partial: bool) -> Callable:
                 for _ in range(rows)]  # fmt: skip
         for row, target in enumerate(targets):
             for v in range(vectors):
-                builder.store(vector.load(target, v, v == vectors - 1), sums[row][v])
+                builder.store(vector.load(target, v, partial), sums[row][v])
         long = builder.icmp_signed(">", builder.sub(end, first), _INDEX(4))
         with builder.if_then(long):  # or fetching takes longer than the sums
             for row in range(rows):
@@ -70,14 +71,14 @@ def sum_tile(rows: int, vectors: int, partial: bool) -> Callable:
         with cgutils.for_range_slice(builder, first, end, _INDEX(1)) as (k, _):
             source = b.at(k, j)
             vector.fetch(source, range(vectors, 2 * vectors), write=False)
-            right = [vector.load(source, v, v == vectors - 1) for v in range(vectors)]
+            right = [vector.load(source, v, partial) for v in range(vectors)]
             for row in range(rows):
                 left = vector.of(a.load(k, builder.add(i, _INDEX(row))))
                 for v in range(vectors):
                     _add_product(builder, sums[row][v], left, right[v])
         for row, target in enumerate(targets):
             for v in range(vectors):
-                vector.store(builder.load(sums[row][v]), target, v, v == vectors - 1)
+                vector.store(builder.load(sums[row][v]), target, v, partial)
         return context.get_dummy_value()
 
     return tile
@@ -150,7 +151,7 @@ class _Matrix:
     def __init__(self, context, builder, numba_type, value):
         array = context.make_array(numba_type)(context, builder, value)
         self.number = _Number(context, numba_type.dtype)
-        self.n_rows, self.n_columns = cgutils.unpack_tuple(builder, array.shape, 2)
+        _, self.n_columns = cgutils.unpack_tuple(builder, array.shape, 2)
         self._builder = builder
         self._start = builder.bitcast(array.data, _BYTES)
         self._strides = cgutils.unpack_tuple(builder, array.strides, 2)
@@ -185,7 +186,6 @@ class _Vectors:
         self.type = ir.VectorType(number.type, self.lanes)
         self.zero = ir.Constant(self.type, None)
         self._builder, self._number = builder, number
-        self._mask = None
         if columns is not None:
             lanes = ir.Constant(ir.VectorType(_INDEX, self.lanes), list(range(self.lanes)))
             self._mask = builder.icmp_signed("<", lanes, self.of(columns))
@@ -200,7 +200,7 @@ class _Vectors:
     def load(self, start, v, partial):
         """The v-th vector from an address on."""
         pointer, align = self._pointer(start, v), self._number.bytes
-        if not partial or self._mask is None:
+        if not partial:
             return self._builder.load(pointer, align=align)
         masked = self._masked("load", self.type, [pointer.type, _LANE, self._mask.type, self.type])
         return self._builder.call(masked, [pointer, _LANE(align), self._mask, self.zero])
@@ -208,7 +208,7 @@ class _Vectors:
     def store(self, vector, start, v, partial):
         """Write the v-th vector from an address on."""
         pointer, align = self._pointer(start, v), self._number.bytes
-        if not partial or self._mask is None:
+        if not partial:
             self._builder.store(vector, pointer, align=align)
             return
         kinds = [self.type, pointer.type, _LANE, self._mask.type]

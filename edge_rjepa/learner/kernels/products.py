@@ -24,6 +24,7 @@ from edge_rjepa.learner.kernels.microkernels import (
 )
 
 DEEP = 64  # rows of `b` that stay in a core's cache while all tiles meet them
+# A product's loops over tiles stand in one function: what it called would be compiled twice.
 HEIGHTS = (("tall", TALL), ("short", SHORT), ("single", 1))  # of tiles, in rows
 
 
@@ -84,8 +85,8 @@ def _tiled(template: Callable, wide: Callable, narrow: Callable) -> Callable:
 DOTS = _tiled(dots_template, lambda rows: dot_tile(rows, WIDE), lambda rows: dot_tile(rows, 1))
 SUMS = _tiled(
     sums_template,
-    lambda rows: sum_tile(rows, WIDE, partial=False),
-    lambda rows: sum_tile(rows, 1, partial=True),
+    lambda rows: sum_tile(rows, WIDE),
+    lambda rows: sum_tile(rows, 1),
 )
 
 
