@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_rjepa.errors import InputError, RJepaError
+from edge_rjepa.errors import CheckpointError, InputError, RJepaError
 from edge_rjepa.fleet.child import Child, Settings
 from edge_rjepa.fleet.parcel import (
     VERSION,
@@ -148,8 +148,9 @@ class Member:
                 f"{task.learned:,}: begin the fleet with this run (edge-rjepa fleet serve "
                 "--start), or start a new run"
             )
-        if own:
-            run.keep(ALONE)
+        why_not = own and run.keep(ALONE)
+        if why_not:
+            raise CheckpointError(f"what this robot learned alone cannot be kept: {why_not}")
         self._adopted = self._handed = None
         self._adopt(task, lesson, run)
         run.keep()  # before it counts as a member, a checkpoint is the fleet's

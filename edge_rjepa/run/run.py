@@ -466,14 +466,15 @@ class Run:
         good = self.monitor.is_good(health_of(self.learner))
         self.keep(*[GOOD] if good else [])
 
-    def keep(self, *more: str) -> None:
+    def keep(self, *more: str) -> str | None:
         """Write the checkpoint, and `more`, unless the learner is beyond doubt broken.
 
-        That it failed is an event.
+        Returns why nothing was kept, or None. That it failed is an event.
         """
         self._saved_s = time.monotonic()
-        if self._is_broken():
-            return
+        broken = self._broken()
+        if broken:
+            return broken
         try:
             for name in (*more, CHECKPOINT):
                 self._save(name)
@@ -481,19 +482,20 @@ class Run:
             again_s = self.config.checkpoint_every_s
             self.report(f"{error}; learning goes on, the next try is in {again_s:.0f} s")
             self._saving_fails = True
-        else:
-            if self._saving_fails:
-                self.report(f"saved again: {self.folder / CHECKPOINT}")
-            self._saving_fails = False
+            return str(error)
+        if self._saving_fails:
+            self.report(f"saved again: {self.folder / CHECKPOINT}")
+        self._saving_fails = False
+        return None
 
-    def _is_broken(self) -> bool:
-        """Beyond doubt; one that has learned nothing yet only lacks statistics."""
-        return self.learner.fixations > 0 and bool(self.monitor.broken(health_of(self.learner)))
+    def _broken(self) -> str | None:
+        """What is wrong beyond doubt; one that has learned nothing yet only lacks statistics."""
+        return self.monitor.broken(health_of(self.learner)) if self.learner.fixations else None
 
     def _keep_at_the_end(self) -> None:
         """Half a step is no state to go on from: then the last checkpoint is."""
         try:
-            if not (self.loop.torn or self._is_broken()):
+            if not (self.loop.torn or self._broken()):
                 self._save(CHECKPOINT)
         except DeviceError as error:
             self._leave_device(error)

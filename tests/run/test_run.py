@@ -1,6 +1,7 @@
 """Runs: learning kept in a folder, resumed bit for bit, guarded against collapse."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -333,6 +334,19 @@ def test_when_all_checkpoints_are_lost_the_last_good_state_is_gone_on_from(tmp_p
         begin(tmp_path, config)
     assert resume(tmp_path, config).frames == 40
     assert "older" in load_run(tmp_path).problems[-1]
+
+
+def test_who_asks_to_keep_hears_why_not(tmp_path, config):
+    run = begin(tmp_path, config)
+    run.learn(frames(10), ignore)
+    assert run.keep() is None and run.frames_kept == 10
+    run.learn(frames(5), ignore)
+    kept = run.frames_kept
+    run.monitor = Monitor(MonitorConfig(min_std=1.0))  # nothing is rich enough for it
+    assert "std is" in run.keep() and run.frames_kept == kept
+    run.monitor = Monitor()
+    shutil.rmtree(tmp_path)
+    assert "cannot write" in run.keep() and run.frames_kept == kept
 
 
 def test_how_often_to_save_may_change_in_a_run(tmp_path, config):

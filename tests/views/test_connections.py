@@ -263,11 +263,14 @@ class FakeRun(SimpleNamespace):
     """As much of a run as the buttons need."""
 
     def __init__(self, **more):
-        super().__init__(frames=10, frames_kept=0, kept=0, **more)
+        super().__init__(frames=10, frames_kept=0, kept=0, why_not=None, **more)
 
     def keep(self):
+        if self.why_not:
+            return self.why_not
         self.kept += 1
         self.frames_kept = self.frames
+        return None
 
 
 def test_an_end_while_a_button_waits_refuses_it_and_no_more():
@@ -313,3 +316,12 @@ def test_checkpoints_are_not_kept_faster_than_they_are_worth(monkeypatch):
     now_s[0] += buttons_room.PACE_S
     run.frames = 11
     assert press().result() == "kept at frame 11" and run.kept == 2
+
+
+def test_what_is_not_kept_is_not_said_to_be():
+    buttons, run = Buttons(lambda learner, path: None, print), FakeRun()
+    run.why_not = "the effective rank is 1, below 1.5"
+    done = buttons.press("checkpoint")
+    buttons.obey(run)
+    with pytest.raises(Refused, match="not kept: the effective rank is 1"):
+        done.result()

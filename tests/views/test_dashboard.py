@@ -295,8 +295,13 @@ def test_pause_and_resume(world):
 def test_checkpoint(world):
     learning, driver = world
     kept = learning.run.frames_kept
-    assert press(driver, "checkpoint").startswith("kept at frame")
+    # So small a network may have shrunk to nothing for a moment; it is then told, and not kept.
+    said = press(driver, "checkpoint")
+    if said.startswith("not kept: "):
+        assert learning.run.frames_kept == kept
+        return
     assert learning.run.frames_kept > kept
+    assert said == f"kept at frame {learning.run.frames_kept:,}"
 
 
 def test_export_can_be_downloaded(world):

@@ -87,7 +87,9 @@ class Buttons:
             raise Refused(f"it was kept just now: press again in {math.ceil(waits_s)} s")
         self._kept_s = time.monotonic()
         if run.frames != run.frames_kept:  # else it would be one moment twice
-            run.keep()
+            why_not = run.keep()
+            if why_not:
+                raise Refused(f"not kept: {why_not}")
         return f"kept at frame {run.frames_kept:,}"
 
     def _start_export(self, run: Run) -> str:
