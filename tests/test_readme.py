@@ -140,6 +140,7 @@ def test_every_python_block_is_found():
         assert len(markers) == sum(block.why_not is not None for block in blocks_of(text)), page
 
 
+@pytest.mark.slow
 def test_an_error_names_the_line_of_the_page(tmp_path, world):
     page = tmp_path / "page.md"
     page.write_text("# Title\n\n```python\nx = 1\n```\n\nThen:\n\n```python\ny = x\ny.z\n```\n")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 # -- add a command --------------------------------------------------------------------------------
@@ -39,6 +41,7 @@ def edge_rjepa(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_command_is_a_module_and_a_line(tmp_path):
     copy_of_the_package(tmp_path)
     room = tmp_path / "edge_rjepa" / "cli"

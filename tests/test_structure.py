@@ -126,6 +126,7 @@ def test_pictures_from_outside_come_through_one_door(path):
         assert not called(path.read_text()) & PICTURE_READERS
 
 
+@pytest.mark.slow
 def test_nothing_imports_the_tests_or_by_relative_names():
     for path in sources("edge_rjepa", *NEIGHBOURS, "benchmarks"):
         names = imported(path.read_text())

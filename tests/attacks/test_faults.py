@@ -10,6 +10,7 @@ from tests.attacks import faults
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selected", [each for tests in faults.FAULTS.values() for each in tests])
 def test_every_test_that_is_named_is_there(selected):
     path, _, name = selected.partition("::")

@@ -199,6 +199,7 @@ def test_recordings(tmp_path, name, files):
     attack(folder / name, of_bytes(whole, files), replay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "images"),
     [

@@ -154,6 +154,7 @@ def test_no_changed_bit_gives_other_data(path):
     assert refused > 7.9 * len(whole)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(st.binary(max_size=400))
 def test_any_other_bytes_are_refused(content):

@@ -345,6 +345,7 @@ def test_what_others_could_have_written_is_not_unpickled(compiled, tmp_path, pre
     assert not (tmp_path / "planted").exists()
 
 
+@pytest.mark.slow
 def test_disabled_jit_leaves_plain_functions(installation):
     installation.environment["NUMBA_DISABLE_JIT"] = "1"
     program = PROBE.replace("sum(kernel.stats.cache_hits.values())", "0")

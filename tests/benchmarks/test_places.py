@@ -138,6 +138,7 @@ def test_places_of_one_colour_each_are_told_by_the_histogram(protocol):
     assert min(found.values()) > 0.95
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_told_by_chance(protocol):
     labels = np.random.default_rng(0).permutation(protocol.fitted.labels)
     found = told_by_histogram(protocol, labels)

@@ -183,6 +183,7 @@ def test_our_board_is_of_our_markers():
     assert CHARUCO.pattern == "DICT_4X4_50" and CHESS.pattern == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("board", "sigma_px"), [(CHARUCO, 12.0), (CHESS, 60.0)], ids=str)
 def test_a_blurred_board_is_named(board, sigma_px):
     blurred = cv2.GaussianBlur(drawn(board), (0, 0), sigma_px)
@@ -238,6 +239,7 @@ def rasterised(boxes, width_mm, height_mm, dots_per_mm=4.0):
     return image
 
 
+@pytest.mark.slow
 def test_a_png_says_how_large_it_is(tmp_path):
     CHARUCO.write(tmp_path / "board.png")
     data = (tmp_path / "board.png").read_bytes()

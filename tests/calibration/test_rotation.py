@@ -46,6 +46,7 @@ def pictures():
     return [features_of(rig.render(np.tile(s, (5, 1)), 37 * k)) for k, s in enumerate(SHAFTS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("i", "j"), [(0, 1), (0, 2), (1, 2), (0, 3)])
 def test_turns_between_pictures_are_found_to_a_hundredth_of_a_degree(pictures, i, j):
     expected = TRUTH.rotation(SHAFTS[i]).T @ TRUTH.rotation(SHAFTS[j])
@@ -55,6 +56,7 @@ def test_turns_between_pictures_are_found_to_a_hundredth_of_a_degree(pictures, i
     assert found.angle_rad == pytest.approx(off_rad(np.eye(3), expected), abs=math.radians(0.02))
 
 
+@pytest.mark.slow
 def test_a_turn_is_found_without_being_expected(pictures):
     expected = TRUTH.rotation(SHAFTS[0]).T @ TRUTH.rotation(SHAFTS[1])
     found = rotation_between(pictures[0], pictures[1], CAMERA)

@@ -9,6 +9,8 @@ from edge_rjepa.cli.cameras import address_after, numbered
 from edge_rjepa.run.run import load_run
 from tests import small_runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):

@@ -211,6 +211,7 @@ def test_help_has_an_example(tmp_path, typed, command):
     assert done.returncode == 0 and "example" in done.stdout
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_heavy():
     heavy = ["numba", "cv2", "onnx", "onnxruntime", "scipy", "serial", "matplotlib", "aiohttp"]
     program = (

@@ -121,6 +121,7 @@ def test_a_damaged_calibration_is_a_failure(calibration):
 # --- cameras -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_camera_is_looked_at(monkeypatch):
     monkeypatch.setattr(doctor, "LOOK_S", 0.5)
     with FaultyCamera(size=(160, 120), frames_per_s=20.0) as camera:

@@ -72,6 +72,7 @@ def test_every_live_source_is_such_a_camera(tmp_path, capfd, name):
     assert "opened only when it is named" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["encoder.onnx", "report.png"])
 def test_a_link_in_a_run_is_not_written_through(tmp_path, capfd, monkeypatch, name):
     monkeypatch.setattr(parity, "PARITY_STEPS", 20)

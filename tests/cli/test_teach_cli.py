@@ -62,6 +62,7 @@ def answers(capsys, *arguments) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_rooms_are_taught_recognised_and_forgotten(home, run, capsys):
     teach_all(home, run)
     found = answers(capsys, "recognise", run, "--source", home / "asked")
@@ -77,6 +78,7 @@ def test_rooms_are_taught_recognised_and_forgotten(home, run, capsys):
     assert found[1]["place"] != "hall"
 
 
+@pytest.mark.slow
 def test_a_video_is_looked_at_evenly_and_answers_change_with_it(home, run, capsys, tmp_path):
     teach_all(home, run)
     path = str(tmp_path / "walk.avi")
@@ -97,6 +99,7 @@ def test_a_video_is_looked_at_evenly_and_answers_change_with_it(home, run, capsy
     assert "all of it (place): 4 looks" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_things_are_known_apart_from_places(home, run, capsys):
     teach_all(home, run)
     asked = home / "asked"
@@ -109,6 +112,7 @@ def test_things_are_known_apart_from_places(home, run, capsys):
     assert {line["thing"] for line in found} <= {"cup", None}
 
 
+@pytest.mark.slow
 def test_an_exported_file_knows_the_names_by_itself(home, run, capsys, tmp_path):
     teach_all(home, run)
     path = tmp_path / "rooms.onnx"
@@ -124,6 +128,7 @@ def test_an_exported_file_knows_the_names_by_itself(home, run, capsys, tmp_path)
         assert one["probability"] == pytest.approx(other["probability"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_taught_beside_it(home, run, capsys, tmp_path):
     path = tmp_path / "encoder.onnx"
     assert main(["export", str(run), "-o", str(path), "--form", "patches"]) == 0
@@ -134,6 +139,7 @@ def test_an_exported_file_is_taught_beside_it(home, run, capsys, tmp_path):
     assert [line["place"] for line in found] == [*ROOMS, None]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_before_anybody_looks(home, run, capsys):
     teach_all(home, run)
     for arguments, said in (
@@ -222,6 +228,7 @@ def test_asking_uses_what_was_taught_meanwhile(home, run, monkeypatch, capsys):
     assert len(known.names.likeness(blank)) == 1
 
 
+@pytest.mark.slow
 def test_names_that_tie_export_as_they_are(home, run, tmp_path):
     for name in ("kitchen", "pantry"):
         assert main(["teach", str(run), name, "--source", str(home / "kitchen")]) == 0
@@ -229,6 +236,7 @@ def test_names_that_tie_export_as_they_are(home, run, tmp_path):
     assert main(arguments) == 0
 
 
+@pytest.mark.slow
 def test_what_a_file_knows_by_itself_is_told_and_not_taught(home, run, capsys, tmp_path):
     teach_all(home, run)
     path = tmp_path / "rooms.onnx"
@@ -239,6 +247,7 @@ def test_what_a_file_knows_by_itself_is_told_and_not_taught(home, run, capsys, t
     assert "teach the run, and export it again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_names_in_a_file_are_checked_as_taught_ones_are(home, run, tmp_path):
     teach_all(home, run)
     path = tmp_path / "rooms.onnx"

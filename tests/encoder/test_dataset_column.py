@@ -130,6 +130,7 @@ def test_the_feature_and_its_statistics_are_told(dataset):
         np.testing.assert_allclose(stats[NAME][measure], np.average(each, 0, weights=lengths))
 
 
+@pytest.mark.slow
 def test_the_new_dataset_is_a_source_and_may_get_another_column(dataset):
     new, _ = written(dataset)
     with open_source(f"lerobot:{new}#{FRONT}", once=True) as source:
@@ -243,6 +244,7 @@ def embedded(encoder, dataset, *flags):
     return np.array([row["observation.edge_rjepa"] for row in rows_of(new)]), pictures
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_the_encoder_describes(encoder, dataset, capsys):
     rows, pictures = embedded(encoder, dataset, "--pooled", "--json")
     said = json.loads(capsys.readouterr().out)
@@ -251,6 +253,7 @@ def test_the_command_writes_what_the_encoder_describes(encoder, dataset, capsys)
     np.testing.assert_array_equal(rows, [describe(picture) for picture in pictures])
 
 
+@pytest.mark.slow
 def test_by_place_there_is_a_row_for_each_place_and_their_mean_is_the_description(encoder, dataset):
     rows, pictures = embedded(encoder, dataset)
     describe = FrozenEncoder(encoder).describe

@@ -120,6 +120,7 @@ def others(learner):
     return np.array([expected(learner, picture_of((480, 640), seed)) for seed in range(10, 14)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_learner_run_and_every_form_describe_alike(learner, files, others, seed):
     picture = picture_of((480, 640), seed)
@@ -142,6 +143,7 @@ def test_learner_run_and_every_form_describe_alike(learner, files, others, seed)
         assert np.linalg.norm(found.astype(float)) == pytest.approx(1.0, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_descriptor_takes_many_pictures_at_once(learner, files):
     session = onnxruntime.InferenceSession(files / "descriptor")
     pictures = np.stack([picture_of(SHAPE, seed) for seed in range(3)])
@@ -150,6 +152,7 @@ def test_a_descriptor_takes_many_pictures_at_once(learner, files):
     assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_whitened_embedding_is_what_the_file_says(learner, files):
     windows = RETINA.windows(picture_of(SHAPE), np.random.default_rng(0).uniform(0, 200, (T, 2)))
     matrix, mean = learner.whitening()
@@ -339,6 +342,7 @@ def test_files_of_the_format_before_are_refused(files, tmp_path):
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_descriptor(learner, files, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parity, "DESCRIBED_PICTURES", 6)
     path = tmp_path / "d.onnx"

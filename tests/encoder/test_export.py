@@ -199,6 +199,7 @@ def test_default_network_with_the_default_retina(tmp_path):
     assert_follows(tmp_path / "encoder.onnx", learner, retina, n=2, steps=6)
 
 
+@pytest.mark.slow
 @every_encoder
 def test_a_patch_is_seen_alike_in_every_form(tmp_path, few_steps, n_e):
     retina = Retina(SMALL_RETINA)
@@ -252,6 +253,7 @@ def made_up(name, step, n_state=1):
     return Cell(name, step, n_state, 1, 1, (0,), zeros, zeros, (1.0,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["step", "sequence"])
 def test_a_new_cell_exports_as_it_is(tmp_path, monkeypatch, few_steps, form):
     monkeypatch.setattr(cells, "CELLS", dict(cells.CELLS))

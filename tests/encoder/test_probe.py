@@ -158,6 +158,7 @@ def scans_of(seed, count=5):
     return [scan(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", ["run", "step.onnx"])
 def test_a_picture_is_described_whatever_was_seen_before(world, subject):
     one, other = scans_of(0, 2)
@@ -213,6 +214,7 @@ def test_a_broken_picture_is_named_and_left_out(world, tmp_path, content):
     assert report.fitted + report.asked == 2 * PER_CLASS - 1
 
 
+@pytest.mark.slow
 def test_hidden_files_and_folders_are_no_pictures_and_no_classes(world, tmp_path):
     folder = write_pictures(tmp_path / "hidden", (0, 1))
     (folder / "class 0" / "._7.png").write_bytes(b"\0\5\x16\7" + bytes(100))

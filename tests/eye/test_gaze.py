@@ -317,6 +317,7 @@ def test_neighbouring_windows_mostly_overlap():
 # --- saccade length and inhibition of return, drawn from cells -----------------------------------
 
 
+@pytest.mark.slow
 def test_saccades_are_as_long_as_random_ones_where_nothing_draws_gaze():
     """On a blank wall and without neglect only length and inhibition are left."""
     lengths = {}
@@ -442,6 +443,7 @@ def test_something_new_is_found_though_the_light_changes_with_it():
     assert np.mean(found) >= 0.8
 
 
+@pytest.mark.slow
 def test_what_comes_into_view_for_the_first_time_has_not_changed():
     shares = []
     for seed in range(20):
@@ -483,6 +485,7 @@ def told_by_place(policy, surprise_of, frames=150, seed=2, **fields):
     return np.mean(left[frames // 2 :])
 
 
+@pytest.mark.slow
 def test_gaze_goes_where_the_learner_is_surprised_or_getting_better():
     flat = told_by_place("surprise", lambda i, left: np.full(16, 20.0))
     surprising = told_by_place("surprise", lambda i, left: np.where(left, 30.0, 20.0))
@@ -530,6 +533,7 @@ def test_neglected_places_come_to_their_turn():
     assert covered(neglect_weight=6.0) > 1.15 * covered(neglect_weight=0.0)
 
 
+@pytest.mark.slow
 def test_the_free_share_of_fixations_is_drawn_by_nothing():
     image = with_spot(BLANK, 240, 170)
 
@@ -580,6 +584,7 @@ def aims(policy, frames=200, limits=LIMITS, image=PICTURE, seed=0, **fields):
     return told
 
 
+@pytest.mark.slow
 @every_policy
 def test_the_head_stays_for_a_while_and_keeps_its_limits(policy):
     told = aims(policy, dwell_frames=5)
@@ -621,6 +626,7 @@ def test_the_head_does_not_jitter():
     assert np.median(np.hypot(*steps.T)) > math.radians(2.0)
 
 
+@pytest.mark.slow
 def test_a_head_that_is_stuck_is_sent_elsewhere_after_a_while():
     gaze, wide, told = gaze_of("mixed"), ((-1.2, 1.2), (-0.5, 0.5)), []
     for _ in range(400):
@@ -630,6 +636,7 @@ def test_a_head_that_is_stuck_is_sent_elsewhere_after_a_while():
     assert len(directions) > 1
 
 
+@pytest.mark.slow
 def test_a_head_with_nothing_to_gain_stays():
     assert not any(aim for _, aim in aims("mixed", 100, ((0.0, 0.0), (0.0, 0.0))))
     calm = aims("mixed", 100, image=BLANK, neglect_weight=0.0)

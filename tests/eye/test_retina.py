@@ -117,6 +117,7 @@ def oriented_codes(luminance, config):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -141,6 +142,7 @@ def test_both_paths_are_the_reference(config):
     np.testing.assert_allclose(plain, wanted, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_both_paths_agree_on_photographs(frames):
     rng = np.random.default_rng(2)
     for frame in frames:

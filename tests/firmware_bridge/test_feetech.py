@@ -544,6 +544,7 @@ def test_bad_answers_without_end_are_a_dead_line(spoil):
         rig.driver.request(Status())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late_s", [0.049, 0.052, 0.07, 0.099, 0.12, 0.2])
 def test_a_late_answer_is_not_believed(late_s):
     rig = Rig().opened()  # torque off, and turned by hand

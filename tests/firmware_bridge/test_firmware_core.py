@@ -243,6 +243,7 @@ positions = st.integers(1200, 4800).map(lambda ticks: 0.5 * ticks)
 slews = st.integers(25, 20000)
 
 
+@pytest.mark.slow
 @given(
     st.tuples(positions, positions),
     st.tuples(slews, slews),
@@ -697,6 +698,7 @@ def test_the_firmware_is_small():
     assert data + bss < RAM
 
 
+@pytest.mark.slow
 def test_the_shipped_firmware_is_this_source(tmp_path):
     version = avr_gcc()
     if version != "5.4.0":

@@ -153,6 +153,7 @@ def test_stuffing_has_no_zero_and_comes_back(data):
     assert uncobs(cobs(data)) == data
 
 
+@pytest.mark.slow
 @given(st.lists(payloads, max_size=6), st.data())
 def test_frames_come_out_however_the_bytes_are_cut(sent, data):
     stream = b"\0" + b"".join(frame(payload) for payload in sent)

@@ -14,8 +14,11 @@ from tests.firmware_bridge.ros_robot import Robot, driver_before
 from tests.ros2_link import robots
 from tests.ros2_link.robots import Peer, fresh_name, wait_for
 
-# rclpy's parser of remappings imports it.
-pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+pytestmark = [
+    # rclpy's parser of remappings imports it.
+    pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),
+    pytest.mark.slow,
+]
 this_machine, ours, theirs = robots.this_machine, robots.ours, robots.theirs
 
 

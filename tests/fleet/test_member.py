@@ -258,6 +258,7 @@ def silent_process(tmp_path, monkeypatch):
     monkeypatch.setattr("edge_rjepa.fleet.child.sys.executable", str(program))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_nothing_and_is_started_again(run, silent_process, monkeypatch):
     events = []
     member = Member(run, Settings("127.0.0.1:1"), events.append)

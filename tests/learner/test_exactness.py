@@ -101,6 +101,7 @@ class NoShareBeforeTheBlock(Stream):
         return super().learn(step)
 
 
+@pytest.mark.slow
 def test_a_hidden_layer_s_share_before_the_block_is_not_small():
     def learner(config):
         return RJepa(config, engine=CpuEngine([NoShareBeforeTheBlock(config, find("leaky"))]))

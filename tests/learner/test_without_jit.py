@@ -64,6 +64,7 @@ def plain(tmp_path_factory) -> dict[str, np.ndarray]:
     return dict(np.load(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("cell", list(CELLS))

@@ -12,8 +12,11 @@ from ros2_link.messages import decode, encode, message_class
 from tests.ros2_link import robots
 from tests.ros2_link.robots import Peer, fresh_name, wait_for
 
-# rclpy's parser of remappings imports it.
-pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+pytestmark = [
+    # rclpy's parser of remappings imports it.
+    pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),
+    pytest.mark.slow,
+]
 FLOAT, IMAGE = "std_msgs/msg/Float32", "sensor_msgs/msg/Image"
 IMPORTANT = Qos(reliable=True, depth=1)
 this_machine, ours, theirs = robots.this_machine, robots.ours, robots.theirs

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pytest
 
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.run.config import RunConfig
@@ -38,6 +39,7 @@ def learned(folder, config, stops):
     return run.learner.digest
 
 
+@pytest.mark.slow
 def test_the_same_bag_teaches_the_same_to_the_last_bit_resumed_or_not(tmp_path):
     path = write_mcap(tmp_path / "walk.mcap", list(walk()), chunk_size=40_000)
     config = replace(

@@ -225,6 +225,7 @@ HEADERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS)
 def test_headers_that_lie_are_refused(tmp_path, content):
     (tmp_path / CHECKPOINT).write_bytes(content)

@@ -227,6 +227,7 @@ def test_a_recording_is_used_as_it_was_then():
     assert loop.learner.fixations == 10 and len(loop.held_out._looks) == 2
 
 
+@pytest.mark.slow
 def test_learning_that_falls_behind_uses_fewer_fixations_and_says_so(monkeypatch):
     """A camera of 1,000 frames a second: no learner keeps up with that."""
     config = replace(CONFIG, fixations_per_frame=16)

@@ -45,6 +45,7 @@ def test_weights_are_averaged_by_what_each_has_seen(run_of, tmp_path):
         assert np.allclose(array, 0.25 * parts[0][name] + 0.75 * parts[1][name], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_the_first_one_stands(run_of, tmp_path):
     folders = [run_of("one"), run_of("other")]
     assert main(["merge", *map(str, folders), "-o", str(tmp_path / "both")]) == 0
@@ -53,6 +54,7 @@ def test_it_goes_on_where_the_first_one_stands(run_of, tmp_path):
     assert load_run(tmp_path / "both").notes["loop"]["frames"] == 10
 
 
+@pytest.mark.slow
 def test_it_is_an_encoder(run_of, tmp_path):
     folders = [run_of("one"), run_of("other")]
     merge_runs(folders, tmp_path / "both")

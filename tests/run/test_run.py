@@ -87,6 +87,7 @@ def events(folder):
     return [line["event"] for line in journal.read(folder / METRICS) if "event" in line]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, config):
     run = begin(tmp_path, config)
     seen = []
@@ -105,6 +106,7 @@ def test_a_run_leaves_everything_behind_and_says_whether_it_learned(tmp_path, co
     assert summary["after"] == run.held_out.judge(run.learner)._asdict()
 
 
+@pytest.mark.slow
 def test_it_is_judged_each_time_that_the_fixations_have_doubled(tmp_path, config, monkeypatch):
     usual = begin(tmp_path / "usual", config)
     usual.learn(frames(100), ignore)
@@ -127,6 +129,7 @@ def test_a_run_too_short_for_a_measurement_is_measured_at_its_end(tmp_path, conf
     assert [progress.frames for progress in seen] == [3]
 
 
+@pytest.mark.slow
 def test_a_slow_source_is_measured_by_the_clock(tmp_path, config, monkeypatch):
     """That changes what is told and nothing of what is learned."""
     usual = begin(tmp_path / "usual", config)
@@ -151,6 +154,7 @@ def test_a_short_video_is_judged(tmp_path, config, count):
         assert run.finish()["after"] is not None
 
 
+@pytest.mark.slow
 def test_resuming_is_bit_for_bit_what_never_stopping_is(tmp_path, config):
     whole = begin(tmp_path / "whole", config)
     whole.learn(frames(30), ignore)

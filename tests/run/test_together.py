@@ -90,6 +90,7 @@ class Sluggish(Failing):
         return self._source.read_next(timeout_ms) if self._asked % 3 == 0 else None
 
 
+@pytest.mark.slow
 def test_each_learns_what_it_would_learn_alone(started):
     alone = started(3, "alone")
     for run in alone:

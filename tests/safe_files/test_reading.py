@@ -125,6 +125,7 @@ def test_toml_is_what_it_says(path):
     assert read_toml(path, 1000) == {"a": 1.5, "b": {"c": {"d": dots}}}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=8))
 def test_lines_end_where_they_end_and_the_long_ones_are_nothing(tmp_path_factory, wanted):

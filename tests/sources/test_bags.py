@@ -246,6 +246,7 @@ def test_a_bag_is_read_from_any_thread(tmp_path):
 # -- several files --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".db3", ".mcap"])
 def test_files_of_a_folder_come_by_their_number(tmp_path, suffix):
     everything = list(stream(36))

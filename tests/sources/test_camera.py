@@ -76,6 +76,7 @@ def test_pictures_have_the_size_that_came_and_the_angle_that_was_configured(serv
     assert source.live and source.head is None and frame.head_rad == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_who_reads_all_gets_all_in_order_and_once(source, server):
     frames = [source.read_next(1000) for _ in range(20)]
     numbers = [server.number_of(frame.image) for frame in frames]

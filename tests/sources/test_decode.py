@@ -179,6 +179,7 @@ def test_names_of_any_bytes_are_read(tmp_path, name, prefix):
     assert len(shown) == 2 and told == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(30_000, 100), (100, 30_000), (1, 1)])
 def test_a_strip_or_a_dot_does_not_decide_the_size_of_the_others(folder, size):
     width, height = size

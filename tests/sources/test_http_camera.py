@@ -169,6 +169,7 @@ STYLES |= {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_pictures_come_however_they_are_sent(style):
     frames, told = seen(STYLES[style])
@@ -176,6 +177,7 @@ def test_pictures_come_however_they_are_sent(style):
     assert len({frame.image.tobytes() for frame in frames}) == len(frames) and told == []
 
 
+@pytest.mark.slow
 def test_pictures_are_those_that_were_sent():
     frames, _ = seen(snapshot, count=8)
     sent = {cv2.imdecode(np.frombuffer(jpeg(i), np.uint8), 1).tobytes() for i in range(100)}
@@ -259,6 +261,7 @@ def test_what_a_server_writes_cannot_write_on_the_terminal():
     assert "\x1b" not in line and 81 * "x" not in line
 
 
+@pytest.mark.slow
 def test_the_first_picture_is_waited_for_as_long_as_asked():
     assert "first_picture_s" in refusal(after(5.0), first_picture_s=0.3)
     assert "first_picture_s" in refusal(after(5.0, head_first=True), first_picture_s=0.3)

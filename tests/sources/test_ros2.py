@@ -23,8 +23,11 @@ from tests.ros2_link import made, robots
 from tests.ros2_link.robots import Peer, fresh_name, wait_for
 from tests.sources.source_checks import CHECKS
 
-# rclpy's parser of remappings imports it.
-pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+pytestmark = [
+    # rclpy's parser of remappings imports it.
+    pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),
+    pytest.mark.slow,
+]
 SOON = CameraConfig(first_picture_s=8.0)
 this_machine, ours, theirs = robots.this_machine, robots.ours, robots.theirs
 

@@ -86,6 +86,7 @@ def test_video_resumes_bit_for_bit(tmp_path, steps):
     assert_same_frames(*resumed(lambda: open_source(str(path)), steps))
 
 
+@pytest.mark.slow
 def test_wide_videos_are_scaled_down(tmp_path):
     path = write_video(tmp_path / "wide.avi", numbered(20, 1280, 720))
     with open_source(str(path), camera=CameraConfig(field_of_view_rad=1.2)) as source:

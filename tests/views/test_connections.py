@@ -104,6 +104,7 @@ def test_a_thousand_sockets_take_few_descriptors_and_lock_nobody_out(folder, tok
     assert len(said.splitlines()) <= 3, said
 
 
+@pytest.mark.slow
 def test_who_asks_for_nothing_is_dropped(folder, monkeypatch):
     monkeypatch.setattr(connections, "IDLE_S", 0.5)
     with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
@@ -177,6 +178,7 @@ NONSENSE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_no_bytes_make_a_traceback(folder, token, capfd, monkeypatch):
     monkeypatch.setattr(connections, "IDLE_S", 0.2)
@@ -243,6 +245,7 @@ def test_a_name_is_ours_only_if_it_was_named(folder):
         )  # there is no TLS without a proxy
 
 
+@pytest.mark.slow
 def test_guesses_wait_for_each_other_and_hold_up_nobody_else(folder, monkeypatch):
     monkeypatch.setattr(server_room, "GUESS_S", 1e6)
     with Dashboard("127.0.0.1:0", KeptRun(folder), token=TOKEN) as server:

@@ -345,6 +345,7 @@ def test_only_files_of_the_folder_itself_are_drawn(run_dir, tmp_path_factory, na
         report.draw_report(run_dir)
 
 
+@pytest.mark.slow
 def test_folder_that_cannot_be_written(run_dir):
     (run_dir / "report.png").mkdir()
     with pytest.raises(report.ReportError, match="cannot write .*report.png: Is a directory"):

@@ -20,8 +20,11 @@ from tests.ros2_link import robots
 from tests.ros2_link.robots import Peer, fresh_name, wait_for
 from tests.tools import unhindered_s
 
-# rclpy's parser of remappings imports it.
-pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+pytestmark = [
+    # rclpy's parser of remappings imports it.
+    pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),
+    pytest.mark.slow,
+]
 CAMERA = Pinhole(64, 48, math.radians(60.0))
 this_machine, ours, theirs = robots.this_machine, robots.ours, robots.theirs
 

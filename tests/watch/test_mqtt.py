@@ -163,6 +163,7 @@ def plain_url(broker):
     return f"mqtt://{USER}@127.0.0.1:{broker.port}/{PREFIX}"
 
 
+@pytest.mark.slow
 @needs_broker
 def test_alarms_with_pictures_and_their_ends_arrive(broker, phone, open_mqtt):
     messages = open_mqtt(plain_url(broker))
@@ -178,6 +179,7 @@ def test_alarms_with_pictures_and_their_ends_arrive(broker, phone, open_mqtt):
     wait_for(lambda: phone.said(f"{PREFIX}/new")[-1] == b"OFF", "the end")
 
 
+@pytest.mark.slow
 @needs_broker
 def test_a_kind_is_on_until_the_last_of_it_has_ended(broker, phone, open_mqtt):
     messages = open_mqtt(plain_url(broker))
@@ -323,6 +325,7 @@ def test_a_broker_that_accepts_and_never_answers_does_no_harm(open_mqtt, monkeyp
         messages.__exit__()
 
 
+@pytest.mark.slow
 @needs_broker
 def test_dropped_alarms_are_counted_once_the_broker_is_back(broker, open_mqtt):
     broker.stop()

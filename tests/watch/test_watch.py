@@ -130,6 +130,7 @@ def test_what_is_placed_is_reported_once_where_it_is(seen):
     assert 0.0 < alarm.per_hour < 1.0
 
 
+@pytest.mark.slow
 def test_the_threshold_is_found_anew_when_twice_as_much_was_seen(photograph):
     """In the warm-up what was just learned fits better than what comes later."""
     frames = stream(photograph, WARM_UP_S + 2.0)
