@@ -42,4 +42,5 @@ class Eye:
             gaze = Gaze(replace(self.gaze.config, policy=policy))
             for fixations in (1, 2):
                 plan = gaze.plan(camera, blank, (0.0, 0.0), fixations)
+                gaze.learned(np.zeros(fixations))
                 self.retina(blank, plan.pixels)

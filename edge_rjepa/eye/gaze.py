@@ -43,35 +43,30 @@ import cv2
 import numpy as np
 
 from calibration.angles import rays_of_angles
-from edge_rjepa.base.jit import jit
 from edge_rjepa.errors import InputError
+from edge_rjepa.eye import gaze_kernels as kernels
 from edge_rjepa.eye.config import GazeConfig, GazePolicy
 from edge_rjepa.eye.efference import efference_copy
+from edge_rjepa.eye.gaze_kernels import N_LAYERS, NOISE, PICTURE, USUAL
 from edge_rjepa.eye.head import Limits, wandered
-from edge_rjepa.eye.image import check_image
+from edge_rjepa.eye.image import as_rows, check_image
 from edge_rjepa.optics.camera import Camera, as_values, camera_of
 from safe_files.plain import plain, rebuilt
 
 TRIES = 16  # candidates before a random saccade goes just anywhere in the picture
 
+ALL_TERMS = ("salience", "change", "surprise", "progress", "neglect")
+PICTURED, REMEMBERED = slice(0, 2), slice(2, 5)  # what a picture is needed for, and what not
 TERMS = {
     GazePolicy.RANDOM: (),
     GazePolicy.SALIENCE: ("salience", "change"),
     GazePolicy.SURPRISE: ("surprise", "progress"),
-    GazePolicy.MIXED: ("salience", "change", "surprise", "progress", "neglect"),
+    GazePolicy.MIXED: ALL_TERMS,
 }
-
-# Layers of the map.
-APPEARANCE = slice(0, 4)  # blue, green, red and contrast as remembered, grey levels
-SEEN, USUAL, TRACE, PICTURE, FAST, SLOW, KNOWN = range(4, 11)
-N_LAYERS = 11
 
 FEWEST_PIXELS_A_CELL = 3  # across, in the reduced picture that salience and change look at
 SURROUNDINGS = 5.0  # cells: the side of what salience is measured against
-NOISE = 4.0  # grey levels: less contrast or change than this is none
-WHOLE_VIEW = 4.0  # change counts less when all of the view changes: in units of its mean
 MOST_PRIORITY = 1e6  # temperatures next to nothing stay finite
-SURPRISE_FAST, SURPRISE_SLOW = 0.3, 0.03  # rates of the running means at a place, a fixation
 MOST_SURPRISE = 1e6  # nats: a learner gone wild counts as no more
 SURPRISE_HORIZON = 5000  # fixations over which surprise has its overall mean and spread
 
@@ -94,8 +89,8 @@ class View(NamedTuple):
     camera: Camera
     head_rad: tuple[float, float]
     cells: np.ndarray  # (n,) their numbers in the map
-    pixels: np.ndarray  # (n, 2) their middles, x and y
-    boxes: np.ndarray  # (n, 4) left, top, right, bottom px of their parts inside the margins
+    middles: np.ndarray  # (2, n) px, x and y
+    boxes: np.ndarray  # (4, n) left, top, right, bottom px of their parts inside the margins
 
 
 class _KeptPlan(NamedTuple):
@@ -123,6 +118,8 @@ class Gaze:
     def __init__(self, config: GazeConfig | None = None, seed: int = 0) -> None:
         self.config = config = config or GazeConfig()
         self.terms = TERMS[GazePolicy(config.policy)]
+        weights = [getattr(config, f"{name}_weight") * (name in self.terms) for name in ALL_TERMS]
+        self._weights = np.array(weights)
         self._rng = np.random.default_rng(seed)
         # Gaze angles, the latest last.
         self._visited: deque[list[float]] = deque(maxlen=config.inhibition_memory)
@@ -178,7 +175,7 @@ class Gaze:
         turns, chances = rng.random((2, count, TRIES))
         anywhere = rng.uniform(low, high, (count, 2))
         places, start = self._places(camera, head, count)
-        _wander(
+        kernels.wander(
             np.clip(start, low, high),
             (low[0], low[1], high[0], high[1]),
             (lengths, turns, chances, anywhere),
@@ -191,27 +188,27 @@ class Gaze:
     def _search(self, view: View, image: np.ndarray, count: int) -> np.ndarray:
         """`count` pixels (x, y), each drawn from the cells by priority; the map is brought up."""
         low, high = _bounds(view.camera, self.config)
-        seen, salience = _appearance(
-            image, view.pixels, self.config.cell_rad * view.camera.focal_px
-        )
-        changed = self._changed(view.cells, seen)
+        cell_px = self.config.cell_rad * view.camera.focal_px
+        seen, salience = _appearance(image, view.middles, cell_px)
+        changed, attended = np.empty(len(salience)), np.zeros(len(salience))
+        kernels.changes(self._map, view.cells, seen, changed)
         change = np.maximum(changed - self._map[USUAL, view.cells], 0.0)
         priority = self._priority(view.cells, salience, change)
         places, start = self._places(view.camera, view.head_rad, count)
-        attended = np.zeros(len(view.cells))
-        _search(
+        kernels.search(
             np.clip(start, low, high),
-            (view.pixels, view.boxes),
+            view.middles,
+            view.boxes,
             priority,
             self._rng.random((count, 4)),
             self.config.free_share,
             (self._amplitude(view.camera), self._inhibition(view.camera)),
-            np.empty(len(view.cells)),
+            np.empty((3, len(salience))),
             attended,
             places,
         )
-        picture = self._weighed({"salience": salience, "change": change * (1.0 - attended)})
-        picture = picture - picture.mean()  # what was never seen counts as average
+        picture = self._pictured(salience, change * (1.0 - attended))
+        picture -= picture.mean()  # what was never seen counts as average
         self._remember(view.cells, seen, changed, picture, attended)
         return places[-count:]
 
@@ -242,48 +239,22 @@ class Gaze:
 
     def _priority(self, cells: np.ndarray, salience: np.ndarray, change: np.ndarray) -> np.ndarray:
         """Weighed sum of the terms that count, of the cells, in units of the temperature."""
-        terms = {"salience": salience, "change": change, **self._remembered_terms(cells)}
-        priority = self._weighed(terms) / self.config.temperature
-        return np.clip(priority, -MOST_PRIORITY, MOST_PRIORITY)
+        priority = self._pictured(salience, change)
+        weights = self._weights[REMEMBERED]
+        kernels.add_remembered(self._map, cells, self._surprise, weights, priority)
+        return np.clip(priority / self.config.temperature, -MOST_PRIORITY, MOST_PRIORITY)
 
-    def _weighed(self, terms: dict[str, np.ndarray]) -> np.ndarray:
-        """Sum of those of the terms that count, each times its weight."""
-        weighed = [getattr(self.config, f"{n}_weight") * terms[n] for n in terms if n in self.terms]
-        return sum(weighed, np.zeros(()))
-
-    def _remembered_terms(self, cells) -> dict[str, np.ndarray]:
-        """The terms that do not need a picture."""
-        fast, slow, known = self._map[[FAST, SLOW, KNOWN]][:, cells].astype(np.float64)
-        _, mean, variance = self._surprise
-        known = known / (math.sqrt(variance) + 1e-9)
-        return {
-            "surprise": np.tanh(known * (fast - mean)),
-            "progress": np.tanh(known * (slow - fast)),
-            "neglect": 1.0 - self._map[TRACE, cells],
-        }
-
-    def _changed(self, cells: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """How much the cells differ from memory, 0 .. 1, beyond what all of the view does."""
-        difference = seen - self._map[APPEARANCE, cells].T
-        difference -= np.median(difference, axis=0)  # a light, or the camera's exposure
-        amount = np.linalg.norm(difference, axis=1) * (self._map[SEEN, cells] > 0.0)
-        return amount / (amount + WHOLE_VIEW * amount.mean() + NOISE)
+    def _pictured(self, salience: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """What the picture adds to the priority."""
+        by_salience, by_change = self._weights[PICTURED]
+        return by_salience * salience + by_change * change
 
     def _remember(self, cells, seen, changed, picture, attended) -> None:
-        """What the picture showed at the cells (n,), and where gaze has been: attended, 0 .. 1.
-
-        seen (n, 4): appearance; changed: see _changed; picture: priority by salience and change.
-        """
-        config, layers = self.config, self._map
-        layers[TRACE] *= 1.0 - 1.0 / config.neglect_frames
-        layers[[KNOWN, PICTURE]] *= 1.0 - 1.0 / config.surprise_frames
-        layers[TRACE, cells] = np.maximum(layers[TRACE, cells], attended)
-        layers[PICTURE, cells] = picture
-        layers[USUAL, cells] += (changed - layers[USUAL, cells]) / config.habit_frames
-        follow = np.maximum(attended, 1.0 / config.change_frames)
-        follow[layers[SEEN, cells] == 0.0] = 1.0
-        layers[APPEARANCE, cells] += follow * (seen.T - layers[APPEARANCE, cells])
-        layers[SEEN, cells] = 1.0
+        """What the picture showed at the cells (n,), and where gaze has been."""
+        config = self.config
+        frames = config.neglect_frames, config.surprise_frames, config.change_frames
+        rates = tuple(1.0 / each for each in (*frames, config.habit_frames))
+        kernels.remember(self._map, cells, seen, changed, picture, attended, rates)
 
     def learned(self, surprise: np.ndarray) -> None:
         """Take note of the surprise (K,), in nats, of the fixations planned last.
@@ -300,25 +271,12 @@ class Gaze:
         camera, head, pixels = self._planned
         surprise = np.clip(surprise[finite], -MOST_SURPRISE, MOST_SURPRISE)
         self._surprise = _running(self._surprise, surprise)
-        self._note_surprise(self._view_of(camera, head), pixels[finite], surprise)
-
-    def _note_surprise(self, view: View, pixels: np.ndarray, surprise: np.ndarray) -> None:
-        """Running means of surprise at the cells about the pixels (K, 2)."""
-        radius_px = self.config.inhibition_radius_rad * view.camera.focal_px
-        x, y = (np.subtract.outer(view.pixels[:, i], pixels[:, i]) for i in (0, 1))
-        near = np.maximum(1.0 - (x * x + y * y) / radius_px**2, 0.0)  # (n, K)
-        total = near.sum(axis=1)
-        hit = total > 0.0
-        cells, near, total = view.cells[hit], near[hit], total[hit]
-        value, weight = near @ surprise / total, np.minimum(total, 1.0)
-        fast, slow, known = self._map[[FAST, SLOW, KNOWN]][:, cells].astype(np.float64)
-        # What was half forgotten lies half way to the mean, and no progress is known of it.
-        fast = self._surprise[1] + known * (fast - self._surprise[1])
-        fast += weight * np.maximum(SURPRISE_FAST, 1.0 - known) * (value - fast)
-        slow = fast + known * (slow - fast)
-        slow += weight * SURPRISE_SLOW * (value - slow)
-        known += weight * (1.0 - known)
-        self._map[FAST, cells], self._map[SLOW, cells], self._map[KNOWN, cells] = fast, slow, known
+        view = self._view_of(camera, head)
+        radius_px = self.config.inhibition_radius_rad * camera.focal_px
+        mean = float(self._surprise[1])
+        kernels.note_surprise(
+            self._map, view.cells, view.middles, pixels[finite], surprise, mean, radius_px
+        )
 
     # -- the head ---------------------------------------------------------------------------------
 
@@ -361,17 +319,18 @@ class Gaze:
         goals = np.vstack([[head], np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)])
         shares = (goals + [math.pi, 0.5 * math.pi]) / [2.0 * math.pi, math.pi]
         cells = shares * [self._columns, self._rows] - 0.5
-        gain = _sample(about, cells, cv2.BORDER_WRAP)
+        gain = _sample(about, cells.T, cv2.BORDER_WRAP)
         gain -= TRAVEL_COST * np.hypot(*(goals - head).T)
         best = int(gain.argmax())
         return goals[best].tolist() if gain[best] > gain[0] + LEAST_GAIN else None
 
     def _interest(self) -> np.ndarray:
         """Priority of all cells as remembered, and neglect, (rows, columns) float32."""
-        terms = self._remembered_terms(slice(None))
-        interest = self._map[PICTURE] + self._weighed(terms)
-        if "neglect" not in self.terms:
-            interest = interest + self.config.neglect_weight * terms["neglect"]
+        interest = self._map[PICTURE].astype(np.float64)
+        weights = self._weights[REMEMBERED].copy()
+        weights[-1] = self.config.neglect_weight
+        cells = np.arange(len(interest))
+        kernels.add_remembered(self._map, cells, self._surprise, weights, interest)
         return interest.astype(np.float32).reshape(self._rows, self._columns)
 
     # -- keeping ----------------------------------------------------------------------------------
@@ -430,7 +389,8 @@ class Gaze:
         half[:, 0] *= np.cos(self._angles_rad[cells, 1])
         boxes = np.hstack([np.maximum(pixels - half, low), np.minimum(pixels + half, high)])
         inside = (boxes[:, :2] <= boxes[:, 2:]).all(axis=1)
-        return View(camera, head, cells[inside], pixels[inside], boxes[inside])
+        middles, boxes = (np.ascontiguousarray(each[inside].T) for each in (pixels, boxes))
+        return View(camera, head, cells[inside], middles, boxes)
 
 
 def _middles(rows: int, columns: int) -> np.ndarray:
@@ -455,32 +415,30 @@ def _bounds(camera: Camera, config: GazeConfig) -> tuple[np.ndarray, np.ndarray]
     return low, size - low
 
 
-def _appearance(image, pixels, cell_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean colour and contrast (n, 4) in grey levels about the pixels (n, 2), and salience (n,).
+def _appearance(image, middles, cell_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean colour and contrast (4, n) in grey levels about the pixels (2, n), and salience (n,).
 
     Salience is how far colour and contrast are from those of the surroundings, as a share of that
     and the picture's mean of it.
     """
     shrink = _shrink(image, cell_px)
-    height, width = (side // shrink for side in image.shape[:2])
-    small = cv2.resize(
-        image[: height * shrink, : width * shrink], (width, height), interpolation=cv2.INTER_AREA
-    ).astype(np.float32)
+    small = kernels.shrunk(as_rows(image), shrink)
     cell = cell_px / shrink
     of_cell, of_surroundings = (_odd(cell),) * 2, (_odd(SURROUNDINGS * cell),) * 2
-    near = cv2.blur(small, of_cell)
-    contrast = np.sqrt(cv2.blur(_channel_sum(np.square(small - near)), of_cell))
-    near = cv2.merge([*cv2.split(near), contrast])
-    unlike = _channel_sum(np.abs(near - cv2.blur(near, of_surroundings)))
+    colour = cv2.blur(small, of_cell)
+    contrast = np.sqrt(cv2.blur(_channel_sum(np.square(cv2.absdiff(small, colour))), of_cell))
+    layers = colour, contrast
+    by_colour, by_contrast = (cv2.absdiff(each, cv2.blur(each, of_surroundings)) for each in layers)
+    unlike = _channel_sum(by_colour) + by_contrast
     salience = unlike / (unlike + unlike.mean() + NOISE)
-    layers = cv2.merge([*cv2.split(near), salience])
-    found = _sample(layers, (pixels + 0.5) / shrink - 0.5, cv2.BORDER_REPLICATE)
-    return found[:, :4].astype(np.float64), found[:, 4].astype(np.float64)
+    places = (middles + 0.5) / shrink - 0.5
+    found = [_sample(each, places, cv2.BORDER_REPLICATE) for each in (*layers, salience)]
+    return np.vstack([found[0].T, found[1]], dtype=np.float64), found[2].astype(np.float64)
 
 
 def _sample(picture: np.ndarray, places: np.ndarray, border: int) -> np.ndarray:
-    """Values (n, ..) of a picture at places (n, 2), x and y, between pixels linear."""
-    x, y = places.astype(np.float32).T[..., None]
+    """Values (n, ..) of a picture at places (2, n), x and y, between pixels linear."""
+    x, y = places.astype(np.float32)[..., None]
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=border)[:, 0]
 
 
@@ -508,96 +466,3 @@ def _running(statistics: np.ndarray, values: np.ndarray) -> np.ndarray:
     mean += rate * (values.mean() - mean)
     variance += rate * (np.square(values - mean).mean() - variance)
     return np.array([count, mean, variance])
-
-
-@jit
-def _refusal(x, y, recent, inhibition):
-    """Probability that a saccade to pixel (x, y) is refused, after the places in recent (n, 2)."""
-    memory, strength, decay, radius_px = inhibition
-    most = 0.0
-    for i in range(len(recent) - 1, max(len(recent) - 1 - memory, -1), -1):
-        squared = ((x - recent[i, 0]) ** 2 + (y - recent[i, 1]) ** 2) / radius_px**2
-        if squared < 1.0:  # never true of a place behind the camera, which is NaN
-            most = max(most, strength * (1.0 - squared))
-        strength *= decay
-    return most
-
-
-@jit
-def _wander(start, bounds, draws, amplitude, inhibition, places):
-    """Fill the last K rows of places (n, 2), whose first ones hold the places before.
-
-    bounds: left, top, right, bottom px. draws, for the candidates (K, TRIES): normal lengths,
-    turns and chances in 0 to 1; and where to go (K, 2) px when all candidates are refused.
-    amplitude: mean and standard deviation of its logarithm, px.
-    """
-    left, top, right, bottom = bounds
-    lengths, turns, chances, anywhere = draws
-    log_mean, log_std = amplitude
-    count, tries = chances.shape
-    before = len(places) - count
-    x, y = start
-    for k in range(count):
-        next_x, next_y = anywhere[k]
-        recent = places[: before + k]
-        for i in range(tries):
-            amplitude_px = math.exp(log_mean + log_std * lengths[k, i])
-            direction_rad = 2.0 * math.pi * turns[k, i]
-            to_x = x + amplitude_px * math.cos(direction_rad)
-            to_y = y + amplitude_px * math.sin(direction_rad)
-            if left <= to_x <= right and top <= to_y <= bottom:
-                if chances[k, i] >= _refusal(to_x, to_y, recent, inhibition):
-                    next_x, next_y = to_x, to_y
-                    break
-        x, y = next_x, next_y
-        places[before + k, 0], places[before + k, 1] = x, y
-
-
-@jit
-def _search(start, cells, priority, draws, free_share, law, weights, attended, places):
-    """Fill the last K rows of places (n, 2), whose first ones hold the places before.
-
-    cells: pixels (c, 2) and boxes (c, 4) to choose from, with their priority (c,). Where gaze goes
-    priority is taken away, and attended (c,) set, by 1 there and less towards the inhibition's
-    radius. draws (K, 4) in 0 to 1: which cell, where in it, and, where below free_share, that the
-    priority counts for nothing. law: amplitude as of _wander, and inhibition. weights (c,): room to
-    work in.
-    """
-    pixels, boxes = cells
-    (log_mean, log_std), inhibition = law
-    radius_px = inhibition[3]
-    count = len(draws)
-    before = len(places) - count
-    x, y = start
-    for k in range(count):
-        recent = places[: before + k]
-        pull = 0.0 if draws[k, 3] < free_share else 1.0
-        highest = -np.inf
-        for j in range(len(pixels)):
-            width, height = boxes[j, 2] - boxes[j, 0], boxes[j, 3] - boxes[j, 1]
-            squared = (pixels[j, 0] - x) ** 2 + (pixels[j, 1] - y) ** 2
-            # No cell is nearer than a part of itself; the floor is for pictures of one pixel.
-            log_length = 0.5 * math.log(max(squared, 0.1 * width * height, 1e-6))
-            z = (log_length - log_mean) / log_std
-            allowed = 1.0 - _refusal(pixels[j, 0], pixels[j, 1], recent, inhibition)
-            area = allowed * max(width, 1e-3) * max(height, 1e-3)
-            # A log-normal length in any direction has this density in the plane.
-            weights[j] = pull * priority[j] - 0.5 * z * z - 2.0 * log_length + math.log(area)
-            highest = max(highest, weights[j])
-        total = 0.0
-        for j in range(len(pixels)):
-            weights[j] = math.exp(weights[j] - highest)
-            total += weights[j]
-        left = draws[k, 0] * total
-        chosen = 0
-        while chosen < len(pixels) - 1 and left >= weights[chosen]:
-            left -= weights[chosen]
-            chosen += 1
-        x = boxes[chosen, 0] + draws[k, 1] * (boxes[chosen, 2] - boxes[chosen, 0])
-        y = boxes[chosen, 1] + draws[k, 2] * (boxes[chosen, 3] - boxes[chosen, 1])
-        places[before + k, 0], places[before + k, 1] = x, y
-        for j in range(len(pixels)):
-            near = 1.0 - ((pixels[j, 0] - x) ** 2 + (pixels[j, 1] - y) ** 2) / radius_px**2
-            if near > 0.0:
-                priority[j] *= 1.0 - near
-                attended[j] = max(attended[j], near)

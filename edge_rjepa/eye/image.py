@@ -20,3 +20,13 @@ def check_image(image: object, what: str = "image", size: tuple[int, int] | None
     sound = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size
     if not sound or (size is not None and image.shape[1::-1] != size):
         raise InputError(f"{what} is {image.dtype} {image.shape}: must be uint8 {shape}")
+
+
+def as_rows(image: np.ndarray) -> np.ndarray:
+    """The rows (H, 3 W) of a picture (H, W, 3), one behind the other, not to be written.
+
+    Numba compiles anew for every layout, and for what cannot be written: so there is one kind.
+    """
+    rows = np.ascontiguousarray(image).reshape(len(image), -1)
+    rows.flags.writeable = False
+    return rows

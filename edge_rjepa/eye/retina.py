@@ -56,7 +56,7 @@ from edge_rjepa.base.jit import jit
 from edge_rjepa.errors import InputError
 from edge_rjepa.eye.colour_codes import ColourCodes
 from edge_rjepa.eye.config import RetinaConfig
-from edge_rjepa.eye.image import check_image
+from edge_rjepa.eye.image import as_rows, check_image
 from edge_rjepa.eye.oriented_codes import OrientedCodes
 
 GROUPS = ("fovea", "surround", "warm", "green")
@@ -153,9 +153,8 @@ class Retina:
         colours = np.empty((K, cells**2, 3), np.float32)
         pooled = np.empty((K, self.banks[-1].pooled.stop), np.float32)
         column_sums = np.empty(3 * side, np.int32)
-        height, width = image.shape[:2]
         _pool(
-            image.reshape(height, 3 * width),
+            as_rows(image),
             corners,
             (side, config.fovea_px, cells, config.colour_cells),
             column_sums,
@@ -313,8 +312,6 @@ def _area_average(pictures: np.ndarray, cells: int) -> np.ndarray:
 def _checked_image(image) -> np.ndarray:
     image = np.asarray(image)
     check_image(image)
-    image = np.ascontiguousarray(image).view()
-    image.flags.writeable = False  # Numba compiles anew for arrays that cannot be written: one kind
     return image
 
 

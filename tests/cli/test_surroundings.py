@@ -110,8 +110,8 @@ def as_stranger(tmp_path):
 def test_nobody_without_a_home_is_given_a_folder_named_tilde(tmp_path, as_stranger):
     kernel = (
         "import numpy as np\n"
-        "from edge_rjepa.eye.gaze import _refusal\n"
-        "print(_refusal(1.0, 2.0, np.zeros((3, 2)), (3, 0.5, 0.5, 10.0)))\n"
+        "from edge_rjepa.eye.gaze_kernels import refusal\n"
+        "print(refusal(1.0, 2.0, np.zeros((3, 2)), (3, 0.5, 0.5, 10.0)))\n"
     )
 
     def stranger(*arguments):
