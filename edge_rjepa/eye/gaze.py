@@ -65,6 +65,7 @@ TERMS = {
 }
 
 FEWEST_PIXELS_A_CELL = 3  # across, in the reduced picture that salience and change look at
+ONES = np.ones((1, 3), np.float32)
 SURROUNDINGS = 5.0  # cells: the side of what salience is measured against
 MOST_PRIORITY = 1e6  # temperatures next to nothing stay finite
 MOST_SURPRISE = 1e6  # nats: a learner gone wild counts as no more
@@ -443,8 +444,8 @@ def _sample(picture: np.ndarray, places: np.ndarray, border: int) -> np.ndarray:
 
 
 def _channel_sum(picture: np.ndarray) -> np.ndarray:
-    """(h, w) of (h, w, c), faster than NumPy's over so short an axis."""
-    return cv2.transform(picture, np.ones((1, picture.shape[2]), np.float32))
+    """(h, w) of (h, w, 3), faster than NumPy's over so short an axis."""
+    return cv2.transform(picture, ONES)
 
 
 def _shrink(image: np.ndarray, cell_px: float) -> int:
