@@ -1,8 +1,9 @@
-"""What tests need besides Python, reported with what to install; and a clock for busy machines."""
+"""What tests need besides Python, cases for `make attack` alone, and a clock for busy machines."""
 
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,9 @@ def unhindered_s(whose: str = "thread-self") -> float:
     with open(f"/proc/{whose}/schedstat") as file:
         in_line_ns = int(file.read().split()[1])
     return time.monotonic() - 1e-9 * in_line_ns
+
+
+def but_in_attack(names: Iterable[str], *many: str) -> list:
+    """Of names to try each, those that are tried by `make attack` only are marked so."""
+    marks = pytest.mark.attack
+    return [pytest.param(name, marks=marks) if name in many else name for name in names]

@@ -41,6 +41,9 @@ FAULTS: dict[str, tuple[str, ...]] = {  # kind of fault: files of tests/, or sin
     ),
     "a reverse proxy with a prefix and TLS": ("views/test_proxy.py",),
     "kernels loaded in the middle of a run": ("run/test_warm_up.py",),
+    "kernels damaged on the disk": (
+        "base/test_jit.py::test_damaged_files_are_compiled_again_and_overwritten",
+    ),
     "kernels that somebody else wrote": (
         "base/test_jit.py::test_what_others_could_have_written_is_not_unpickled",
         "base/test_jit.py::test_a_temporary_folder_that_others_may_write_is_refused",
@@ -111,6 +114,12 @@ FAULTS: dict[str, tuple[str, ...]] = {  # kind of fault: files of tests/, or sin
     "a head unplugged, or reset, fifty times": (
         "firmware_bridge/test_chip_board.py::test_unplugged_and_back_again_and_again",
         "firmware_bridge/test_chip_board.py::test_reset_at_any_moment",
+    ),
+    "pictures to calibrate from that show no board, or another": (
+        "cli/test_calibrate_cli.py::test_garbage_is_one_clear_line_and_the_old_calibration_stays",
+    ),
+    "killed at every step of a save": (
+        "base/test_checkpoint.py::test_killed_at_every_step_the_newest_is_found_and_the_older_stay",
     ),
     "killed while it learns, at 200 instants": (
         "run/test_survival.py::test_killed_at_any_instant_what_was_saved_is_there_bit_for_bit",

@@ -366,7 +366,7 @@ def killed_at(step, function) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("keep", [1, *(pytest.param(n, marks=pytest.mark.attack) for n in (2, 3))])
 def test_killed_at_every_step_the_newest_is_found_and_the_older_stay(path, keep):
     """And what a killed save left is made good by the next, which is killed at a step as well."""
     save(path, 0, keep)

@@ -18,6 +18,7 @@ import pytest
 
 import edge_rjepa.base.jit
 from edge_rjepa.base.jit import fingerprint, jit, specialise
+from tests.tools import but_in_attack
 
 MODULE = """
 from {package}.jit import jit, specialise
@@ -196,11 +197,14 @@ def test_an_overload_in_another_file_is_part_of_the_comparison(installation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(
+    "damage",
+    but_in_attack(DAMAGE, "empty", "short", "zero-filled", "garbage", "payload of another time"),
+)
 def test_damaged_files_are_compiled_again_and_overwritten(compiled, damage):
     good = [file.read_bytes() for file in compiled.cache_files()]
     for file, content in zip(compiled.cache_files(), good, strict=True):
-        file.write_bytes(damage(content))
+        file.write_bytes(DAMAGE[damage](content))
     damaged = compiled.run()
     assert damaged.result == EXPECTED
     assert (damaged.hits, damaged.misses) == (0, 1)
@@ -324,9 +328,9 @@ class RunsWhenRead:
     ("prepare", "says"),
     [
         (file_of_another_user, "others can write it"),
-        (folder_of_another_user, "others can write it"),
-        (file_that_all_can_write, "others can write it"),
-        (folder_that_all_can_write, "others can write it"),
+        pytest.param(folder_of_another_user, "others can write it", marks=pytest.mark.attack),
+        pytest.param(file_that_all_can_write, "others can write it", marks=pytest.mark.attack),
+        pytest.param(folder_that_all_can_write, "others can write it", marks=pytest.mark.attack),
         (link_to_the_file, "cannot be read"),
     ],
 )

@@ -191,7 +191,7 @@ def test_a_blurred_board_is_named(board, sigma_px):
     assert board.trouble(np.full((240, 320), 90, np.uint8)) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.attack
 def test_mirrored_boards_and_others_of_its_kind_are_named():
     image = drawn(CHARUCO)
     assert "mirrored" in CHARUCO.trouble(image[:, ::-1])

@@ -57,7 +57,9 @@ def is_one_line(said):
 # -- standard streams ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("closed", [(2,), (1,), (0,), (0, 1, 2)])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param((n,), marks=pytest.mark.attack) for n in (0, 1, 2)), (0, 1, 2)]
+)
 def test_it_learns_with_closed_standard_streams(world, tmp_path, closed):
     done = run(
         world, *LEARN, "--out", str(tmp_path / "run"), "--json",
@@ -69,6 +71,7 @@ def test_it_learns_with_closed_standard_streams(world, tmp_path, closed):
         assert json.loads(done.stdout)["fixations"] == 160  # and nothing that was meant for 2
 
 
+@pytest.mark.attack
 def test_every_command_takes_a_closed_standard_error(world, tmp_path):
     assert run(world, *LEARN, "--out", str(tmp_path / "run")).returncode == 0
     for command, code in (
@@ -133,7 +136,10 @@ def test_nobody_without_a_home_is_given_a_folder_named_tilde(tmp_path, as_strang
 # -- limits --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("files", "page"), [(5, []), (6, []), (8, ["--dashboard", ":0"])])
+@pytest.mark.parametrize(
+    ("files", "page"),
+    [(5, []), pytest.param(6, [], marks=pytest.mark.attack), (8, ["--dashboard", ":0"])],
+)
 def test_few_files_are_enough_or_it_is_one_line(world, tmp_path, files, page):
     done = run(
         world, *LEARN, "--out", str(tmp_path / "run"), *page,
