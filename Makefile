@@ -1,9 +1,10 @@
 # Each target works on a fresh clone with nothing but Python 3.10 or newer: it makes .venv first.
 # make PYTHON=/path/to/python chooses the interpreter. DEMO_SECONDS is how long the demo learns, JOBS how
-# many tests run at once, FUZZ_SECONDS how long the firmware is fuzzed by `make fuzz`.
+# many tests run at once (many only wait, for a head that turns, say, so one more than two cores),
+# FUZZ_SECONDS how long the firmware is fuzzed by `make fuzz`.
 
 DEMO_SECONDS ?= 60
-JOBS ?= 2
+JOBS ?= 3
 FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
