@@ -78,11 +78,11 @@ def test_gazes_map_lies_where_its_cells_are_seen(camera):
     middles_rad = gaze._angles_rad[view.cells]
     np.testing.assert_allclose(camera.pixels_of_angles(middles_rad, POSE), view.middles.T, atol=1e-6)
     # All over the picture, and each box about its cell's share of it.
-    low, high = view.boxes[:, :2].min(axis=0), view.boxes[:, 2:].max(axis=0)
+    low, high = view.boxes[:2].min(axis=1), view.boxes[2:].max(axis=1)
     margin = gaze.config.margin_px
     np.testing.assert_allclose([low, high], [(margin, margin), (319 - margin, 239 - margin)])
     whole = (319 - 2 * margin) * (239 - 2 * margin)
-    areas = np.prod(view.boxes[:, 2:] - view.boxes[:, :2], axis=1)
+    areas = np.prod(view.boxes[2:] - view.boxes[:2], axis=0)
     assert areas.sum() == pytest.approx(whole, rel=0.06)
 
 
