@@ -76,7 +76,9 @@ def test_gazes_map_lies_where_its_cells_are_seen(camera):
     gaze = Gaze(GazeConfig(), seed=3)
     view = gaze._cells_in_view(camera, POSE)
     middles_rad = gaze._angles_rad[view.cells]
-    np.testing.assert_allclose(camera.pixels_of_angles(middles_rad, POSE), view.middles.T, atol=1e-6)
+    np.testing.assert_allclose(
+        camera.pixels_of_angles(middles_rad, POSE), view.middles.T, atol=1e-6
+    )
     # All over the picture, and each box about its cell's share of it.
     low, high = view.boxes[:2].min(axis=1), view.boxes[2:].max(axis=1)
     margin = gaze.config.margin_px
