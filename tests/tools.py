@@ -39,7 +39,9 @@ def unhindered_s(whose: str = "thread-self") -> float:
     return time.monotonic() - 1e-9 * in_line_ns
 
 
-def but_in_attack(names: Iterable[str], *many: str) -> list:
-    """Of names to try each, those that are tried by `make attack` only are marked so."""
+def but_in_attack(names: Iterable[str], *rarely: str) -> list:
+    """The names as parameters of a test; those in `rarely` are marked `attack`."""
+    names = list(names)
+    assert set(rarely) <= set(names), rarely
     marks = pytest.mark.attack
-    return [pytest.param(name, marks=marks) if name in many else name for name in names]
+    return [pytest.param(name, marks=marks) if name in rarely else name for name in names]

@@ -65,7 +65,6 @@ TERMS = {
 }
 
 FEWEST_PIXELS_A_CELL = 3  # across, in the reduced picture that salience and change look at
-ONES = np.ones((1, 3), np.float32)
 SURROUNDINGS = 5.0  # cells: the side of what salience is measured against
 MOST_PRIORITY = 1e6  # temperatures next to nothing stay finite
 MOST_SURPRISE = 1e6  # nats: a learner gone wild counts as no more
@@ -253,8 +252,12 @@ class Gaze:
     def _remember(self, cells, seen, changed, picture, attended) -> None:
         """What the picture showed at the cells (n,), and where gaze has been."""
         config = self.config
-        frames = config.neglect_frames, config.surprise_frames, config.change_frames
-        rates = tuple(1.0 / each for each in (*frames, config.habit_frames))
+        rates = (
+            1.0 / config.neglect_frames,
+            1.0 / config.surprise_frames,
+            1.0 / config.change_frames,
+            1.0 / config.habit_frames,
+        )
         kernels.remember(self._map, cells, seen, changed, picture, attended, rates)
 
     def learned(self, surprise: np.ndarray) -> None:
@@ -329,7 +332,7 @@ class Gaze:
         """Priority of all cells as remembered, and neglect, (rows, columns) float32."""
         interest = self._map[PICTURE].astype(np.float64)
         weights = self._weights[REMEMBERED].copy()
-        weights[-1] = self.config.neglect_weight
+        weights[-1] = self.config.neglect_weight  # the head turns to it under any policy
         cells = np.arange(len(interest))
         kernels.add_remembered(self._map, cells, self._surprise, weights, interest)
         return interest.astype(np.float32).reshape(self._rows, self._columns)
@@ -358,6 +361,8 @@ class Gaze:
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit. Raises ValueError, or KeyError, for anything else."""
         kept = rebuilt(_Kept, plain(state), "gaze")
+        if kept.surprise[2] < 0.0:
+            raise ValueError(f"gaze.surprise: a variance of {kept.surprise[2]:g}")
         self._visited.clear()
         self._visited.extend(map(list, kept.visited))
         self._rng.bit_generator.state = kept.rng
@@ -434,13 +439,18 @@ def _appearance(image, middles, cell_px: float) -> tuple[np.ndarray, np.ndarray]
     salience = unlike / (unlike + unlike.mean() + NOISE)
     places = (middles + 0.5) / shrink - 0.5
     found = [_sample(each, places, cv2.BORDER_REPLICATE) for each in (*layers, salience)]
-    return np.vstack([found[0].T, found[1]], dtype=np.float64), found[2].astype(np.float64)
+    seen = np.empty((4, len(found[1])))  # one layout, for one cell too: Numba compiles for each
+    seen[:3], seen[3] = found[0].T, found[1]
+    return seen, found[2].astype(np.float64)
 
 
 def _sample(picture: np.ndarray, places: np.ndarray, border: int) -> np.ndarray:
     """Values (n, ..) of a picture at places (2, n), x and y, between pixels linear."""
     x, y = places.astype(np.float32)[..., None]
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=border)[:, 0]
+
+
+ONES = np.ones((1, 3), np.float32)
 
 
 def _channel_sum(picture: np.ndarray) -> np.ndarray:

@@ -82,6 +82,7 @@ class Member:
         self._on_event = on_event
         self._child = Child(settings, on_event)
         self._membership = _read(run.folder)
+        self._is_noted = self._membership is not None
         self._assignment: _Assignment | None = None
         self._adopted: _Left | None = None  # when the fleet's lesson was adopted
         self._handed: _Left | None = None  # when the last lesson was handed out
@@ -135,6 +136,7 @@ class Member:
             return
         else:
             self._adopt(task, lesson, run)
+            self._note(run)
         self._assignment = _Assignment(
             task, run.learner.fixations + task.after_fixations, time.monotonic() + task.after_s
         )
@@ -153,10 +155,10 @@ class Member:
             raise CheckpointError(f"what this robot learned alone cannot be kept: {why_not}")
         self._adopted = self._handed = None
         self._adopt(task, lesson, run)
-        run.keep()  # before it counts as a member, a checkpoint is the fleet's
         kept = f"; what it learned alone is in {run.folder / ALONE}" if own else ""
         self._on_event(f"fleet: joined {task.fleet} in round {task.round:,}{kept}")
-        self._note(Membership(task.fleet), run.folder)
+        self._membership, self._is_noted = Membership(task.fleet), False
+        self._note(run)
 
     def _is_far(self, task: Task, run: Run) -> bool:
         """Whether it has learned so much alone that the fleet is to have that first."""
@@ -207,12 +209,19 @@ class Member:
             ),
         )
 
-    def _note(self, membership: Membership, folder: Path) -> None:
-        self._membership = membership
+    def _note(self, run: Run) -> None:
+        """Write down that it is a member, as soon as a checkpoint is the fleet's.
+
+        Else, started again, it would hand out what it learned before as learned from the fleet's.
+        """
+        if self._is_noted or self._membership is None or run.keep():
+            return
+        path = run.folder / MEMBERSHIP
         try:
-            write_atomic(folder / MEMBERSHIP, json.dumps(membership._asdict()).encode())
+            write_atomic(path, json.dumps(self._membership._asdict()).encode())
+            self._is_noted = True
         except OSError as error:
-            self._on_event(f"fleet: cannot write {folder / MEMBERSHIP}: {why(error)}; goes on")
+            self._on_event(f"fleet: cannot write {path}: {why(error)}; goes on")
 
 
 def _read(folder: Path) -> Membership | None:

@@ -469,7 +469,7 @@ class Run:
     def keep(self, *more: str) -> str | None:
         """Write the checkpoint, and `more`, unless the learner is beyond doubt broken.
 
-        Returns why nothing was kept, or None. That it failed is an event.
+        Returns why not all of it was kept, or None. That it failed is an event.
         """
         self._saved_s = time.monotonic()
         broken = self._broken()

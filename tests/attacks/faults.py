@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[str, ...]] = {  # kind of fault: files of tests/, or sin
     "boards of other programs, mirrored, blurred": (
         "calibration/test_board.py::test_a_board_of_another_program_is_found_by_what_is_on_it",
         "calibration/test_board.py::test_a_blurred_board_is_named",
-        "calibration/test_board.py::test_mirrored_boards_and_others_of_its_kind_are_named",
+        "calibration/test_board.py::test_other_boards_of_its_kind_are_named",
         "calibration/test_board.py::test_a_board_that_would_be_a_picture_of_gigabytes_is_refused",
     ),
     "heads that greet with nonsense, or are not ours": (

@@ -58,7 +58,7 @@ def is_one_line(said):
 
 
 @pytest.mark.parametrize(
-    "closed", [*(pytest.param((n,), marks=pytest.mark.attack) for n in (0, 1, 2)), (0, 1, 2)]
+    "closed", [*(pytest.param((n,), marks=pytest.mark.attack) for n in (0, 1)), (2,), (0, 1, 2)]
 )
 def test_it_learns_with_closed_standard_streams(world, tmp_path, closed):
     done = run(

@@ -88,11 +88,11 @@ def test_remember(rng, layers, cells):
     expected[[KNOWN, PICTURE]] *= 0.8
     expected[TRACE, cells] = np.maximum(expected[TRACE, cells], attended)
     expected[PICTURE, cells] = picture
-    expected[USUAL, cells] += 0.1 * (changed - expected[USUAL, cells])
+    expected[USUAL, cells] += 0.4 * (changed - expected[USUAL, cells])
     follow = np.where(expected[SEEN, cells] == 0.0, 1.0, np.maximum(attended, 0.3))
     expected[:4, cells] += follow * (seen - expected[:4, cells])
     expected[SEEN, cells] = 1.0
-    kernels.remember(layers, cells, seen, changed, picture, attended, (0.1, 0.2, 0.3, 0.1))
+    kernels.remember(layers, cells, seen, changed, picture, attended, (0.1, 0.2, 0.3, 0.4))
     np.testing.assert_allclose(layers, expected, rtol=1e-5, atol=1e-4)
 
 

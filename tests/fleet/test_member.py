@@ -117,6 +117,29 @@ def test_a_robot_that_joins_goes_on_from_the_fleet_and_keeps_its_own(run, robot)
     assert (run.folder / MEMBERSHIP).exists() and "joined" in events[-1]
 
 
+def test_what_it_learned_alone_and_cannot_keep_it_does_not_give_up(run, robot, monkeypatch):
+    member, server, _ = robot
+    learn(run, member, 2)
+    own = weights(run)
+    monkeypatch.setattr(run, "keep", lambda *more: "disk full")
+    server.ask(task(run), fleet_lesson())
+    member.attend(run)
+    answer, _ = server.answer()
+    assert "learned alone cannot be kept: disk full" in answer.refusal
+    assert np.array_equal(weights(run), own) and not (run.folder / MEMBERSHIP).exists()
+
+
+def test_it_is_noted_as_a_member_once_a_checkpoint_is_the_fleets(run, robot, monkeypatch):
+    member, server, _ = robot
+    with monkeypatch.context() as full:
+        full.setattr(run, "keep", lambda *more: "disk full")
+        a_round(run, member, server, 1, fleet_lesson())
+        assert not (run.folder / MEMBERSHIP).exists()
+    a_round(run, member, server, 2, fleet_lesson())
+    assert (run.folder / MEMBERSHIP).exists()
+    assert RJepa.load(run.folder / CHECKPOINT).fixations > 0
+
+
 def test_it_hands_out_its_lesson_after_so_many_fixations(run, robot):
     member, server, _ = robot
     server.ask(task(run), fleet_lesson())

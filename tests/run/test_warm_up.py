@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_rjepa.base.jit import KernelCache
+from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.run import Run
 from edge_rjepa.sources import open_source
@@ -53,6 +54,9 @@ with open_source("scene:") as source, tempfile.TemporaryDirectory() as folder:
     eye.look(camera, picture, (0.2, 0.1), 3)
     upright = np.zeros((camera.width_px, camera.height_px, 3), np.uint8).transpose(1, 0, 2)
     eye.look(camera, upright, (0.0, 0.0), 3)
+    narrow = Pinhole(64, 48, 0.04)  # one cell of the map is in view
+    eye.look(narrow, np.zeros((48, 64, 3), np.uint8), (0.0, 0.0), 3)
+    eye.gaze.learned(np.zeros(3))
     eye.gaze._wander(camera, (0.0, 0.0), 3)  # as where no cell of the map is in view
     for fixations in range(1, config.network.max_block + 1):
         block = [np.zeros((fixations, n)) for n in (config.network.n_features, 4)]

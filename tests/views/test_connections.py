@@ -328,3 +328,7 @@ def test_what_is_not_kept_is_not_said_to_be():
     buttons.obey(run)
     with pytest.raises(Refused, match="not kept: the effective rank is 1"):
         done.result()
+    done = buttons.press("checkpoint")
+    buttons.obey(run)
+    with pytest.raises(Refused, match="asked for just now"):
+        done.result()

@@ -23,7 +23,7 @@ from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
 from edge_rjepa.optics.camera import Pinhole
-from edge_rjepa.run.config import RunConfig
+from edge_rjepa.run.config import MonitorConfig, RunConfig
 from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.run.monitor import Health
 from edge_rjepa.run.run import Progress, Run
@@ -53,7 +53,9 @@ pytestmark = pytest.mark.browser
 browser.require()
 
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=24, n_gain=8)
-CONFIG = RunConfig(network=NETWORK, metrics_every_frames=10)
+# So small a network shrinks to nothing now and then, and would not be kept.
+UNWATCHED = MonitorConfig(min_std=0.0, min_rank=0.0)
+CONFIG = RunConfig(network=NETWORK, metrics_every_frames=10, monitor=UNWATCHED)
 PATIENCE_S = 90.0
 FRAME_S = 0.03  # as of a camera: the browser needs the processor, too
 
@@ -295,13 +297,9 @@ def test_pause_and_resume(world):
 def test_checkpoint(world):
     learning, driver = world
     kept = learning.run.frames_kept
-    # So small a network may have shrunk to nothing for a moment; it is then told, and not kept.
     said = press(driver, "checkpoint")
-    if said.startswith("not kept: "):
-        assert learning.run.frames_kept == kept
-        return
-    assert learning.run.frames_kept > kept
-    assert said == f"kept at frame {learning.run.frames_kept:,}"
+    frame = int(said.removeprefix("kept at frame ").replace(",", ""))
+    assert kept < frame <= learning.run.frames_kept
 
 
 def test_export_can_be_downloaded(world):

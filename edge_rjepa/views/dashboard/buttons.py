@@ -40,7 +40,7 @@ class Buttons:
             "export": self._start_export, "home": self._home,
             **{f"jog {way}": partial(self._jog, way) for way in JOGS},
         }  # fmt: skip
-        self._kept_s = -math.inf
+        self._asked_s = -math.inf
         self.paused = False
 
     def press(self, name: str) -> Future:
@@ -82,10 +82,10 @@ class Buttons:
 
     def _checkpoint(self, run: Run) -> str:
         """Not at every press: a save holds up learning, and puts an older state away."""
-        waits_s = self._kept_s + PACE_S - time.monotonic()
+        waits_s = self._asked_s + PACE_S - time.monotonic()
         if waits_s > 0.0:
-            raise Refused(f"it was kept just now: press again in {math.ceil(waits_s)} s")
-        self._kept_s = time.monotonic()
+            raise Refused(f"it was asked for just now: press again in {math.ceil(waits_s)} s")
+        self._asked_s = time.monotonic()
         if run.frames != run.frames_kept:  # else it would be one moment twice
             why_not = run.keep()
             if why_not:
