@@ -128,22 +128,26 @@ def test_places_are_refused_alike_one_by_one_and_all_at_once(rng):
 
 
 def test_a_place_is_drawn_as_often_as_the_law_says(rng):
-    """The share of each cell as the first of many saccades, beside the formula of gaze.py."""
+    """The share of each cell as the first of two saccades, beside the formula of gaze.py."""
     middles = np.array([[20.0, 60.0, 100.0], [30.0, 30.0, 30.0]])
-    boxes = np.concatenate([middles - 10.0, middles + 10.0])
+    sides = np.array([20.0, 20.0, 10.0])
+    boxes = np.concatenate([middles - sides / 2, middles + sides / 2])
     priority, recent = np.array([0.0, 0.5, 1.0]), np.array([[62.0, 30.0]])
     start, law = np.array([40.0, 30.0]), ((math.log(25.0), 0.7), INHIBITION)
     counts = np.zeros(3)
     for _ in range(4000):
-        places = np.vstack([recent, np.empty((1, 2))])
+        places, left = np.vstack([recent, np.empty((2, 2))]), priority.copy()
         room, attended = np.empty((3, 3)), np.zeros(3)
         kernels.search(
-            start, middles, boxes, priority.copy(), rng.random((1, 4)), 0.0, law, room, attended,
-            places,
-        )  # fmt: skip
-        counts[int(places[-1, 0] // 40.0)] += 1
+            start, middles, boxes, left, rng.random((2, 4)), 0.0, law, room, attended, places
+        )
+        counts[int(places[1, 0] // 40.0)] += 1
+        near = [1.0 - np.square(middles.T - each).sum(axis=1) / 30.0**2 for each in places[1:]]
+        np.testing.assert_allclose(attended, np.maximum(0.0, np.max(near, axis=0)), atol=1e-12)
+        kept = np.prod([1.0 - np.maximum(0.0, each) for each in near], axis=0)
+        np.testing.assert_allclose(left, priority * kept, atol=1e-12)
     length = np.abs(middles[0] - start[0])
     z = (np.log(length) - math.log(25.0)) / 0.7
     refused = 0.9 * np.maximum(0.0, 1.0 - ((middles[0] - 62.0) / 30.0) ** 2)
-    share = np.exp(priority - 0.5 * z**2) / length**2 * (1.0 - refused)
+    share = np.exp(priority - 0.5 * z**2) / length**2 * (1.0 - refused) * sides**2
     np.testing.assert_allclose(counts / 4000, share / share.sum(), atol=0.03)
