@@ -432,7 +432,7 @@ def _appearance(image, middles, cell_px: float) -> tuple[np.ndarray, np.ndarray]
     cell = cell_px / shrink
     of_cell, of_surroundings = (_odd(cell),) * 2, (_odd(SURROUNDINGS * cell),) * 2
     colour = cv2.blur(small, of_cell)
-    contrast = np.sqrt(cv2.blur(_channel_sum(np.square(cv2.absdiff(small, colour))), of_cell))
+    contrast = np.sqrt(cv2.blur(_channel_sum(np.square(small - colour)), of_cell))
     layers = colour, contrast
     by_colour, by_contrast = (cv2.absdiff(each, cv2.blur(each, of_surroundings)) for each in layers)
     unlike = _channel_sum(by_colour) + by_contrast
