@@ -6,7 +6,8 @@
     NUMBA_ENABLE_CUDASIM=1 python -m benchmarks.gpu --quick     the same with no GPU
 
 Checks that fail are marked in the table, and make the exit code 1. Times are medians of repeats;
-those of kernels are of many launches in a row, waited for once.
+those of kernels are of many launches in a row, waited for once. PyTorch is raced where it is
+installed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import numba
 import numpy as np
 from numba import cuda
 
+from benchmarks import peers
+from benchmarks.gpu_peer import TorchGraphPeer
 from benchmarks.tables import Table
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.errors import DeviceError
@@ -39,6 +42,7 @@ from edge_rjepa.learner.engines import cuda as engines_cuda
 from edge_rjepa.learner.engines import open_engine
 from edge_rjepa.learner.engines.cuda import CudaEngine
 from edge_rjepa.learner.kernels import cuda as kernels
+from edge_rjepa.learner.kernels.cuda.graphs import LaunchGraphs
 from edge_rjepa.learner.network import layers_without_past
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
@@ -57,14 +61,21 @@ class Effort(NamedTuple):
     repeats: int = 300
     launches: int = 50  # in a row, of one kernel
     streams: tuple[int, ...] = (1, 4, 16, 64)
+    lengths: tuple[int, ...] = (1, 4, 16, 64)  # of blocks
+    warming: int = 64  # blocks, after which every graph is recorded
+    rounds: int = 9  # of a race
+    round: int = 64  # blocks of each in turn
     copied_bytes: int = 2**30
 
 
+WIDE = RJepaConfig(n_embedding=1024, n_hidden=2048, n_predictor=2048)
 TINY = {
     "n_embedding": 3, "n_hidden": 4, "n_predictor": 3, "n_features": 3, "n_efference": 2,
     "n_gain": 2, "n_encoder_hidden": 3, "max_block": 3,
 }  # fmt: skip
-QUICK = Effort(RJepaConfig(**TINY), RJepaConfig(**TINY), 3, 1, 2, 2, 2, (1, 2), 2**10)
+QUICK = Effort(
+    RJepaConfig(**TINY), RJepaConfig(**TINY), 3, 1, 2, 2, 2, (1, 2), (3,), 1, 2, 2, 2**10
+)  # fmt: skip
 
 
 class Figure(NamedTuple):
@@ -245,33 +256,48 @@ def identity(effort: Effort) -> Iterator[Figure]:
 
 
 def blocks(effort: Effort) -> Iterator[Figure]:
-    """A block at default size: launches, time, floor, and memory that stays."""
-    config, world, K = effort.config, World(effort.config), effort.config.max_block
-    learner, block = on_gpu(config), world.block()
-    learner.learn_block(*block)
+    """Blocks at default size: launches, time by length, floor, and memory that stays."""
+    longest = max(*effort.lengths, effort.config.max_block)
+    config = dataclasses.replace(effort.config, max_block=longest)
+    learner = on_gpu(config)
     with counted() as names:
-        for _ in range(8):
-            learner.learn_block(*block)
-    without = len(names) - sum(
+        learner.learn_block(*World(effort.config).block())
+    launches = len(names) - sum(
         names.count(name) for name in ("start_factors", "factor_panel", "take_panel", "invert")
     )
-    yield Figure("launches a block", without / 8, "")
+    yield Figure("launches a block", launches, "")
     yield Figure("launches when the statistics are renewed, more", _renewal(config), "")
-    before = _free_bytes()
+    learner.engine.close()
+    for K in effort.lengths:
+        yield from _block_of(dataclasses.replace(effort.config, max_block=K), launches, effort)
+
+
+def _block_of(config: RJepaConfig, launches: int, effort: Effort) -> Iterator[Figure]:
+    K, world, learner = config.max_block, World(config), on_gpu(config)
+    for _ in range(effort.warming):
+        learner.learn_block(*world.block())
+    block, before = world.block(), _free_bytes()
     gpu_s = median_s(lambda: learner.learn_block(*block), effort.repeats)
     cuda.synchronize()
     kept = _free_bytes() == before
-    yield Figure("no memory is taken in the loop", float(kept), "", "= 1", kept)
-    cpu = RJepa(config)
-    cpu.learn_block(*block)
-    cpu_s = median_s(lambda: cpu.learn_block(*block), effort.repeats)
-    floor_s = _floor_s(learner.engine, without // 8, effort)
-    yield Figure(f"a block of {K} on the GPU", 1e6 * gpu_s, "us")
-    yield Figure(
-        "its floor", 1e6 * floor_s, "us", note="as many empty launches, a copy up, one down, waited"
-    )
-    yield Figure(f"a block of {K} on a core of the CPU", 1e6 * cpu_s, "us")
+    yield Figure(f"no memory is taken in the loop, blocks of {K}", float(kept), "", "= 1", kept)
+    with mock.patch.object(LaunchGraphs, "run", lambda self, key, ask: ask()):
+        one_by_one_s = median_s(lambda: learner.learn_block(*block), effort.repeats)
+    floor_s = _floor_s(learner.engine, launches, effort)
     learner.engine.close()
+    cpu = RJepa(config)
+    for _ in range(effort.warming):
+        cpu.learn_block(*world.block())
+    cpu_s = median_s(lambda: cpu.learn_block(*block), effort.repeats)
+    yield Figure(
+        f"a block of {K} on the GPU", 1e6 * gpu_s, "us", note=f"{K / gpu_s:.0f} fixations/s"
+    )
+    yield Figure(f"a block of {K}, launch by launch", 1e6 * one_by_one_s, "us")
+    yield Figure(
+        f"its floor, blocks of {K}", 1e6 * floor_s, "us",
+        note="graphs of as many empty launches, a copy up, one down, waited for",
+    )  # fmt: skip
+    yield Figure(f"a block of {K} on a core of the CPU", 1e6 * cpu_s, "us")
 
 
 def _renewal(config: RJepaConfig) -> int:
@@ -292,15 +318,26 @@ def _floor_s(engine: CudaEngine, launches: int, effort: Effort) -> float:
     m = engine._memory
     buffer = next(iter(m.buffers.values()))
     configured = _nothing[(1, 1, 1), 32, m.queue]
+    first = launches // 2
+
+    def judge():
+        buffer.inbox.copy_to_device(buffer.outgoing, stream=m.queue)
+        for _ in range(first):
+            configured(m.inbox)
+        engine._copy_report()
+
+    def improve():
+        for _ in range(launches - first):
+            configured(m.inbox)
 
     def call():
-        buffer.inbox.copy_to_device(buffer.outgoing, stream=m.queue)
-        for _ in range(launches):
-            configured(m.inbox)
-        engine._ask_for_report()
+        m.graphs.run("floor, judge", judge)
+        m.reported.record(m.queue)
+        m.graphs.run("floor, improve", improve)
         engine._wait_for_report()
 
-    call()
+    for _ in range(3):
+        call()
     return median_s(call, effort.repeats)
 
 
@@ -314,7 +351,7 @@ def streams(effort: Effort) -> Iterator[Figure]:
             learner._next_step(*learner._check_block(*World(effort.config, i).block()))
             for i, learner in enumerate(learners)
         ]
-        for _ in range(3):
+        for _ in range(effort.warming):
             engine.learn(steps)
         seconds = median_s(lambda: engine.learn(steps), effort.repeats)  # noqa: B023
         yield Figure(
@@ -324,30 +361,74 @@ def streams(effort: Effort) -> Iterator[Figure]:
         engine.close()
 
 
+def race(effort: Effort) -> Iterator[Figure]:
+    """PyTorch, a block in one graph, against edge_rjepa, in turns."""
+    if peers.torch is None or SIMULATED or not peers.torch.cuda.is_available():
+        return
+    for config in (effort.config, WIDE, effort.large):
+        for K in (16, 64):
+            yield from _race(dataclasses.replace(config, max_block=K), effort, (config, K) == (effort.config, 16))
+
+
+def _race(config: RJepaConfig, effort: Effort, compile_too: bool) -> Iterator[Figure]:
+    K, world, learner = config.max_block, World(config), on_gpu(config)
+    runners = {"edge_rjepa": learner}
+    for name, compiled in (("PyTorch", False), ("PyTorch, compiled", True))[: 1 + compile_too]:
+        runners[name] = TorchGraphPeer(config, learner.parameters(), K, compiled=compiled)
+    for name, runner in list(runners.items()):
+        try:
+            for _ in range(effort.warming):
+                runner.learn_block(*world.block())
+        except Exception as error:  # whatever its compiler lacks here is told, and no figure
+            del runners[name]
+            yield Figure(f"{name} cannot run here: {str(error).splitlines()[-1][:80]}", 0.0, "")
+    taken_s: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(effort.rounds):
+        for name, runner in runners.items():
+            block = world.block()
+            cuda.synchronize()
+            started = time.perf_counter()
+            for _ in range(effort.round):
+                runner.learn_block(*block)
+            cuda.synchronize()
+            taken_s[name].append((time.perf_counter() - started) / effort.round)
+    ours_s = statistics.median(taken_s["edge_rjepa"])
+    for name, taken in taken_s.items():
+        seconds = statistics.median(taken)
+        yield Figure(
+            f"{config.n_embedding}/{config.n_hidden}, blocks of {K}: {name}", K / seconds,
+            "fixations/s",
+            note=f"{1e6 * seconds:.0f} us a block, {seconds / ours_s:.2f} times ours",
+        )  # fmt: skip
+    learner.engine.close()
+
+
 def bandwidth(effort: Effort) -> Iterator[Figure]:
     """The fused update of a large network beside a copy from device to device."""
     config = effort.large
     engine = CudaEngine(config, find(config.cell))
     learner = RJepa(config, engine=engine)
-    step = learner._next_step(*learner._check_block(*World(config).block()))
-    engine.learn([step])
-    cuda.synchronize()
-    m, at = engine._memory, engine._block(config.max_block)
-    calls = captured(lambda: kernels.update(m.workspace, m.traces, m.descent, at))
-    copy_s = _copy_s(effort)
-    copied = 2 * effort.copied_bytes / copy_s
+    block = learner._check_block(*World(config).block())
+    copied = 2 * effort.copied_bytes / _copy_s(effort)
     yield Figure("copy from device to device", copied / 1e9, "GB/s", note="read and written")
-    number = m.dtype.itemsize
-    W, E = m.weights.W.size, m.traces.E.size
+    m, at = engine._memory, engine._block(config.max_block)
+    number, W, E = m.dtype.itemsize, m.weights.W.size, m.traces.E.size
     rest = sum(getattr(m.weights, layer.matrix).size for layer in layers_without_past(config))
-    for name, moved in (("recur", 2 * number * (2 * W + E)), ("descend", 2 * number * 2 * rest)):
-        seconds = in_a_row_s(calls[name], effort.launches)
-        share = moved / seconds / copied
-        yield Figure(
-            f"{name}: gradient, {'traces, ' * (name == 'recur')}Adam", moved / seconds / 1e9,
-            "GB/s", "" if SIMULATED else ">= 70% of the copy", bool(SIMULATED or share >= 0.7),
-            f"{100 * share:.0f}% of the copy, {1e6 * seconds:.0f} us",
-        )  # fmt: skip
+    for takes_step in (True, False):
+        step = learner._next_step(*block)._replace(takes_step=takes_step)
+        engine.learn([step])
+        cuda.synchronize()
+        calls = captured(lambda: kernels.update(m.workspace, m.traces, m.descent, at))
+        # read and written: gradients' sums and, where a step is taken, weights and their moments
+        arrays = 3 if takes_step else 1
+        for name, moved in (("recur", arrays * W + E), ("descend", arrays * rest)):
+            seconds = in_a_row_s(calls[name], effort.launches)
+            rate = 2 * number * moved / seconds
+            yield Figure(
+                f"{name}, {'with' if takes_step else 'without'} a step", rate / 1e9, "GB/s",
+                "" if SIMULATED else ">= 70% of the copy", bool(SIMULATED or rate >= 0.7 * copied),
+                f"{100 * rate / copied:.0f}% of the copy, {1e6 * seconds:.0f} us",
+            )  # fmt: skip
     block_s = median_s(lambda: (engine.learn([step]), cuda.synchronize()), effort.launches)
     yield Figure("a block of that network", 1e6 * block_s, "us", note="to the end of its update")
     for name in ("project", "gate", "back_to_past"):
@@ -381,8 +462,14 @@ def _copy_s(effort: Effort) -> float:
 
 SECTIONS = {
     "gradients": gradients, "curve": learning_curve, "identity": identity, "blocks": blocks,
-    "streams": streams, "bandwidth": bandwidth,
+    "streams": streams, "race": race, "bandwidth": bandwidth,
 }  # fmt: skip
+
+
+def _told(figure: Figure) -> tuple[str, str, str, str]:
+    missed = "" if figure.ok else " MISSED"
+    measured = f"{figure.value:.4g} {figure.unit}".strip()
+    return figure.name, measured, figure.bound + missed, figure.note
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -413,16 +500,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(", ".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
     figures = []
     for name in options.sections or SECTIONS:
-        figures += SECTIONS[name](effort)
-        print(f"{name} done", file=sys.stderr, flush=True)
-    rows = [
-        (
-            each.name, f"{each.value:.4g} {each.unit}".strip(),
-            each.bound + (" MISSED" if not each.ok else ""), each.note,
-        )
-        for each in figures
-    ]  # fmt: skip
-    print(Table(("what", "measured", "bound", ""), rows))
+        for figure in SECTIONS[name](effort):
+            figures.append(figure)
+            print(_told(figure)[:2], file=sys.stderr, flush=True)
+    print(Table(("what", "measured", "bound", ""), [_told(each) for each in figures]))
     if options.json:
         told = {"machine": machine, "figures": [each._asdict() for each in figures]}
         options.json.write_text(json.dumps(told, indent=2) + "\n")

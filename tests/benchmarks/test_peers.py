@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import peers
+from benchmarks.gpu_peer import TorchGraphPeer
 from edge_rjepa import RJepa, RJepaConfig
 
 SIZES = {
@@ -190,3 +191,17 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(peers, "torch", None)
     with pytest.raises(ImportError, match="pip install torch"):
         torch_peer(learner_of(SHALLOW))
+
+
+@needs_torch
+@every_encoder
+@pytest.mark.parametrize("update_every", [1, 3])
+def test_the_peer_of_the_gpu_learns_the_same(still, update_every):
+    learner = learner_of(replace(still, **LEARNING, update_every=update_every))
+    peer = TorchGraphPeer(learner.config, learner.parameters(), K=6, device="cpu")
+    for block in stream((6,) * 12):
+        learner.reset()
+        peer.forget()
+        learner.learn_block(*block)
+        peer.learn_block(*block)
+    assert_same(peer.parameters(), learner.parameters())

@@ -23,6 +23,7 @@ from edge_rjepa.learner.engines import Learned, Seen, Step
 from edge_rjepa.learner.kernels import cuda as kernels
 from edge_rjepa.learner.kernels.arrays import Adam
 from edge_rjepa.learner.kernels.cuda import arrays
+from edge_rjepa.learner.kernels.cuda.graphs import LaunchGraphs
 from edge_rjepa.learner.kernels.cuda.tiles import TILES
 from edge_rjepa.learner.network import WEIGHTS, Weights, count_weights, weight_shapes
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate
@@ -97,6 +98,7 @@ class Memory:
         self.tiles = TILES.fitting(cell.n_state, config.dtype)
         self.kernels = kernels.compiled(cell, config.dtype, self.tiles)
         self.queue = cuda.stream()
+        self.graphs = LaunchGraphs(self.queue)
         self.reported = cuda.event()
         self.nbytes = 0
         self.weights, self.total, self.m2 = (
@@ -187,19 +189,36 @@ class CudaEngine:
     def learn(self, steps: Sequence[Step]) -> list[Learned]:
         """One block for each stream; returns while the weights still take their step."""
         m, K = self._memory, len(steps[0].features)
-        at = self._block(K)
-        renewed = self._send(K, steps, learning=True)
-        kernels.forward(m.weights, m.workspace, m.inbox, self._remember_features, at)
-        kernels.predict(m.weights, m.workspace, m.statistics.mu, at)
+        renewed = self._pack(K, steps, learning=True)
+        streams = self._first, self.streams
+        m.graphs.run(("judge", streams, K, renewed), lambda: self._judge(K, renewed))
+        m.reported.record(m.queue)
+        m.graphs.run(("improve", streams, K), lambda: self._improve(K))
+        self._wait_for_report()
+        return [self._learned(i, K) for i in range(self.streams)]
+
+    def _judge(self, K: int, renewed: bool) -> None:
+        """What is packed goes up, its loss and report come down."""
+        m, at = self._memory, self._block(K)
+        self._look(K, True)
         kernels.loss(m.workspace, m.statistics, at)
         kernels.observe(m.workspace, m.statistics, at)
         if renewed:
             kernels.renew(m.workspace, m.statistics, self._noise_floor, at)
-        self._ask_for_report()
+        self._copy_report()
+
+    def _improve(self, K: int) -> None:
+        m, at = self._memory, self._block(K)
         kernels.predictor_backward(m.weights, m.workspace, at)
         kernels.update(m.workspace, m.traces, m.descent, at)
-        self._wait_for_report()
-        return [self._learned(i, K) for i in range(self.streams)]
+
+    def _look(self, K: int, predict: bool) -> None:
+        """What is packed goes up, is embedded and, if asked for, predicted."""
+        m, at, buffer = self._memory, self._block(K), self._buffer(K)
+        buffer.inbox.copy_to_device(buffer.outgoing, stream=m.queue)
+        kernels.forward(m.weights, m.workspace, m.inbox, self._remember_features, at)
+        if predict:
+            kernels.predict(m.weights, m.workspace, m.statistics.mu, at)
 
     @_raise_device_errors
     def see(
@@ -207,13 +226,11 @@ class CudaEngine:
     ) -> list[Seen]:
         """See a block for each stream."""
         m, K = self._memory, len(features[0])
-        at = self._block(K)
         steps = [Step(x, a, STILL, STILL, False) for x, a in zip(features, efference, strict=True)]
-        self._send(K, steps, learning=False)
-        kernels.forward(m.weights, m.workspace, m.inbox, self._remember_features, at)
-        if predict:
-            kernels.predict(m.weights, m.workspace, m.statistics.mu, at)
-        kernels.forget(m.workspace, m.traces, False, at)
+        self._pack(K, steps, learning=False)
+        streams = self._first, self.streams
+        m.graphs.run(("see", streams, K, predict), lambda: self._look(K, predict))
+        kernels.forget(m.workspace, m.traces, False, self._block(K))
         return [self._seen(self._first + i, K, predict) for i in range(self.streams)]
 
     @_raise_device_errors
@@ -310,12 +327,15 @@ class CudaEngine:
         m = self._memory
         return kernels.Block(m.kernels, m.tiles, self._first, self.streams, K, m.queue)
 
-    def _send(self, K: int, steps: Sequence[Step], learning: bool) -> bool:
-        """Pack and send a block for every stream; whether statistics are to be renewed after it."""
+    def _buffer(self, K: int) -> TransferBuffer:
         m = self._memory
         if (self.streams, K) not in m.buffers:
             m.buffers[self.streams, K] = _transfer_buffer(m, self.streams, K)
-        buffer = m.buffers[self.streams, K]
+        return m.buffers[self.streams, K]
+
+    def _pack(self, K: int, steps: Sequence[Step], learning: bool) -> bool:
+        """A block for every stream, to go up; whether statistics are to be renewed after it."""
+        m, buffer = self._memory, self._buffer(K)
         any_renewed = False
         for i, (step, past) in enumerate(zip(steps, self._pasts, strict=True)):
             rate, renewed = (
@@ -331,7 +351,6 @@ class CudaEngine:
             buffer.efference[i][...] = step.efference
             past.last = K
             any_renewed |= renewed
-        buffer.inbox.copy_to_device(buffer.outgoing, stream=m.queue)
         return any_renewed
 
     def _flag_renewal(self, i: int) -> None:
@@ -341,10 +360,13 @@ class CudaEngine:
         self._up(numbers, [self._memory.workspace.numbers[self._first + i]], numbers.shape)
 
     def _ask_for_report(self) -> None:
+        self._copy_report()
+        self._memory.reported.record(self._memory.queue)
+
+    def _copy_report(self) -> None:
         m = self._memory
         report, incoming = m.reports[self._first, self.streams]
         report.copy_to_host(incoming, stream=m.queue)
-        m.reported.record(m.queue)
 
     def _wait_for_report(self) -> None:
         """Wait for what was asked for last, and take the information out of it."""

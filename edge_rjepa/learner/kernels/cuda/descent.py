@@ -49,7 +49,9 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
     old_m2 = cuda.local.array((EACH, COLUMNS), NUMBER)
     e = cuda.local.array((EACH, COLUMNS, N_STATE), NUMBER)
     g = cuda.local.array((EACH, COLUMNS), NUMBER)
+    before = cuda.local.array((EACH, COLUMNS), NUMBER)
     seen = cuda.local.array(COLUMNS, NUMBER)
+    takes_step = numbers[b, TAKES_STEP] != 0
     e_new = cuda.local.array((EACH, COLUMNS, N_STATE), NUMBER)
     for q in range(EACH):
         row = first_row + q * WARPS
@@ -59,8 +61,10 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
             for a in range(N_STATE):
                 e_new[q, p, a] = NUMBER(0)
             if row < n_rows and column < n_columns:
-                w[q, p] = W[b, index(row), index(column)]
-                old_m2[q, p] = m2[b, index(row), index(column)]
+                before[q, p] = total[b, index(row), index(column)]
+                if takes_step:
+                    w[q, p] = W[b, index(row), index(column)]
+                    old_m2[q, p] = m2[b, index(row), index(column)]
                 for a in range(N_STATE):
                     e[q, p, a] = E[b, a, index(row), index(column)]
     for start in range(0, K, CHUNK):
@@ -88,7 +92,6 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
                         weight = gamma[b, index(start + k), a, index(row)]
                     for p in range(COLUMNS):
                         e_new[q, p, a] += weight * seen[p]
-    takes_step = numbers[b, TAKES_STEP] != 0
     rate, blend = numbers[b, ADAM], numbers[b, ADAM + 1]
     correction, epsilon = numbers[b, ADAM + 2], numbers[b, ADAM + 3]
     for q in range(EACH):
@@ -104,7 +107,7 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
                     for d in range(N_STATE):
                         value += T[b, a, d, unit] * e[q, p, d]
                     E[b, a, index(row), index(column)] = value
-                gradient += total[b, index(row), index(column)]
+                gradient += before[q, p]
                 total[b, index(row), index(column)] = NUMBER(0) if takes_step else gradient
                 if takes_step:
                     new_w, new_m2 = adam(
@@ -142,7 +145,9 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
     w = cuda.local.array((EACH, COLUMNS), NUMBER)
     old_m2 = cuda.local.array((EACH, COLUMNS), NUMBER)
     g = cuda.local.array((EACH, COLUMNS), NUMBER)
+    before = cuda.local.array((EACH, COLUMNS), NUMBER)
     seen = cuda.local.array(COLUMNS, NUMBER)
+    takes_step = numbers[b, TAKES_STEP] != 0
     for q in range(EACH):
         row = first_row + q * WARPS
         for p in range(COLUMNS):
@@ -150,8 +155,10 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
             g[q, p] = NUMBER(0)
             if row < n_rows and column < n_columns:
                 at = index(at_weights + row * n_columns + column)
-                w[q, p] = weights[at]
-                old_m2[q, p] = m2[at]
+                before[q, p] = total[at]
+                if takes_step:
+                    w[q, p] = weights[at]
+                    old_m2[q, p] = m2[at]
     for start in range(0, length, CHUNK):
         cuda.syncthreads()
         for i in range(t, CHUNK * WIDTH, UPDATE_THREADS):
@@ -171,7 +178,6 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
                     weight = activity[index(at_d + (start + k) * n_rows + row)]
                 for p in range(COLUMNS):
                     g[q, p] += weight * seen[p]
-    takes_step = numbers[b, TAKES_STEP] != 0
     rate, blend = numbers[b, at_adam], numbers[b, at_adam + 1]
     correction, epsilon = numbers[b, at_adam + 2], numbers[b, at_adam + 3]
     for q in range(EACH):
@@ -181,7 +187,7 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
             if row < n_rows and column < n_columns:
                 at = index(at_weights + row * n_columns + column)
                 gradient = g[q, p]
-                gradient += total[at]
+                gradient += before[q, p]
                 total[at] = NUMBER(0) if takes_step else gradient
                 if takes_step:
                     weights[at], m2[at] = adam(
