@@ -68,6 +68,10 @@ class Effort(NamedTuple):
     copied_bytes: int = 2**30
 
 
+SHAPES = [
+    {"chunk": 16}, {"each": 4}, {"each": 4, "chunk": 16}, {"columns": 2, "chunk": 16},
+    {"warps": 8, "each": 1, "chunk": 16},
+]  # fmt: skip
 WIDE = RJepaConfig(n_embedding=1024, n_hidden=2048, n_predictor=2048)
 TINY = {
     "n_embedding": 3, "n_hidden": 4, "n_predictor": 3, "n_features": 3, "n_efference": 2,
@@ -367,7 +371,8 @@ def race(effort: Effort) -> Iterator[Figure]:
         return
     for config in (effort.config, WIDE, effort.large):
         for K in (16, 64):
-            yield from _race(dataclasses.replace(config, max_block=K), effort, (config, K) == (effort.config, 16))
+            compile_too = (config, K) == (effort.config, 16)  # it takes most of a minute
+            yield from _race(dataclasses.replace(config, max_block=K), effort, compile_too)
 
 
 def _race(config: RJepaConfig, effort: Effort, compile_too: bool) -> Iterator[Figure]:
@@ -411,29 +416,51 @@ def bandwidth(effort: Effort) -> Iterator[Figure]:
     block = learner._check_block(*World(config).block())
     copied = 2 * effort.copied_bytes / _copy_s(effort)
     yield Figure("copy from device to device", copied / 1e9, "GB/s", note="read and written")
-    m, at = engine._memory, engine._block(config.max_block)
+    yield from _updates(engine, learner, block, effort, copied)
+    step = learner._next_step(*block)._replace(takes_step=False)
+    block_s = median_s(lambda: (engine.learn([step]), cuda.synchronize()), effort.launches)
+    yield Figure("a block of that network", 1e6 * block_s, "us", note="to the end of its update")
+    for name in ("project", "gate", "back_to_past"):
+        yield _product(name, engine, engine._block(config.max_block), effort, copied)
+    engine.close()
+
+
+def _updates(
+    engine: CudaEngine, learner: RJepa, block: tuple, effort: Effort, copied: float, which: str = ""
+) -> Iterator[Figure]:
+    """The kernels that move the weights, in bytes that must be read and written."""
+    m, at = engine._memory, engine._block(effort.large.max_block)
     number, W, E = m.dtype.itemsize, m.weights.W.size, m.traces.E.size
-    rest = sum(getattr(m.weights, layer.matrix).size for layer in layers_without_past(config))
+    rest = sum(getattr(m.weights, layer.matrix).size for layer in layers_without_past(m.config))
     for takes_step in (True, False):
-        step = learner._next_step(*block)._replace(takes_step=takes_step)
-        engine.learn([step])
+        engine.learn([learner._next_step(*block)._replace(takes_step=takes_step)])
         cuda.synchronize()
         calls = captured(lambda: kernels.update(m.workspace, m.traces, m.descent, at))
-        # read and written: gradients' sums and, where a step is taken, weights and their moments
+        # gradients' sums and, where a step is taken, weights and their moments
         arrays = 3 if takes_step else 1
         for name, moved in (("recur", arrays * W + E), ("descend", arrays * rest)):
             seconds = in_a_row_s(calls[name], effort.launches)
             rate = 2 * number * moved / seconds
+            judged = not (SIMULATED or which)
             yield Figure(
-                f"{name}, {'with' if takes_step else 'without'} a step", rate / 1e9, "GB/s",
-                "" if SIMULATED else ">= 70% of the copy", bool(SIMULATED or rate >= 0.7 * copied),
+                f"{name}, {'with' if takes_step else 'without'} a step{which}", rate / 1e9, "GB/s",
+                ">= 70% of the copy" if judged else "", not judged or rate >= 0.7 * copied,
                 f"{100 * rate / copied:.0f}% of the copy, {1e6 * seconds:.0f} us",
             )  # fmt: skip
-    block_s = median_s(lambda: (engine.learn([step]), cuda.synchronize()), effort.launches)
-    yield Figure("a block of that network", 1e6 * block_s, "us", note="to the end of its update")
-    for name in ("project", "gate", "back_to_past"):
-        yield _product(name, engine, at, effort, copied)
-    engine.close()
+
+
+def shapes(effort: Effort) -> Iterator[Figure]:
+    """What other tiles would do for the update of a large network."""
+    config, copied = effort.large, 2 * effort.copied_bytes / _copy_s(effort)
+    for changes in SHAPES if not SIMULATED else ():
+        tiles = engines_cuda.TILES._replace(**changes)
+        with mock.patch.object(engines_cuda, "TILES", tiles):
+            engine = CudaEngine(config, find(config.cell))
+        learner = RJepa(config, engine=engine)
+        block = learner._check_block(*World(config).block())
+        which = ", " + " ".join(f"{name}={value}" for name, value in changes.items())
+        yield from _updates(engine, learner, block, effort, copied, which)
+        engine.close()
 
 
 def _product(name: str, engine: CudaEngine, at, effort: Effort, copied: float) -> Figure:
@@ -462,7 +489,7 @@ def _copy_s(effort: Effort) -> float:
 
 SECTIONS = {
     "gradients": gradients, "curve": learning_curve, "identity": identity, "blocks": blocks,
-    "streams": streams, "race": race, "bandwidth": bandwidth,
+    "streams": streams, "race": race, "bandwidth": bandwidth, "shapes": shapes,
 }  # fmt: skip
 
 
@@ -494,7 +521,7 @@ def main(arguments: list[str] | None = None) -> int:
     machine = {
         "gpu": engine.description, "cpu": platform.processor() or platform.machine(),
         "date": datetime.date.today().isoformat(), "numba": numba.__version__,
-        "simulated": SIMULATED, "quick": options.quick,
+        "simulated": SIMULATED, "quick": options.quick, "tiles": str(engines_cuda.TILES),
     }  # fmt: skip
     engine.close()
     print(", ".join(f"{name}: {value}" for name, value in machine.items()), flush=True)

@@ -50,6 +50,7 @@ def compiled(cell: Cell, dtype: str, tiles: Tiles) -> SimpleNamespace:
         **{name: words[name] for name in ("NUMBER", "tanh", "sigmoid", "one_minus")},
         **scalars.of_cell(cell, dtype),
         "N_STATE": cell.n_state,
+        "N_FACTORS": 1 + cell.n_state,
         "N_PROJECTIONS": cell.n_projections,
         "N_PARAMETERS": cell.n_parameters,
         "READS": cell.reads,

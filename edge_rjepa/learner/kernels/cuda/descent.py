@@ -1,10 +1,11 @@
 """Gradient and Adam in one pass over the weights: a gradient never goes to memory but to be summed.
 
-A thread owns EACH x COLUMNS weights, LANES columns apart, and asks for all that belongs to them
-(weight, second moment, traces) before it sums over the fixations: those loads are under way
-together and hide behind the sums. Rows of the inputs come to shared memory CHUNK fixations at a
-time, the coefficients of a row are the same number for a whole warp. Sums run over fixations in
-order.
+A thread owns EACH x COLUMNS weights, LANES columns apart. It sums over the fixations first, and
+then takes what belongs to its weights (what was summed before, traces and, where a step is taken,
+weights and second moments) a row at a time: few registers, many warps, of which some sum while
+others wait for memory. The inputs of its columns and the coefficients of its rows come
+to shared memory CHUNK fixations at a time, by way of registers, so that they, too, are asked for
+together. Sums run over fixations in order.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from edge_rjepa.learner.kernels.cuda.tiles import GPU
 # Constants that a build replaces.
 NUMBER = numba.float32
 N_STATE = 1
+N_FACTORS = 1 + N_STATE  # of a row of W at a fixation: beta, gamma
 LANES, WARPS, COLUMNS, EACH, CHUNK = GPU.lanes, GPU.warps, GPU.columns, GPU.each, GPU.chunk
-UPDATE_THREADS, WIDTH = GPU.update_threads, GPU.update_columns
+UPDATE_THREADS, WIDTH, HEIGHT = GPU.update_threads, GPU.update_columns, GPU.update_rows
+TILE_EACH, ROWS_EACH = CHUNK * WIDTH // UPDATE_THREADS, CHUNK * HEIGHT // UPDATE_THREADS
 
 
 @device
@@ -45,51 +48,56 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
     first_column = cuda.blockIdx.x * WIDTH
     first_row = cuda.blockIdx.y * WARPS * EACH + warp
     tile = cuda.shared.array((CHUNK, WIDTH), NUMBER)
-    w = cuda.local.array((EACH, COLUMNS), NUMBER)
-    old_m2 = cuda.local.array((EACH, COLUMNS), NUMBER)
-    e = cuda.local.array((EACH, COLUMNS, N_STATE), NUMBER)
+    of_rows = cuda.shared.array((CHUNK, N_FACTORS, HEIGHT), NUMBER)  # beta, gamma
+    coming = cuda.local.array(TILE_EACH, NUMBER)
+    rows_coming = cuda.local.array((ROWS_EACH, N_FACTORS), NUMBER)
+    w = cuda.local.array(COLUMNS, NUMBER)
+    old_m2 = cuda.local.array(COLUMNS, NUMBER)
+    e = cuda.local.array((COLUMNS, N_STATE), NUMBER)
     g = cuda.local.array((EACH, COLUMNS), NUMBER)
-    before = cuda.local.array((EACH, COLUMNS), NUMBER)
+    before = cuda.local.array(COLUMNS, NUMBER)
     seen = cuda.local.array(COLUMNS, NUMBER)
     takes_step = numbers[b, TAKES_STEP] != 0
     e_new = cuda.local.array((EACH, COLUMNS, N_STATE), NUMBER)
     for q in range(EACH):
-        row = first_row + q * WARPS
         for p in range(COLUMNS):
-            column = first_column + lane + p * LANES
             g[q, p] = NUMBER(0)
             for a in range(N_STATE):
                 e_new[q, p, a] = NUMBER(0)
-            if row < n_rows and column < n_columns:
-                before[q, p] = total[b, index(row), index(column)]
-                if takes_step:
-                    w[q, p] = W[b, index(row), index(column)]
-                    old_m2[q, p] = m2[b, index(row), index(column)]
-                for a in range(N_STATE):
-                    e[q, p, a] = E[b, a, index(row), index(column)]
     for start in range(0, K, CHUNK):
-        cuda.syncthreads()
-        for i in range(t, CHUNK * WIDTH, UPDATE_THREADS):
-            k, j = i // WIDTH, i % WIDTH
-            value = NUMBER(0)
+        for q in range(TILE_EACH):
+            k, j = t // WIDTH + q * (UPDATE_THREADS // WIDTH), t % WIDTH
+            coming[q] = NUMBER(0)
             if start + k < K and first_column + j < n_columns:
-                value = u[b, index(start + k), index(first_column + j)]
-            tile[k, j] = value
+                coming[q] = u[b, index(start + k), index(first_column + j)]
+        for q in range(ROWS_EACH):
+            k, i = t // HEIGHT + q * (UPDATE_THREADS // HEIGHT), t % HEIGHT
+            row = cuda.blockIdx.y * HEIGHT + i
+            counts = k < CHUNK and start + k < K and row < n_rows
+            for a in range(N_FACTORS):
+                rows_coming[q, a] = NUMBER(0)
+            if counts:
+                rows_coming[q, 0] = beta[b, index(start + k), index(row)]
+                for a in range(N_STATE):
+                    rows_coming[q, 1 + a] = gamma[b, index(start + k), a, index(row)]
+        cuda.syncthreads()
+        for q in range(TILE_EACH):
+            tile[t // WIDTH + q * (UPDATE_THREADS // WIDTH), t % WIDTH] = coming[q]
+        for q in range(ROWS_EACH):
+            k, i = t // HEIGHT + q * (UPDATE_THREADS // HEIGHT), t % HEIGHT
+            if k < CHUNK:
+                for a in range(N_FACTORS):
+                    of_rows[k, a, i] = rows_coming[q, a]
         cuda.syncthreads()
         for k in range(CHUNK):
             for p in range(COLUMNS):
                 seen[p] = tile[k, lane + p * LANES]
             for q in range(EACH):
-                row = first_row + q * WARPS
-                counts = row < n_rows and start + k < K
-                weight = NUMBER(0)
-                if counts:
-                    weight = beta[b, index(start + k), index(row)]
+                weight = of_rows[k, 0, warp + q * WARPS]
                 for p in range(COLUMNS):
                     g[q, p] += weight * seen[p]
                 for a in range(N_STATE):
-                    if counts:
-                        weight = gamma[b, index(start + k), a, index(row)]
+                    weight = of_rows[k, 1 + a, warp + q * WARPS]
                     for p in range(COLUMNS):
                         e_new[q, p, a] += weight * seen[p]
     rate, blend = numbers[b, ADAM], numbers[b, ADAM + 1]
@@ -100,18 +108,27 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
         for p in range(COLUMNS):
             column = first_column + lane + p * LANES
             if row < n_rows and column < n_columns:
+                before[p] = total[b, index(row), index(column)]
+                for a in range(N_STATE):
+                    e[p, a] = E[b, a, index(row), index(column)]
+                if takes_step:
+                    w[p] = W[b, index(row), index(column)]
+                    old_m2[p] = m2[b, index(row), index(column)]
+        for p in range(COLUMNS):
+            column = first_column + lane + p * LANES
+            if row < n_rows and column < n_columns:
                 gradient = g[q, p]
                 for a in range(N_STATE):
-                    gradient += alpha[b, a, unit] * e[q, p, a]
+                    gradient += alpha[b, a, unit] * e[p, a]
                     value = e_new[q, p, a]
                     for d in range(N_STATE):
-                        value += T[b, a, d, unit] * e[q, p, d]
+                        value += T[b, a, d, unit] * e[p, d]
                     E[b, a, index(row), index(column)] = value
-                gradient += before[q, p]
+                gradient += before[p]
                 total[b, index(row), index(column)] = NUMBER(0) if takes_step else gradient
                 if takes_step:
                     new_w, new_m2 = adam(
-                        gradient, w[q, p], old_m2[q, p], rate, blend, correction, epsilon
+                        gradient, w[p], old_m2[p], rate, blend, correction, epsilon
                     )
                     W[b, index(row), index(column)] = new_w
                     m2[b, index(row), index(column)] = new_m2
@@ -142,40 +159,43 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
     first_column = (block % column_tiles) * WIDTH
     first_row = (block // column_tiles) * WARPS * EACH + warp
     tile = cuda.shared.array((CHUNK, WIDTH), NUMBER)
-    w = cuda.local.array((EACH, COLUMNS), NUMBER)
-    old_m2 = cuda.local.array((EACH, COLUMNS), NUMBER)
+    of_rows = cuda.shared.array((CHUNK, HEIGHT), NUMBER)  # d_out
+    coming = cuda.local.array(TILE_EACH, NUMBER)
+    rows_coming = cuda.local.array(ROWS_EACH, NUMBER)
+    w = cuda.local.array(COLUMNS, NUMBER)
+    old_m2 = cuda.local.array(COLUMNS, NUMBER)
     g = cuda.local.array((EACH, COLUMNS), NUMBER)
-    before = cuda.local.array((EACH, COLUMNS), NUMBER)
+    before = cuda.local.array(COLUMNS, NUMBER)
     seen = cuda.local.array(COLUMNS, NUMBER)
     takes_step = numbers[b, TAKES_STEP] != 0
     for q in range(EACH):
-        row = first_row + q * WARPS
         for p in range(COLUMNS):
-            column = first_column + lane + p * LANES
             g[q, p] = NUMBER(0)
-            if row < n_rows and column < n_columns:
-                at = index(at_weights + row * n_columns + column)
-                before[q, p] = total[at]
-                if takes_step:
-                    w[q, p] = weights[at]
-                    old_m2[q, p] = m2[at]
     for start in range(0, length, CHUNK):
-        cuda.syncthreads()
-        for i in range(t, CHUNK * WIDTH, UPDATE_THREADS):
-            k, j = i // WIDTH, i % WIDTH
-            value = NUMBER(0)
+        for q in range(TILE_EACH):
+            k, j = t // WIDTH + q * (UPDATE_THREADS // WIDTH), t % WIDTH
+            coming[q] = NUMBER(0)
             if start + k < length and first_column + j < n_columns:
-                value = activity[index(at_x + (start + k) * n_columns + first_column + j)]
-            tile[k, j] = value
+                coming[q] = activity[index(at_x + (start + k) * n_columns + first_column + j)]
+        for q in range(ROWS_EACH):
+            k, i = t // HEIGHT + q * (UPDATE_THREADS // HEIGHT), t % HEIGHT
+            row = block // column_tiles * HEIGHT + i
+            rows_coming[q] = NUMBER(0)
+            if k < CHUNK and start + k < length and row < n_rows:
+                rows_coming[q] = activity[index(at_d + (start + k) * n_rows + row)]
+        cuda.syncthreads()
+        for q in range(TILE_EACH):
+            tile[t // WIDTH + q * (UPDATE_THREADS // WIDTH), t % WIDTH] = coming[q]
+        for q in range(ROWS_EACH):
+            k, i = t // HEIGHT + q * (UPDATE_THREADS // HEIGHT), t % HEIGHT
+            if k < CHUNK:
+                of_rows[k, i] = rows_coming[q]
         cuda.syncthreads()
         for k in range(CHUNK):
             for p in range(COLUMNS):
                 seen[p] = tile[k, lane + p * LANES]
             for q in range(EACH):
-                row = first_row + q * WARPS
-                weight = NUMBER(0)
-                if row < n_rows and start + k < length:
-                    weight = activity[index(at_d + (start + k) * n_rows + row)]
+                weight = of_rows[k, warp + q * WARPS]
                 for p in range(COLUMNS):
                     g[q, p] += weight * seen[p]
     rate, blend = numbers[b, at_adam], numbers[b, at_adam + 1]
@@ -186,10 +206,18 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
             column = first_column + lane + p * LANES
             if row < n_rows and column < n_columns:
                 at = index(at_weights + row * n_columns + column)
+                before[p] = total[at]
+                if takes_step:
+                    w[p] = weights[at]
+                    old_m2[p] = m2[at]
+        for p in range(COLUMNS):
+            column = first_column + lane + p * LANES
+            if row < n_rows and column < n_columns:
+                at = index(at_weights + row * n_columns + column)
                 gradient = g[q, p]
-                gradient += before[q, p]
+                gradient += before[p]
                 total[at] = NUMBER(0) if takes_step else gradient
                 if takes_step:
                     weights[at], m2[at] = adam(
-                        gradient, w[q, p], old_m2[q, p], rate, blend, correction, epsilon
+                        gradient, w[p], old_m2[p], rate, blend, correction, epsilon
                     )

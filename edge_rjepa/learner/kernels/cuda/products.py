@@ -5,7 +5,8 @@
     backward    d_x = d_out W   a block owns a few columns of W
 
 K is small: a product is as fast as W comes from memory, and that once. A block takes OUT rows (or
-columns) of W, INNER of the inner dimension at a time, to shared memory. SLICES groups of its
+columns) of W, INNER of the inner dimension at a time, to shared memory, while the next ones are
+on their way to registers. SLICES groups of its
 threads share the inner dimension, each with MICRO x MICRO sums a thread in registers; at the end
 the slices are added up in a fixed order. So an output's bits depend on nothing but its own row and
 input.
@@ -27,6 +28,7 @@ OUT, ROWS, MICRO, SLICES, INNER = GPU.out, GPU.rows, GPU.micro, GPU.slices, GPU.
 PRODUCT_THREADS = GPU.product_threads
 OUT_PITCH, ROWS_PITCH = OUT + 1, ROWS + 1  # columns of a tile meet different banks of memory
 OUTPUTS = OUT * ROWS // PRODUCT_THREADS  # a thread
+W_EACH, X_EACH = OUT * INNER // PRODUCT_THREADS, ROWS * INNER // PRODUCT_THREADS  # of a tile
 READS = (0,)  # the states that the predictor reads
 
 
@@ -45,6 +47,45 @@ def place_of(q, first_out):
 
 
 @device
+def bring(w, transposed, n_out, n_in, x, first_row, K, first_out, start, w_coming, x_coming):
+    """This thread's numbers of the tiles from `start` of the inner dimension on, to registers.
+
+    All are asked for before the first is used; `put` says where they belong.
+    """
+    t = cuda.threadIdx.x
+    first_k = cuda.blockIdx.y * ROWS
+    for q in range(W_EACH):
+        if transposed:
+            i, o = t // OUT + q * (PRODUCT_THREADS // OUT), t % OUT
+        else:
+            i, o = t % INNER, t // INNER + q * (PRODUCT_THREADS // INNER)
+        w_coming[q] = NUMBER(0)
+        if first_out + o < n_out and start + i < n_in:
+            if transposed:
+                w_coming[q] = w[index(start + i), index(first_out + o)]
+            else:
+                w_coming[q] = w[index(first_out + o), index(start + i)]
+    for q in range(X_EACH):
+        i, k = t % INNER, t // INNER + q * (PRODUCT_THREADS // INNER)
+        x_coming[q] = NUMBER(0)
+        if first_k + k < K and start + i < n_in:
+            x_coming[q] = x[index(first_row + first_k + k), index(start + i)]
+
+
+@device
+def put(transposed, w_coming, x_coming, w_tile, x_tile):
+    """What this thread has brought, to shared memory."""
+    t = cuda.threadIdx.x
+    for q in range(W_EACH):
+        if transposed:
+            w_tile[t // OUT + q * (PRODUCT_THREADS // OUT), t % OUT] = w_coming[q]
+        else:
+            w_tile[t % INNER, t // INNER + q * (PRODUCT_THREADS // INNER)] = w_coming[q]
+    for q in range(X_EACH):
+        x_tile[t % INNER, t // INNER + q * (PRODUCT_THREADS // INNER)] = x_coming[q]
+
+
+@device
 def product(w, transposed, n_out, n_in, x, first_row, K, first_out, w_tile, x_tile, sums, totals):
     """This thread's `totals` (OUTPUTS,) of the block's tile, see `output_of`.
 
@@ -55,33 +96,20 @@ def product(w, transposed, n_out, n_in, x, first_row, K, first_out, w_tile, x_ti
     t = cuda.threadIdx.x
     n_o, n_k = OUT // MICRO, ROWS // MICRO
     mine_o, mine_k, mine = t % n_o, (t // n_o) % n_k, t // (n_o * n_k)
-    first_k = cuda.blockIdx.y * ROWS
     acc = cuda.local.array((MICRO, MICRO), NUMBER)
     a = cuda.local.array(MICRO, NUMBER)
+    w_coming = cuda.local.array(W_EACH, NUMBER)
+    x_coming = cuda.local.array(X_EACH, NUMBER)
     for q in range(MICRO):
         for p in range(MICRO):
             acc[q, p] = NUMBER(0)
+    bring(w, transposed, n_out, n_in, x, first_row, K, first_out, 0, w_coming, x_coming)
     for start in range(0, n_in, INNER):
         cuda.syncthreads()
-        for n in range(t, OUT * INNER, PRODUCT_THREADS):
-            if transposed:
-                i, o = n // OUT, n % OUT
-            else:
-                o, i = n // INNER, n % INNER
-            value = NUMBER(0)
-            if first_out + o < n_out and start + i < n_in:
-                if transposed:
-                    value = w[index(start + i), index(first_out + o)]
-                else:
-                    value = w[index(first_out + o), index(start + i)]
-            w_tile[i, o] = value
-        for n in range(t, ROWS * INNER, PRODUCT_THREADS):
-            k, i = n // INNER, n % INNER
-            value = NUMBER(0)
-            if first_k + k < K and start + i < n_in:
-                value = x[index(first_row + first_k + k), index(start + i)]
-            x_tile[i, k] = value
+        put(transposed, w_coming, x_coming, w_tile, x_tile)
         cuda.syncthreads()
+        after = start + INNER  # comes from memory while this tile is summed
+        bring(w, transposed, n_out, n_in, x, first_row, K, first_out, after, w_coming, x_coming)
         for step in range(INNER // SLICES):
             i = step * SLICES + mine
             for p in range(MICRO):

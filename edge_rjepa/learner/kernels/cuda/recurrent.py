@@ -1,7 +1,8 @@
 # ruff: noqa: F821 (step, take_* and one_minus are put in by a build)
 """A block's way in, the recurrent layer unit by unit, and the coefficients of RFP.
 
-One thread a unit, or a column: what is sequential, the fixations, is a loop in registers.
+One thread a unit, or a column: what is sequential, the fixations, is a loop in registers, and
+what it needs of the next AHEAD fixations is asked for together.
 Neighbouring threads read and write neighbouring numbers. Grid: x units, z streams.
 """
 
@@ -19,7 +20,7 @@ from edge_rjepa.learner.kernels.cuda.tiles import GPU
 NUMBER = numba.float32
 N_STATE, N_PROJECTIONS, N_PARAMETERS = 1, 1, 1  # m, G, L of the cell
 READS = (0,)  # the states that the predictor reads
-THREADS = GPU.threads
+THREADS, AHEAD = GPU.threads, GPU.ahead
 
 
 @kernel
@@ -41,22 +42,31 @@ def take(first, K, inbox, remember_features, n_context_h, numbers, x, hidden, a,
         x[b, 0, i] = x[b, last, i]
     if i < hidden.shape[2]:
         hidden[b, 0, i] = hidden[b, last, i]
+    coming = cuda.local.array(AHEAD, NUMBER)
     if i < f:
-        for k in range(K):
-            value = inbox[at + k * f + i]
-            x[b, k + 1, i] = value
-            if remember_features:
-                u[b, k, i] = value
+        for start in range(0, K, AHEAD):
+            for q in range(AHEAD):
+                if start + q < K:
+                    coming[q] = inbox[at + (start + q) * f + i]
+            for q in range(AHEAD):
+                if start + q < K:
+                    x[b, start + q + 1, i] = coming[q]
+                    if remember_features:
+                        u[b, start + q, i] = coming[q]
     if i < n_z:
         z[b, 0, i] = z[b, last, i]
         c[b, 0, n_context_h + i] = z[b, 0, i]
     at += K * f
     if i < A:
-        for k in range(K):
-            value = inbox[at + k * A + i]
-            a[b, k, i] = value
-            u[b, k, u.shape[2] - A - 1 + i] = value
-            c[b, k, n_context_h + n_z + i] = value
+        for start in range(0, K, AHEAD):
+            for q in range(AHEAD):
+                if start + q < K:
+                    coming[q] = inbox[at + (start + q) * A + i]
+            for q in range(AHEAD):
+                if start + q < K:
+                    a[b, start + q, i] = coming[q]
+                    u[b, start + q, u.shape[2] - A - 1 + i] = coming[q]
+                    c[b, start + q, n_context_h + n_z + i] = coming[q]
 
 
 @kernel
@@ -73,19 +83,27 @@ def scan(first, K, numbers, s, lam, y, J, B, D, c):
             c[b, 0, i * n_h + j] = y[b, 0, READS[i], j]
         parameters = take_parameters(lam[b], j)
         state = take_state(y[b, 0], j)
-        for k in range(K):
-            state, dy, ds, dl = step(state, take_projections(s[b, k], j), parameters)
-            for a in range(N_STATE):
-                y[b, k + 1, a, j] = state[a]
-                for i in range(N_STATE):
-                    J[b, k, a, i, j] = dy[a][i]
+        coming = cuda.local.array((N_PROJECTIONS, AHEAD), NUMBER)
+        for start in range(0, K, AHEAD):
+            for q in range(AHEAD):
                 for i in range(N_PROJECTIONS):
-                    B[b, k, a, i, j] = ds[a][i]
-                for i in range(N_PARAMETERS):
-                    D[b, k, a, i, j] = dl[a][i]
-            if k + 1 < K:
-                for i in range(len(READS)):
-                    c[b, k + 1, i * n_h + j] = state[READS[i]]
+                    if start + q < K:
+                        coming[i, q] = s[b, start + q, i, j]
+            for q in range(AHEAD):
+                k = start + q
+                if k < K:
+                    state, dy, ds, dl = step(state, take_projections(coming, q), parameters)
+                    for a in range(N_STATE):
+                        y[b, k + 1, a, j] = state[a]
+                        for i in range(N_STATE):
+                            J[b, k, a, i, j] = dy[a][i]
+                        for i in range(N_PROJECTIONS):
+                            B[b, k, a, i, j] = ds[a][i]
+                        for i in range(N_PARAMETERS):
+                            D[b, k, a, i, j] = dl[a][i]
+                    if k + 1 < K:
+                        for i in range(len(READS)):
+                            c[b, k + 1, i * n_h + j] = state[READS[i]]
 
 
 @kernel
@@ -102,6 +120,10 @@ def coefficients(
     n_h = lam.shape[2]
     r = cuda.local.array(N_STATE, NUMBER)
     r_old = cuda.local.array(N_STATE, NUMBER)
+    of_loss = cuda.local.array((AHEAD, N_STATE), NUMBER)
+    of_y = cuda.local.array((AHEAD, N_STATE, N_STATE), NUMBER)
+    of_s = cuda.local.array((AHEAD, N_STATE, N_PROJECTIONS), NUMBER)
+    of_lam = cuda.local.array((AHEAD, N_STATE, N_PARAMETERS), NUMBER)
     T = cuda.local.array((N_STATE, N_STATE), NUMBER)
     T_row = cuda.local.array(N_STATE, NUMBER)
     gradient = cuda.local.array(N_PARAMETERS, NUMBER)
@@ -115,36 +137,50 @@ def coefficients(
             gradient[i] = NUMBER(0)
             for a in range(N_STATE):
                 e_new[i, a] = NUMBER(0)
-        for k in range(K - 1, -1, -1):
-            for i in range(N_PROJECTIONS):
-                sum_beta = NUMBER(0)
-                for d in range(N_STATE):
-                    sum_beta += r[d] * B[b, k, d, i, j]
-                beta[b, k, i * n_h + j] = sum_beta
-                for a in range(N_STATE):
-                    sum_gamma = NUMBER(0)
-                    for d in range(N_STATE):
-                        sum_gamma += T[a, d] * B[b, k, d, i, j]
-                    gamma[b, k, a, i * n_h + j] = sum_gamma
-            for i in range(N_PARAMETERS):
-                for d in range(N_STATE):
-                    slope = D[b, k, d, i, j]
-                    gradient[i] += r[d] * slope
+        for newest in range(K - 1, -1, -AHEAD):
+            for q in range(AHEAD):
+                k = newest - q
+                if k >= 0:
                     for a in range(N_STATE):
-                        e_new[i, a] += T[a, d] * slope
-            for a in range(N_STATE):
-                r_old[a] = r[a]
-            for d in range(N_STATE):
-                r[d] = delta[b, k, d, j]
-                for a in range(N_STATE):
-                    r[d] += r_old[a] * J[b, k, a, d, j]
-            for a in range(N_STATE):
-                for d in range(N_STATE):
-                    T_row[d] = NUMBER(0)
-                    for i in range(N_STATE):
-                        T_row[d] += T[a, i] * J[b, k, i, d, j]
-                for d in range(N_STATE):
-                    T[a, d] = T_row[d]
+                        of_loss[q, a] = delta[b, k, a, j]
+                        for i in range(N_STATE):
+                            of_y[q, a, i] = J[b, k, a, i, j]
+                        for i in range(N_PROJECTIONS):
+                            of_s[q, a, i] = B[b, k, a, i, j]
+                        for i in range(N_PARAMETERS):
+                            of_lam[q, a, i] = D[b, k, a, i, j]
+            for q in range(AHEAD):
+                k = newest - q
+                if k >= 0:
+                    for i in range(N_PROJECTIONS):
+                        sum_beta = NUMBER(0)
+                        for d in range(N_STATE):
+                            sum_beta += r[d] * of_s[q, d, i]
+                        beta[b, k, i * n_h + j] = sum_beta
+                        for a in range(N_STATE):
+                            sum_gamma = NUMBER(0)
+                            for d in range(N_STATE):
+                                sum_gamma += T[a, d] * of_s[q, d, i]
+                            gamma[b, k, a, i * n_h + j] = sum_gamma
+                    for i in range(N_PARAMETERS):
+                        for d in range(N_STATE):
+                            slope = of_lam[q, d, i]
+                            gradient[i] += r[d] * slope
+                            for a in range(N_STATE):
+                                e_new[i, a] += T[a, d] * slope
+                    for a in range(N_STATE):
+                        r_old[a] = r[a]
+                    for d in range(N_STATE):
+                        r[d] = of_loss[q, d]
+                        for a in range(N_STATE):
+                            r[d] += r_old[a] * of_y[q, a, d]
+                    for a in range(N_STATE):
+                        for d in range(N_STATE):
+                            T_row[d] = NUMBER(0)
+                            for i in range(N_STATE):
+                                T_row[d] += T[a, i] * of_y[q, i, d]
+                        for d in range(N_STATE):
+                            T[a, d] = T_row[d]
         for a in range(N_STATE):
             alpha[b, a, j] = r[a]
             for d in range(N_STATE):

@@ -17,13 +17,14 @@ import numba
 from numba import cuda
 
 from edge_rjepa.learner.kernels.cuda.arrays import KEEP, MEAN_WEIGHT, RATE, RENEW, WEIGHT
-from edge_rjepa.learner.kernels.cuda.build import kernel
+from edge_rjepa.learner.kernels.cuda.build import device, kernel
 from edge_rjepa.learner.kernels.cuda.tiles import GPU
 
 # Constants that a build replaces.
 NUMBER = numba.float32
 SQUARE, FACTOR, SOLVE_COLUMNS = GPU.square, GPU.factor, GPU.solve_columns
 SQUARE_THREADS, STACK, PITCH = SQUARE * SQUARE, 2 * FACTOR, FACTOR + 1
+LOWER_EACH = -(-FACTOR // SOLVE_COLUMNS)  # of a tile, a thread
 
 
 @kernel
@@ -60,6 +61,9 @@ def observe(first, K, centred, e, numbers, S, mu, d_z, d_zhat, report):
     first_i = cuda.blockIdx.x // tiles * SQUARE
     first_j = cuda.blockIdx.x % tiles * SQUARE
     product, mean_i, mean_j = NUMBER(0), NUMBER(0), NUMBER(0)
+    before = NUMBER(0)
+    if first_i + i < n and first_j + j < n:
+        before = S[b, which, first_i + i, first_j + j]
     for start in range(0, K, SQUARE):
         cuda.syncthreads()
         k = start + i  # thread i, j brings column j of fixation i of both tiles
@@ -76,7 +80,7 @@ def observe(first, K, centred, e, numbers, S, mu, d_z, d_zhat, report):
             mean_j += columns[k, j]
     i, j = first_i + i, first_j + j
     if i < n and j < n:
-        value = numbers[b, KEEP] * S[b, which, i, j] + numbers[b, WEIGHT] * product
+        value = numbers[b, KEEP] * before + numbers[b, WEIGHT] * product
         if which == 0:
             mean_i, mean_j = mean_i / NUMBER(K), mean_j / NUMBER(K)
             value -= numbers[b, MEAN_WEIGHT] * mean_i * mean_j
@@ -121,25 +125,24 @@ def factor_panel(first, panel, numbers, factor, P):
         if row < n and corner + j < n:
             value = P[b, which, row, corner + j]
         stack[i, j] = value
+    # A thread keeps to its row and to every STACK-th part of it. Columns are divided by the roots
+    # of their pivots at the end, so that a step needs one barrier. Above the diagonal is nonsense.
+    i = t % STACK
     for j in range(FACTOR):
         cuda.syncthreads()
-        pivot = stack[j, j]
-        # only what is not finite has no positive pivot: the learner diverged
-        root = math.sqrt(pivot) if pivot > NUMBER(0) else NUMBER(math.nan)
-        cuda.syncthreads()
-        for i in range(j + t, STACK, threads):
-            stack[i, j] = root if i == j else stack[i, j] / root
-        cuda.syncthreads()
-        for index in range(t, STACK * FACTOR, threads):
-            i, q = index // FACTOR, index % FACTOR
-            if q > j and i >= q:
-                stack[i, q] -= stack[i, j] * stack[q, j]
+        weight = stack[i, j] / stack[j, j]
+        for q in range(j + 1 + t // STACK, FACTOR, threads // STACK):
+            if i > j:
+                stack[i, q] -= weight * stack[q, j]
     cuda.syncthreads()
     shift = 0 if cuda.blockIdx.x == 0 else FACTOR
     for index in range(t, FACTOR * FACTOR, threads):
         i, j = index // FACTOR, index % FACTOR
         if own + i < n and corner + j < n and (shift != 0 or j <= i):
-            factor[b, which, own + i, corner + j] = stack[shift + i, j]
+            pivot = stack[j, j]
+            # only what is not finite has no positive pivot: the learner diverged
+            root = math.sqrt(pivot) if pivot > NUMBER(0) else NUMBER(math.nan)
+            factor[b, which, own + i, corner + j] = stack[shift + i, j] / root
 
 
 @kernel
@@ -172,6 +175,23 @@ def take_panel(first, panel, numbers, factor, P):
             P[b, which, first_i + i, first_j + j] -= value
 
 
+@device
+def bring_lower(factor, backward, tile, other, coming):
+    """This thread's numbers of the factor's tile between two tiles of rows, to registers.
+
+    Beyond the edge the factor is that of 1.
+    """
+    n = factor.shape[0]
+    for q in range(LOWER_EACH):
+        at = cuda.threadIdx.x + q * FACTOR * SOLVE_COLUMNS
+        p = at // FACTOR
+        down = p + FACTOR * (tile if backward == 0 else other)
+        across = at % FACTOR + FACTOR * (other if backward == 0 else tile)
+        coming[q] = NUMBER(1) if down == across else NUMBER(0)
+        if p < FACTOR and down < n and across < n:
+            coming[q] = factor[down, across]
+
+
 @kernel
 def invert(first, numbers, factor, P, report):
     """P = (L L')^-1, SOLVE_COLUMNS columns a block: L y = 1, then L' x = y, tile by tile in P.
@@ -197,6 +217,7 @@ def invert(first, numbers, factor, P, report):
     i, j = t // SOLVE_COLUMNS, t % SOLVE_COLUMNS
     column = first_column + j
     top = first_column // FACTOR  # above it, L y = 1 gives 0
+    coming = cuda.local.array(LOWER_EACH, NUMBER)
     for backward in range(2):
         for count in range(top if backward == 0 else 0, tiles):
             tile = count if backward == 0 else tiles - 1 - count
@@ -208,38 +229,27 @@ def invert(first, numbers, factor, P, report):
             elif row < n and column < n and tile >= top:
                 value = P[b, which, row, column]
             begin = top if backward == 0 else tile + 1
-            end = tile if backward == 0 else tiles
-            for other in range(begin, end):
+            end = tile if backward == 0 else tiles  # and after those its own, on the diagonal
+            bring_lower(factor[b, which], backward, tile, begin if begin < end else tile, coming)
+            for other in range(begin, end + 1):
+                known_coming = NUMBER(0)
+                if other < end and other * FACTOR + i < n and column < n:
+                    known_coming = P[b, which, other * FACTOR + i, column]
                 cuda.syncthreads()
-                for index in range(t, FACTOR * FACTOR, FACTOR * SOLVE_COLUMNS):
-                    p, q = index // FACTOR, index % FACTOR
-                    down = tile * FACTOR + p if backward == 0 else other * FACTOR + p
-                    across = other * FACTOR + q if backward == 0 else tile * FACTOR + q
-                    entry = NUMBER(0)
-                    if down < n and across < n:
-                        entry = factor[b, which, down, across]
-                    if backward == 0:
-                        lower[p, q] = entry
-                    else:
-                        lower[q, p] = entry
-                entry = NUMBER(0)
-                if other * FACTOR + i < n and column < n:
-                    entry = P[b, which, other * FACTOR + i, column]
-                known[i, j] = entry
+                for q in range(LOWER_EACH):
+                    at = t + q * FACTOR * SOLVE_COLUMNS
+                    if at < FACTOR * FACTOR:
+                        if backward == 0:
+                            lower[at // FACTOR, at % FACTOR] = coming[q]
+                        else:
+                            lower[at % FACTOR, at // FACTOR] = coming[q]
+                known[i, j] = known_coming
                 cuda.syncthreads()
-                for q in range(FACTOR):
-                    value -= lower[i, q] * known[q, j]
-            cuda.syncthreads()
-            for index in range(t, FACTOR * FACTOR, FACTOR * SOLVE_COLUMNS):
-                p, q = index // FACTOR, index % FACTOR
-                down, across = tile * FACTOR + p, tile * FACTOR + q
-                entry = NUMBER(1) if p == q else NUMBER(0)
-                if down < n and across < n:
-                    entry = factor[b, which, down, across]
-                if backward == 0:
-                    lower[p, q] = entry
-                else:
-                    lower[q, p] = entry
+                if other < end:
+                    after = other + 1 if other + 1 < end else tile
+                    bring_lower(factor[b, which], backward, tile, after, coming)
+                    for q in range(FACTOR):
+                        value -= lower[i, q] * known[q, j]
             for count_row in range(FACTOR):
                 solved = count_row if backward == 0 else FACTOR - 1 - count_row
                 cuda.syncthreads()

@@ -16,7 +16,8 @@ class Tiles(NamedTuple):
     inner dimension, INNER at a time in shared memory; a thread keeps MICRO x MICRO sums in
     registers. An update block has WARPS x LANES threads; each owns EACH rows and COLUMNS columns of
     a matrix, LANES apart so that neighbours read neighbours, and sums CHUNK fixations at a time.
-    A factor block works on FACTOR x FACTOR tiles, THREADS a simple loop over units or columns.
+    A factor block works on FACTOR x FACTOR tiles, THREADS a simple loop over units or columns, each
+    of which asks for the numbers of AHEAD fixations at a time.
     """
 
     out: int
@@ -33,6 +34,7 @@ class Tiles(NamedTuple):
     solve_columns: int
     square: int  # side of a tile of the statistics
     threads: int
+    ahead: int
 
     @property
     def product_threads(self) -> int:
@@ -51,37 +53,48 @@ class Tiles(NamedTuple):
         return self.lanes * self.columns
 
     def fitting(self, n_state: int, dtype: str) -> Tiles:
-        """Two rows a thread in the update only where its registers hold them."""
-        return self if n_state == 1 and dtype == "float32" else self._replace(each=1)
+        """As much a thread as its registers hold, as many slices as 48 kB of shared memory hold."""
+        fitting = self
+        if dtype != "float32":
+            fitting = fitting._replace(slices=self.slices // 2)
+        if n_state > 1 or dtype != "float32":
+            fitting = fitting._replace(each=1, ahead=1)
+        return fitting
 
     def constants(self) -> dict[str, int]:
         """What kernels read."""
         derived = {
             "PRODUCT_THREADS": self.product_threads,
             "OUTPUTS": self.out * self.rows // self.product_threads,
+            "W_EACH": self.out * self.inner // self.product_threads,
+            "X_EACH": self.rows * self.inner // self.product_threads,
             "OUT_PITCH": self.out + 1,
             "ROWS_PITCH": self.rows + 1,
             "UPDATE_THREADS": self.update_threads,
             "WIDTH": self.update_columns,
+            "HEIGHT": self.update_rows,
+            "TILE_EACH": self.chunk * self.update_columns // self.update_threads,
+            "ROWS_EACH": count(self.chunk * self.update_rows, self.update_threads),
             "SQUARE_THREADS": self.square**2,
             "STACK": 2 * self.factor,
             "PITCH": self.factor + 1,
+            "LOWER_EACH": count(self.factor, self.solve_columns),
         }
         return derived | {name.upper(): value for name, value in self._asdict().items()}
 
 
 GPU = Tiles(
-    out=16, rows=16, micro=4, slices=8, inner=64,
+    out=16, rows=16, micro=4, slices=16, inner=64,
     lanes=32, warps=4, columns=4, each=2, chunk=8,
-    factor=32, solve_columns=8, square=16, threads=64,
+    factor=32, solve_columns=8, square=16, threads=64, ahead=8,
 )  # fmt: skip
 
 # The simulator makes a Python thread of every CUDA thread: small blocks, and so, with networks of a
 # few units, as many borders between tiles as a GPU meets with hundreds.
 SIMULATOR = Tiles(
-    out=4, rows=4, micro=2, slices=2, inner=6,
-    lanes=3, warps=2, columns=2, each=2, chunk=3,
-    factor=3, solve_columns=2, square=3, threads=5,
+    out=4, rows=4, micro=2, slices=2, inner=4,
+    lanes=4, warps=2, columns=2, each=2, chunk=3,
+    factor=3, solve_columns=2, square=3, threads=5, ahead=2,
 )  # fmt: skip
 
 TILES = SIMULATOR if NUMBA.ENABLE_CUDASIM else GPU
