@@ -25,7 +25,7 @@ class RJepaConfig:
     n_hidden: int = 256  # n_h
     n_predictor: int = 256  # n_p
     n_gain: int = 32  # hidden units of the gain field
-    noise_floor: float = 1.0  # eps of the objective, in squared units of the embedding
+    noise_floor: float = 0.3  # eps of the objective, in squared units of the embedding
     statistics_fixations: float = 2500.0  # time constant of mu, S_z, S_e
     learning_rate: float = 2e-3  # Adam, at the start
     anneal_fixations: float = 50_000.0  # experience after which the rate has fallen by sqrt(2)

@@ -598,7 +598,7 @@ def test_what_cannot_be_predicted_is_not_learned(seed):
     Only information is bounded: where nothing can be predicted nothing keeps z from shrinking.
     """
     _, after, _ = on_a_ring(small_for_a_ring(seed=seed), predictable=False)
-    assert -0.1 < after < 0.1  # of some 2 nats where they can be predicted
+    assert -0.2 < after < 0.2  # of some 4 nats where they can be predicted
 
 
 @pytest.mark.slow
