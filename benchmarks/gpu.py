@@ -5,9 +5,9 @@
     python -m benchmarks.gpu --quick             does it run? its figures are none
     NUMBA_ENABLE_CUDASIM=1 python -m benchmarks.gpu --quick     the same with no GPU
 
-Checks that fail are marked in the table, and make the exit code 1. Times are medians of repeats;
-those of kernels are of many launches in a row, waited for once. PyTorch is raced where it is
-installed.
+Checks that fail are marked in the table, and make the exit code 1. Times of blocks are of rounds of
+many, with their steps and renewals of the statistics, the median round; those of kernels are of
+many launches in a row, waited for once. PyTorch is raced where it is installed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
 import math
 import platform
@@ -58,13 +59,12 @@ class Effort(NamedTuple):
     curve_blocks: int = 2000
     seeds: int = 3
     same_blocks: int = 200
-    repeats: int = 300
+    repeats: int = 9
     launches: int = 50  # in a row, of one kernel
     streams: tuple[int, ...] = (1, 4, 16, 64)
     lengths: tuple[int, ...] = (1, 4, 16, 64)  # of blocks
     warming: int = 64  # blocks, after which every graph is recorded
-    rounds: int = 9  # of a race
-    round: int = 64  # blocks of each in turn
+    round: int = 64  # blocks
     copied_bytes: int = 2**30
 
 
@@ -78,7 +78,7 @@ TINY = {
     "n_gain": 2, "n_encoder_hidden": 3, "max_block": 3,
 }  # fmt: skip
 QUICK = Effort(
-    RJepaConfig(**TINY), RJepaConfig(**TINY), 3, 1, 2, 2, 2, (1, 2), (3,), 1, 2, 2, 2**10
+    RJepaConfig(**TINY), RJepaConfig(**TINY), 3, 1, 2, 2, 2, (1, 2), (3,), 1, 2, 2**10
 )  # fmt: skip
 
 
@@ -161,6 +161,17 @@ def median_s(call: Callable, repeats: int) -> float:
         call()
         taken_s.append(time.perf_counter() - started)
     return statistics.median(taken_s)
+
+
+def of_rounds_s(call: Callable, effort: Effort) -> float:
+    """Seconds a block, of rounds that are waited for at their end."""
+
+    def round_of_blocks():
+        for _ in range(effort.round):
+            call()
+        cuda.synchronize()
+
+    return median_s(round_of_blocks, effort.repeats) / effort.round
 
 
 def in_a_row_s(call: Callable, launches: int, repeats: int = 5) -> float:
@@ -281,18 +292,17 @@ def _block_of(config: RJepaConfig, launches: int, effort: Effort) -> Iterator[Fi
     for _ in range(effort.warming):
         learner.learn_block(*world.block())
     block, before = world.block(), _free_bytes()
-    gpu_s = median_s(lambda: learner.learn_block(*block), effort.repeats)
-    cuda.synchronize()
+    gpu_s = of_rounds_s(lambda: learner.learn_block(*block), effort)
     kept = _free_bytes() == before
     yield Figure(f"no memory is taken in the loop, blocks of {K}", float(kept), "", "= 1", kept)
     with mock.patch.object(LaunchGraphs, "run", lambda self, key, ask: ask()):
-        one_by_one_s = median_s(lambda: learner.learn_block(*block), effort.repeats)
+        one_by_one_s = of_rounds_s(lambda: learner.learn_block(*block), effort)
     floor_s = _floor_s(learner.engine, launches, effort)
     learner.engine.close()
     cpu = RJepa(config)
     for _ in range(effort.warming):
         cpu.learn_block(*world.block())
-    cpu_s = median_s(lambda: cpu.learn_block(*block), effort.repeats)
+    cpu_s = of_rounds_s(lambda: cpu.learn_block(*block), effort)
     yield Figure(
         f"a block of {K} on the GPU", 1e6 * gpu_s, "us", note=f"{K / gpu_s:.0f} fixations/s"
     )
@@ -342,22 +352,25 @@ def _floor_s(engine: CudaEngine, launches: int, effort: Effort) -> float:
 
     for _ in range(3):
         call()
-    return median_s(call, effort.repeats)
+    return of_rounds_s(call, effort)
 
 
 def streams(effort: Effort) -> Iterator[Figure]:
     """Independent learners in the same launches."""
-    K = effort.config.max_block
+    config, K = effort.config, effort.config.max_block
     for B in effort.streams:
-        engine = CudaEngine(effort.config, find(effort.config.cell), B)
-        learners = [RJepa(effort.config, i, engine=engine.slot(i)) for i in range(B)]
+        engine = CudaEngine(config, find(config.cell), B)
+        learners = [RJepa(config, i, engine=engine.slot(i)) for i in range(B)]
         steps = [
-            learner._next_step(*learner._check_block(*World(effort.config, i).block()))
+            learner._next_step(*learner._check_block(*World(config, i).block()))
             for i, learner in enumerate(learners)
         ]
+        turns = itertools.cycle(
+            [each._replace(takes_step=k == 0) for each in steps] for k in range(config.update_every)
+        )
         for _ in range(effort.warming):
-            engine.learn(steps)
-        seconds = median_s(lambda: engine.learn(steps), effort.repeats)  # noqa: B023
+            engine.learn(next(turns))
+        seconds = of_rounds_s(lambda: engine.learn(next(turns)), effort)  # noqa: B023
         yield Figure(
             f"{B} learner{'s' * (B > 1)} at once", B * K / seconds, "fixations/s",
             note=f"{1e6 * seconds:.0f} us a block of each, {engine.nbytes / 2**20:.1f} MiB",
@@ -378,17 +391,19 @@ def race(effort: Effort) -> Iterator[Figure]:
 def _race(config: RJepaConfig, effort: Effort, compile_too: bool) -> Iterator[Figure]:
     K, world, learner = config.max_block, World(config), on_gpu(config)
     runners = {"edge_rjepa": learner}
+    for _ in range(effort.warming):
+        learner.learn_block(*world.block())
     for name, compiled in (("PyTorch", False), ("PyTorch, compiled", True))[: 1 + compile_too]:
-        runners[name] = TorchGraphPeer(config, learner.parameters(), K, compiled=compiled)
-    for name, runner in list(runners.items()):
+        peer = TorchGraphPeer(config, learner.parameters(), K, compiled=compiled)
         try:
             for _ in range(effort.warming):
-                runner.learn_block(*world.block())
+                peer.learn_block(*world.block())
+            runners[name] = peer
         except Exception as error:  # whatever its compiler lacks here is told, and no figure
-            del runners[name]
-            yield Figure(f"{name} cannot run here: {str(error).splitlines()[-1][:80]}", 0.0, "")
+            why = " ".join(f"{type(error).__name__} {error}".split())
+            yield Figure(f"{name} cannot run here: {why[:80]}", 0.0, "")
     taken_s: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(effort.rounds):
+    for _ in range(effort.repeats):
         for name, runner in runners.items():
             block = world.block()
             cuda.synchronize()
@@ -452,13 +467,19 @@ def _updates(
 def shapes(effort: Effort) -> Iterator[Figure]:
     """What other tiles would do for the update of a large network."""
     config, copied = effort.large, 2 * effort.copied_bytes / _copy_s(effort)
-    for changes in SHAPES if not SIMULATED else ():
+    true = None
+    for changes in ({}, *SHAPES) if not SIMULATED else ():
         tiles = engines_cuda.TILES._replace(**changes)
         with mock.patch.object(engines_cuda, "TILES", tiles):
             engine = CudaEngine(config, find(config.cell))
         learner = RJepa(config, engine=engine)
         block = learner._check_block(*World(config).block())
-        which = ", " + " ".join(f"{name}={value}" for name, value in changes.items())
+        which = ", " + (" ".join(f"{name}={value}" for name, value in changes.items()) or "as is")
+        for _ in range(config.update_every):
+            learner.learn_block(*block)
+        true = true or learner.digest
+        same = learner.digest == true
+        yield Figure(f"the same bits{which}", float(same), "", "= 1", same)
         yield from _updates(engine, learner, block, effort, copied, which)
         engine.close()
 

@@ -42,9 +42,10 @@ def main() -> None:
                 )
                 for check in engine_checks.CHECKS:
                     checks[f"{check.__name__}: {name}"] = partial(check, on_gpu, single)
-                # The CPU's own single precision is off by 4e-5 with 130 units that turn (rtu).
+                # The CPU's own single precision is off by 4e-5 with 130 units that turn.
+                tolerance = 1e-4 if (cell, what) == ("rtu", ", larger") else 2e-5
                 checks[f"agrees: {name}"] = partial(
-                    engine_checks.agrees, on_gpu, on_cpu, single, double, 1e-4
+                    engine_checks.agrees, on_gpu, on_cpu, single, double, tolerance
                 )
                 checks[f"agrees in double precision: {name}"] = partial(
                     engine_checks.agrees, on_gpu, on_cpu, double, double, 1e-11

@@ -3,9 +3,9 @@
 A thread owns EACH x COLUMNS weights, LANES columns apart. It sums over the fixations first, and
 then takes what belongs to its weights (what was summed before, traces and, where a step is taken,
 weights and second moments) a row at a time: few registers, many warps, of which some sum while
-others wait for memory. The inputs of its columns and the coefficients of its rows come
-to shared memory CHUNK fixations at a time, by way of registers, so that they, too, are asked for
-together. Sums run over fixations in order.
+others wait for memory. The inputs of its columns and the coefficients of its rows come to shared
+memory CHUNK fixations at a time, by way of registers, so that they, too, are asked for together.
+Sums run over fixations in order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ N_STATE = 1
 N_FACTORS = 1 + N_STATE  # of a row of W at a fixation: beta, gamma
 LANES, WARPS, COLUMNS, EACH, CHUNK = GPU.lanes, GPU.warps, GPU.columns, GPU.each, GPU.chunk
 UPDATE_THREADS, WIDTH, HEIGHT = GPU.update_threads, GPU.update_columns, GPU.update_rows
-TILE_EACH, ROWS_EACH = CHUNK * WIDTH // UPDATE_THREADS, CHUNK * HEIGHT // UPDATE_THREADS
+TILE_EACH, ROWS_EACH = CHUNK * WIDTH // UPDATE_THREADS, -(-CHUNK * HEIGHT // UPDATE_THREADS)
 
 
 @device

@@ -11,44 +11,60 @@ from typing import Any
 
 from edge_rjepa.learner.kernels.cuda.tiles import NUMBA
 
+MOST = 32  # graphs kept; a learner whose blocks have one length needs three
+
 
 class LaunchGraphs:
     """What was put into a queue, to be put there again; the simulator, without graphs, asks anew.
 
     A graph keeps the addresses and numbers its launches were asked for with, and no array alive.
+    The graph used longest ago makes room for one more than MOST.
     """
 
     def __init__(self, queue: Any):
         self._queue = queue
-        self._graphs: dict[Hashable, Any] = {}  # None: asked for once
+        self._graphs: dict[Hashable, Any] = {}  # the newest last; None: asked for once
         weakref.finalize(self, _destroy, self._graphs).atexit = False  # CUDA is gone by then
 
     def run(self, key: Hashable, ask: Callable[[], None]) -> None:
-        """`ask` for launches and copies, in pinned memory, in the queue.
+        """Call `ask`, which puts launches and copies of pinned memory into the queue.
 
         It must ask for the same whenever the key is the same: the third time nobody asks it. The
         first time is no recording: kernels are compiled and loaded in it.
         """
-        if NUMBA.ENABLE_CUDASIM or key not in self._graphs:
+        if NUMBA.ENABLE_CUDASIM:
+            ask()
+        elif key not in self._graphs:
             ask()
             self._graphs[key] = None
-            return
-        if self._graphs[key] is None:
-            self._graphs[key] = self._record(ask)
-        _driver().cuGraphLaunch(self._graphs[key], int(self._queue.handle))
+            self._make_room()
+        else:
+            graph = self._graphs.pop(key) or self._record(ask)
+            self._graphs[key] = graph
+            _driver().cuGraphLaunch(graph, int(self._queue.handle))
+
+    def _make_room(self) -> None:
+        while len(self._graphs) > MOST:
+            oldest = next(iter(self._graphs))
+            _destroy({oldest: self._graphs.pop(oldest)})
 
     def _record(self, ask: Callable[[], None]) -> Any:
-        driver, handle = _driver(), int(self._queue.handle)
+        driver, binding, handle = _driver(), _binding(), int(self._queue.handle)
         # Relaxed: Numba may free, in the middle, what others have dropped.
-        relaxed = _binding().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        driver.cuStreamBeginCapture(handle, relaxed)
+        driver.cuStreamBeginCapture(
+            handle, binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        )
         try:
             ask()
+        except BaseException:
+            _, graph = binding.cuStreamEndCapture(handle)  # the queue is to be of use again
+            binding.cuGraphDestroy(graph)
+            raise
+        graph = driver.cuStreamEndCapture(handle)
+        try:
+            return driver.cuGraphInstantiate(graph, 0)
         finally:
-            graph = driver.cuStreamEndCapture(handle)
-        executable = driver.cuGraphInstantiate(graph, 0)
-        driver.cuGraphDestroy(graph)
-        return executable
+            driver.cuGraphDestroy(graph)
 
 
 def _driver() -> Any:
@@ -59,7 +75,7 @@ def _driver() -> Any:
 
 
 def _binding() -> Any:
-    """The same functions, which raise nothing and return an error's number."""
+    """The same functions, which raise nothing and return an error's number first."""
     from cuda.bindings import driver
 
     return driver

@@ -5,11 +5,10 @@
     backward    d_x = d_out W   a block owns a few columns of W
 
 K is small: a product is as fast as W comes from memory, and that once. A block takes OUT rows (or
-columns) of W, INNER of the inner dimension at a time, to shared memory, while the next ones are
-on their way to registers. SLICES groups of its
-threads share the inner dimension, each with MICRO x MICRO sums a thread in registers; at the end
-the slices are added up in a fixed order. So an output's bits depend on nothing but its own row and
-input.
+columns) of W, INNER of the inner dimension at a time, to shared memory, while the next ones are on
+their way to registers. SLICES groups of its threads share the inner dimension, each with
+MICRO x MICRO sums a thread in registers; at the end the slices are added up in a fixed order. So an
+output's bits depend on nothing but its own row and input.
 
 Grid: x tiles of outputs, y tiles of fixations, z streams, of which `first` is the first.
 """

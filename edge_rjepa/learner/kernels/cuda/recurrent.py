@@ -1,9 +1,9 @@
 # ruff: noqa: F821 (step, take_* and one_minus are put in by a build)
 """A block's way in, the recurrent layer unit by unit, and the coefficients of RFP.
 
-One thread a unit, or a column: what is sequential, the fixations, is a loop in registers, and
-what it needs of the next AHEAD fixations is asked for together.
-Neighbouring threads read and write neighbouring numbers. Grid: x units, z streams.
+One thread a unit, or a column: what is sequential, the fixations, is a loop in registers, and what
+it needs of the next AHEAD fixations is asked for together. Neighbouring threads read and write
+neighbouring numbers. Grid: x units, z streams.
 """
 
 from __future__ import annotations

@@ -125,8 +125,9 @@ def factor_panel(first, panel, numbers, factor, P):
         if row < n and corner + j < n:
             value = P[b, which, row, corner + j]
         stack[i, j] = value
-    # A thread keeps to its row and to every STACK-th part of it. Columns are divided by the roots
-    # of their pivots at the end, so that a step needs one barrier. Above the diagonal is nonsense.
+    # threads / STACK threads share a row and take its columns in turn. Columns are divided by the
+    # roots of their pivots at the end, so that a step needs one barrier. Above the diagonal is
+    # nonsense.
     i = t % STACK
     for j in range(FACTOR):
         cuda.syncthreads()

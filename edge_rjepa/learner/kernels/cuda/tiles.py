@@ -16,8 +16,8 @@ class Tiles(NamedTuple):
     inner dimension, INNER at a time in shared memory; a thread keeps MICRO x MICRO sums in
     registers. An update block has WARPS x LANES threads; each owns EACH rows and COLUMNS columns of
     a matrix, LANES apart so that neighbours read neighbours, and sums CHUNK fixations at a time.
-    A factor block works on FACTOR x FACTOR tiles, THREADS a simple loop over units or columns, each
-    of which asks for the numbers of AHEAD fixations at a time.
+    A factor block works on FACTOR x FACTOR tiles. A simple loop has THREADS threads, a unit or a
+    column each, and a thread asks for the numbers of AHEAD fixations at a time.
     """
 
     out: int
@@ -53,7 +53,10 @@ class Tiles(NamedTuple):
         return self.lanes * self.columns
 
     def fitting(self, n_state: int, dtype: str) -> Tiles:
-        """As much a thread as its registers hold, as many slices as 48 kB of shared memory hold."""
+        """Fewer rows a thread where registers run out, half the slices in double precision.
+
+        A block of threads has 48 kB of shared memory.
+        """
         fitting = self
         if dtype != "float32":
             fitting = fitting._replace(slices=self.slices // 2)
@@ -61,8 +64,25 @@ class Tiles(NamedTuple):
             fitting = fitting._replace(each=1, ahead=1)
         return fitting
 
+    def check(self) -> None:
+        """Raises ValueError where a tile does not divide into the threads that bring it."""
+        wholes = {
+            "inner / slices": (self.inner, self.slices),
+            "product threads / inner": (self.product_threads, self.inner),
+            "product threads / out": (self.product_threads, self.out),
+            "out * inner / product threads": (self.out * self.inner, self.product_threads),
+            "rows * inner / product threads": (self.rows * self.inner, self.product_threads),
+            "update threads / update columns": (self.update_threads, self.update_columns),
+            "update threads / update rows": (self.update_threads, self.update_rows),
+            "solve columns / 2": (self.solve_columns, 2),  # a panel is two tiles high
+        }
+        for name, (whole, part) in wholes.items():
+            if whole % part:
+                raise ValueError(f"tiles: {name} must be whole, not {whole} / {part}")
+
     def constants(self) -> dict[str, int]:
         """What kernels read."""
+        self.check()
         derived = {
             "PRODUCT_THREADS": self.product_threads,
             "OUTPUTS": self.out * self.rows // self.product_threads,
