@@ -222,6 +222,17 @@ def seeing_moves_the_state_alone(make: Make, config: RJepaConfig) -> None:
     assert after["past.y"][reads].tobytes() == seen.h[-1].tobytes()
 
 
+def many_blocks_of_a_length_are_each_new(make: Make, config: RJepaConfig) -> None:
+    """Seen and learned, beside a copy that meets its first: what replays must not repeat itself."""
+    learner = taught(make, config)
+    for block in blocks_of(config, 5, (2,) * 4):
+        first = learner.copy()
+        assert_same(first.predict(*block)._asdict(), learner.predict(*block)._asdict())
+        first = learner.copy()
+        assert_same_report(first.learn_block(*block), learner.learn_block(*block))
+        assert_same(everything(first.engine), everything(learner.engine))
+
+
 def a_reset_forgets_the_past_alone(make: Make, config: RJepaConfig) -> None:
     learner = taught(make, config)
     before = everything(learner.engine)
@@ -305,6 +316,7 @@ CHECKS = (
     what_is_set_is_all_that_matters,
     what_is_not_set_stays,
     seeing_moves_the_state_alone,
+    many_blocks_of_a_length_are_each_new,
     a_reset_forgets_the_past_alone,
     gradients_gather_until_a_step,
     what_is_handed_out_is_the_caller_s,
