@@ -6,14 +6,13 @@ statistics are on the GPU, too, and their inverses are kept there, so that nothi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.peers import BETA1, BETA2, ENCODER, EPSILON, TorchPeer, annealed_rate, torch
 from edge_rjepa import RJepaConfig
-from edge_rjepa.learner.objective import RENEW_AFTER
+from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate
 
 
 class Statistics:
@@ -45,7 +44,7 @@ class Statistics:
 
     def coming(self, K: int) -> float:
         """The rate for a block of K, which from now on is counted."""
-        rate = max(1 - math.exp(-K / self.time_constant), K / (self.fixations + K))
+        rate = blend_rate(K, self.fixations, self.time_constant)
         self.fixations += K
         self._moved += rate
         return rate

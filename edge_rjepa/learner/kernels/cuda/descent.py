@@ -35,6 +35,19 @@ def adam(g, w, m2, rate, blend, correction, epsilon):
     return w - rate * g / (math.sqrt(m2 * correction) + epsilon), m2
 
 
+@device
+def put_chunk(coming, rows_coming, factors, tile, of_rows):
+    """What this thread has brought of CHUNK fixations, to shared memory: of columns, of rows."""
+    t = cuda.threadIdx.x
+    for q in range(TILE_EACH):
+        tile[t // WIDTH + q * (UPDATE_THREADS // WIDTH), t % WIDTH] = coming[q]
+    for q in range(ROWS_EACH):
+        k, i = t // HEIGHT + q * (UPDATE_THREADS // HEIGHT), t % HEIGHT
+        if k < CHUNK:
+            for a in range(factors):
+                of_rows[k, a, i] = rows_coming[q, a]
+
+
 @kernel
 def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
     """The projections' weights: dL/dW = alpha E + beta' u, E <- T E + gamma' u, and a step.
@@ -46,7 +59,7 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
     lane, warp = t % LANES, t // LANES
     n_rows, n_columns, n_h = W.shape[1], W.shape[2], alpha.shape[2]
     first_column = cuda.blockIdx.x * WIDTH
-    first_row = cuda.blockIdx.y * WARPS * EACH + warp
+    first_row = cuda.blockIdx.y * HEIGHT + warp
     tile = cuda.shared.array((CHUNK, WIDTH), NUMBER)
     of_rows = cuda.shared.array((CHUNK, N_FACTORS, HEIGHT), NUMBER)  # beta, gamma
     coming = cuda.local.array(TILE_EACH, NUMBER)
@@ -81,13 +94,7 @@ def recur(first, K, W, total, m2, E, beta, gamma, u, alpha, T, numbers):
                 for a in range(N_STATE):
                     rows_coming[q, 1 + a] = gamma[b, index(start + k), a, index(row)]
         cuda.syncthreads()
-        for q in range(TILE_EACH):
-            tile[t // WIDTH + q * (UPDATE_THREADS // WIDTH), t % WIDTH] = coming[q]
-        for q in range(ROWS_EACH):
-            k, i = t // HEIGHT + q * (UPDATE_THREADS // HEIGHT), t % HEIGHT
-            if k < CHUNK:
-                for a in range(N_FACTORS):
-                    of_rows[k, a, i] = rows_coming[q, a]
+        put_chunk(coming, rows_coming, N_FACTORS, tile, of_rows)
         cuda.syncthreads()
         for k in range(CHUNK):
             for p in range(COLUMNS):
@@ -157,11 +164,11 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
     column_tiles = (n_columns + WIDTH - 1) // WIDTH
     block = cuda.blockIdx.x - table[matrix, 0]
     first_column = (block % column_tiles) * WIDTH
-    first_row = (block // column_tiles) * WARPS * EACH + warp
+    first_row = (block // column_tiles) * HEIGHT + warp
     tile = cuda.shared.array((CHUNK, WIDTH), NUMBER)
-    of_rows = cuda.shared.array((CHUNK, HEIGHT), NUMBER)  # d_out
+    of_rows = cuda.shared.array((CHUNK, 1, HEIGHT), NUMBER)  # d_out
     coming = cuda.local.array(TILE_EACH, NUMBER)
-    rows_coming = cuda.local.array(ROWS_EACH, NUMBER)
+    rows_coming = cuda.local.array((ROWS_EACH, 1), NUMBER)
     w = cuda.local.array(COLUMNS, NUMBER)
     old_m2 = cuda.local.array(COLUMNS, NUMBER)
     g = cuda.local.array((EACH, COLUMNS), NUMBER)
@@ -180,22 +187,17 @@ def descend(first, K, table, weights, total, m2, activity, numbers):
         for q in range(ROWS_EACH):
             k, i = t // HEIGHT + q * (UPDATE_THREADS // HEIGHT), t % HEIGHT
             row = block // column_tiles * HEIGHT + i
-            rows_coming[q] = NUMBER(0)
+            rows_coming[q, 0] = NUMBER(0)
             if k < CHUNK and start + k < length and row < n_rows:
-                rows_coming[q] = activity[index(at_d + (start + k) * n_rows + row)]
+                rows_coming[q, 0] = activity[index(at_d + (start + k) * n_rows + row)]
         cuda.syncthreads()
-        for q in range(TILE_EACH):
-            tile[t // WIDTH + q * (UPDATE_THREADS // WIDTH), t % WIDTH] = coming[q]
-        for q in range(ROWS_EACH):
-            k, i = t // HEIGHT + q * (UPDATE_THREADS // HEIGHT), t % HEIGHT
-            if k < CHUNK:
-                of_rows[k, i] = rows_coming[q]
+        put_chunk(coming, rows_coming, 1, tile, of_rows)
         cuda.syncthreads()
         for k in range(CHUNK):
             for p in range(COLUMNS):
                 seen[p] = tile[k, lane + p * LANES]
             for q in range(EACH):
-                weight = of_rows[k, warp + q * WARPS]
+                weight = of_rows[k, 0, warp + q * WARPS]
                 for p in range(COLUMNS):
                     g[q, p] += weight * seen[p]
     rate, blend = numbers[b, at_adam], numbers[b, at_adam + 1]
