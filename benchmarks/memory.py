@@ -1,10 +1,12 @@
 """Is memory what the formula says, and does it stay so over a million fixations?
 
 python -m benchmarks.memory [FIXATIONS]
+python -m benchmarks.memory --looks 1000000     of a process that recognises pictures
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import dataclasses
@@ -12,15 +14,22 @@ import math
 import multiprocessing
 import os
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks import photographs
 from edge_rjepa import RJepa, RJepaConfig
+from edge_rjepa.encoder.opener import OpenedEncoder
+from edge_rjepa.eye.config import RetinaConfig
+from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner import network
 from edge_rjepa.learner.cells import find
 from edge_rjepa.learner.kernels.arrays import Workspace
+from edge_rjepa.teach.recogniser import Recogniser
 
 BLOCK = 16
 
@@ -93,8 +102,32 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def main() -> None:
-    fixations = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+def recognise_looks(looks: int, taught: int = 18) -> bool:
+    """Recognise views of paintings one after another; whether the process did not grow by it."""
+    retina = Retina(RetinaConfig())
+    learner = RJepa(RJepaConfig(n_features=retina.n_features))
+    recogniser = Recogniser(OpenedEncoder(Path("benchmark"), learner, retina, learner.config, None))
+    pictures = [cv2.resize(each, (320, 240)) for each in photographs.load("paintings")]
+    for i, picture in enumerate(pictures[:taught]):
+        recogniser.teach(f"place {i}", picture)
+
+    def ask(count: int) -> None:
+        for i in range(count):
+            recogniser.recognise(pictures[i % len(pictures)])
+
+    ask(10_000)  # compiled, and malloc has what it keeps
+    held, sizes = recogniser.nbytes, [resident_bytes()]
+    for _ in tqdm(range(100), unit="part"):
+        ask(looks // 100)
+        sizes.append(resident_bytes())
+    start, most, end = (size / 2**20 for size in (sizes[0], max(sizes), sizes[-1]))
+    print(f"{10_000 + looks:,} looks: resident {start:.2f} MiB after 10,000,")
+    print(f"{most:.2f} at most, {end:.2f} at the end; what was taught takes {held:,} bytes")
+    return held == recogniser.nbytes and sizes[-1] - sizes[0] <= 2**20
+
+
+def learn_fixations(fixations: int) -> bool:
+    """Learn from noise; whether formula, count and process agree, and nothing grew or moved."""
     config = RJepaConfig()
     found = measured(config)
     print(f"formula {found.formula:,} bytes, RJepa.nbytes {found.counted:,}, ", end="")
@@ -121,7 +154,16 @@ def main() -> None:
     print(f"{model.fixations:,} fixations: resident {start:.2f} MiB at the start,")
     print(f"{least:.2f} to {most:.2f} MiB on the way, {end:.2f} at the end")
     print(f"every buffer at its address: {same}; learner holds {model.nbytes / 2**20:.2f} MiB")
-    sys.exit(not same or sizes[-1] - sizes[0] > 2**20 or found.counted != found.formula)
+    return same and sizes[-1] - sizes[0] <= 2**20 and found.counted == found.formula
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("fixations", nargs="?", type=int, default=1_000_000)
+    parser.add_argument("--looks", type=int, help="recognise so many pictures; learn none")
+    options = parser.parse_args()
+    held = recognise_looks(options.looks) if options.looks else learn_fixations(options.fixations)
+    sys.exit(not held)
 
 
 if __name__ == "__main__":
