@@ -16,7 +16,7 @@ products.py knows it.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from llvmlite import ir
 from numba import types
@@ -87,7 +87,8 @@ def sum_tile(rows: int, vectors: int) -> Callable:
 def dot_tile(rows: int, columns: int) -> Callable:
     """For compiled code: tile(x, w, out, k, j), rows of `x` by columns, which are rows of `w`.
 
-    Sums run along vectors, whose lanes are added up at the end.
+    Sums run along vectors, whose lanes are added up at the end. The rows of `w` that the next tiles
+    need are fetched meanwhile.
     """
 
     @intrinsic
@@ -99,7 +100,8 @@ def dot_tile(rows: int, columns: int) -> Callable:
         x, w, out = _matrices(context, builder, signature, arguments[:3])
         k, j = arguments[3:]
         lefts = [x.at(builder.add(k, _INDEX(row)), _INDEX(0)) for row in range(rows)]
-        rights = [w.at(builder.add(j, _INDEX(column)), _INDEX(0)) for column in range(columns)]
+        rights = [w.at(builder.add(j, _INDEX(column)), _INDEX(0)) for column in range(2 * columns)]
+        rights, later = rights[:columns], rights[columns:]
         lanes = _INDEX(VECTOR_BYTES // out.number.bytes)
         whole, rest = builder.udiv(w.n_columns, lanes), builder.urem(w.n_columns, lanes)
         vector = _Vectors(builder, out.number, rest)
@@ -108,6 +110,8 @@ def dot_tile(rows: int, columns: int) -> Callable:
 
         def add(v, partial):
             right = [vector.load(source, v, partial) for source in rights]
+            for source in later:
+                vector.fetch(source, [v], write=False)
             for row in range(rows):
                 left = vector.load(lefts[row], v, partial)
                 for column in range(columns):
@@ -215,13 +219,13 @@ class _Vectors:
         masked = self._masked("store", ir.VoidType(), kinds)
         self._builder.call(masked, [vector, pointer, _LANE(align), self._mask])
 
-    def fetch(self, start, which: range, write: bool):
+    def fetch(self, start, which: Iterable, write: bool):
         """Bring those vectors from an address on into the cache, to be written or read."""
         kind = ir.FunctionType(ir.VoidType(), [_BYTES, _LANE, _LANE, _LANE])
         prefetch = cgutils.get_or_insert_function(self._builder.module, kind, "llvm.prefetch.p0")
         near, data = _LANE(3), _LANE(1)
         for v in which:
-            address = self._builder.gep(start, [_INDEX(v * VECTOR_BYTES)])
+            address = self._address(start, v)
             self._builder.call(prefetch, [address, _LANE(int(write)), near, data])
 
     def totals(self, vectors: Sequence) -> list:
@@ -253,10 +257,12 @@ class _Vectors:
         pair = vectors[0], vectors[-1]
         return self._builder.fadd(self._shuffled(*pair, lower), self._shuffled(*pair, upper))
 
-    def _pointer(self, start, v):
+    def _address(self, start, v):
         v = _INDEX(v) if isinstance(v, int) else v
-        address = self._builder.gep(start, [self._builder.mul(v, _INDEX(VECTOR_BYTES))])
-        return self._builder.bitcast(address, self.type.as_pointer())
+        return self._builder.gep(start, [self._builder.mul(v, _INDEX(VECTOR_BYTES))])
+
+    def _pointer(self, start, v):
+        return self._builder.bitcast(self._address(start, v), self.type.as_pointer())
 
     def _masked(self, name, returns, kinds):
         name = f"llvm.masked.{name}.v{self.lanes}f{8 * self._number.bytes}.p0"

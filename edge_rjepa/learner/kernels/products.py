@@ -51,28 +51,34 @@ def dots_template(x, w, out):
 def sums_template(a, b, out, across):
     """out (n, m) += a' b for b (K, m): tiles of WIDE vectors, then of one.
 
-    a is (K, n), or its transpose where K goes across.
+    a is (K, n), or its transpose where K goes across. Then `b` is the large matrix: all rows of
+    `out`, which are few, meet a piece of it while that is in the cache. Else `out` is the large
+    one, and each stretch of its rows is read and written once, from left to right.
     """
     lanes = VECTOR_BYTES // out.itemsize
     n, m = out.shape
-    of_tall, of_short, of_wide = n - n % TALL, n - n % SHORT, m - m % (WIDE * lanes)
+    of_wide = m - m % (WIDE * lanes)
+    strip = n if across else TALL
     for first in range(0, len(b), DEEP):
         end = min(first + DEEP, len(b))
-        for i in range(0, of_tall, TALL):
+        for top in range(0, n, strip):
+            bottom = min(top + strip, n)
+            of_tall, of_short = bottom - (bottom - top) % TALL, bottom - (bottom - top) % SHORT
             for j in range(0, of_wide, WIDE * lanes):
-                tall_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
+                for i in range(top, of_tall, TALL):
+                    tall_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
+                for i in range(of_tall, of_short, SHORT):
+                    short_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
+                for i in range(of_short, bottom):
+                    single_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
             for j in range(of_wide, m, lanes):
-                tall_narrow(a, b, out, across, first, end, i, j, min(lanes, m - j))  # noqa: F821
-        for i in range(of_tall, of_short, SHORT):
-            for j in range(0, of_wide, WIDE * lanes):
-                short_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
-            for j in range(of_wide, m, lanes):
-                short_narrow(a, b, out, across, first, end, i, j, min(lanes, m - j))  # noqa: F821
-        for i in range(of_short, n):
-            for j in range(0, of_wide, WIDE * lanes):
-                single_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
-            for j in range(of_wide, m, lanes):
-                single_narrow(a, b, out, across, first, end, i, j, min(lanes, m - j))  # noqa: F821
+                columns = min(lanes, m - j)
+                for i in range(top, of_tall, TALL):
+                    tall_narrow(a, b, out, across, first, end, i, j, columns)  # noqa: F821
+                for i in range(of_tall, of_short, SHORT):
+                    short_narrow(a, b, out, across, first, end, i, j, columns)  # noqa: F821
+                for i in range(of_short, bottom):
+                    single_narrow(a, b, out, across, first, end, i, j, columns)  # noqa: F821
 
 
 def _tiled(template: Callable, wide: Callable, narrow: Callable) -> Callable:
