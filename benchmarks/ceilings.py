@@ -13,6 +13,7 @@ import numpy as np
 from edge_rjepa import RJepaConfig
 from edge_rjepa.learner.cells import find
 from edge_rjepa.learner.kernels import products as kernels
+from edge_rjepa.learner.kernels.arrays import WHOLE_LINES, whole_lines, zeros
 from edge_rjepa.learner.network import (
     count_weights,
     layers,
@@ -76,16 +77,22 @@ class Operands:
     def __init__(self, config: RJepaConfig, K: int):
         self.products = products(config, K)
         rng = np.random.default_rng(0)
-        matrices = {
-            p.matrix: rng.normal(size=(p.rows, p.columns)).astype(config.dtype)
+
+        def normal(*shape: int) -> np.ndarray:
+            array = zeros(shape, config.dtype)
+            array[...] = rng.normal(size=shape)
+            return array
+
+        columns = {
+            p.matrix: whole_lines(p.columns, config) if p.matrix in WHOLE_LINES else p.columns
             for p in self.products
         }
-        room = np.zeros(max(p.rows * p.columns for p in self.products), config.dtype)
+        matrices = {p.matrix: normal(p.rows, columns[p.matrix]) for p in self.products}
+        room = zeros((max(matrix.size for matrix in matrices.values()),), config.dtype)
         self._arrays = []
         for p in self.products:
-            d = rng.normal(size=(p.K, p.rows)).astype(config.dtype)
-            x = rng.normal(size=(p.K, p.columns)).astype(config.dtype)
-            gradient = room[: p.rows * p.columns].reshape(p.rows, p.columns)
+            d, x = normal(p.K, p.rows), normal(p.K, columns[p.matrix])
+            gradient = room[: p.rows * x.shape[1]].reshape(p.rows, x.shape[1])
             self._arrays.append(
                 {
                     FORWARD: (x, matrices[p.matrix], d),

@@ -28,7 +28,8 @@ from edge_rjepa.eye.config import RetinaConfig
 from edge_rjepa.eye.retina import Retina
 from edge_rjepa.learner import network
 from edge_rjepa.learner.cells import find
-from edge_rjepa.learner.kernels.arrays import Workspace
+from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
+from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.teach.recogniser import Recogniser
 
 BLOCK = 16
@@ -41,11 +42,11 @@ def held(config: RJepaConfig) -> int:
     stands there.
     """
     cell = find(config.cell)
-    matrices, traces, workspace = (
-        [math.prod(shape) for shape in network.shapes(group, network.sizes(config, cell)).values()]
-        for group in (network.Weights, network.Traces, Workspace)
+    traces, workspace = (
+        [math.prod(shape) for shape in arrays.shapes(group, config, cell).values()]
+        for group in (network.Traces, arrays.Workspace)
     )
-    weights = 3 * sum(matrices)  # and gradients, Adam's squares
+    weights = 3 * arrays.zero_weights(config, cell, 0).flat.size  # and gradients, Adam's squares
     n_z = config.n_embedding
     statistics = 6 * n_z**2 + (3 + config.max_block) * n_z
     numbers = weights + sum(traces) + sum(workspace) + statistics
@@ -132,7 +133,8 @@ def learn_fixations(fixations: int) -> bool:
     found = measured(config)
     print(f"formula {found.formula:,} bytes, RJepa.nbytes {found.counted:,}, ", end="")
     print(f"the process grew by {found.grown:,} ({found.grown / found.formula:.3f} of the formula)")
-    model = RJepa(config)
+    stream = Stream(config, find(config.cell))
+    model = RJepa(config, engine=CpuEngine([stream]))
     rng = np.random.default_rng(0)
     features = rng.normal(size=(64, BLOCK, config.n_features)).astype("f4")
     efference = rng.normal(size=(64, BLOCK, config.n_efference)).astype("f4")
@@ -142,12 +144,17 @@ def learn_fixations(fixations: int) -> bool:
             model.learn_block(features[i % 64], efference[i % 64])
 
     learn(20_000)  # compiled, and every lazily made view is there
-    addresses = [array.ctypes.data for array in model.tensors().values()]
+
+    def addresses() -> list[int]:
+        weights = (group.flat for group in stream.for_every_weight().values())
+        return [array.ctypes.data for array in (*weights, *stream.views().values())]
+
+    before = addresses()
     sizes = [resident_bytes()]
     for _ in tqdm(range(20), unit="part"):
         learn(fixations // 20)
         sizes.append(resident_bytes())
-    same = addresses == [array.ctypes.data for array in model.tensors().values()]
+    same = before == addresses()
     start, least, most, end = (
         size / 2**20 for size in (sizes[0], min(sizes), max(sizes), sizes[-1])
     )

@@ -12,6 +12,7 @@ from benchmarks import peers
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.learner import network, reference
 from edge_rjepa.learner.cells import CELLS, find
+from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.kernels.cuda import arrays as cuda_arrays
 from edge_rjepa.learner.kernels.cuda.tiles import GPU
@@ -45,6 +46,12 @@ def workspaces(config, cell):
     )
 
 
+def with_whole_lines(name, shape):
+    """The shape on the CPU: 16 numbers of float32 fill a line of its cache."""
+    in_lines = name in arrays.WHOLE_LINES
+    return (*shape[:-1], -(-shape[-1] // 16) * 16) if in_lines else shape
+
+
 def test_a_declared_shape_is_sums_and_products_of_symbols():
     class Group:
         matrix: Annotated[network.Array, "K+1 G*n_h 1"]
@@ -71,14 +78,14 @@ def test_both_devices_have_the_arrays_of_the_table(cell, memory_input, n_encoder
     shapes = network.shapes(network.Activations, network.sizes(config, cell))
     ours, gpus = workspaces(config, cell)
     for name, shape in shapes.items():
-        assert getattr(ours, name).shape == shape, name
+        assert getattr(ours, name).shape == with_whole_lines(name, shape), name
         assert getattr(gpus, name).shape == (1, *shape), name
     weights, gpu_weights = (
         arrays.zero_weights(config, cell, 0),
         cuda_arrays.weights(config, cell, 1, np.zeros),
     )
     for name, shape in network.weight_shapes(config, cell).items():
-        assert getattr(weights, name).shape == shape, name
+        assert getattr(weights, name).shape == with_whole_lines(name, shape), name
         if np.prod(shape):
             assert getattr(gpu_weights, name).size == np.prod(shape), name
         else:
@@ -96,9 +103,52 @@ def test_what_ends_with_1_does_so_but_for_the_fixation_before(n_encoder_hidden):
         array = getattr(ours, name)
         before = {"x": 1, "hidden": 1}.get(name, 0)  # rows of no fixation, without a 1
         assert network.first_row_with_1(name) == before == len(array) - config.max_block, name
-        assert not array[:before].any() and not array[:, :-1].any(), name
-        assert (array[before:, -1] == 1).all(), name
-        np.testing.assert_array_equal(start[name], array[None], err_msg=name)
+        last = start[name].shape[-1] - 1
+        assert not array[:before].any() and (array[before:, last] == 1).all(), name
+        assert not np.delete(array, last, axis=1).any(), name
+        np.testing.assert_array_equal(start[name], array[None, :, : last + 1], err_msg=name)
+
+
+@every_cell
+@every_input
+@every_encoder
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_fills_up_rows_stays_zero_and_is_not_handed_out(
+    cell, memory_input, n_encoder_hidden, dtype
+):
+    config = RJepaConfig(
+        **SIZES, cell=cell, memory_input=memory_input, n_encoder_hidden=n_encoder_hidden,
+        dtype=dtype, update_every=2,
+    )  # fmt: skip
+    stream = Stream(config, find(cell))
+    learner, rng = RJepa(config, engine=CpuEngine([stream])), np.random.default_rng(0)
+    learner.set_parameters({n: rng.normal(size=a.shape) for n, a in learner.parameters().items()})
+    for K in (4, 1, 3, 2, 4):
+        learner.learn_block(rng.normal(size=(K, 11)), rng.normal(size=(K, 3)))
+    assert learner.gradient_sums()["W"].any()
+    groups = [stream.weights, stream.gradient, stream.m2, stream.traces, stream.workspace]
+    for group in groups:
+        n = network.shapes(type(group), network.sizes(config, find(cell)))
+        for name in n.keys() & arrays.WHOLE_LINES:
+            assert not getattr(group, name)[..., n[name][-1] :].any(), name
+        for name in n.keys() - arrays.WHOLE_LINES:
+            assert getattr(group, name).shape == n[name], name
+    for name, array in learner.tensors().items():
+        assert array.size in (1, 3) or array.any(), name
+    flat = learner.tensors()["weights"]
+    np.testing.assert_array_equal(arrays.packed(stream.weights, config, find(cell)), flat)
+    other = arrays.zero_weights(config, find(cell), 0)
+    arrays.unpack(flat, other, config, find(cell))
+    np.testing.assert_array_equal(other.flat, stream.weights.flat)
+
+
+def test_rows_of_matrices_start_at_cache_lines():
+    config, cell = network_of()
+    rows = [arrays.zero_weights(config, cell, i).W for i in range(3)]
+    workspace = arrays.zero_workspace(config, cell)
+    rows += [workspace.c, workspace.x, arrays.zero_traces(config, cell).E]
+    for array in rows:
+        assert array.ctypes.data % 64 == 0 and array.strides[-2] % 64 == 0
 
 
 @every_cell

@@ -69,15 +69,25 @@ class CpuEngine:
         return self._streams[i].statistics.information
 
     def arrays(self, i: int = 0, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Views of what changes of the i-th stream."""
-        found = self._streams[i].arrays()
-        return found if names is None else {name: found[name] for name in names}
+        """What changes of the i-th stream: views, and copies where rows are longer here."""
+        stream = self._streams[i]
+        weights, views = stream.for_every_weight(), stream.views()
+        return {
+            name: arrays.packed(weights[name], stream.config, stream.cell)
+            if name in weights
+            else views[name]
+            for name in ((*weights, *views) if names is None else names)
+        }
 
     def set(self, tensors: Mapping[str, np.ndarray], i: int = 0) -> None:
         """Copy these into the i-th stream."""
-        own = self._streams[i].arrays()
+        stream = self._streams[i]
+        weights, views = stream.for_every_weight(), stream.views()
         for name, tensor in tensors.items():
-            own[name][...] = tensor
+            if name in weights:
+                arrays.unpack(tensor, weights[name], stream.config, stream.cell)
+            else:
+                views[name][...] = tensor
         if any(name.startswith("statistics.factor") for name in tensors):
             self._streams[i].statistics.follow_factors()
 
@@ -144,13 +154,15 @@ class Stream:
         if K not in self._rows:
             self._rows[K] = arrays.rows(self.workspace, self.config, self.cell, K)
         ws = self._rows[K]
-        ws.x[1:, :-1] = features
+        ws.x[1:, : self.config.n_features] = features
         ws.a[:, :-1] = efference
         return ws
 
     def forward(self, ws: arrays.Workspace) -> None:
         """Embeddings and the recurrent layer."""
-        kernels.forward(self.cell)(self.weights, ws, self.config.memory_input == "features")
+        by_features = self.config.memory_input == "features"
+        remembered = ws.x[1:, : self.config.n_features] if by_features else ws.z[1:]
+        kernels.forward(self.cell)(self.weights, ws, remembered)
 
     def objective(self, ws: arrays.Workspace) -> float:
         """The block's summed loss, and its gradients in ws.d_z and ws.d_zhat."""
@@ -181,17 +193,18 @@ class Stream:
         for trace in self.traces:
             trace[:] = 0
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Views of all that changes, by name."""
-        ws = self.workspace
+    def for_every_weight(self) -> dict[str, arrays.Weights]:
+        """What holds a number for every weight, by the engine's name for it."""
+        return {"weights": self.weights, "adam.m2": self.m2, "gradient": self.gradient}
+
+    def views(self) -> dict[str, np.ndarray]:
+        """All else that changes, by name, without the zeros at the ends of rows."""
+        ws, config = self.workspace, self.config
         return {
-            "weights": self.weights.flat,
-            "adam.m2": self.m2.flat,
-            "gradient": self.gradient.flat,
-            "traces.E": self.traces.E,
+            "traces.E": self.traces.E[..., : config.n_memory_input + 1],
             "traces.e_lam": self.traces.e_lam,
-            "past.x": ws.x[0],
-            "past.hidden": ws.hidden[0],
+            "past.x": ws.x[0, : config.n_features + 1],
+            "past.hidden": ws.hidden[0, : config.n_encoder_hidden + 1],
             "past.z": ws.z[0],
             "past.y": ws.y[0],
             **{f"statistics.{k}": v for k, v in self.statistics.arrays().items()},
@@ -201,7 +214,7 @@ class Stream:
     def nbytes(self) -> int:
         """Bytes of every array."""
         groups = (
-            [w.flat for w in (self.weights, self.gradient, self.m2)],
+            [each.flat for each in self.for_every_weight().values()],
             self.traces,
             vars(self.workspace).values(),
             self.statistics.buffers(),

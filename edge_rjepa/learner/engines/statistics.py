@@ -8,6 +8,7 @@ import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from edge_rjepa.learner.kernels import statistics as kernels
+from edge_rjepa.learner.kernels.arrays import zeros
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate, half_logdet
 
 
@@ -31,12 +32,12 @@ class PredictiveInformation:
         self.statistics_fixations = statistics_fixations
         self.fixations = np.zeros(1, np.int64)
         self.mu = np.zeros(n_embedding, dtype)
-        self.S_z, self.S_e = np.zeros((2, n_embedding, n_embedding), dtype)
+        self.S_z, self.S_e = (zeros((n_embedding, n_embedding), dtype) for _ in range(2))
         self._shift, self._no_shift = np.zeros((2, n_embedding), dtype)  # of mu
-        self._scaled = np.zeros((max_block, n_embedding), dtype)
+        self._scaled = zeros((max_block, n_embedding), dtype)
         # Cholesky factors of S + eps 1 and its inverses, in Fortran order: LAPACK works in place.
         self._factor_z, self._factor_e, self._P_z, self._P_e = (
-            np.zeros((n_embedding, n_embedding), dtype, order="F") for _ in range(4)
+            zeros((n_embedding, n_embedding), dtype).T for _ in range(4)
         )
         self._potrf, self._lauum = get_lapack_funcs(("potrf", "lauum"), dtype=np.dtype(dtype))
         (self._trsm,) = get_blas_funcs(("trsm",), dtype=np.dtype(dtype))

@@ -12,8 +12,9 @@ need: a single function that is handed them all is no faster and takes Numba twi
 compile.
 
 Row 0 of `x`, `z` and `y` holds the fixation before the block; rows 1..K hold the block. Every
-affine map keeps its bias in its last column, so every input ends with a constant 1.
-network.py has the table of the arrays. float32 and float64 run through the same source.
+affine map keeps its bias in its last column, so every input ends with a constant 1. After it come
+zeros (arrays.py). network.py has the table of the arrays. float32 and float64 run through the same
+source.
 """
 
 from __future__ import annotations
@@ -129,10 +130,11 @@ def tanh_rows(a):
             a[i, j] = tanh(a[i, j])
 
 
-def encode(p, ws, remember_features):
-    """z = tanh(W_z [x; 1]), the input u = [z or x; a; 1] and its projections s = W u.
+def encode(p, ws, remembered):
+    """z = tanh(W_z [x; 1]), the input u = [remembered; a; 1] and its projections s = W u.
 
-    With a hidden layer z = tanh(W_z [hidden; 1]), hidden = tanh(W_x [x; 1]).
+    With a hidden layer z = tanh(W_z [hidden; 1]), hidden = tanh(W_x [x; 1]). remembered: the
+    block's z or features, a view of ws.
     """
     x, z, encoded = ws.x[1:], ws.z[1:], ws.x[1:]
     if len(p.W_x):
@@ -141,9 +143,9 @@ def encode(p, ws, remember_features):
         tanh_into(hidden, encoded)
     products.forward_product(encoded, p.W_z, z)
     tanh_rows(z)
-    n_memory = ws.u.shape[1] - ws.a.shape[1]
-    ws.u[:, :n_memory] = x[:, :n_memory] if remember_features else z
-    ws.u[:, n_memory:] = ws.a
+    n_memory = remembered.shape[1]
+    ws.u[:, :n_memory] = remembered
+    ws.u[:, n_memory : n_memory + ws.a.shape[1]] = ws.a
     G, n_hidden, n_u = p.W.shape
     W, s = p.W.reshape(G * n_hidden, n_u), ws.s.reshape(len(z), G * n_hidden)
     products.forward_product(ws.u, W, s)
@@ -214,7 +216,8 @@ def predict(p, ws):
         ws.c[:, at : at + n_hidden] = ws.y[:-1, state]
         at += n_hidden
     ws.c[:, at : at + n_z] = ws.z[:-1]
-    ws.c[:, at + n_z :] = ws.a
+    at += n_z
+    ws.c[:, at : at + ws.a.shape[1]] = ws.a
     products.forward_product(ws.a, p.G_a, ws.scratch_gain)
     tanh_into(ws.scratch_gain, ws.gain)
     products.forward_product(ws.gain, p.G_b, ws.g)
@@ -228,7 +231,7 @@ def predict(p, ws):
 
 @functools.cache
 def forward(cell: cells.Cell):
-    """The compiled `forward(p, ws, remember_features)` of a cell: all but the prediction."""
+    """The compiled `forward(p, ws, remembered)` of a cell: all but the prediction."""
     vocabulary = {
         name: VOCABULARY[name] for name in VOCABULARY if name in cell.step.__code__.co_names
     }
@@ -240,8 +243,8 @@ def forward(cell: cells.Cell):
     )
     scan = jit(specialise(scan_template, cell.name, move=jit(move)))
 
-    def forward(p, ws, remember_features):
-        encode(p, ws, remember_features)
+    def forward(p, ws, remembered):
+        encode(p, ws, remembered)
         scan(ws.s, p.lam, ws.y, ws.J, ws.B, ws.D)
 
     return forward
