@@ -38,6 +38,7 @@ from benchmarks.timing import Contender, Spread, Turns, spread, take_turns
 from edge_rjepa import RJepa, RJepaConfig
 from edge_rjepa.learner.cells import find
 from edge_rjepa.learner.engines import cpu
+from edge_rjepa.learner.kernels.microkernels import VECTOR_BYTES
 
 DEFAULT = (256, 256)  # n_embedding, n_hidden = n_predictor
 SIZES = ((128, 256), DEFAULT, (256, 512), (512, 1024), (1024, 2048))
@@ -607,7 +608,7 @@ def machine() -> str:
     if has_torch():
         versions["PyTorch"] = peers.torch.__version__
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{processor()}, one thread; {listed}"
+    return f"{processor()}, vectors of {8 * VECTOR_BYTES} bits, one thread; {listed}"
 
 
 def processor() -> str:
