@@ -87,8 +87,8 @@ def sum_tile(rows: int, vectors: int) -> Callable:
 def dot_tile(rows: int, columns: int) -> Callable:
     """For compiled code: tile(x, w, out, k, j), rows of `x` by columns, which are rows of `w`.
 
-    Sums run along vectors, whose lanes are added up at the end. The rows of `w` that the next tiles
-    need are fetched meanwhile.
+    Sums run along vectors, whose lanes are added up at the end. The first tile of a few rows of `w`
+    fetches the next ones meanwhile.
     """
 
     @intrinsic
@@ -102,6 +102,7 @@ def dot_tile(rows: int, columns: int) -> Callable:
         lefts = [x.at(builder.add(k, _INDEX(row)), _INDEX(0)) for row in range(rows)]
         rights = [w.at(builder.add(j, _INDEX(column)), _INDEX(0)) for column in range(2 * columns)]
         rights, later = rights[:columns], rights[columns:]
+        of_first_rows = builder.icmp_signed("==", k, _INDEX(0))
         lanes = _INDEX(VECTOR_BYTES // out.number.bytes)
         whole, rest = builder.udiv(w.n_columns, lanes), builder.urem(w.n_columns, lanes)
         vector = _Vectors(builder, out.number, rest)
@@ -110,8 +111,9 @@ def dot_tile(rows: int, columns: int) -> Callable:
 
         def add(v, partial):
             right = [vector.load(source, v, partial) for source in rights]
-            for source in later:
-                vector.fetch(source, [v], write=False)
+            with builder.if_then(of_first_rows):
+                for source in later:
+                    vector.fetch(source, [v], write=False)
             for row in range(rows):
                 left = vector.load(lefts[row], v, partial)
                 for column in range(columns):
