@@ -291,6 +291,12 @@ def divergence_is_no_exception(make: Make, config: RJepaConfig) -> None:
             (learned,) = learner.engine.learn([learner._next_step(*block)])
     assert isinstance(learned, Learned) and np.isnan(learned.information)
     assert np.isnan(learner.engine.information())
+    good = taught(make, config)
+    learner._take_over(good)
+    for block in blocks_of(config, 8):
+        for each in (learner, good):
+            each.learn_block(*block)
+    assert learner.digest == good.digest  # nothing of the divergence is left
 
 
 def fresh_ones_and_slots(make: Make, config: RJepaConfig) -> None:

@@ -86,6 +86,8 @@ class CpuEngine:
         for name, tensor in tensors.items():
             if name in weights:
                 arrays.unpack(tensor, weights[name], stream.config, stream.cell)
+            elif name == "traces.E":
+                arrays.fill_rows(stream.traces.E, np.asarray(tensor))
             else:
                 views[name][...] = tensor
         if any(name.startswith("statistics.factor") for name in tensors):

@@ -4,8 +4,8 @@ The arrays' shapes are declared as there. A kernel is handed views of the few th
 
 Matrices, and what is multiplied with them, have longer rows here: after the constant 1 come zeros,
 until a row fills whole cache lines. Then each row starts at one, and no product has a rest of a
-row. What is zero stays so: it is multiplied by zero, its gradient is zero, and Adam leaves it.
-`packed` and `unpack` are the way to the table's shapes and back.
+row. What is zero stays so while all is finite: it is multiplied by zero, its gradient is zero, and
+Adam leaves it. `packed` and `unpack` are the way to the table's shapes and back.
 """
 
 from __future__ import annotations
@@ -109,7 +109,16 @@ def packed(weights: Weights, config: RJepaConfig, cell: Cell) -> np.ndarray:
 def unpack(flat: np.ndarray, weights: Weights, config: RJepaConfig, cell: Cell) -> None:
     """The reverse of `packed`."""
     for name, part in network.weights_in(flat, config, cell).items():
-        getattr(weights, name)[..., : part.shape[-1]] = part
+        fill_rows(getattr(weights, name), part)
+
+
+def fill_rows(rows: np.ndarray, part: np.ndarray) -> None:
+    """Copy `part` to the start of the rows, and zeros behind it: NaN may stand there, 0 times inf,
+    where learning diverged.
+    """
+    length = part.shape[-1]
+    rows[..., :length] = part
+    rows[..., length:] = 0
 
 
 def zeros(shape: network.Shape, dtype: str, of: int = CACHE_LINE, offset: int = 0) -> np.ndarray:
