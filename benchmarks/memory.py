@@ -117,14 +117,14 @@ def recognise_looks(looks: int, taught: int = 18) -> bool:
             recogniser.recognise(pictures[i % len(pictures)])
 
     ask(10_000)  # compiled, and malloc has what it keeps
-    held, sizes = recogniser.nbytes, [resident_bytes()]
-    for _ in tqdm(range(100), unit="part"):
-        ask(looks // 100)
+    taught_bytes, sizes = recogniser.nbytes, [resident_bytes()]
+    for part in tqdm(np.array_split(range(looks), 100), unit="part"):
+        ask(len(part))
         sizes.append(resident_bytes())
     start, most, end = (size / 2**20 for size in (sizes[0], max(sizes), sizes[-1]))
     print(f"{10_000 + looks:,} looks: resident {start:.2f} MiB after 10,000,")
-    print(f"{most:.2f} at most, {end:.2f} at the end; what was taught takes {held:,} bytes")
-    return held == recogniser.nbytes and sizes[-1] - sizes[0] <= 2**20
+    print(f"{most:.2f} at most, {end:.2f} at the end; what was taught takes {taught_bytes:,} bytes")
+    return taught_bytes == recogniser.nbytes and sizes[-1] - sizes[0] <= 2**20
 
 
 def learn_fixations(fixations: int) -> bool:
@@ -169,8 +169,11 @@ def main() -> None:
     parser.add_argument("fixations", nargs="?", type=int, default=1_000_000)
     parser.add_argument("--looks", type=int, help="recognise so many pictures; learn none")
     options = parser.parse_args()
-    held = recognise_looks(options.looks) if options.looks else learn_fixations(options.fixations)
-    sys.exit(not held)
+    if options.looks is None:
+        steady = learn_fixations(options.fixations)
+    else:
+        steady = recognise_looks(options.looks)
+    sys.exit(not steady)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ ROUNDING = 1e-3  # of a covariance in float32
 class Lesson(NamedTuple):
     """What one learner has learned, as it leaves a robot: nothing of any picture."""
 
-    weights: np.ndarray  # (n,) as `network.Weights.flat`
+    weights: np.ndarray  # (n,) in the order of `network.Weights`
     mean: np.ndarray  # (n_z,) of the embedding
     covariance: np.ndarray  # (n_z, n_z) of the embedding
     error_covariance: np.ndarray  # (n_z, n_z) E[e e'] of the prediction

@@ -74,7 +74,7 @@ class Weights(NamedTuple):
     """One number for every learned weight: the weights themselves, gradients, Adam's m2.
 
     `flat` holds them all in this order; the others are views into it. Every matrix has one row an
-    output, and its bias in the last column.
+    output, and its bias in the last column. On a device there may be zeros in between.
     """
 
     flat: Array
@@ -225,7 +225,7 @@ def weights_in(flat: np.ndarray, config: RJepaConfig, cell: Cell) -> dict[str, n
 
 
 def initial_weights(config: RJepaConfig, cell: Cell, rng: np.random.Generator) -> np.ndarray:
-    """The weights before the first fixation, (n,) as in `Weights.flat`.
+    """The weights before the first fixation, (n,) in the order of `Weights`.
 
     Unit-variance pre-activations, less in the encoder, a wide gain field, and V_3 = 0. With
     V_3 = 0 the first predictor is about the mean, never worse: information starts near 0. An

@@ -1,6 +1,5 @@
 """The yardsticks of benchmarks/speed.py: turns, counts, the memory formula, places in a page."""
 
-import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -107,8 +106,29 @@ def test_products_are_those_of_a_learning_block(K, n_e, monkeypatch):
     assert done == by_learner
     listed = ceilings.products(learner.config, K)
     assert all(np.prod(each.shape) == each.multiply_adds for each in listed)
-    least = sum(each.multiply_adds for each in listed)
-    assert least < sum(math.prod(shape) * count for shape, count in done.items()) < 2 * least
+    of_matrix = network.weight_shapes(learner.config, find(learner.config.cell))
+    for each in listed:
+        rows_and_columns = np.prod(of_matrix.get(each.matrix, (7, 7)))  # S is (n_z, n_z)
+        assert each.rows * each.columns == rows_and_columns, each
+
+
+@pytest.mark.slow
+def test_operands_have_the_shapes_and_all_are_multiplied():
+    config = RJepaConfig(**SIZES, n_encoder_hidden=9)
+    operands = ceilings.Operands(config, 6)
+    for _, _, out in operands._arrays:
+        out[:] = 0.0
+    operands.multiply()
+    for i, (first, second, out) in enumerate(operands._arrays):
+        once = out.copy()
+        assert once.any()
+        operands.repeat(i, 2)
+        kind = operands.products[i].kind
+        a = first.T if kind == ceilings.GRADIENT else first
+        b = second.T if kind == ceilings.FORWARD else second
+        assert all(np.greater_equal(shape_of(a, b), operands.products[i].shape))
+        expected = once + 2 * a @ b if kind == ceilings.GRADIENT else a @ b
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_operations_are_those_that_the_theory_counts():

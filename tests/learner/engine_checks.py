@@ -195,6 +195,15 @@ def what_is_not_set_stays(make: Make, config: RJepaConfig) -> None:
     engine.set({"past.y": past})
     assert_same(everything(engine), {**before, "past.y": past})
     assert_same(engine.arrays(names=("past.y",)), {"past.y": past})
+    after = everything(engine)
+    for name in ("weights", "adam.m2", "traces.E", "past.x"):
+        *others, last = before[name].shape
+        try:
+            engine.set({name: np.ones((*others, last + 1))})
+        except ValueError:
+            assert_same(everything(engine), after)
+        else:
+            raise AssertionError(f"{name} was set from rows that are too long")
 
 
 def seeing_moves_the_state_alone(make: Make, config: RJepaConfig) -> None:

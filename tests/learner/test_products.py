@@ -72,6 +72,16 @@ def test_long_sums_are_taken_in_parts():
     out = np.empty((3, 9))
     products.backward_product(d, w, out)
     np.testing.assert_allclose(out, d @ w, rtol=1e-12)
+    products.add_product(d.T.copy(), w, out)
+    np.testing.assert_allclose(out, 2 * d @ w, rtol=1e-12)
+
+
+def test_no_fixations_are_no_error():
+    w, out = np.ones((3, 5)), np.ones((3, 5))
+    products.forward_product(np.empty((0, 5)), w, np.empty((0, 3)))
+    products.backward_product(np.empty((0, 3)), w, np.empty((0, 5)))
+    products.add_product(np.empty((0, 3)), np.empty((0, 5)), out)
+    assert (out == 1).all()
 
 
 def test_nan_and_infinity_come_through():

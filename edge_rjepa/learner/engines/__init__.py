@@ -100,7 +100,7 @@ class Engine(Protocol):
     def arrays(self, i: int = 0, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """All that changes of the i-th stream, or what `names` names: host arrays to read from.
 
-        weights, adam.m2, gradient (n,) flat as in `Weights`; traces.E (m, G, n_h, n_u),
+        weights, adam.m2, gradient (n,) in the order of `Weights`; traces.E (m, G, n_h, n_u),
         traces.e_lam (L, m, n_h); past.x (f+1,), past.hidden (n_e+1,), past.z (n_z,),
         past.y (m, n_h);
         statistics.fixations (1,) int64, .mu (n_z,), .S_z, .S_e, .factor_z, .factor_e (n_z, n_z)

@@ -69,7 +69,7 @@ class CpuEngine:
         return self._streams[i].statistics.information
 
     def arrays(self, i: int = 0, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """What changes of the i-th stream: views, and copies where rows are longer here."""
+        """What changes of the i-th stream: copies of what there is for every weight, and views."""
         stream = self._streams[i]
         weights, views = stream.for_every_weight(), stream.views()
         return {
@@ -86,10 +86,10 @@ class CpuEngine:
         for name, tensor in tensors.items():
             if name in weights:
                 arrays.unpack(tensor, weights[name], stream.config, stream.cell)
-            elif name == "traces.E":
-                arrays.fill_rows(stream.traces.E, np.asarray(tensor))
             else:
                 views[name][...] = tensor
+            if name == "traces.E":
+                stream.traces.E[..., views[name].shape[-1] :] = 0  # as in `unpack`
         if any(name.startswith("statistics.factor") for name in tensors):
             self._streams[i].statistics.follow_factors()
 

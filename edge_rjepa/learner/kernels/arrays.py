@@ -3,9 +3,9 @@
 The arrays' shapes are declared as there. A kernel is handed views of the few that it needs.
 
 Matrices, and what is multiplied with them, have longer rows here: after the constant 1 come zeros,
-until a row fills whole cache lines. Then each row starts at one, and no product has a rest of a
-row. What is zero stays so while all is finite: it is multiplied by zero, its gradient is zero, and
-Adam leaves it. `packed` and `unpack` are the way to the table's shapes and back.
+until a row fills whole cache lines. Then each row starts at one, and their products have no rest
+of a row. What is zero stays so while all is finite: it is multiplied by zero, its gradient is zero,
+and Adam leaves it. `packed` and `unpack` are the way to the table's shapes and back.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.network import Activations, Array, Traces, Weights
 
 PAGE, CACHE_LINE = 4096, 64  # bytes
+# A matrix and what it reads, or both not: products rely on rows of one length. G_a and `a`, a few
+# numbers a row, would become several times as long.
 WHOLE_LINES = frozenset(
     ("W", "W_x", "W_z", "G_b", "V_1", "V_2", "V_3", "E", "E_row")
     + ("x", "hidden", "u", "c", "gain", "p1", "p2", "d_hidden", "d_c", "d_gain", "d_p")
@@ -107,18 +109,12 @@ def packed(weights: Weights, config: RJepaConfig, cell: Cell) -> np.ndarray:
 
 
 def unpack(flat: np.ndarray, weights: Weights, config: RJepaConfig, cell: Cell) -> None:
-    """The reverse of `packed`."""
+    """The reverse of `packed`, of one number for all, too. Raises ValueError for another length."""
+    flat = np.broadcast_to(flat, network.count_weights(config, cell))
     for name, part in network.weights_in(flat, config, cell).items():
-        fill_rows(getattr(weights, name), part)
-
-
-def fill_rows(rows: np.ndarray, part: np.ndarray) -> None:
-    """Copy `part` to the start of the rows, and zeros behind it: NaN may stand there, 0 times inf,
-    where learning diverged.
-    """
-    length = part.shape[-1]
-    rows[..., :length] = part
-    rows[..., length:] = 0
+        whole, length = getattr(weights, name), part.shape[-1]
+        whole[..., :length] = part
+        whole[..., length:] = 0  # NaN, if learning diverged: 0 times infinity
 
 
 def zeros(shape: network.Shape, dtype: str, of: int = CACHE_LINE, offset: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ need: a single function that is handed them all is no faster and takes Numba twi
 compile.
 
 Row 0 of `x`, `z` and `y` holds the fixation before the block; rows 1..K hold the block. Every
-affine map keeps its bias in its last column, so every input ends with a constant 1. After it come
+affine map keeps its bias in one more column, so every input ends with a constant 1; after it come
 zeros (arrays.py). network.py has the table of the arrays. float32 and float64 run through the same
 source.
 """
@@ -189,7 +189,7 @@ def scan_template(s, lam, y, J, B, D):
 
 @jit
 def gate_rows(q, g, p1):
-    """q <- tanh(q), g <- sigmoid(g), p1 <- q g, all (K, n_p) but p1 (K, n_p + 1)."""
+    """q <- tanh(q), g <- sigmoid(g), p1 <- q g, all (K, n_p), p1 (K, n_p or more)."""
     for k in range(q.shape[0]):
         for j in range(q.shape[1]):
             q[k, j] = tanh(q[k, j])

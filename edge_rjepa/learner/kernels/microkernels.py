@@ -100,8 +100,8 @@ def dot_tile(rows: int, columns: int) -> Callable:
         x, w, out = _matrices(context, builder, signature, arguments[:3])
         k, j = arguments[3:]
         lefts = [x.at(builder.add(k, _INDEX(row)), _INDEX(0)) for row in range(rows)]
-        rights = [w.at(builder.add(j, _INDEX(column)), _INDEX(0)) for column in range(2 * columns)]
-        rights, later = rights[:columns], rights[columns:]
+        starts = [w.at(builder.add(j, _INDEX(column)), _INDEX(0)) for column in range(2 * columns)]
+        rights, later = starts[:columns], starts[columns:]
         of_first_rows = builder.icmp_signed("==", k, _INDEX(0))
         lanes = _INDEX(VECTOR_BYTES // out.number.bytes)
         whole, rest = builder.udiv(w.n_columns, lanes), builder.urem(w.n_columns, lanes)

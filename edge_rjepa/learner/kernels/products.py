@@ -53,12 +53,12 @@ def sums_template(a, b, out, across):
 
     a is (K, n), or its transpose where K goes across. Then `b` is the large matrix: all rows of
     `out`, which are few, meet a piece of it while that is in the cache. Else `out` is the large
-    one, and each stretch of its rows is read and written once, from left to right.
+    one, and each stretch of its rows is read and written from left to right, once for DEEP rows.
     """
     lanes = VECTOR_BYTES // out.itemsize
     n, m = out.shape
     of_wide = m - m % (WIDE * lanes)
-    strip = n if across else TALL
+    strip = max(n, 1) if across else TALL
     for first in range(0, len(b), DEEP):
         end = min(first + DEEP, len(b))
         for top in range(0, n, strip):
