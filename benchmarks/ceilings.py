@@ -71,6 +71,13 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
     return listed
 
 
+def laid_out(product: Product, config: RJepaConfig) -> Product:
+    """The product with rows as long as the learner's: some fill whole lines of the cache."""
+    if product.matrix not in WHOLE_LINES:
+        return product
+    return product._replace(columns=whole_lines(product.columns, config))
+
+
 class Operands:
     """The arrays of a block's products, laid out as the learner's are."""
 
@@ -83,16 +90,13 @@ class Operands:
             array[...] = rng.normal(size=shape)
             return array
 
-        columns = {
-            p.matrix: whole_lines(p.columns, config) if p.matrix in WHOLE_LINES else p.columns
-            for p in self.products
-        }
-        matrices = {p.matrix: normal(p.rows, columns[p.matrix]) for p in self.products}
+        done = [laid_out(p, config) for p in self.products]
+        matrices = {p.matrix: normal(p.rows, p.columns) for p in done}
         room = zeros((max(matrix.size for matrix in matrices.values()),), config.dtype)
         self._arrays = []
-        for p in self.products:
-            d, x = normal(p.K, p.rows), normal(p.K, columns[p.matrix])
-            gradient = room[: p.rows * x.shape[1]].reshape(p.rows, x.shape[1])
+        for p in done:
+            d, x = normal(p.K, p.rows), normal(p.K, p.columns)
+            gradient = room[: p.rows * p.columns].reshape(p.rows, p.columns)
             self._arrays.append(
                 {
                     FORWARD: (x, matrices[p.matrix], d),

@@ -42,11 +42,12 @@ def held(config: RJepaConfig) -> int:
     stands there.
     """
     cell = find(config.cell)
-    traces, workspace = (
+    matrices, traces, workspace = (
         [math.prod(shape) for shape in arrays.shapes(group, config, cell).values()]
-        for group in (network.Traces, arrays.Workspace)
+        for group in (network.Weights, network.Traces, arrays.Workspace)
     )
-    weights = 3 * arrays.zero_weights(config, cell, 0).flat.size  # and gradients, Adam's squares
+    each = sum(arrays.whole_lines(size, config) for size in matrices)
+    weights = 3 * each  # and gradients, Adam's squares
     n_z = config.n_embedding
     statistics = 6 * n_z**2 + (3 + config.max_block) * n_z
     numbers = weights + sum(traces) + sum(workspace) + statistics

@@ -91,7 +91,7 @@ class CpuEngine:
             if name == "traces.E":
                 stream.traces.E[..., views[name].shape[-1] :] = 0  # as in `unpack`
         if any(name.startswith("statistics.factor") for name in tensors):
-            self._streams[i].statistics.follow_factors()
+            stream.statistics.follow_factors()
 
     @property
     def nbytes(self) -> int:
