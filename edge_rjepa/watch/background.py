@@ -85,9 +85,10 @@ class BackgroundModel:
     def _nearest(self, directions: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
         """The nearest mode (K,), z - the mode (K, n_z), and the surprise (K,)."""
         errors = z[:, None] - self._modes[directions]
-        surprises = self.surprise(errors)
-        visits = self._visits[directions]
-        surprises[(visits == 0) & (visits.max(axis=1, keepdims=True) > 0)] = np.inf
+        used = self._visits[directions] > 0
+        used[:, 0] |= ~used.any(axis=1)
+        surprises = np.full(used.shape, np.inf)
+        surprises[used] = self.surprise(errors[used])
         rows, mode = np.arange(len(directions)), surprises.argmin(axis=1)
         return mode, errors[rows, mode], surprises[rows, mode]
 

@@ -60,10 +60,11 @@ PATIENCE_S = 90.0
 FRAME_S = 0.03  # as of a camera: the browser needs the processor, too
 
 
-def wait_for(true, what):
+def wait_for(true, what, why_not=lambda: ""):
+    """why_not: says more where it does not come true."""
     end_s = time.monotonic() + PATIENCE_S
     while not true():
-        assert time.monotonic() < end_s, f"not within {PATIENCE_S} s: {what}"
+        assert time.monotonic() < end_s, f"not within {PATIENCE_S} s: {what} {why_not()}"
         time.sleep(0.05)
 
 
@@ -89,6 +90,11 @@ class Learning:
             return not self._ended.wait(FRAME_S)
 
         self.run.learn(go_on, self.page.live.on_progress, self.page.live.on_event)
+
+    def standing(self):
+        """Which of its parts still moves."""
+        alive, shown = self._thread.is_alive(), self.page.live.batches
+        return f"({shown} pictures, learning {alive}, {self.head.state()}, {self.run.loop.faults})"
 
     def close(self):
         self._ended.set()
@@ -287,7 +293,12 @@ def test_pause_and_resume(world):
     fixations = learning.run.learner.fixations
     eye = driver.find_element("id", "eye")
     before = int(eye.get_attribute("data-count"))
-    wait_for(lambda: int(eye.get_attribute("data-count")) > before + 5, "it looks on")
+    wait_for(
+        lambda: int(eye.get_attribute("data-count")) > before + 5,
+        "it looks on",
+        lambda: f"{before} to {eye.get_attribute('data-count')}, {text(driver, 'line')!r}"
+        f" {learning.standing()} {browser.complaints(driver)}",
+    )
     assert learning.run.learner.fixations == fixations
     wait_for(lambda: text(driver, "line") == "paused", "it says so")
     assert press(driver, "resume") == "learning goes on"
