@@ -134,21 +134,23 @@ def execute(options: argparse.Namespace) -> int:
         until_s = time.monotonic() + (options.seconds or math.inf)
 
         def ended() -> bool:
-            return bool(received) or time.monotonic() > until_s
+            return bool(received or reporter.unread) or time.monotonic() > until_s
 
         frames = _frames(source, head, config, ended, reporter.report_event)
-        for frame in frames:
-            if mqtt:
-                mqtt.see(frame.image)
-            session.look(frame)
-            reporter.report_status(frame.t_capture_s)
-            if page:
-                page.observe(_look_of(watch, frame))
-            if view:
-                _show_in_foxglove(view, watch, frame)
-            if robot:
-                robot.look(_novelty_of(watch, frame))
-        session.save()
+        try:
+            for frame in frames:
+                if mqtt:
+                    mqtt.see(frame.image)
+                session.look(frame)
+                reporter.report_status(frame.t_capture_s)
+                if page:
+                    page.observe(_look_of(watch, frame))
+                if view:
+                    _show_in_foxglove(view, watch, frame)
+                if robot:
+                    robot.look(_novelty_of(watch, frame))
+        finally:
+            session.save()
         reporter.report_end()
     return 0
 
@@ -286,6 +288,7 @@ class _Reporter:
         self._alarms = 0
         self._warm = False
         self._printing_fails = False
+        self.unread: BrokenPipeError | None = None  # who read standard output has ended
 
     def tell(self, line: dict, _jpeg: bytes | None = None) -> None:
         """Of an alarm, of its end, or of what the owner said."""
@@ -337,7 +340,9 @@ class _Reporter:
         self._warm = warm
 
     def report_end(self) -> None:
-        """How it stands at the end."""
+        """How it stands at the end. Raises BrokenPipeError where nobody reads it any more."""
+        if self.unread:
+            raise self.unread
         if math.isnan(self._now_s):
             say("nothing was seen")
         elif not self._warm:
@@ -381,8 +386,8 @@ class _Reporter:
         try:
             print(text, flush=True)
             self._printing_fails = False
-        except BrokenPipeError:  # who read it has ended
-            raise
+        except BrokenPipeError as error:  # the alarm goes to the others first, then it ends
+            self.unread = error
         except OSError as error:
             if not self._printing_fails:
                 say(f"standard output cannot be written: {error.strerror}; watching goes on")

@@ -138,11 +138,13 @@ class BackgroundModel:
     def adopt(self, direction: int, z: np.ndarray, t_s: float, alarm: int = NOBODY) -> None:
         """Take z (n_z,) as a mode of this alarm, in place of the one that was seen longest ago.
 
-        What the owner said is fine is replaced last.
+        What the owner said is fine is replaced late; what was seen most often, the place itself,
+        never.
         """
-        used_s = self._used_s[direction]
+        visits = self._visits[direction]
         fine = self._alarm[direction] == OWNER_SAYS_FINE
-        mode = int(np.where(fine & ~fine.all(), np.inf, used_s).argmin())
+        most = np.arange(MODES) == visits.argmax()
+        mode = int(np.lexsort([self._used_s[direction], fine, most & (visits > 0)])[0])
         self._modes[direction, mode] = z
         self._visits[direction, mode] = MIN_VISITS
         self._used_s[direction, mode] = t_s

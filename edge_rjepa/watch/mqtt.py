@@ -226,7 +226,7 @@ class Mqtt:
         while not self._is_done():
             try:
                 why_not = self._stay_connected()
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever a broker sends, alarms must reach it again
                 why_not = _what(error)
             if not self._closing.is_set():
                 self._report_down(why_not)

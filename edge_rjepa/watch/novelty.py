@@ -50,6 +50,7 @@ MAX_VISITS = 150  # of a direction in the warm-up: looks nearer in time say the 
 TAIL_FROM = 1 / 3  # of the warm-up: from then on scores count for the threshold
 MIN_THRESHOLD = 2.7  # standard deviations: minutes show too little of what else there can be
 ACTIVE_SCORE = 1.5  # above it a direction is active: hardly learned from, part of a detection
+MOST_DIRECTIONS = 100_000  # all around: of a lens of 10 degrees, 1.5 GB
 MERGE_STEPS = 3.0  # directions this near are of one detection,
 MERGE_S = 5.0  # if they are active within so long
 BOX_SHARE = 0.7  # of the highest score of a detection: directions below it lie around the thing
@@ -83,7 +84,7 @@ class Gone(NamedTuple):
     number: int  # of the alarm
     t_s: float  # when that was certain
     after_s: float  # since the alarm
-    usual: bool  # it came and went so often that it is usual from now on
+    usual: bool  # from now on: it came and went so often, or too many others were told since
 
 
 class Watch:
@@ -114,11 +115,31 @@ class Watch:
         self.last_number = 0
         self._encode, self._camera, self._window_px = encode, camera, window_px
         self._directions = Directions(camera, window_px)
+        self._check_view()
         self._n_z = encode(np.zeros((1, window_px, window_px, 3), np.uint8)).shape[1]
         self._events: list[str] = []
         self._gone: list[Gone] = []
         self._now_s = -math.inf
+        self._blind = False  # no direction is in view
         self._begin(self._empty_place(Tail()))
+
+    def _check_view(self) -> None:
+        """Raises ConfigError for a lens through which too little, or too much, would be told apart.
+
+        Directions are a part of the picture's width apart, and none is looked at whose window is
+        beyond the picture.
+        """
+        seen, count = len(self._directions.in_view((0.0, 0.0))), self.n_directions
+        if seen < NEIGHBOURS:
+            raise ConfigError(
+                f"through so wide a lens {seen} directions can be watched, {NEIGHBOURS} at least "
+                "are needed: calibrate the camera, or set a smaller --fov"
+            )
+        if count > MOST_DIRECTIONS:
+            raise ConfigError(
+                f"so narrow a lens has {count:,} directions all around, which is too much to keep "
+                f"({MOST_DIRECTIONS:,} at most): set a larger --fov"
+            )
 
     @property
     def n_directions(self) -> int:
@@ -251,6 +272,9 @@ class Watch:
         if math.isnan(self._begun_s):
             self._begun_s = t_s
         directions = self._directions.in_view(frame.head_rad)
+        if not len(directions) and not self._blind:
+            self._events.append("nothing can be watched here: the mask covers all that is in view")
+        self._blind = not len(directions)
         passed_s = min(max(t_s - self._now_s, 0.0), SWEEP_S)
         self._now_s = t_s
         count = math.ceil(len(directions) * passed_s / SWEEP_S - 1e-6)
@@ -297,10 +321,20 @@ class Watch:
         place = self._place
         place.threshold = max(MIN_THRESHOLD, place.tail.threshold(self.alarms_per_hour))
         place.threshold_from_blocks = place.tail.blocks if self.is_warm else 0
+        if self.is_warm:
+            self._forget(self.known.settle())
+
+    def _forget(self, places: list[dict[str, np.ndarray]]) -> None:
+        """Of places that are kept no more nobody will see how their alarms end."""
+        for place in places:
+            told = (place["told.number"], place["told.age_s"], place["told.holds"])
+            for number, age_s, holds in zip(*told, strict=True):
+                if holds:
+                    self._gone.append(Gone(int(number), self._now_s, float(age_s), True))
 
     def _leave(self) -> None:
         """All of the view has changed: keep this place, and learn the one that is there now."""
-        self.known.add(self._place.kept(self._now_s))
+        self._forget(self.known.add(self._place.kept(self._now_s)))
         tail = Tail(self._place.tail.maxima)
         self._events.append(
             "all of the view has changed, the light or the place: unless it is one that is known, "
@@ -417,7 +451,7 @@ class Watch:
             return []
         self.last_number += 1
         detection.number = self.last_number
-        told.begin(
+        pushed_out = told.begin(
             self.last_number,
             what,
             directions,
@@ -425,6 +459,8 @@ class Watch:
             np.array([each.z for each in evidence]),
             t_s,
         )
+        if pushed_out is not None:
+            self._gone.append(Gone(pushed_out.number, t_s, pushed_out.after_s, True))
         return [self._alarm(detection, what, t_s)]
 
     def _what(self, evidence: list[Evidence], directions: np.ndarray) -> str:

@@ -41,6 +41,8 @@ class Place:
 
     def fine(self, number: int, t_s: float) -> bool:
         """What this alarm told of is usual from now on; False for an alarm that is forgotten."""
+        if self.told.is_usual(number):  # it was said before
+            return True
         looks = self.told.looks_of(number)
         if looks is None:
             return False
@@ -78,16 +80,28 @@ def n_bytes(kept: Kept) -> int:
 
 
 class KnownPlaces:
-    """Places that are kept, within MOST_PLACES and MOST_BYTES; the one left last is the last."""
+    """Places that are kept, within MOST_PLACES and MOST_BYTES; the one left last is the last.
+
+    While it is not known which of them is the present one, there may be one more.
+    """
 
     def __init__(self) -> None:
-        self.places: deque[Kept] = deque(maxlen=MOST_PLACES)
+        self.places: deque[Kept] = deque()
 
-    def add(self, place: Kept) -> None:
-        """Keep one more; those that were left longest ago go, if need be."""
+    def add(self, place: Kept) -> list[Kept]:
+        """Keep one more; those that were left longest ago go, if need be: they are returned."""
         self.places.append(place)
-        while sum(map(n_bytes, self.places)) > MOST_BYTES:
-            self.places.popleft()
+        return self._shortened(MOST_PLACES + 1)
+
+    def settle(self) -> list[Kept]:
+        """The present place is known now; returns the one that there is no room for beside it."""
+        return self._shortened(MOST_PLACES)
+
+    def _shortened(self, most: int) -> list[Kept]:
+        gone = []
+        while len(self.places) > most or sum(map(n_bytes, self.places)) > MOST_BYTES:
+            gone.append(self.places.popleft())
+        return gone
 
     def take(self, index: int) -> Kept:
         """A place, which is kept here no more."""

@@ -70,7 +70,7 @@ class Session:
         for gone in self._watch.drain_gone():
             self._keep_and_tell(gone_line(gone))
             if gone.usual:
-                self._report(f"alarm {gone.number} came and went so often that it is usual now")
+                self._report(f"alarm {gone.number} is usual from now on")
         self._save_now_and_then(frame.t_capture_s)
 
     def save(self) -> None:

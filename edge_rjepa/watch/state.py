@@ -26,7 +26,7 @@ from safe_files.plain import rebuilt
 from safe_files.writing import newest
 
 FILE = "usual.safetensors"
-SET_ASIDE = "usual.unused.safetensors"
+SET_ASIDE = "usual.unused.safetensors", "usual.unused.1.safetensors", "usual.unused.2.safetensors"
 KIND, VERSION = "what is usual to a watch", 1
 SAVE_EVERY_S = 300.0
 KEEP = 2  # versions
@@ -84,30 +84,67 @@ def save(watch: Watch, folder: Path) -> None:
 
 def is_kept(folder: Path) -> bool:
     """Whether a watch kept something in this folder, of use or not."""
-    return bool(newest(folder / FILE))
+    return bool(newest(folder / FILE) or _aside(folder))
 
 
 def load(watch: Watch, folder: Path) -> str | None:
-    """Take up what was kept; why not, in a line, where something was kept and is of no use."""
+    """Take up what was kept; a line where that is of no use, or was set aside by another watch.
+
+    Who starts once with another --fov finds what is usual again when started as before.
+    """
     path = folder / FILE
-    if not is_kept(folder):
-        return None
-    try:
-        places, said, version, problems = checkpoint.load_newest(path, lambda p: _read(p, watch))
-    except CheckpointError as error:
-        return f"what was usual cannot be used: {error}; {_set_aside(path)}, and it is learned anew"
+    problem = None
+    if newest(path):
+        try:
+            return _take(watch, *checkpoint.load_newest(path, lambda p: _read(p, watch)))
+        except CheckpointError as error:
+            problem = f"what was usual cannot be used: {error}; {_set_aside(path)}"
+    for aside in _aside(folder):
+        try:
+            _take(watch, *_read(aside, watch), aside, [])
+            os.replace(aside, path)
+        except (CheckpointError, OSError):
+            continue
+        return f"{problem or 'nothing is kept'}; {aside.name} is of this watch, and is used"
+    return f"{problem}, and it is learned anew" if problem else None
+
+
+def _take(
+    watch: Watch, places: list[Kept], said: _Said, version: Path, problems: list[str]
+) -> str | None:
     watch.known.places.extend(places)
     watch.last_number = max(watch.last_number, said.last_number)
     return f"{'; '.join(problems)}: {version.name} is used" if problems else None
 
 
+def _aside(folder: Path) -> list[Path]:
+    """What was set aside, newest first."""
+    there = [folder / name for name in SET_ASIDE if (folder / name).exists()]
+    return sorted(there, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
 def _set_aside(path: Path) -> str:
+    """Only the newest version that can be read: those before it are older states of the same."""
+    there = _aside(path.parent)
+    free = [path.with_name(name) for name in SET_ASIDE if not path.with_name(name).exists()]
+    aside = free[0] if free else there[-1]
     try:
-        for version in newest(path):
-            os.replace(version, path.with_name(SET_ASIDE))
+        versions = list(newest(path))
+        version = next(filter(_is_checkpoint, versions), versions[0])
+        os.replace(version, aside)
+        for each in versions:
+            each.unlink(missing_ok=True)
     except OSError as error:
         return f"it stays where it is ({why(error)})"
-    return f"it is now {path.with_name(SET_ASIDE)}"
+    return f"it is now {aside}"
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        checkpoint.load(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _owner(watch: Watch) -> dict[str, np.ndarray]:

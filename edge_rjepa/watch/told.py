@@ -62,13 +62,17 @@ class Told:
         before: np.ndarray,
         with_it: np.ndarray,
         t_s: float,
-    ) -> None:
+    ) -> Ended | None:
         """Remember an alarm; one before it may be forgotten, and what it told of is then usual.
 
-        directions: (K,) of the thing itself, most surprising first. before, with_it: (K, n_z)
+        Returns that one if it held: nobody will see its end. directions: (K,) of the thing itself, most surprising first. before, with_it: (K, n_z)
         embeddings there.
         """
         oldest = int(np.lexsort([self._number, self._holds])[0])
+        pushed_out = None
+        if self._holds[oldest]:
+            after_s = t_s - float(self._since_s[oldest])
+            pushed_out = Ended(int(self._number[oldest]), after_s, True)
         count = min(len(directions), MOST_DIRECTIONS)
         self._number[oldest], self._what[oldest] = number, WHAT.index(what)
         self._holds[oldest], self._times[oldest], self._since_s[oldest] = True, 1, t_s
@@ -77,6 +81,7 @@ class Told:
         self._direction[oldest, :count] = directions[:count]
         self._before[oldest, :count] = before[:count]
         self._with[oldest, :count] = with_it[:count]
+        return pushed_out
 
     def add(self, number: int, direction: int, before: np.ndarray, with_it: np.ndarray) -> None:
         """Remember what else is unlike before because of an alarm, as far as there is room."""
@@ -120,6 +125,10 @@ class Told:
         """End an alarm that holds."""
         return self._end(int(np.flatnonzero(self._number == number)[0]), distance, t_s)
 
+    def is_usual(self, number: int) -> bool:
+        """Whether what this alarm told of is usual by now."""
+        return bool(((self._number == number) & (self._times >= USUAL_AFTER)).any())
+
     def looks_of(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Directions (K,) of an alarm and what they looked like with it (K, n_z); None: forgotten.
 
@@ -129,7 +138,7 @@ class Told:
         if not len(found):
             return None
         alarm = found[0]
-        self._holds[alarm] = False
+        self._holds[alarm], self._times[alarm] = False, USUAL_AFTER
         known = self._direction[alarm] >= 0
         return self._direction[alarm, known], self._with[alarm, known].astype(np.float64)
 

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import struct
 import threading
 from contextlib import ExitStack
 
@@ -173,10 +174,28 @@ def test_alarms_with_pictures_and_their_ends_arrive(broker, phone, open_mqtt):
     phone.wait(f"{PREFIX}/new", b"ON")
     phone.wait(f"{PREFIX}/surprise", b"9.5")
     assert json.loads(phone.said(f"{PREFIX}/alarm")[-1]) == alarm(7)
+    wait_for(lambda: phone.said(f"{PREFIX}/frame"), "the frame, which comes last")
     assert phone.said(f"{PREFIX}/frame")[-1].startswith(b"\xff\xd8")
     assert phone.said(f"{PREFIX}/removed")[-1] == b"OFF"
     messages.tell(ended(7), None)
     wait_for(lambda: phone.said(f"{PREFIX}/new")[-1] == b"OFF", "the end")
+
+
+@needs_broker
+def test_an_error_that_nobody_foresaw_is_no_end(broker, phone, open_mqtt, monkeypatch):
+    """paho 2.1 raises struct.error for a packet that is cut short."""
+    stay, broken = Mqtt._stay_connected, [struct.error("bad char in struct format")]
+
+    def once_broken(self):
+        if broken:
+            raise broken.pop()
+        return stay(self)
+
+    monkeypatch.setattr(Mqtt, "_stay_connected", once_broken)
+    messages = open_mqtt(plain_url(broker))
+    messages.tell(alarm(7), None)
+    phone.wait(f"{PREFIX}/new", b"ON")
+    assert "bad char in struct format" in messages.events[0]
 
 
 @pytest.mark.slow

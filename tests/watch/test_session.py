@@ -130,6 +130,8 @@ def test_places_are_kept_within_bounds(monkeypatch):
     places = place.KnownPlaces()
     for k in range(20):
         places.add({"x": np.full(1000, k, np.uint8)})
+    assert [int(p["x"][0]) for p in places.places] == list(range(11, 20))
+    assert [int(p["x"][0]) for p in places.settle()] == [11]  # the present one is known beside them
     assert [int(p["x"][0]) for p in places.places] == list(range(12, 20))
     monkeypatch.setattr(place, "MOST_BYTES", 2500)
     places.add({"x": np.full(1000, 20, np.uint8)})
@@ -206,7 +208,7 @@ def test_a_state_that_cannot_be_used_is_set_aside(folder, damage, message):
     kept = Kept(folder)
     (report,) = kept.reports
     assert message in report and "learned anew" in report and "\n" not in report
-    assert (folder / state.SET_ASIDE).read_bytes() == content and not path.exists()
+    assert (folder / state.SET_ASIDE[0]).read_bytes() == content and not path.exists()
     assert not kept.watch.known.places and kept.watch.last_number == 1
 
 
@@ -239,7 +241,32 @@ def test_a_state_of_another_encoder_or_camera_is_learned_anew(folder, options, m
     kept = Kept(folder, **options)
     (report,) = kept.reports
     assert message in report and "learned anew" in report
-    assert (folder / state.SET_ASIDE).exists()
+    assert (folder / state.SET_ASIDE[0]).exists()
+
+
+@pytest.mark.slow
+def test_what_was_set_aside_is_found_again_by_the_watch_it_is_of(folder, photographs):
+    """Started once with another --fov, which learns and is kept; then as before."""
+    wrong = Pinhole(320, 240, math.radians(50.0))
+    other = Kept(folder, camera=wrong)
+    assert other.see(stream(photographs[1], WARM_UP_S + 2.0)) == []
+    other.session.save()
+    back = Kept(folder)
+    (report,) = back.reports
+    assert "another camera" in report and "is of this watch, and is used" in report
+    assert len(back.watch.known.places) == 1 and back.watch.last_number == 1
+    assert (folder / state.FILE).exists()
+    assert len(Kept(folder, camera=wrong).watch.known.places) == 1  # nor is the other one lost
+
+
+@pytest.mark.slow
+def test_no_more_is_set_aside_than_there_are_names_for(folder):
+    content = (folder / state.FILE).read_bytes()
+    for fov_deg in (40.0, 45.0, 50.0, 55.0, 65.0):
+        (folder / state.FILE).write_bytes(content)
+        Kept(folder, camera=Pinhole(320, 240, math.radians(fov_deg)))
+    names = {path.name for path in folder.glob("usual*")}
+    assert names == set(state.SET_ASIDE)
 
 
 @pytest.mark.slow
@@ -296,6 +323,29 @@ def test_an_alarm_that_is_gone_can_be_fine(folder, photographs, thing):
         photographs[0], 10.0, lambda t_s, image: put(image, thing, 200, 100)))  # fmt: skip
     assert kept.see(later) == [("gone", 1), ("fine", 1)]
     assert ["alarm 99 is not remembered" in report for report in kept.reports] == [True]
+
+
+@pytest.mark.slow
+def test_what_is_said_to_be_fine_again_and_again_takes_no_room(folder, photographs, thing):
+    """The place itself is still usual when the thing has left."""
+
+    def leaves(t_s, image):
+        return put(image, thing, 200, 100) if t_s < 6.0 else image
+
+    kept = Kept(folder)
+    for _ in range(5):
+        kept.session.feedback.say(1)
+    told = kept.see(stream(photographs[0], 14.0, leaves))
+    assert set(told) == {("fine", 1)}
+
+
+def test_an_alarm_that_is_pushed_out_while_it_holds_has_an_end():
+    told = Told(4)
+    z = np.eye(4)[:1]
+    for number in range(1, MOST_ALARMS + 1):
+        assert told.begin(number, "new", np.array([number]), z, -z, float(number)) is None
+    assert told.begin(40, "new", np.array([40]), z, -z, 50.0) == (1, 49.0, True)
+    assert told.holding == [*range(2, MOST_ALARMS + 1), 40]
 
 
 @pytest.mark.slow

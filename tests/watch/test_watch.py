@@ -238,6 +238,21 @@ def test_a_moving_head_finds_it_at_its_angles(thing):
     assert math.dist(found[0].pixel, pixel) < 25.0
 
 
+@pytest.mark.parametrize(("fov_deg", "message"), [(165.0, "so wide a lens"), (5.0, "so narrow a")])
+def test_a_lens_that_shows_too_little_or_takes_too_much_is_refused(fov_deg, message):
+    with pytest.raises(ConfigError, match=message):
+        Watch(encode, Pinhole(640, 480, math.radians(fov_deg)))
+
+
+def test_a_mask_over_everything_is_said_once(photograph):
+    watching = Watch(encode, REST)
+    watching.mask((((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),))
+    for frame in stream(photograph, 1.0):
+        watching.look(frame)
+    (event,) = watching.drain_events()
+    assert "mask covers all" in event
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_numbers_that_cannot_be_are_refused(value):
     with pytest.raises(ConfigError, match="alarms_per_hour"):
@@ -699,6 +714,21 @@ def test_a_full_disk_keeps_no_alarm_from_being_told(later, tmp_path):
     assert json.loads(received.read_text())["picture"] is None
     assert done.stderr.count("alarms cannot be kept") == 1
     assert done.stderr.count("cannot be written: No space left on device; watching goes on") == 1
+
+
+@pytest.mark.slow
+def test_an_alarm_is_kept_and_told_though_nobody_reads_standard_output(world, tmp_path):
+    out, received = tmp_path / "out", tmp_path / "received"
+    options = ["--source", world / "yard.avi", "--warm-up", "30", "--out", out, "--json"]
+    command = [sys.executable, "-m", "edge_rjepa", "watch", world / "run", *options]
+    command += ["--exec", f"tee {received}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert json.loads(running.stdout.readline())["kind"] == "estimate"
+        running.stdout.close()
+        assert "Traceback" not in running.stderr.read().decode()
+    (line,) = (out / "alarms.jsonl").read_text().splitlines()
+    assert json.loads(line)["kind"] == "alarm" and received.read_text().strip() == line
+    assert (out / "usual.safetensors").exists()
 
 
 @pytest.mark.slow
