@@ -36,9 +36,10 @@ def in_words(error: OSError) -> str:
     names = [name for name in (error.filename, error.filename2) if name is not None]
     if error.errno is None or not names:  # one of ours says all that
         return why(error)
-    return f"{' -> '.join(map(_shown, names))}: {why(error)}"
+    return f"{' -> '.join(map(printable, names))}: {why(error)}"
 
 
-def _shown(name: object) -> str:
+def printable(name: object) -> str:
+    """A file's name with what is no UTF-8 written as backslashes and digits."""
     text = name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name)
     return text.encode(errors="backslashreplace").decode()

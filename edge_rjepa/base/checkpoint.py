@@ -38,7 +38,7 @@ DTYPES = {  # as safetensors names them
     "F16": "float16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
 LENGTH_BYTES = 8  # of the number ahead of the header
-MOST_HEADER_BYTES = 16 << 20  # a run on 100,000 pictures keeps their names in it
+MOST_HEADER_BYTES = 16 << 20
 MOST_TENSORS = 1000
 DAMAGED = f"damaged or no checkpoint of {FORMAT}"
 
@@ -102,8 +102,8 @@ def save(
     """Write `tensors` (any shape, dtype of `DTYPES`) and `metadata` (what JSON can hold) to `path`.
 
     Bytes are kept exactly, in the machine's byte order; keep as in `write_atomic`. Raises
-    CheckpointError when a tensor has another dtype or the file cannot be written; what was at
-    `path` before is then still there.
+    CheckpointError when a tensor has another dtype, the metadata is more than can be read again, or
+    the file cannot be written; what was at `path` before is then still there.
     """
     tensors = {name: _in_c_order(name, tensor) for name, tensor in tensors.items()}
     encoded = json.dumps(metadata)
@@ -113,8 +113,14 @@ def save(
         "metadata": encoded,
         "crc32": _checksum(VERSION, encoded, tensors),
     }
+    content = safetensors_bytes(tensors, header)
+    if int.from_bytes(content[:LENGTH_BYTES], "little") > MOST_HEADER_BYTES:
+        raise CheckpointError(
+            f"checkpoint {path} is not written: {len(encoded):,} letters of metadata could not be "
+            "read again"
+        )
     try:
-        write_atomic(path, safetensors_bytes(tensors, header), keep)
+        write_atomic(path, content, keep)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {path}: {why(error)}") from error
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,7 +135,9 @@ def execute(options: argparse.Namespace) -> int:
     each = options_of_each(options)
     go_on_line = f"edge-rjepa learn --resume {options.resume or options.out}"
     with ExitStack() as opened:
-        runs = [opened.enter_context((_resume if one.resume else _start)(one)) for one in each]
+        # All cameras are opened before the first run is begun: a folder has all of them, or none.
+        begins = [opened.enter_context((_resume if one.resume else _start)(one)) for one in each]
+        runs = [begin() for begin in begins]
         if len(runs) > 1 and not options.resume:
             note(runs[0].folder.parent, Cameras(len(runs), options.share))
         try:
@@ -233,7 +236,8 @@ def _check_resume(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _start(options: argparse.Namespace) -> Iterator[Any]:
+def _start(options: argparse.Namespace) -> Iterator[Callable[[], Any]]:
+    """Camera, head and folder of a new run: what begins it."""
     from edge_rjepa.cli import rig
     from edge_rjepa.run.run import Run, alone_in
     from edge_rjepa.sources import redacted
@@ -247,11 +251,12 @@ def _start(options: argparse.Namespace) -> Iterator[Any]:
         _recorder(options, config, source, head) as recorder,
     ):
         say(f"run: {folder}   source: {redacted(config.source)}")
-        yield Run.start(folder, config, source, device, head=head, recorder=recorder)
+        yield partial(Run.start, folder, config, source, device, head=head, recorder=recorder)
 
 
 @contextmanager
-def _resume(options: argparse.Namespace) -> Iterator[Any]:
+def _resume(options: argparse.Namespace) -> Iterator[Callable[[], Any]]:
+    """Camera, head and folder of a run that goes on: what has it go on."""
     from edge_rjepa.cli import rig
     from edge_rjepa.run.run import Run, alone_in, load_run
     from edge_rjepa.sources import redacted
@@ -264,10 +269,14 @@ def _resume(options: argparse.Namespace) -> Iterator[Any]:
         device = _device(options.device, kept.config)
         with rig.open_rig(kept.config, options.head) as (source, head):
             say(f"run: {folder}   source: {redacted(kept.config.source)}")
-            run = Run.resume(folder, source, kept, device, head=head)
-            if run.frames_lost:
-                say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
-            yield run
+
+            def begin() -> Run:
+                run = Run.resume(folder, source, kept, device, head=head)
+                if run.frames_lost:
+                    say(f"the last {run.frames_lost:,} frames came after the checkpoint: lost")
+                return run
+
+            yield begin
 
 
 def _device(name: str, config: Any) -> str:

@@ -278,6 +278,17 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
     return parse
 
 
+def count(text: str) -> int:
+    """A whole number, 0 or more, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+count.__name__ = "whole number of 0 or more"
+
+
 def view(text: str) -> float:
     """A camera's field of view in degrees, above 0 and below 180, for argparse."""
     value: float = positive(float)(text)

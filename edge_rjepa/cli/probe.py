@@ -29,7 +29,10 @@ def add_to(commands: Any) -> None:
         "--data", type=Path, required=True, metavar="DIR", help="each folder in DIR is a class"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the split and of the untrained network (0)"
+        "--seed",
+        type=flags.count,
+        default=0,
+        help="seed of the split and of the untrained network (0)",
     )
     flags.add_json(parser, "table")
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from edge_rjepa.cli import options as flags
+from safe_files.errors import printable
 
 EXAMPLES = """example:
   edge-rjepa report runs/mine
@@ -25,5 +26,5 @@ def execute(options: argparse.Namespace) -> int:
     """Draw it, and print where it is."""
     from edge_rjepa.views.report import draw_report
 
-    print(draw_report(options.run))
+    print(printable(draw_report(options.run)))
     return 0

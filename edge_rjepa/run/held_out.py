@@ -68,6 +68,11 @@ class Judged(NamedTuple):
         """All that a monitor looks at."""
         return Health(*self[:3])
 
+    def as_json(self) -> dict[str, float | None]:
+        """JSON knows no number that is not finite: None in its place."""
+        values = self._asdict().items()
+        return {name: value if math.isfinite(value) else None for name, value in values}
+
 
 class HeldOutFrame(NamedTuple):
     """What is kept of one frame: its fixations."""
@@ -95,7 +100,8 @@ class HeldOut:
     def __init__(self, config: RunConfig):
         gaze = Gaze(replace(config.gaze, policy="random"), config.seed + 1)
         self._eye = Eye(gaze, Retina(config.retina))
-        self._fixations = config.fixations_per_frame
+        # Of one fixation there are no two descriptions of a view, by which it is known again.
+        self._fixations = max(2, config.fixations_per_frame)
         self._noise_floor = config.network.noise_floor
         self._fewest = _fewest(config)
         self._looks: deque[HeldOutFrame] = deque(maxlen=config.held_out_frames)

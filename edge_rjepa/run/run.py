@@ -29,7 +29,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_rjepa.base.journal import Journal
-from edge_rjepa.errors import CheckpointError, CollapseError, ConfigError, DeviceError
+from edge_rjepa.errors import (
+    CheckpointError,
+    CollapseError,
+    ConfigError,
+    DeviceError,
+    RJepaError,
+)
 from edge_rjepa.eye.eye import Eye
 from edge_rjepa.eye.gaze import Gaze
 from edge_rjepa.eye.head import Head
@@ -241,11 +247,12 @@ class Run:
         device: where it learns, one of engines.DEVICES; a run may go on on another. Raises
         ConfigError for any other folder, DeviceError where that device cannot be had.
         """
-        if newest(folder / CHECKPOINT):
+        free = not folder.exists() or _is_free(folder, config)
+        if newest(folder / CHECKPOINT) and not (free and _only_begun(folder)):
             raise ConfigError(
                 f"{folder} holds a run: go on with --resume {folder}, or name another"
             )
-        if folder.exists() and not _is_free(folder, config):
+        if not free:
             left = f", with what is left of a run in {GOOD}" if (folder / GOOD).exists() else ""
             raise ConfigError(f"{folder} is not an empty folder{left}: name a new one")
         learner = RJepa(config.network, config.seed, device)
@@ -528,9 +535,10 @@ class Run:
             write_atomic(self.folder / SAMPLE, sample.getvalue())
         summary = {
             "fixations": learner.fixations,
+            "frames": self.frames,
             "rollbacks": self.rollbacks,
-            "before": before and before._asdict(),
-            "after": after and after._asdict(),
+            "before": before and before.as_json(),
+            "after": after and after.as_json(),
         }
         write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return summary
@@ -566,6 +574,14 @@ class SpareDescriptor:
         self.give_up()
 
 
+def _only_begun(folder: Path) -> bool:
+    """Whether the run there was killed before it learned: one of several, while others began."""
+    try:
+        return load_run(folder).notes["loop"]["frames"] == 0
+    except (RJepaError, LookupError, TypeError):
+        return False
+
+
 def _is_free(folder: Path, config: RunConfig) -> bool:
     """Whether there is nothing in it, or only what a start of the same run left when killed."""
     if not folder.is_dir():
@@ -574,4 +590,4 @@ def _is_free(folder: Path, config: RunConfig) -> bool:
     ours = CONFIG not in names or RunConfig.from_toml(folder / CONFIG, False) == config
     # Of a run that got further there are measures.
     begun = METRICS in names and (folder / METRICS).stat().st_size > 0
-    return names <= {CONFIG, METRICS, GOOD} and ours and not begun
+    return names <= {CONFIG, METRICS, GOOD, CHECKPOINT} and ours and not begun

@@ -241,13 +241,17 @@ class LeRobotSource:
         return Frame(image, t_s, head_rad, 0)
 
     def _frames_of(self, episode: Episode, begun_s: float) -> list[Frame]:
-        """The frames of an episode that can be read. Raises nothing: a lost one has none."""
+        """The frames of an episode that can be read, of a head whose angles are known.
+
+        Raises nothing: a lost one has none.
+        """
         frames: list[Frame] = []
         with suppress(SourceError), self._reader_of(episode) as reader:
             while (row := reader.read()) is not None:
                 last_s = frames[-1].t_capture_s if frames else -math.inf
                 frame = self._frame_of(row, begun_s, last_s)
-                frames += [] if isinstance(frame, str) else [frame]
+                if not isinstance(frame, str) and all(map(math.isfinite, frame.head_rad)):
+                    frames.append(frame)
         return frames
 
     def _tell(self, event: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from edge_rjepa.errors import SourceError
 from edge_rjepa.optics.camera import Lens
 from edge_rjepa.sources.decode import PARTS, pictures_in, read_picture
-from edge_rjepa.sources.frame import Frame, count_in
+from edge_rjepa.sources.frame import Frame, count_in, digest_of
 from edge_rjepa.sources.images import LEAST_PX, LONGEST, crop_resize, size_within
 from edge_rjepa.sources.kinds import Options, path_of
 from edge_rjepa.sources.recording import ABOUT
@@ -69,11 +69,11 @@ class PictureSource:
 
     def state(self) -> dict:
         """Where the stream stands, as plain JSON values."""
-        return {"pictures": self._names, "seed": self._seed, "sequence": self._sequence}
+        return {"pictures": digest_of(self._names), "seed": self._seed, "sequence": self._sequence}
 
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit. Raises SourceError for other pictures or seed."""
-        if state["pictures"] != self._names or state["seed"] != self._seed:
+        if state["pictures"] != digest_of(self._names) or state["seed"] != self._seed:
             raise SourceError(
                 "the folder's pictures or the seed are not those of the saved run; "
                 "put the same pictures back, or start a new run"

@@ -31,7 +31,7 @@ from edge_rjepa.errors import SourceError
 from edge_rjepa.eye.head import SimulatedHead, wandered
 from edge_rjepa.optics.camera import Pinhole
 from edge_rjepa.sources.decode import read_picture
-from edge_rjepa.sources.frame import Frame, count_in
+from edge_rjepa.sources.frame import Frame, count_in, digest_of
 from edge_rjepa.sources.images import without_ends
 from edge_rjepa.sources.kinds import SCENE_REACH_RAD
 from safe_files.plain import plain, rebuilt
@@ -125,13 +125,13 @@ class SceneSource:
 
     def state(self) -> dict:
         """Where the stream and the head stand, as plain JSON values."""
-        own = {"pictures": self._names, "seed": self._seed}
+        own = {"pictures": digest_of(self._names), "seed": self._seed}
         head = {"head": self.head.state()} if self.head else {}
         return own | head | self._stream.state()
 
     def restore(self, state: dict) -> None:
         """Go on from state(), bit for bit. Raises SourceError for other pictures or seed."""
-        if state["pictures"] != self._names or state["seed"] != self._seed:
+        if state["pictures"] != digest_of(self._names) or state["seed"] != self._seed:
             raise SourceError(
                 "the scene's pictures or seed are not those the saved run saw; "
                 "put the same pictures back, or start a new run"

@@ -24,7 +24,6 @@ from edge_rjepa.sources.kinds import Options, path_of
 FEWEST_FRAMES = 20
 FRAMES_A_SECOND = 30.0  # for files that do not say
 HIGHEST_RATE = 1000.0  # frames a second: a file that says more does not know
-MOST_COUNTED = 10_000  # frames, by reading them
 
 
 class VideoSource:
@@ -49,6 +48,7 @@ class VideoSource:
         self._capture = open_video_file(path)
         self._said, rate = said_of(self._capture)
         self._events: list[str] = []
+        self._frames = self._shown = 0  # of the file, and those before what is held out
         self._set_length(_length(path, self._said))
         self._frames_a_second = rate if 0.0 < rate <= HIGHEST_RATE else FRAMES_A_SECOND
         self._sequence = 0
@@ -65,8 +65,8 @@ class VideoSource:
         if self._place == self._shown:
             self._begin_again()
         image = self._next_image(self._capture)
-        if image is None:  # it ends earlier than its middle told
-            self._set_length(self._place)
+        if image is None:  # it ends earlier than its end told
+            self._end_here()
             self._begin_again()
             image = self._next_image(self._capture)
         if image is None:
@@ -104,6 +104,7 @@ class VideoSource:
         return {
             "said": self._said,
             "frames": self._frames,
+            "shown": self._shown,
             "sequence": self._sequence,
             "place": self._place,
         }
@@ -117,7 +118,7 @@ class VideoSource:
                 f"{frames}; name the same video, or start a new run"
             )
         self._events.clear()  # it was told before
-        self._divide(frames)
+        self._frames, self._shown = frames, min(frames, count_in(state, "shown"))
         self._rewind()
         self._place = skip_pictures(self._capture, count_in(state, "place"))
         self._sequence = count_in(state, "sequence")
@@ -145,6 +146,11 @@ class VideoSource:
                 "these are the video"
             )
         self._divide(frames)
+
+    def _end_here(self) -> None:
+        """All that can be read was shown: nothing is left to be held out."""
+        self._set_length(self._place)
+        self._shown = self._place
 
     def _divide(self, frames: int) -> None:
         self._frames = frames
@@ -179,8 +185,7 @@ def open_video(path: str, options: Options) -> VideoSource:
 
 def _length(path: Path, said: int) -> int:
     """How many frames can be read: as many as it says, unless its end shows otherwise."""
-    # Reading tells for sure, and takes too long in a long file that says something.
-    if reaches(path, said) or said > MOST_COUNTED:
+    if reaches(path, said):  # else only reading tells, which takes a while in a long file
         return said
     capture = open_video_file(path)
     count = skip_pictures(capture, math.inf)

@@ -31,7 +31,7 @@ from edge_rjepa.views.filters import (
 )
 from edge_rjepa.views.metrics import Record, column, is_number
 from edge_rjepa.views.verdict import verdict
-from safe_files.errors import FileError, why
+from safe_files.errors import FileError, printable, why
 from safe_files.plain import rebuilt
 from safe_files.reading import open_regular, read_json
 from safe_files.writing import newest, write_atomic
@@ -131,6 +131,8 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
     run_dir = Path(run_dir)
     record = read_metrics(run_dir / "metrics.jsonl")
     network, summary, sample = _read_network(run_dir), read_summary(run_dir), read_sample(run_dir)
+    if is_outdated(summary, record.measures):
+        summary = sample = None
     try:
         import matplotlib
     except ImportError as error:
@@ -139,7 +141,7 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
         ) from error
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
         picture = io.BytesIO()
-        figure = _figure(run_dir.resolve().name, record, network, summary, sample)
+        figure = _figure(printable(run_dir.resolve().name), record, network, summary, sample)
         figure.savefig(picture, format="png")
     path = run_dir / "report.png"
     try:
@@ -179,6 +181,14 @@ def _read_network(run_dir: Path) -> Network | None:
         raise ReportError(f"{path} is of another version of edge_rjepa: {error}") from error
 
 
+def is_outdated(summary: dict[str, Any] | None, measures: list[dict[str, Any]]) -> bool:
+    """Whether the run, of which these are the measures, has learned on since it was judged."""
+    if summary is None or not measures:
+        return False
+    # Frames, since fixations go back where the run was rolled back.
+    return bool(measures[-1].get("frames", 0.0) > summary["frames"])
+
+
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
     """What is in summary.json; None where there is none. Raises ReportError for a damaged one."""
     path = run_dir / "summary.json"
@@ -190,10 +200,16 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
         judged = summary["before"] is not None
         for when in ("before", "after") if judged else ():
             found = {"known_again": math.nan} | rebuilt(dict[str, object], summary[when], when)
-            summary[when] = {key: float(found[key]) for key in HELD_OUT}
+            summary[when] = {key: _number(found[key]) for key in HELD_OUT}
+        summary["frames"] = float(summary.get("frames", math.inf))
     except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise _damage(path) from error
     return summary
+
+
+def _number(value: Any) -> float:
+    """null stands for what is not finite."""
+    return math.nan if value is None else float(value)
 
 
 def read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:

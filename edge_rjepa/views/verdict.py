@@ -45,7 +45,7 @@ def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = Non
 
     measures: as `metrics.read` gives them. summary: what `Run.finish` measured, if it has.
     """
-    after = (summary or {}).get("after")
+    after = _judged(summary, "after")
     broken = after and Monitor().broken(Health(*(after[key] for key in Health._fields)))
     if broken:
         return Verdict(
@@ -71,9 +71,15 @@ def verdict(measures: list[dict[str, Any]], summary: dict[str, Any] | None = Non
     return Verdict(LEARNED, f"{told}It learns little more here: show it other things, or use it.")
 
 
+def _judged(summary: dict[str, Any] | None, when: str) -> dict[str, float]:
+    """What was measured on held-out views, before or after; null in JSON is no number."""
+    found = ((summary or {}).get(when) or {}).items()
+    return {name: math.nan if value is None else value for name, value in found}
+
+
 def _told(measures: list[dict[str, Any]], summary: dict[str, Any] | None) -> str:
     """What it can do by now; nothing where that was not measured."""
-    before = ((summary or {}).get("before") or {}).get("known_again", math.nan)
+    before = _judged(summary, "before").get("known_again", math.nan)
     after = _known_again(measures, summary)
     if not math.isfinite(after):
         return ""
@@ -87,7 +93,7 @@ def _told(measures: list[dict[str, Any]], summary: dict[str, Any] | None) -> str
 
 def _known_again(measures: list[dict[str, Any]], summary: dict[str, Any] | None) -> float:
     """The newest share of held-out views known again; NaN if it never was measured."""
-    after = (summary or {}).get("after")
+    after = _judged(summary, "after")
     if after:
         return after.get("known_again", math.nan)
     found = column(measures, "held_out_known_again")

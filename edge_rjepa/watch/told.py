@@ -65,7 +65,9 @@ class Told:
     ) -> Ended | None:
         """Remember an alarm; one before it may be forgotten, and what it told of is then usual.
 
-        Returns that one if it held: nobody will see its end. directions: (K,) of the thing itself, most surprising first. before, with_it: (K, n_z)
+        Returns that one if it held: nobody will see its end.
+
+        directions: (K,) of the thing itself, most surprising first. before, with_it: (K, n_z)
         embeddings there.
         """
         oldest = int(np.lexsort([self._number, self._holds])[0])

@@ -39,7 +39,7 @@ from edge_rjepa.sources.frame import Frame, SourceEnded
 from edge_rjepa.sources.lerobot_dataset import Dataset
 from edge_rjepa.sources.recording import FRAMES, Recorder
 from edge_rjepa.sources.replay import ReplaySource
-from edge_rjepa.views.dashboard.history import history
+from edge_rjepa.views.dashboard.history import record_at, summed_up
 from tests.calibrations import camera_record, head_record
 from tests.ros2_link.made import CAMERA_INFO, IMAGE, JOINT_STATE, camera_info, image, joint_state
 from tests.sources.bags import IMAGES, write_mcap, write_rosbag2
@@ -172,7 +172,11 @@ def test_metrics(tmp_path, files):
             {"fixations": fixations, "time_unix_s": 1.0, "information": 2.0, "faults": {"died": 1}}
         )
     whole = path.read_bytes()
-    attack(path, of_bytes(whole, files), lambda: json.dumps(history(path), allow_nan=False))
+    attack(
+        path,
+        of_bytes(whole, files),
+        lambda: json.dumps(summed_up(record_at(path)), allow_nan=False),
+    )
 
 
 @pytest.mark.parametrize("name", ["recording.json", FRAMES, "pictures.000000.png", "walk.mcap"])

@@ -76,6 +76,15 @@ def refusal(path) -> str:
     return message
 
 
+def test_what_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.save(path, TENSORS, {"names": "x"})
+    monkeypatch.setattr(checkpoint, "MOST_HEADER_BYTES", path.stat().st_size)
+    with pytest.raises(CheckpointError, match="could not be read again"):
+        checkpoint.save(path, TENSORS, {"names": "x" * path.stat().st_size})
+    assert checkpoint.load(path)[1] == {"names": "x"}
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(tensors_strategy, json_strategy)

@@ -6,7 +6,7 @@ import pytest
 
 from edge_rjepa.cli import main
 from edge_rjepa.cli.cameras import address_after, numbered
-from edge_rjepa.run.run import load_run
+from edge_rjepa.run.run import Run, load_run
 from tests import small_runs
 
 pytestmark = pytest.mark.slow
@@ -45,6 +45,34 @@ def test_each_source_has_a_run_of_its_own(learn, tmp_path):
     assert digest(tmp_path / "both" / "1") == digest(tmp_path / "alone")
     assert [summary["fixations"] for summary in json.loads(printed)] == [320, 320]
     assert f"continue: edge-rjepa learn --resume {tmp_path / 'both'}" in said
+
+
+def test_a_camera_that_cannot_be_opened_leaves_nothing_behind(learn, tmp_path):
+    folder = tmp_path / "both"
+    code, _, said = learn("--source", "/nowhere.avi", "--out", folder, sources=1)
+    assert code == 1 and "nowhere.avi" in said
+    assert learn("--out", folder)[0] == 0
+
+
+def test_runs_that_were_killed_while_the_others_began_begin_again(learn, tmp_path, monkeypatch):
+    start, begun = Run.start.__func__, []
+
+    def killed_at_the_second(cls, folder, *arguments, **options):
+        begun.append(folder)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return start(cls, folder, *arguments, **options)
+
+    with monkeypatch.context() as killing:
+        killing.setattr(Run, "start", classmethod(killed_at_the_second))
+        learn("--out", tmp_path / "both")
+    assert (tmp_path / "both" / "1" / "checkpoint.safetensors").exists()
+    assert learn("--out", tmp_path / "both")[0] == 0
+    assert learn("--out", tmp_path / "whole")[0] == 0
+    for name in ("1", "2"):
+        assert digest(tmp_path / "both" / name) == digest(tmp_path / "whole" / name)
+    code, _, said = learn("--out", tmp_path / "both")  # what has learned is not begun again
+    assert code == 1 and "holds a run" in said
 
 
 @pytest.mark.slow

@@ -76,6 +76,16 @@ def test_views_that_differ_are_known_again_and_views_that_do_not_are_not():
     assert apart.judge(learner).known_again == apart.known_again(learner)
 
 
+def test_views_are_judged_where_the_run_looks_once_at_each():
+    config = RunConfig(fixations_per_frame=1)
+    held_out = HeldOut(config)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 60, 80, 3), np.uint8)
+    camera = Pinhole(80, 60, 1.0)
+    held_out.add(camera, [Frame(image, k / 10, (0.0, 0.0), k) for k, image in enumerate(images)])
+    assert np.isfinite(held_out.known_again(RJepa(config.network)))
+
+
 def test_a_view_is_known_again_if_its_halves_find_each_other():
     one = np.eye(3)
     assert _right(np.stack([one, one], axis=1)).tolist() == [True] * 6

@@ -294,11 +294,19 @@ def test_a_run_that_cannot_be_saved_gives_up_and_keeps_the_good_state(tmp_path, 
 
 
 def test_a_run_is_never_overwritten(tmp_path, config):
-    begin(tmp_path, config)
+    begin(tmp_path, config).learn(frames(1), ignore)
     before = (tmp_path / CHECKPOINT).read_bytes()
     with pytest.raises(ConfigError, match="--resume"):
         begin(tmp_path, config)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_that_was_killed_before_it_learned_begins_again(tmp_path, config):
+    begin(tmp_path, config)
+    with pytest.raises(ConfigError, match="--resume"):
+        begin(tmp_path, replace(config, seed=config.seed + 1))
+    begin(tmp_path, config).learn(frames(3), ignore)
+    assert load_run(tmp_path).notes["loop"]["frames"] == 3
 
 
 def damage(path):

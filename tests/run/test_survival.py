@@ -262,7 +262,9 @@ def fill_and_lock_the_disk(folder: Path) -> None:
     assert any(
         "No space left" in event and "learning goes on" in event for event in learn_on("full")
     )
-    assert sum(METRICS in event for event in told) <= 1  # not a word for every line
+    of_metrics = [event for event in told if METRICS in event]
+    # Not a word for every line; a short one may still fit between two that do not.
+    assert len(of_metrics) <= 3, of_metrics
     check(run_folder, config, truth, saved)
 
     ballast.unlink()

@@ -62,7 +62,7 @@ def read_all(spec):
         with open_source(spec) as source:
             source.read_next(0)
             source.held_out(1)
-            return source.state()["pictures"], [str(one.message) for one in told]
+            return source._names, [str(one.message) for one in told]
 
 
 @pytest.mark.parametrize("kind", KINDS)

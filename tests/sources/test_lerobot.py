@@ -224,6 +224,18 @@ def test_states_that_are_no_numbers_leave_the_head_unknown(folder):
         assert math.isnan(all_frames(source)[3].head_rad[0])
 
 
+def test_held_out_frames_are_those_of_a_head_whose_angles_are_known(folder):
+    def change(columns):
+        columns["observation.state"][-1] = [math.nan] * 3
+
+    rewritten(folder / DATA_1, change)
+    with opened(folder, "#front?state=pan.pos,tilt.pos") as source:
+        frames = source.held_out(100)
+    assert frames and np.isfinite([frame.head_rad for frame in frames]).all()
+    with opened(folder) as source:
+        assert len(frames) == len(source.held_out(100)) - 1
+
+
 def test_rows_of_another_episode_are_not_shown_as_this_one(folder):
     rewritten(folder / DATA, lambda columns: columns["episode_index"].reverse())
     with opened(folder, once=True) as source:

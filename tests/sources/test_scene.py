@@ -236,14 +236,14 @@ def test_unreadable_picture_among_good_ones_is_left_out_with_a_warning(folder):
     (folder / "notes.txt").write_text("not meant as one")
     with pytest.warns(UserWarning, match="3.png"):
         source = open_source(f"scene:{folder}")
-    assert "3.png" not in source.state()["pictures"]
+    assert "3.png" not in source._names
 
 
 def test_a_folder_is_read_in_order_and_in_any_case_of_suffix(folder):
     (folder / "5.png").rename(folder / "5.PNG")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        names = open_source(f"scene:{folder}").state()["pictures"]
+        names = open_source(f"scene:{folder}")._names
     assert names == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.PNG"]
 
 

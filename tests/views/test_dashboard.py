@@ -32,7 +32,7 @@ from edge_rjepa.views import metrics
 from edge_rjepa.views.dashboard import page_of
 from edge_rjepa.views.dashboard import server as server_room
 from edge_rjepa.views.dashboard.buttons import Buttons
-from edge_rjepa.views.dashboard.history import history
+from edge_rjepa.views.dashboard.history import record_at, summed_up
 from edge_rjepa.views.dashboard.kept import KeptRun
 from edge_rjepa.views.dashboard.learning import LearningRun
 from edge_rjepa.views.dashboard.live import LiveState, cells_of
@@ -296,8 +296,10 @@ def test_pause_and_resume(world):
     wait_for(
         lambda: int(eye.get_attribute("data-count")) > before + 5,
         "it looks on",
-        lambda: f"{before} to {eye.get_attribute('data-count')}, {text(driver, 'line')!r}"
-        f" {learning.standing()} {browser.complaints(driver)}",
+        lambda: (
+            f"{before} to {eye.get_attribute('data-count')}, {text(driver, 'line')!r}"
+            f" {learning.standing()} {browser.complaints(driver)}"
+        ),
     )
     assert learning.run.learner.fixations == fixations
     wait_for(lambda: text(driver, "line") == "paused", "it says so")
@@ -552,14 +554,14 @@ def test_history_shows_a_spike_however_long_it_is(tmp_path):
         spike = 99.0 if k == 1234 else math.nan if k == 77 else 1.0
         kept.append({"frames": k, "fixations": 16 * k, "time_unix_s": 1e9 + k, "surprise": spike})
     kept.append({"frames": 5, "time_unix_s": 1.0, "event": "something"})
-    found = history(tmp_path / "metrics.jsonl", points=50)
+    found = summed_up(record_at(tmp_path / "metrics.jsonl"), points=50)
     json.dumps(found["curves"], allow_nan=False)
     surprise = found["curves"]["surprise"]
     assert len(surprise["mean"]) == 50 and max(surprise["high"]) == 99.0
     assert min(surprise["low"]) == 1.0 and found["last"]["fixations"] == 16 * 1999
     assert found["events"] == [[1.0, "something", 80.0]]  # where it happened
     assert found["curves"]["information"]["mean"] == [None] * 50
-    assert history(tmp_path / "nowhere.jsonl")["last"] is None
+    assert summed_up(record_at(tmp_path / "nowhere.jsonl"))["last"] is None
 
 
 def test_a_picture_goes_with_what_is_laid_over_it():

@@ -8,7 +8,7 @@ import pytest
 
 from edge_rjepa.base import journal
 from edge_rjepa.views import metrics
-from edge_rjepa.views.dashboard.history import CURVES, history
+from edge_rjepa.views.dashboard.history import CURVES, record_at, summed_up
 
 LINES = {
     "text in a curve": {"information": "high"},
@@ -42,7 +42,7 @@ def test_a_strange_line_spoils_neither_page_nor_curve(path, changes):
         book.append(line)
     with open(path, "a") as file:
         file.write("[" * 100_000 + "\n" + "\0" * 3_000_000 + "\n")
-    text = json.dumps(history(path), allow_nan=False)  # as a browser parses it
+    text = json.dumps(summed_up(record_at(path)), allow_nan=False)  # as a browser parses it
     assert len(text) < 10_000
     found = json.loads(text)
     assert found["last"]["fixations"] == 3
@@ -63,4 +63,4 @@ def test_only_a_file_of_the_folder_is_read(path, tmp_path, kind):
         path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "elsewhere")
     with pytest.raises(OSError, match="link|pipe"):
         metrics.read(path)
-    assert history(path)["last"] is None
+    assert summed_up(record_at(path))["last"] is None

@@ -1,6 +1,8 @@
 """The picture of a run: drawn from whatever a run left behind, however it ended."""
 
 import json
+import math
+import os
 import subprocess
 import sys
 import zipfile
@@ -305,6 +307,27 @@ def test_other_damaged_files_are_named(run_dir, name, content):
     with pytest.raises(report.ReportError, match=f"{name} is damaged") as caught:
         report.draw_report(run_dir)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_learned_on_is_not_judged_by_an_old_summary(run_dir):
+    add_summary(run_dir)
+    path = run_dir / "summary.json"
+    judged = json.loads(path.read_text())
+    measures = report.read_metrics(run_dir / "metrics.jsonl").measures
+    for frames, outdated in ((5000, True), (6250, False), (None, False)):
+        found = judged if frames is None else judged | {"frames": frames}
+        path.write_text(json.dumps(found | {"after": found["after"] | {"known_again": None}}))
+        summary = report.read_summary(run_dir)
+        assert math.isnan(summary["after"]["known_again"])
+        lines = [line | {"frames": line["fixations"] / 16} for line in measures]
+        assert report.is_outdated(summary, lines) == outdated
+
+
+def test_a_name_that_is_no_text_is_drawn(tmp_path):
+    folder = tmp_path / os.fsdecode(b"run\xff")
+    folder.mkdir()
+    write_metrics(folder, [line(t) for t in range(1000, 5000, 1000)])
+    assert report.draw_report(folder).exists()
 
 
 @pytest.mark.parametrize(

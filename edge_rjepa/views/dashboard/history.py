@@ -22,13 +22,12 @@ PAUSE_S = 30.0  # a run that learns writes a line every 10 s at least
 PAUSES = 50
 
 
-def history(path: Path, points: int = POINTS, summary: dict[str, Any] | None = None) -> dict:
-    """The metrics at `path`, summed up; empty where there is no file yet."""
+def record_at(path: Path) -> metrics.Record:
+    """The metrics at `path`; none where there is no file yet."""
     try:
-        record = metrics.read(path)
+        return metrics.read(path)
     except OSError:
-        record = metrics.Record([], [])
-    return summed_up(record, points, summary)
+        return metrics.Record([], [])
 
 
 def summed_up(

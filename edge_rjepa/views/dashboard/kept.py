@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_rjepa.views.dashboard.history import history
+from edge_rjepa.views.dashboard.history import record_at, summed_up
 from edge_rjepa.views.dashboard.live import data_url, fixations_over, jpeg_of, scale_of
 from edge_rjepa.views.dashboard.subject import Refused, Subject
 from edge_rjepa.views.dashboard.watching import Polygon, checked_polygons, kept_alarms, kept_jpeg
-from edge_rjepa.views.report import ReportError, read_sample, read_summary
+from edge_rjepa.views.report import ReportError, is_outdated, read_sample, read_summary
 from safe_files.errors import FileError
 from safe_files.reading import read_json
 
@@ -31,11 +31,18 @@ class KeptRun(Subject):
 
     def overview(self) -> dict:
         """Its curves, events and verdict."""
-        try:
-            summary = read_summary(self.folder)
-        except ReportError:  # damaged: the rest of the page stands without
+        record = record_at(self.folder / "metrics.jsonl")
+        summary = self._summary()
+        if is_outdated(summary, record.measures):
             summary = None
-        return super().overview() | history(self.folder / "metrics.jsonl", summary=summary)
+        return super().overview() | summed_up(record, summary=summary)
+
+    def _summary(self) -> dict | None:
+        """How it was judged; None also where that is damaged: the rest stands without."""
+        try:
+            return read_summary(self.folder)
+        except ReportError:
+            return None
 
     def state(self) -> dict:
         """What it was taught."""
@@ -43,6 +50,8 @@ class KeptRun(Subject):
 
     def pictures_kept(self) -> list[dict]:
         """Pictures that it never learned from, with what surprised it there."""
+        if is_outdated(self._summary(), record_at(self.folder / "metrics.jsonl").measures):
+            return []
         try:
             sample = read_sample(self.folder)
         except ReportError:  # damaged: the rest of the page stands without
