@@ -297,7 +297,7 @@ class _Reporter:
             self._print(line, self._of_alarm(line))
         elif line["kind"] == "gone":
             after = _duration(line["after_s"])
-            self._print(line, f"alarm {line['number']} is over, after {after}: as it was before")
+            self._print(line, f"alarm {line['number']} is over, after {after}")
         else:
             self._print(line, f"alarm {line['number']} is fine: it is usual from now on")
 
