@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 
@@ -33,6 +34,17 @@ def plain(value):
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return value
+
+
+def finite(values: dict) -> dict:
+    """The same, null where a number is not finite, in counts by name too: JSON knows no other."""
+
+    def known(value):
+        if isinstance(value, dict):
+            return finite(value)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: known(value) for name, value in values.items()}
 
 
 def rebuilt(kind, value, place: str):

@@ -23,7 +23,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--cell", action="append", help="check this cell only; may be given several times"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and inputs (0)")
+    parser.add_argument(
+        "--seed", type=flags.count, default=0, help="seed of weights and inputs (0)"
+    )
     flags.add_json(parser, "table")
 
 

@@ -68,11 +68,6 @@ class Judged(NamedTuple):
         """All that a monitor looks at."""
         return Health(*self[:3])
 
-    def as_json(self) -> dict[str, float | None]:
-        """JSON knows no number that is not finite: None in its place."""
-        values = self._asdict().items()
-        return {name: value if math.isfinite(value) else None for name, value in values}
-
 
 class HeldOutFrame(NamedTuple):
     """What is kept of one frame: its fixations."""

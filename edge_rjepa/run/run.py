@@ -47,7 +47,7 @@ from edge_rjepa.run.loop import Learning, Loop, Recorder, learn_alone
 from edge_rjepa.run.monitor import Health, Monitor, health_of
 from edge_rjepa.sources import Source, SourceEnded
 from safe_files.errors import FileError, why
-from safe_files.plain import rebuilt
+from safe_files.plain import finite, rebuilt
 from safe_files.writing import make_private_folder, newest, write_atomic
 
 CONFIG, CHECKPOINT, METRICS = "config.toml", "checkpoint.safetensors", "metrics.jsonl"
@@ -537,8 +537,8 @@ class Run:
             "fixations": learner.fixations,
             "frames": self.frames,
             "rollbacks": self.rollbacks,
-            "before": before and before.as_json(),
-            "after": after and after.as_json(),
+            "before": before and finite(before._asdict()),
+            "after": after and finite(after._asdict()),
         }
         write_atomic(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return summary

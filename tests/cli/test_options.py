@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from edge_rjepa.cli import main
 from edge_rjepa.cli import options as flags
 from edge_rjepa.errors import ConfigError
 
@@ -47,3 +48,11 @@ def test_an_empty_token_lets_nobody_in(monkeypatch):
     monkeypatch.setenv(flags.TOKEN_VARIABLE, "")
     with pytest.raises(ConfigError, match="is empty"):
         flags.read_token(parsed())
+
+
+@pytest.mark.parametrize("command", [["check-gradients"], ["probe", "run", "--data", "pictures"]])
+def test_a_seed_below_zero_is_refused_in_a_line(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--seed", "-1"])
+    assert caught.value.code == 2
+    assert "invalid whole number of 0 or more value: '-1'" in capsys.readouterr().err

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from edge_rjepa.views import metrics
-from edge_rjepa.views.dashboard.live import finite
 from edge_rjepa.views.verdict import verdict
+from safe_files.plain import finite
 
 CURVES = (
     "information", "effective_rank", "embedding_std", "surprise", "fixations_per_s",

@@ -23,6 +23,7 @@ from edge_rjepa.run.loop import FixationBatch
 from edge_rjepa.run.run import Progress
 from edge_rjepa.views import overlay
 from edge_rjepa.views.dashboard.subject import Picture
+from safe_files.plain import finite
 
 Encoder = Callable[[np.ndarray], np.ndarray]  # features (.., f) to embeddings (.., n_z)
 
@@ -328,14 +329,3 @@ def crop_thumb(image: np.ndarray, pixel: np.ndarray) -> np.ndarray:
 
 def data_url(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def finite(values: dict) -> dict:
-    """The same, null where a number is not finite, in counts by name too: JSON knows no other."""
-
-    def known(value):
-        if isinstance(value, dict):
-            return finite(value)
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {name: known(value) for name, value in values.items()}
