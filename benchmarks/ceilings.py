@@ -13,7 +13,7 @@ import numpy as np
 from edge_rjepa import RJepaConfig
 from edge_rjepa.learner.cells import find
 from edge_rjepa.learner.kernels import products as kernels
-from edge_rjepa.learner.kernels.arrays import WHOLE_LINES, whole_lines, zeros
+from edge_rjepa.learner.kernels.arrays import WHOLE_LINES, room, whole_lines, zeros
 from edge_rjepa.learner.network import (
     count_weights,
     layers,
@@ -22,22 +22,27 @@ from edge_rjepa.learner.network import (
 )
 from edge_rjepa.learner.objective import RENEW_AFTER
 
-FORWARD, BACKWARD, GRADIENT = "x W'", "d W", "d' x"
+FORWARD, BACKWARD, GRADIENT, RECURRENT = "x W'", "d W", "d x", "d x, block after block"
 
 
 class Product(NamedTuple):
-    """One matrix product of a learning block: of K fixations with a matrix, or for its gradient."""
+    """One matrix product of learning: of fixations with a matrix, or for its gradient.
+
+    A RECURRENT one is of a gradient and traces, or of a covariance.
+    """
 
     part: str  # of the learner's work
     matrix: str
-    kind: str  # FORWARD, BACKWARD or GRADIENT
-    K: int
+    kind: str  # FORWARD, BACKWARD, GRADIENT or RECURRENT
+    K: int  # fixations; of RECURRENT ones in so many blocks
     rows: int  # of the matrix
     columns: int
+    blocks: int  # that it is done for at once
+    outs: int = 1  # such matrices that come of it
 
     @property
     def multiply_adds(self) -> int:
-        return self.K * self.rows * self.columns
+        return self.K * self.rows * self.columns * self.outs
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -47,17 +52,26 @@ class Product(NamedTuple):
             FORWARD: (K, columns, rows),
             BACKWARD: (K, rows, columns),
             GRADIENT: (rows, K, columns),
+            RECURRENT: (self.outs * rows, K, columns),
         }[self.kind]
+
+
+def blocks_at_once(config: RJepaConfig, K: int) -> int:
+    """Blocks of K fixations that gradients, traces and statistics take in at once."""
+    most = room(config)
+    return min(most.blocks, max(1, most.fixations // K))
 
 
 def products(config: RJepaConfig, K: int) -> list[Product]:
     """Every matrix product of `RJepa.learn_block` for K fixations, in its order."""
-    shapes = weight_shapes(config, find(config.cell))
+    cell, blocks = find(config.cell), blocks_at_once(config, K)
+    shapes = weight_shapes(config, cell)
     G, n_hidden, n_u = shapes.pop("W")
     shapes |= {"W": (G * n_hidden, n_u), "S": (config.n_embedding,) * 2}
 
-    def product(part: str, name: str, kind: str, rows: int = K) -> Product:
-        return Product(part, name, kind, rows, *shapes[name])
+    def product(part: str, name: str, kind: str, rows: int = K, outs: int = 1) -> Product:
+        at_once = blocks if kind in (GRADIENT, RECURRENT) else 1
+        return Product(part, name, kind, at_once * rows, *shapes[name], at_once, outs)
 
     listed = [product(layer.part, layer.matrix, FORWARD) for layer in layers(config)]
     listed += [product("objective", "S", BACKWARD)] * 2  # P_z (z - mu) and P_e e
@@ -65,9 +79,9 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
         rows = K + layer.encoder
         if layer.passes_back:
             listed.append(product("backward", layer.matrix, BACKWARD, rows))
-        listed.append(product("backward", layer.matrix, GRADIENT, rows))
-    listed += [product("update", "W", GRADIENT)] * 2  # of the loss; of the state: the traces
-    listed += [product("statistics", "S", GRADIENT)] * 2  # of z, of e
+        listed.append(product("settle", layer.matrix, GRADIENT, rows))
+    listed.append(product("settle", "W", RECURRENT, outs=1 + cell.n_state))
+    listed += [product("statistics", "S", RECURRENT, K + 1)] * 2  # of z, of e
     return listed
 
 
@@ -79,10 +93,14 @@ def laid_out(product: Product, config: RJepaConfig) -> Product:
 
 
 class Operands:
-    """The arrays of a block's products, laid out as the learner's are."""
+    """The arrays of the products of some blocks, laid out as the learner's are.
+
+    blocks: how many, as many as gradients take in at once.
+    """
 
     def __init__(self, config: RJepaConfig, K: int):
-        self.products = products(config, K)
+        self.products, self.blocks = products(config, K), blocks_at_once(config, K)
+        m = find(config.cell).n_state
         rng = np.random.default_rng(0)
 
         def normal(*shape: int) -> np.ndarray:
@@ -92,29 +110,43 @@ class Operands:
 
         done = [laid_out(p, config) for p in self.products]
         matrices = {p.matrix: normal(p.rows, p.columns) for p in done}
-        room = zeros((max(matrix.size for matrix in matrices.values()),), config.dtype)
-        self._arrays = []
-        for p in done:
-            d, x = normal(p.K, p.rows), normal(p.K, p.columns)
-            gradient = room[: p.rows * p.columns].reshape(p.rows, p.columns)
-            self._arrays.append(
-                {
-                    FORWARD: (x, matrices[p.matrix], d),
-                    BACKWARD: (d, matrices[p.matrix], x),
-                    GRADIENT: (d, x, gradient),
-                }[p.kind]
-            )
+        largest = max(matrix.size for matrix in matrices.values())
+        gradients, traces = zeros((largest,), config.dtype), zeros((m * largest,), config.dtype)
+
+        def arrays_of(p: Product) -> tuple:
+            x = normal(p.K, p.columns)
+            if p.kind == FORWARD:
+                return x, matrices[p.matrix], normal(p.K, p.rows)
+            if p.kind == BACKWARD:
+                return normal(p.K, p.rows), matrices[p.matrix], x
+            gradient, columns = _matrix(gradients, p.rows, p.columns), normal(m * p.rows, p.K)
+            if p.kind == GRADIENT:
+                return columns, x, gradient
+            ends = np.arange(1, p.blocks + 1)[:, None] * (p.K // p.blocks)
+            units = config.n_hidden if p.outs > 1 else 1
+            still = zeros((p.blocks, m * m * units), config.dtype)
+            E = _matrix(traces, m * p.rows, p.columns) if p.outs > 1 else gradient
+            return still, still, columns, columns, ends, x, E, gradient, units
+
+        self._arrays = [arrays_of(p) for p in done]
 
     def multiply(self) -> None:
-        """All products of a block, each once."""
-        for i in range(len(self.products)):
-            self.repeat(i, 1)
+        """All products of the blocks."""
+        for i, product in enumerate(self.products):
+            self.repeat(i, self.blocks // product.blocks)
 
     def repeat(self, i: int, times: int) -> None:
         """The i-th product so many times."""
-        multiply = MULTIPLY[self.products[i].kind]
+        multiply = multiplier(self.products[i])
         for _ in range(times):
             multiply(*self._arrays[i])
+
+
+def multiplier(product: Product) -> Callable:
+    """The kernel that does it."""
+    if product.kind == RECURRENT:
+        return kernels.recur(max(1, product.outs - 1), product.outs > 1)
+    return MULTIPLY[product.kind]
 
 
 MULTIPLY = {
@@ -122,6 +154,10 @@ MULTIPLY = {
     BACKWARD: kernels.backward_product,
     GRADIENT: kernels.add_product,
 }
+
+
+def _matrix(flat: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    return flat[: rows * columns].reshape(rows, columns)
 
 
 LARGE = 1024
@@ -169,11 +205,11 @@ def learning_operations(config: RJepaConfig, K: int) -> float:
     cells and all else that is done once for each unit.
     """
     n_z, n_weights = config.n_embedding, weights(config)
-    multiply_adds = sum(p.multiply_adds for p in products(config, K)) / K
+    multiply_adds = sum(p.multiply_adds / p.blocks for p in products(config, K)) / K
     # Of two matrices, each n³ / 6 to factor and n³ / 3 to invert.
     multiply_adds += renewals_a_block(config, K) * 2 * n_z**3 / 2 / K
     recur = 2 * 2 * traces(config) / K
-    adam, blend = 9 * n_weights / (K * config.update_every), 4 * 2 * n_z**2 / K
+    adam, blend = 9 * n_weights / (K * config.update_every), 2 * n_z**2 / K
     return 2 * multiply_adds + recur + adam + blend
 
 
@@ -186,17 +222,20 @@ def learning_bytes(config: RJepaConfig, K: int) -> float:
     """Bytes a fixation that learning in blocks of K must move past the core, at the least.
 
     Every weight is read forward, those with a way back (V_1, V_2, V_3, G_b, W_z behind a hidden
-    layer) once more; weights and Adam's squares are read and written in a step, traces always, and
-    so is the gradient where it is summed over blocks (else it stays in the cache); S_z, S_e are
-    read and written, P_z, P_e read.
+    layer) once more, P_z and P_e read; weights and Adam's squares are read and written in a step.
+    Traces, S_z and S_e are read and written once for all blocks that they take in at once, and so
+    is a gradient, unless these are all of a step: then it stays in the cache. What is kept of a
+    fixation until then is written and read.
     """
     size, steps = np.dtype(config.dtype).itemsize, 1 / config.update_every
-    back = sum(p.rows * p.columns for p in products(config, 1) if p.kind == BACKWARD)
-    back -= 2 * config.n_embedding**2  # P_z, P_e
-    sums = 2 if config.update_every > 1 else 0
-    passes = weights(config) * (1 + sums + 2 * 2 * steps) + back + 2 * traces(config)
-    passes += (2 * 2 + 2) * config.n_embedding**2
-    return size * passes / K
+    listed, n_z = products(config, 1), config.n_embedding
+    once = 1 / blocks_at_once(config, K)
+    back = sum(p.rows * p.columns for p in listed if p.kind == BACKWARD)  # P_z and P_e, too
+    sums = once if once > steps else 0
+    passes = weights(config) * (1 + 2 * sums + 2 * 2 * steps) + back
+    passes += 2 * once * (traces(config) + 2 * n_z**2)
+    kept = sum(p.rows * p.outs + p.columns for p in listed if p.kind in (GRADIENT, RECURRENT))
+    return size * (passes / K + 2 * kept)
 
 
 def limit_s(config: RJepaConfig, K: int, core: Core) -> float:

@@ -94,9 +94,9 @@ class MeanSquaredError(Stream):
 class ZeroTrace(Stream):
     """Sensitivities that forget at once: no credit for what was written into memory earlier."""
 
-    def update(self, ws, descent):
+    def assign_credit(self, ws):
         ws.J[:] = 0
-        super().update(ws, descent)
+        super().assign_credit(ws)
 
 
 LEARNERS = {  # name: how it learns, and whether with plain gates

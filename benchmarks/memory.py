@@ -48,10 +48,13 @@ def held(config: RJepaConfig) -> int:
     )
     each = sum(arrays.whole_lines(size, config) for size in matrices)
     weights = 3 * each  # and gradients, Adam's squares
-    n_z = config.n_embedding
-    statistics = 6 * n_z**2 + (3 + config.max_block) * n_z
-    numbers = weights + sum(traces) + sum(workspace) + statistics
-    return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2)
+    n_z, most, n = config.n_embedding, arrays.room(config), network.sizes(config, cell)
+    rows = most.fixations + most.blocks
+    highest = max((1 + n.m) * n.G * n.n_h, n.n_p, n_z, n.n_e, n.n_g)
+    columns = highest * arrays.whole_lines(rows, config)
+    statistics = 6 * n_z**2 + 3 * n_z + 2 * (3 * rows * n_z + most.blocks)
+    numbers = weights + sum(traces) + sum(workspace) + columns + statistics
+    return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2 + 3 * most.blocks)
 
 
 class Held(NamedTuple):

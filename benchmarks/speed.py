@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,12 @@ class Stream:
         return Contender(turn, blocks * self._features.shape[1])
 
 
+def products_of(config: RJepaConfig, K: int) -> Contender:
+    """The products of learning alone, in blocks of K."""
+    operands = ceilings.Operands(config, K)
+    return Contender(operands.multiply, K * operands.blocks)
+
+
 ROUND = 16  # blocks of 16 in which Adam takes two steps and the metric is renewed once
 RIPE = 1_000_000  # fixations; the statistics of a young learner move faster, and cost more
 
@@ -148,7 +155,7 @@ def measure_sizes(effort: Effort) -> dict[tuple, Turns]:
                 "learn": stream.into(learner.learn_block, ROUND),
                 "predict": stream.into(seer.predict),
                 "embed": stream.into(seer.embed),
-                "products": Contender(ceilings.Operands(config, K).multiply, K),
+                "products": products_of(config, K),
             }
             for name, stepwise in (("torch", False), ("torch stepwise", True)) * has_torch():
                 peer = ripe(peers.TorchPeer(config, learner.parameters(), stepwise))
@@ -240,7 +247,7 @@ def tables_of_online(measured: dict[tuple, Turns]) -> list[Table]:
 
 
 class Profile(NamedTuple):
-    """Seconds a block of the default size: by part of learning, by product alone, in all."""
+    """Seconds of the default size: a block by part of learning and in all, by product alone."""
 
     parts: dict[str, Spread]
     products: list[tuple[ceilings.Product, Spread]]
@@ -253,22 +260,31 @@ def measure_profile(effort: Effort) -> Profile:
     stream = cpu.Stream(config, find(config.cell))
     learner = ripe(RJepa(config, engine=cpu.CpuEngine([stream])))
     operands = ceilings.Operands(config, BLOCK)
-    spent: dict[str, list[float]] = {}
+    spent: Counter[str] = Counter()
+    in_rounds: dict[str, list[float]] = {}
 
     def timed(part: str, call: Callable) -> Callable:
         def timed_call(*args):
             started = perf_counter()
             result = call(*args)
-            spent.setdefault(part, []).append(perf_counter() - started)
+            spent[part] += perf_counter() - started
             return result
 
         return timed_call
 
+    def round_of_blocks() -> None:
+        spent.clear()
+        of_round.call()
+        for part, seconds in spent.items():
+            in_rounds.setdefault(part, []).append(seconds / ROUND)
+
     stream.forward = timed("forward", stream.forward)
     stream.objective = timed("objective", stream.objective)
-    stream.update = timed("update", stream.update)
+    stream.assign_credit = timed("credit", stream.assign_credit)
+    stream.settle = timed("settle", stream.settle)
     stream.statistics.observe = timed("statistics", stream.statistics.observe)
-    contenders = {"learn": Contender(Stream(config, BLOCK).into(learner.learn_block).call)}
+    of_round = Stream(config, BLOCK).into(learner.learn_block, ROUND)
+    contenders = {"learn": Contender(round_of_blocks, ROUND)}
     for i in range(len(operands.products)):
         contenders[i] = Contender(lambda i=i: operands.repeat(i, 100), 100)
     with mock.patch.multiple(
@@ -278,7 +294,7 @@ def measure_profile(effort: Effort) -> Profile:
     ):
         turns = take_turns(contenders, 1.5 * effort.turns_s, effort.at_least)
     return Profile(
-        {part: spread(times) for part, times in spent.items()},
+        {part: spread(times) for part, times in in_rounds.items()},
         [(product, turns.time(i)) for i, product in enumerate(operands.products)],
         turns.time("learn"),
     )
@@ -287,7 +303,7 @@ def measure_profile(effort: Effort) -> Profile:
 def tables_of_profile(profile: Profile) -> list[Table]:
     alone = dict.fromkeys(profile.parts, 0.0)
     for product, time in profile.products:
-        alone[product.part] += time.median
+        alone[product.part] += time.median / product.blocks
     rows = [
         (part, microseconds(time), f"{1e6 * alone[part]:.0f}", share(time, profile.whole))
         for part, time in profile.parts.items()
@@ -339,7 +355,7 @@ def measure_counts(effort: Effort) -> Counts:
         learning[size] = take_turns(
             {
                 "learn": Stream(config, BLOCK).into(ripe(RJepa(config)).learn_block, ROUND),
-                "products": Contender(ceilings.Operands(config, BLOCK).multiply, BLOCK),
+                "products": products_of(config, BLOCK),
                 "copy": Contender(ceilings.copying(moved // 2), BLOCK),
                 "peak": Contender(ceilings.large_product()),
             },
@@ -424,15 +440,15 @@ class Flat(NamedTuple):
 
 
 def measure_flat(effort: Effort) -> Flat:
-    """One learner lives long; a copy of its young self then learns beside it, block by block."""
+    """One learner lives long; a copy of its young self then learns beside it, in turns."""
     say(f"flat: {effort.fixations:,} fixations")
     config = RJepaConfig()
     old = RJepa(config)
-    learn = Stream(config, BLOCK).into(old.learn_block).call
-    blocks = SPAN // BLOCK
+    learn, fixations_of_round = Stream(config, BLOCK).into(old.learn_block, ROUND)
+    rounds = SPAN // fixations_of_round
 
     def live() -> float:
-        return float(np.median([seconds_of(learn) for _ in range(blocks)])) / BLOCK
+        return float(np.median([seconds_of(learn) for _ in range(rounds)])) / fixations_of_round
 
     live()
     young = old.copy()
@@ -440,8 +456,9 @@ def measure_flat(effort: Effort) -> Flat:
     while old.fixations < effort.fixations - SPAN:
         along.append(live())
         fixations.append(old.fixations)
-    pair = [Stream(config, BLOCK).into(each.learn_block).call for each in (young, old)]
-    times = np.array([[seconds_of(call) for call in pair] for _ in range(blocks)]) / BLOCK
+    pair = [Stream(config, BLOCK).into(each.learn_block, ROUND).call for each in (young, old)]
+    times = np.array([[seconds_of(call) for call in pair] for _ in range(4 * rounds)])
+    times /= fixations_of_round
     return Flat(np.array(fixations), np.array(along), times[:, 0], times[:, 1])
 
 
@@ -450,7 +467,7 @@ def tables_of_flat(flat: Flat) -> list[Table]:
     rows = [
         (f"the first {SPAN:,} after warming up", microseconds(spread(flat.young))),
         (f"the last {SPAN:,}, after {last:,}", microseconds(spread(flat.old))),
-        ("last ÷ first, block by block in turns", plain(spread(flat.old / flat.young))),
+        ("last ÷ first, 16 blocks by 16 blocks in turns", plain(spread(flat.old / flat.young))),
     ]
     return [Table(("fixations", "µs a fixation"), rows)]
 

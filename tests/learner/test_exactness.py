@@ -71,33 +71,35 @@ def test_streams_are_what_the_claim_is_about():
 class NoTransport(Stream):
     """Traces with J = 0: each remembers its own fixation alone."""
 
-    def update(self, ws, descent):
+    def assign_credit(self, ws):
         ws.J[:] = 0
-        super().update(ws, descent)
+        super().assign_credit(ws)
 
 
 class CutAtTheBorder(Stream):
     """Truncated to the block: no trace comes in."""
 
-    def update(self, ws, descent):
+    def assign_credit(self, ws):
+        self.settle()
         for trace in self.traces:
             trace[:] = 0
-        super().update(ws, descent)
+        super().assign_credit(ws)
 
 
 class NoFirstDelta(Stream):
     """The block's first error does not reach the state that it was predicted from."""
 
-    def update(self, ws, descent):
+    def assign_credit(self, ws):
         ws.delta[0] = 0
-        super().update(ws, descent)
+        super().assign_credit(ws)
 
 
 class NoShareBeforeTheBlock(Stream):
     """The block's first error does not reach the hidden layer of the fixation before it."""
 
     def learn(self, step):
-        self.workspace.hidden[0] = 0
+        _, hidden, _, _ = self.rows_before()
+        hidden[:] = 0
         return super().learn(step)
 
 

@@ -29,18 +29,20 @@ KERNELS = {
     "forward": lambda stream, ws, step: stream.forward(ws),
     "predict": lambda stream, ws, step: kernels.predict(stream.weights, ws),
     "objective": lambda stream, ws, step: stream.objective(ws),
-    "predictor_backward": lambda stream, ws, step: kernels.predictor_backward(
-        stream.weights, ws, stream.descent(step)
-    ),
-    "gather": lambda stream, ws, step: stream.update(
-        ws, stream.descent(step._replace(takes_step=False))
-    ),
-    "step": lambda stream, ws, step: stream.update(ws, stream.descent(step)),
+    "predictor_backward": lambda stream, ws, step: kernels.predictor_backward(stream.weights, ws),
+    "assign_credit": lambda stream, ws, step: stream.assign_credit(ws),
+    "gather": lambda stream, ws, step: gather(stream, ws, None),
+    "step": lambda stream, ws, step: gather(stream, ws, step),
     "observe": lambda stream, ws, step: stream.statistics.observe(ws.centred, ws.e),
 }
 
 # Of the kernels that are no names of a module, since they are made for each cell.
-OF_THE_CELL = {"forward": 6, "gather": 10, "step": 10}
+OF_THE_CELL = {"forward": 6, "assign_credit": 10, "gather": 8, "step": 8, "observe": 16}
+
+
+def gather(stream, ws, step):
+    stream._keep(ws)
+    stream.settle(step)
 
 
 def block(K=16, seed=0):

@@ -52,6 +52,15 @@ def with_whole_lines(name, shape):
     return (*shape[:-1], -(-shape[-1] // 16) * 16) if in_lines else shape
 
 
+def with_room(name, shape, config):
+    """The shape on the CPU of what a block of max_block fixations makes."""
+    if name in arrays.KEPT:
+        fixations, blocks = arrays.room(config)
+        before = shape[0] - config.max_block
+        shape = (fixations + before * (1 + blocks), *shape[1:])
+    return with_whole_lines(name, shape)
+
+
 def test_a_declared_shape_is_sums_and_products_of_symbols():
     class Group:
         matrix: Annotated[network.Array, "K+1 G*n_h 1"]
@@ -78,7 +87,7 @@ def test_both_devices_have_the_arrays_of_the_table(cell, memory_input, n_encoder
     shapes = network.shapes(network.Activations, network.sizes(config, cell))
     ours, gpus = workspaces(config, cell)
     for name, shape in shapes.items():
-        assert getattr(ours, name).shape == with_whole_lines(name, shape), name
+        assert getattr(ours, name).shape == with_room(name, shape, config), name
         assert getattr(gpus, name).shape == (1, *shape), name
     weights, gpu_weights = (
         arrays.zero_weights(config, cell, 0),
@@ -102,11 +111,12 @@ def test_what_ends_with_1_does_so_but_for_the_fixation_before(n_encoder_hidden):
     for name in network.END_WITH_1:
         array = getattr(ours, name)
         before = {"x": 1, "hidden": 1}.get(name, 0)  # rows of no fixation, without a 1
-        assert network.first_row_with_1(name) == before == len(array) - config.max_block, name
+        assert network.first_row_with_1(name) == before == len(start[name][0]) - config.max_block
         last = start[name].shape[-1] - 1
         assert not array[:before].any() and (array[before:, last] == 1).all(), name
         assert not np.delete(array, last, axis=1).any(), name
-        np.testing.assert_array_equal(start[name], array[None, :, : last + 1], err_msg=name)
+        of_block = array[None, : before + config.max_block, : last + 1]
+        np.testing.assert_array_equal(start[name], of_block, err_msg=name)
 
 
 @every_cell
@@ -131,8 +141,9 @@ def test_what_fills_up_rows_stays_zero_and_is_not_handed_out(
         n = network.shapes(type(group), network.sizes(config, find(cell)))
         for name in n.keys() & arrays.WHOLE_LINES:
             assert not getattr(group, name)[..., n[name][-1] :].any(), name
-        for name in n.keys() - arrays.WHOLE_LINES:
-            assert getattr(group, name).shape == n[name], name
+        for name, shape in arrays.shapes(type(group), config, find(cell)).items():
+            assert getattr(group, name).shape == shape, name
+            assert name in arrays.WHOLE_LINES or shape[-1] == n[name][-1], name
     for name, array in learner.tensors().items():  # `moved` is zero if statistics were just renewed
         assert array.any() or name == "statistics.moved" or not array.size, name
     flat = learner.tensors()["weights"]
@@ -165,16 +176,26 @@ def test_rows_of_matrices_start_at_cache_lines():
 
 @every_cell
 @every_encoder
-def test_the_first_rows_of_a_workspace_are_views_of_it(cell, n_encoder_hidden):
+@pytest.mark.parametrize("kept", [(0, 0), (3, 2)])
+def test_a_block_s_rows_are_views_of_the_workspace_after_what_is_kept(cell, n_encoder_hidden, kept):
     config, cell = network_of(cell, n_encoder_hidden=n_encoder_hidden)
-    workspace = arrays.zero_workspace(config, cell)
-    two = arrays.rows(workspace, config, cell, 2)
+    workspace, kept = arrays.zero_workspace(config, cell), arrays.Kept(*kept)
+    two = arrays.rows(workspace, config, cell, 2, kept)
+    before = arrays.kept_rows(workspace, kept)
     for name in (field.name for field in dataclasses.fields(workspace)):
         whole, part = getattr(workspace, name), getattr(two, name)
         assert np.shares_memory(whole, part) or not whole.size, name
+        if name in arrays.KEPT_BLOCKWISE:
+            assert part.shape == whole.shape[1:], name
+            assert np.shares_memory(whole[kept.blocks], part), name
+            continue
         assert part.shape[1:] == whole.shape[1:], name
         axis = network.declarations(arrays.Workspace).get(name, "").partition(" ")[0]
         assert len(part) == {"K": 2, "K+1": 3}.get(axis, len(whole)), name
+        if name in arrays.KEPT:
+            first = kept.fixations + (kept.blocks if axis == "K+1" else 0)
+            assert len(getattr(before, name)) == first, name
+            assert np.shares_memory(whole[first], part[0]) or not whole.size, name
 
 
 @every_encoder

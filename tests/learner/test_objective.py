@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edge_rjepa.learner.engines.statistics import PredictiveInformation
+from edge_rjepa.learner.kernels.arrays import Kept
 from edge_rjepa.learner.objective import effective_rank, information, precision
 from edge_rjepa.learner.objective import surprise as surprise_of
 
@@ -20,7 +21,7 @@ def blocks(rng, sizes=(1, 16, 5, 7, 2, 30)):
 
 
 def objective(statistics_fixations=20.0, dtype="float64"):
-    return PredictiveInformation(N_Z, EPS, statistics_fixations, 64, dtype)
+    return PredictiveInformation(N_Z, EPS, statistics_fixations, Kept(64, 3), dtype)
 
 
 def observe(statistics, seen):

@@ -15,6 +15,11 @@ from edge_rjepa.learner.engines import Learned, Seen, Step
 from edge_rjepa.learner.engines.statistics import PredictiveInformation
 from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.kernels import cpu as kernels
+from edge_rjepa.learner.network import layers_without_past
+
+SETTLED = frozenset(("gradient", "traces.E"))  # what takes in the blocks that are kept
+MOST_VIEWS = 64  # workspaces of views: blocks of one length have as many as a step has blocks
+NOTHING = arrays.Kept(0, 0)
 
 
 class CpuEngine:
@@ -71,6 +76,8 @@ class CpuEngine:
     def arrays(self, i: int = 0, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """What changes of the i-th stream: copies of what there is for every weight, and views."""
         stream = self._streams[i]
+        if names is None or not SETTLED.isdisjoint(names):
+            stream.settle()
         weights, views = stream.for_every_weight(), stream.views()
         return {
             name: arrays.packed(weights[name], stream.config, stream.cell)
@@ -82,6 +89,7 @@ class CpuEngine:
     def set(self, tensors: Mapping[str, np.ndarray], i: int = 0) -> None:
         """Copy these into the i-th stream."""
         stream = self._streams[i]
+        stream.settle()
         weights, views = stream.for_every_weight(), stream.views()
         for name, tensor in tensors.items():
             if name in weights:
@@ -103,7 +111,12 @@ class CpuEngine:
 
 
 class Stream:
-    """One stream: its arrays, and the order in which the kernels work on them."""
+    """One stream: its arrays, and the order in which the kernels work on them.
+
+    Between two steps weights stand still, and gradients and traces are sums. So blocks are kept,
+    and large arrays take in several at once. When they do makes no difference, to the bit: each
+    number is summed in the order of the fixations.
+    """
 
     def __init__(self, config: RJepaConfig, cell: Cell):
         self.config, self.cell = config, cell
@@ -115,22 +128,26 @@ class Stream:
             config.n_embedding,
             config.noise_floor,
             config.statistics_fixations,
-            config.max_block,
+            arrays.room(config),
             config.dtype,
         )
-        self._rows: dict[int, arrays.Workspace] = {}
+        self._layers = layers_without_past(config)
+        self._room, self._kept = arrays.room(config), NOTHING
+        self._views: dict[tuple[int, arrays.Kept], arrays.Workspace] = {}
 
     def learn(self, step: Step) -> Learned:
-        """Forward, loss, backward, update, statistics."""
+        """Forward, loss, backward, statistics; and the step, where there is one."""
         ws = self.take(step.features, step.efference)
         self.forward(ws)
         kernels.predict(self.weights, ws)
         loss = self.objective(ws)
-        descent = self.descent(step)
-        kernels.predictor_backward(self.weights, ws, descent)
-        self.update(ws, descent)
-        self.statistics.observe(ws.centred, ws.e)
+        kernels.predictor_backward(self.weights, ws)
+        self.assign_credit(ws)
+        self._keep(ws)
         self._carry(ws)
+        if step.takes_step:
+            self.settle(step)
+        self.statistics.observe(ws.centred, ws.e)
         return Learned(loss, self.statistics.information, ws.surprise.copy())
 
     def see(self, features: np.ndarray, efference: np.ndarray, predict: bool) -> Seen:
@@ -146,19 +163,31 @@ class Stream:
 
     def reset(self) -> None:
         """Forget the past."""
-        for rows in self._rows_before(self.workspace):
-            rows[0] = 0
+        for row in self.rows_before():
+            row[:] = 0
         self._forget_traces()
 
     def take(self, features: np.ndarray, efference: np.ndarray) -> arrays.Workspace:
-        """Copy a block into the workspace; the views of its rows."""
-        K = len(features)
-        if K not in self._rows:
-            self._rows[K] = arrays.rows(self.workspace, self.config, self.cell, K)
-        ws = self._rows[K]
-        ws.x[1:, : self.config.n_features] = features
+        """Copy a block into the workspace, after those that are kept; the views of its rows."""
+        K, config = len(features), self.config
+        most = self._room
+        if self._kept.fixations + K > most.fixations or self._kept.blocks == most.blocks:
+            self.settle()
+        ws = self._rows(K)
+        ws.x[1:, : config.n_features] = features
         ws.a[:, :-1] = efference
+        # Rows may have been those before a block, after a reset: without their constant 1.
+        ws.x[1:, config.n_features] = ws.hidden[1:, config.n_encoder_hidden] = 1
         return ws
+
+    def _rows(self, K: int) -> arrays.Workspace:
+        """The views of the next K fixations."""
+        place = K, self._kept
+        if place not in self._views:
+            if len(self._views) == MOST_VIEWS:
+                self._views.clear()
+            self._views[place] = arrays.rows(self.workspace, self.config, self.cell, *place)
+        return self._views[place]
 
     def forward(self, ws: arrays.Workspace) -> None:
         """Embeddings and the recurrent layer."""
@@ -171,27 +200,41 @@ class Stream:
         ws.d_z[0] = 0
         return self.statistics.loss(ws.z[1:], ws.e, ws.centred, ws.d_z[1:], ws.d_zhat, ws.surprise)
 
-    def descent(self, step: Step) -> arrays.Descent:
-        """The weights and what goes with them, for a block."""
-        return arrays.Descent(
-            self.weights, self.gradient, self.m2, step.adam, step.adam_encoder, step.takes_step
-        )
+    def assign_credit(self, ws: arrays.Workspace) -> None:
+        """RFP: what the block's losses ask of the recurrent layer."""
+        kernels.assign_credit(self.cell, ws, self.traces, self.gradient)
 
-    def update(self, ws: arrays.Workspace, descent: arrays.Descent) -> None:
-        """RFP: the recurrent layer's gradients, the traces, and Adam."""
-        kernels.update(self.cell, ws, self.traces, descent)
+    def _keep(self, ws: arrays.Workspace) -> None:
+        """The block is one of those that gradients and traces have yet to take in."""
+        fixations, blocks = self._kept
+        self._kept = arrays.Kept(fixations + len(ws.a), blocks + 1)
+        self.workspace.ends[blocks] = self._kept.fixations
+
+    def settle(self, step: Step | None = None) -> None:
+        """Gradients and traces take in the blocks that are kept; then this step, if any."""
+        if not self._kept.blocks:
+            return
+        kept, descent = arrays.kept_rows(self.workspace, self._kept), None
+        if step is not None:
+            descent = arrays.Descent(self.weights, self.m2, step.adam, step.adam_encoder)
+        kernels.settle(self._layers, kept, self.traces, self.gradient, descent)
+        before, self._kept = self.rows_before(), NOTHING
+        for row, old in zip(self.rows_before(), before, strict=True):
+            row[:] = old
 
     def _carry(self, ws: arrays.Workspace) -> None:
         """The block's last fixation becomes the one before the next block."""
-        for rows in self._rows_before(ws):
-            rows[0] = rows[-1]
+        block = ws.x, ws.hidden, ws.z, ws.y
+        for row, rows in zip(self.rows_before(), block, strict=True):
+            row[:] = rows[-1]
 
-    @staticmethod
-    def _rows_before(ws: arrays.Workspace) -> tuple[np.ndarray, ...]:
-        """The arrays whose row 0 is of the fixation before the block."""
-        return ws.x, ws.hidden, ws.z, ws.y
+    def rows_before(self) -> tuple[np.ndarray, ...]:
+        """Of x, hidden, z and y: views of the fixation before the next block."""
+        ws, at = self.workspace, sum(self._kept)
+        return ws.x[at], ws.hidden[at], ws.z[0], ws.y[0]
 
     def _forget_traces(self) -> None:
+        self.settle()
         for trace in self.traces:
             trace[:] = 0
 
@@ -201,14 +244,15 @@ class Stream:
 
     def views(self) -> dict[str, np.ndarray]:
         """All else that changes, by name, without the zeros at the ends of rows."""
-        ws, config = self.workspace, self.config
+        config = self.config
+        x, hidden, z, y = self.rows_before()
         return {
             "traces.E": self.traces.E[..., : config.n_memory_input + 1],
             "traces.e_lam": self.traces.e_lam,
-            "past.x": ws.x[0, : config.n_features + 1],
-            "past.hidden": ws.hidden[0, : config.n_encoder_hidden + 1],
-            "past.z": ws.z[0],
-            "past.y": ws.y[0],
+            "past.x": x[: config.n_features + 1],
+            "past.hidden": hidden[: config.n_encoder_hidden + 1],
+            "past.z": z,
+            "past.y": y,
             **{f"statistics.{k}": v for k, v in self.statistics.arrays().items()},
         }
 

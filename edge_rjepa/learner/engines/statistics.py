@@ -7,8 +7,9 @@ import math
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
+from edge_rjepa.learner.kernels import products
 from edge_rjepa.learner.kernels import statistics as kernels
-from edge_rjepa.learner.kernels.arrays import zeros
+from edge_rjepa.learner.kernels.arrays import Kept, zeros
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate, half_logdet
 
 
@@ -16,8 +17,8 @@ class PredictiveInformation:
     """Running mean and covariances of embedding and prediction error, and what follows from them.
 
     n_embedding: n_z. noise_floor: eps. statistics_fixations: time constant of the running
-    estimates in fixations; until that many were seen they are plain averages. max_block: most
-    fixations of a block.
+    estimates in fixations; until that many were seen they are plain averages. room: the most that
+    is kept until a covariance takes it in.
     """
 
     def __init__(
@@ -25,16 +26,15 @@ class PredictiveInformation:
         n_embedding: int,
         noise_floor: float,
         statistics_fixations: float,
-        max_block: int,
+        room: Kept,
         dtype: str,
     ):
         self.noise_floor = noise_floor
         self.statistics_fixations = statistics_fixations
         self.fixations = np.zeros(1, np.int64)
         self.mu = np.zeros(n_embedding, dtype)
-        self.S_z, self.S_e = (zeros((n_embedding, n_embedding), dtype) for _ in range(2))
+        self._of_z, self._of_e = (Covariance(n_embedding, room, dtype) for _ in range(2))
         self._shift, self._no_shift = np.zeros((2, n_embedding), dtype)  # of mu
-        self._scaled = zeros((max_block, n_embedding), dtype)
         # Cholesky factors of S + eps 1 and its inverses, in Fortran order: LAPACK works in place.
         self._factor_z, self._factor_e, self._P_z, self._P_e = (
             zeros((n_embedding, n_embedding), dtype).T for _ in range(4)
@@ -48,7 +48,8 @@ class PredictiveInformation:
     def arrays(self) -> dict[str, np.ndarray]:
         """What must be kept to go on as if nothing had happened (views, not copies).
 
-        Whoever writes into the factors calls `follow_factors`.
+        S_z and S_e have taken in all that was seen. Whoever writes into the factors calls
+        `follow_factors`.
         """
         return {
             "fixations": self.fixations, "mu": self.mu, "S_z": self.S_z, "S_e": self.S_e,
@@ -57,7 +58,18 @@ class PredictiveInformation:
 
     def buffers(self) -> list[np.ndarray]:
         """Every array held."""
-        return [array for array in vars(self).values() if isinstance(array, np.ndarray)]
+        held = *vars(self).values(), *vars(self._of_z).values(), *vars(self._of_e).values()
+        return [array for array in held if isinstance(array, np.ndarray)]
+
+    @property
+    def S_z(self) -> np.ndarray:  # noqa: N802, a symbol of docs/theory.md
+        """Covariance of the embedding, (n_z, n_z)."""
+        return self._of_z.settled()
+
+    @property
+    def S_e(self) -> np.ndarray:  # noqa: N802
+        """Second moment of the error, (n_z, n_z)."""
+        return self._of_e.settled()
 
     def loss(self, z, e, centred, d_z, d_zhat, surprise) -> float:
         """The block's loss in nats and its gradients, statistics as they stand.
@@ -74,10 +86,9 @@ class PredictiveInformation:
         K = len(e)
         rate = blend_rate(K, int(self.fixations[0]), self.statistics_fixations)
         self.fixations += K
-        shift, scaled = self._shift, self._scaled[:K]
-        kernels.move_mean(centred, rate, self.mu, shift)
-        kernels.move_covariance(centred, rate, shift, self.S_z, scaled)
-        kernels.move_covariance(e, rate, self._no_shift, self.S_e, scaled)
+        kernels.move_mean(centred, rate, self.mu, self._shift)
+        self._of_z.keep(centred, rate, self._shift)
+        self._of_e.keep(e, rate, self._no_shift)
         self._moved += rate
         if self._moved[0] >= RENEW_AFTER:
             self.factorise()
@@ -113,3 +124,43 @@ class PredictiveInformation:
         _, failed = self._potrf(factor, lower=True, clean=False, overwrite_a=True)
         if failed:  # only S that is not finite is not positive definite: the learner diverged
             factor.ravel(order="K")[:: len(S) + 1] = math.nan
+
+
+class Covariance:
+    """S (n, n) <- (1 - rate) S + rate block' block / K - shift' shift, block after block.
+
+    S takes in several blocks at once. How many makes no difference, to the bit. It stays symmetric
+    up to rounding.
+    """
+
+    def __init__(self, n: int, room: Kept, dtype: str):
+        rows = room.fixations + room.blocks  # of each block one more, for the shift
+        self._S = zeros((n, n), dtype)
+        self._rows, self._scaled = zeros((rows, n), dtype), zeros((rows, n), dtype)
+        self._columns = zeros((n, rows), dtype)
+        self._keeps = zeros((room.blocks, 1), dtype)  # 1 - rate
+        self._ends = np.zeros((room.blocks, 1), np.int64)
+        self._kept = 0, 0  # rows, blocks
+
+    def keep(self, block, rate, shift) -> None:
+        """A block (K, n), and by how much the mean moved, (n,)."""
+        first, i = self._kept
+        if i == len(self._ends) or first + 1 + len(block) > len(self._rows):
+            self.settled()
+            first, i = self._kept
+        end = first + 1 + len(block)
+        self._keeps[i], self._ends[i] = 1.0 - rate, end
+        kernels.keep_block(block, rate, shift, self._rows[first:end], self._scaled[first:end])
+        self._kept = end, i + 1
+
+    def settled(self) -> np.ndarray:
+        """S, with all that was kept taken in."""
+        end, blocks = self._kept
+        if blocks:
+            keeps, ends, columns = self._keeps[:blocks], self._ends[:blocks], self._columns
+            products.turn(self._scaled[:end], columns)
+            products.recur(1, False)(
+                keeps, keeps, columns, columns, ends, self._rows[:end], self._S, self._S, 1
+            )
+            self._kept = 0, 0
+        return self._S

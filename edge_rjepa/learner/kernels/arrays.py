@@ -26,9 +26,16 @@ PAGE, CACHE_LINE = 4096, 64  # bytes
 # A matrix and what it reads, or both not: products rely on rows of one length. G_a and `a`, a few
 # numbers a row, would become several times as long.
 WHOLE_LINES = frozenset(
-    ("W", "W_x", "W_z", "G_b", "V_1", "V_2", "V_3", "E", "E_row")
-    + ("x", "hidden", "u", "c", "gain", "p1", "p2", "d_hidden", "d_c", "d_gain", "d_p")
+    ("W", "W_x", "W_z", "G_b", "V_1", "V_2", "V_3", "E")
+    + ("x", "hidden", "u", "c", "gain", "p1", "p2", "back_hidden", "back_c", "back_gain", "back_p")
 )
+# What gradients and traces are made of is kept of several blocks: rows, or one thing a block.
+KEPT = frozenset(
+    [name for layer in (*network.PREDICTOR, *network.DEEP_ENCODER) for name in layer[2:4]]
+    + ["x", "u", "beta", "gamma"]
+)
+KEPT_BLOCKWISE = frozenset(("alpha", "T"))
+MOST_FIXATIONS, MOST_BLOCKS = 128, 16  # more are no faster
 
 
 class Adam(NamedTuple):
@@ -41,14 +48,26 @@ class Adam(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """The weights, and what goes with each."""
+    """What takes a step, and how; gradients are zero after it."""
 
     weights: Weights
-    gradient: Weights  # summed over the blocks since the last step
     m2: Weights  # Adam's second moment: running means of squared gradients
     adam: Adam
     adam_encoder: Adam  # for the encoder's matrices
-    takes_step: bool  # with the gradients of this block and those before; they are zero then
+
+
+class Kept(NamedTuple):
+    """How much of a workspace holds blocks that gradients and traces have not taken in yet."""
+
+    fixations: int
+    blocks: int
+
+
+def room(config: RJepaConfig) -> Kept:
+    """The most that is kept: the blocks of a step, as far as that is of use."""
+    blocks = min(config.update_every, MOST_BLOCKS)
+    most = max(config.max_block, MOST_FIXATIONS)
+    return Kept(min(blocks * config.max_block, most), blocks)
 
 
 @dataclass(frozen=True)
@@ -56,28 +75,36 @@ class Workspace(Activations):
     """Everything a block of K fixations needs."""
 
     surprise: Annotated[Array, "K"]  # 1/2 e' P_e e
-    d_p: Annotated[Array, "K n_p+1"]
-    d_q: Annotated[Array, "K n_p"]
-    d_c: Annotated[Array, "K n_c"]
-    d_gain: Annotated[Array, "K n_g+1"]
-    d_hidden: Annotated[Array, "K+1 n_e+1"]
+    d_1: Annotated[Array, "K n_p"]  # dl/d(V_1 c)
+    d_2: Annotated[Array, "K n_p"]  # dl/d(V_2 p1)
+    d_gain: Annotated[Array, "K n_g"]  # dl/d(G_a a)
+    d_hidden: Annotated[Array, "K+1 n_e"]  # dl/d(W_x x)
+    back_p: Annotated[Array, "K n_p+1"]  # dl/d(a layer's whole input)
+    back_c: Annotated[Array, "K n_c"]
+    back_gain: Annotated[Array, "K n_g+1"]
+    back_hidden: Annotated[Array, "K+1 n_e+1"]
     scratch_hidden: Annotated[Array, "K+1 n_e"]
     scratch_gain: Annotated[Array, "K n_g"]
     scratch_p: Annotated[Array, "K n_p"]
-    beta: Annotated[Array, "K G n_h"]
+    beta: Annotated[Array, "K G n_h"]  # docs/theory.md, section 6
     gamma: Annotated[Array, "K m G n_h"]
-    r: Annotated[Array, "m n_h"]  # credit of the states
-    T: Annotated[Array, "m m n_h"]  # products of J
-    E_row: Annotated[Array, "m n_u"]
+    alpha: Annotated[Array, "m n_h"]
+    T: Annotated[Array, "m m n_h"]
+    columns: np.ndarray  # rows that are kept, turned: of one layer, or of beta and gamma
+    ends: np.ndarray  # (blocks, 1) int64: the fixations of a kept block and those before it
     reads: np.ndarray  # int64, the states that the predictor reads
 
 
-def shapes(
-    group: type, config: RJepaConfig, cell: Cell, K: int | None = None
-) -> dict[str, network.Shape]:
-    """Name -> shape, as the arrays lie here, of blocks of K fixations (else max_block)."""
-    sizes = network.sizes(config, cell)
-    found = network.shapes(group, sizes if K is None else sizes._replace(K=K))
+def shapes(group: type, config: RJepaConfig, cell: Cell) -> dict[str, network.Shape]:
+    """Name -> shape, as the arrays lie here, with room for what is kept."""
+    sizes, most = network.sizes(config, cell), room(config)
+    found = network.shapes(group, sizes)
+    of_kept = network.shapes(group, sizes._replace(K=most.fixations))
+    for name in KEPT & found.keys():
+        more = most.blocks if _has_row_before(name) else 0
+        found[name] = (of_kept[name][0] + more, *found[name][1:])
+    for name in KEPT_BLOCKWISE & found.keys():
+        found[name] = (most.blocks, *found[name])
     return {
         name: (*shape[:-1], whole_lines(shape[-1], config)) if name in WHOLE_LINES else shape
         for name, shape in found.items()
@@ -142,7 +169,16 @@ def zero_workspace(config: RJepaConfig, cell: Cell) -> Workspace:
     in_table = network.shapes(Workspace, network.sizes(config, cell))
     for name in network.END_WITH_1:
         arrays[name][network.first_row_with_1(name) :, in_table[name][-1] - 1] = 1
-    return Workspace(**arrays, reads=np.array(cell.reads))
+    sizes, most = network.sizes(config, cell), room(config)
+    of_recurrent = (1 + sizes.m) * sizes.G * sizes.n_h
+    highest = max(of_recurrent, sizes.n_p, sizes.n_z, sizes.n_e, sizes.n_g)
+    columns = highest, whole_lines(most.fixations + most.blocks, config)
+    return Workspace(
+        **arrays,
+        columns=zeros(columns, config.dtype),
+        ends=np.zeros((most.blocks, 1), np.int64),
+        reads=np.array(cell.reads),
+    )
 
 
 def _zeros(group: type, config: RJepaConfig, cell: Cell) -> dict[str, np.ndarray]:
@@ -150,11 +186,32 @@ def _zeros(group: type, config: RJepaConfig, cell: Cell) -> dict[str, np.ndarray
     return {name: zeros(shape, config.dtype) for name, shape in of_group}
 
 
-def rows(workspace: Workspace, config: RJepaConfig, cell: Cell, K: int) -> Workspace:
-    """Views of the first K fixations of a workspace."""
-    of_block = shapes(Workspace, config, cell, K)
-    views = {name: getattr(workspace, name)[: shape[0]] for name, shape in of_block.items()}
+def rows(workspace: Workspace, config: RJepaConfig, cell: Cell, K: int, kept: Kept) -> Workspace:
+    """Views of a workspace for a block of K fixations, after the blocks that are kept."""
+    views = {}
+    for name, shape in network.shapes(Workspace, network.sizes(config, cell)._replace(K=K)).items():
+        array, first = getattr(workspace, name), _rows_kept(name, kept) if name in KEPT else 0
+        in_blocks = name in KEPT_BLOCKWISE
+        views[name] = array[kept.blocks] if in_blocks else array[first : first + shape[0]]
     return dataclasses.replace(workspace, **views)
+
+
+def kept_rows(workspace: Workspace, kept: Kept) -> Workspace:
+    """Views of the blocks that are kept; what no gradient is made of stays whole."""
+    views = {name: getattr(workspace, name)[: _rows_kept(name, kept)] for name in KEPT}
+    in_blocks = (*KEPT_BLOCKWISE, "ends")
+    views |= {name: getattr(workspace, name)[: kept.blocks] for name in in_blocks}
+    return dataclasses.replace(workspace, **views)
+
+
+def _rows_kept(name: str, kept: Kept) -> int:
+    """How many rows of that array the blocks take that are kept."""
+    return kept.fixations + (kept.blocks if _has_row_before(name) else 0)
+
+
+def _has_row_before(name: str) -> bool:
+    """Whether a block's row 0 is of the fixation before it."""
+    return network.declarations(Workspace)[name].startswith("K+1")
 
 
 # Column j of an array (n, n_h) as a tuple, by n: for compiled code its length is a type.

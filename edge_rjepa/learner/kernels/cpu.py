@@ -4,8 +4,11 @@ One block of K fixations runs through four functions (docs/theory.md has the der
 
     forward             embeddings and the recurrent layer with their local derivatives
     predict             predictions and errors
-    predictor_backward  from dl/dzhat and dl/dz back to every weight that has no past, and to delta
-    update              RFP: gradient of the projections' weights, and new traces
+    predictor_backward  from dl/dzhat and dl/dz back to the output of every layer, and to delta
+    assign_credit       RFP: what the block's losses ask of the recurrent layer, unit by unit
+
+What these find of a block is kept, since weights stand still until a step. `settle` then goes
+through every large array once for several blocks: gradients, traces, and the step.
 
 Each strings together matrix products and loops, compiled one by one and handed the few arrays they
 need: a single function that is handed them all is no faster and takes Numba twice as long to
@@ -31,7 +34,6 @@ from edge_rjepa.base.jit import jit, specialise
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.kernels import products
 from edge_rjepa.learner.kernels.arrays import COLUMN
-from edge_rjepa.learner.network import ENCODER
 
 # ------------------------------------------------------------------------------------------------
 # The cells' vocabulary (edge_rjepa/learner/cells.py) as compiled functions of one scalar.
@@ -279,47 +281,31 @@ def add_columns(a, first, out):
             out[k, j] += a[k, first + j]
 
 
-def predictor_backward(p, ws, descent):
-    """From ws.d_zhat (K, n_z) and ws.d_z (K+1, n_z; row 0 zero) back to every weight without past.
+def predictor_backward(p, ws):
+    """From ws.d_zhat (K, n_z) and ws.d_z (K+1, n_z; row 0 zero) back to every layer's output.
 
-    Each matrix takes its gradient as soon as nothing further back needs it. Writes ws.delta
-    (K, m, n_h): dl_{k+1}/dy_k. The z of the context is part of d_z, so row 0 carries the gradient
-    of the fixation before the block.
+    Writes `d_out` of each layer (network.py), and ws.delta (K, m, n_h): dl_{k+1}/dy_k. The z of the
+    context is part of d_z, so row 0 carries the gradient of the fixation before the block.
     """
-
-    def learn(name, d_out, x):
-        adam = descent.adam_encoder if name in ENCODER else descent.adam
-        w, gradient, m2 = (getattr(group, name) for group in descent[:3])
-        learn_matrix(d_out, x, w, gradient, m2, adam, descent.takes_step)
-
-    products.backward_product(ws.d_zhat, p.V_3, ws.d_p)
-    learn("V_3", ws.d_zhat, ws.p2)
-    through_tanh(ws.d_p, ws.p2, ws.d_q)
-    products.backward_product(ws.d_q, p.V_2, ws.d_p)
-    learn("V_2", ws.d_q, ws.p1)
-    through_gate(ws.d_p, ws.q, ws.g, ws.d_q, ws.d_g)
-    products.backward_product(ws.d_q, p.V_1, ws.d_c)
-    learn("V_1", ws.d_q, ws.c)
-    products.backward_product(ws.d_g, p.G_b, ws.d_gain)
-    learn("G_b", ws.d_g, ws.gain)
-    through_tanh(ws.d_gain, ws.gain, ws.scratch_gain)
-    learn("G_a", ws.scratch_gain, ws.a)
+    products.backward_product(ws.d_zhat, p.V_3, ws.back_p)
+    through_tanh(ws.back_p, ws.p2, ws.d_2)
+    products.backward_product(ws.d_2, p.V_2, ws.back_p)
+    through_gate(ws.back_p, ws.q, ws.g, ws.d_1, ws.d_g)
+    products.backward_product(ws.d_1, p.V_1, ws.back_c)
+    products.backward_product(ws.d_g, p.G_b, ws.back_gain)
+    through_tanh(ws.back_gain, ws.gain, ws.d_gain)
 
     n_hidden = ws.y.shape[2]
     ws.delta[:] = 0
     at = 0
     for state in ws.reads:
-        ws.delta[:, state] = ws.d_c[:, at : at + n_hidden]
+        ws.delta[:, state] = ws.back_c[:, at : at + n_hidden]
         at += n_hidden
-    add_columns(ws.d_c, at, ws.d_z[:-1])  # NumPy's += would take a buffer
+    add_columns(ws.back_c, at, ws.d_z[:-1])  # NumPy's += would take a buffer
     through_tanh(ws.d_z, ws.z, ws.d_z)
     if len(p.W_x):
-        products.backward_product(ws.d_z, p.W_z, ws.d_hidden)
-        learn("W_z", ws.d_z, ws.hidden)
-        through_tanh(ws.d_hidden, ws.hidden, ws.scratch_hidden)
-        learn("W_x", ws.scratch_hidden, ws.x)
-    else:
-        learn("W_z", ws.d_z, ws.x)
+        products.backward_product(ws.d_z, p.W_z, ws.back_hidden)
+        through_tanh(ws.back_hidden, ws.hidden, ws.d_hidden)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -428,73 +414,43 @@ def descend(w, gradient, m2, adam):
             gradient[i, j] = 0
 
 
-def learn_matrix(d_out, x, w, gradient, m2, adam, takes_step):
-    """w (n, m), of out = w x, gets the gradient d_out' x of K fixations, and may take a step.
+def assign_credit(cell, ws, traces, gradient):
+    """RFP's coefficients of the block. What concerns local parameters is done at once: few."""
+    local = ws.J, ws.B, ws.D
+    of_block = ws.alpha, ws.T, ws.beta, ws.gamma
+    coefficients(cell)(local, ws.delta, *of_block, traces.e_lam, gradient.lam)
 
-    Right after the product the gradient is still in the cache.
+
+def settle(layers, kept, traces, gradient, descent):
+    """Gradients and traces take in the blocks that are kept; then a step, unless descent is None.
+
+    layers: those without past. kept: the rows and blocks of a workspace. Products go along the
+    fixations, so that what has a row for each of them is turned first.
     """
-    products.add_product(d_out, x, gradient)
-    if takes_step:
-        descend(w, gradient, m2, adam)
+    for layer in layers:
+        rows, x = getattr(kept, layer.d_out), getattr(kept, layer.reads)
+        columns = kept.columns[: rows.shape[1]]
+        products.turn(rows, columns)
+        products.add_product(columns, x, getattr(gradient, layer.matrix))
+        take_step(layer.matrix, layer.encoder, gradient, descent)  # while it is in the cache
+    m, G, n_hidden, n_u = traces.E.shape
+    rows, (K, blocks) = G * n_hidden, (len(kept.u), len(kept.ends))
+    beta, gamma = kept.columns[:rows], kept.columns[rows : (1 + m) * rows]
+    products.turn(kept.beta.reshape(K, rows), beta)
+    products.turn(kept.gamma.reshape(K, m * rows), gamma)
+    products.recur(m, True)(
+        kept.alpha.reshape(blocks, m * n_hidden), kept.T.reshape(blocks, m * m * n_hidden),
+        beta, gamma, kept.ends, kept.u, traces.E.reshape(m * rows, n_u),
+        gradient.W.reshape(rows, n_u), n_hidden,
+    )  # fmt: skip
+    take_step("W", False, gradient, descent)
+    take_step("lam", False, gradient, descent)
 
 
-@jit
-def scale_into(scale, x, y):
-    """y <- scale x, both flat."""
-    for i in range(y.size):
-        y[i] = scale * x[i]
-
-
-@jit
-def add_scaled(scale, x, y):
-    """y += scale x, both flat."""
-    for i in range(y.size):
-        y[i] += scale * x[i]
-
-
-@jit
-def recur_row(alpha, T, E, old, gradient, row, j):
-    """One unit's row of one projection: gradient (n_u,) += alpha E, then E <- T E.
-
-    E (m, G n_h, n_u), old (m, n_u) scratch; alpha (m, n_h), T (m, m, n_h) at unit j.
-    """
-    m = E.shape[0]
-    for a in range(m):
-        copy(E[a, row], old[a])
-        add_scaled(alpha[a, j], old[a], gradient)
-    for a in range(m):
-        scale_into(T[a, 0, j], old[0], E[a, row])
-        for b in range(1, m):
-            add_scaled(T[a, b, j], old[b], E[a, row])
-
-
-@jit
-def recur_rows(alpha, T, E, old, gradient):
-    """Every row of the projections' weights: gradient (G n_h, n_u) += alpha E, then E <- T E.
-
-    E (m, G n_h, n_u), old (m, n_u) scratch; alpha (m, n_h), T (m, m, n_h).
-    """
-    n_hidden = alpha.shape[1]
-    for row in range(gradient.shape[0]):
-        recur_row(alpha, T, E, old, gradient[row], row, row % n_hidden)
-
-
-def update(cell, ws, traces, descent):
-    """RFP: projections' weights and local parameters get their gradients, the traces move on.
-
-    traces.E (m, G, n_h, n_u) and traces.e_lam (L, m, n_h):
-        dL/dW = alpha E + beta' u        E <- T_0 E + gamma' u
-    """
-    weights, gradient, m2, adam, _, takes_step = descent
-    local, credit = (ws.J, ws.B, ws.D), (ws.r, ws.T)
-    of_block = coefficients(cell)
-    of_block(local, ws.delta, *credit, ws.beta, ws.gamma, traces.e_lam, gradient.lam)
-    K, n_u = ws.u.shape
-    m, rows = len(traces.E), ws.s[0].size
-    E, gradient_W = traces.E.reshape(m, rows, n_u), gradient.W.reshape(rows, n_u)
-    products.add_product(ws.beta.reshape(K, rows), ws.u, gradient_W)
-    recur_rows(*credit, E, ws.E_row, gradient_W)
-    products.add_product(ws.gamma.reshape(K, m * rows), ws.u, E.reshape(m * rows, n_u))
-    if takes_step:
-        descend(weights.lam, gradient.lam, m2.lam, adam)
-        descend(weights.W.reshape(rows, n_u), gradient_W, m2.W.reshape(rows, n_u), adam)
+def take_step(name, encoder, gradient, descent):
+    """The weights of that name take a step by their gradient, unless descent is None."""
+    if descent is not None:
+        rows = -1, getattr(gradient, name).shape[-1]
+        arrays = (getattr(group, name) for group in (descent.weights, gradient, descent.m2))
+        adam = descent.adam_encoder if encoder else descent.adam
+        descend(*(array.reshape(rows) for array in arrays), adam)

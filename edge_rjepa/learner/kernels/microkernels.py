@@ -1,7 +1,9 @@
 """Tiles of matrix products that stay in the processor's registers, as LLVM instructions.
 
-    sum_tile    out[i:, j:] += sum over k of a[k, i:] b[k, j:], or of a[i:, k] b[k, j:]
+    sum_tile    out[i:, j:] += d[i:] w[:, j:]
     dot_tile    out[k:, j:] <- x[k:] w[j:]'
+    recur_tile  block after block: gradient += alpha E + beta u, and E <- T E + gamma u
+    turn_tile   out[j:, k:] <- rows[k:, j:]'
 
 Numba's loops are vectorised by LLVM, which does not keep a tile of sums in registers: what it reads
 and writes for each multiplication takes longer than to multiply. And BLAS copies what it reads
@@ -39,46 +41,39 @@ _FUSED = ("contract",)  # a product and a sum may be rounded once
 
 
 def sum_tile(rows: int, vectors: int) -> Callable:
-    """For compiled code: tile(a, b, out, across, first, end, i, j, columns), rows by vectors large.
+    """For compiled code: tile(d, w, out, first, end, i, j, columns), rows by vectors large.
 
-    It sums over k = first .. end - 1, which go across `a` or down. A tile of one vector is what is
-    left of a row: `columns` numbers. What the next tiles need is fetched meanwhile: rows are too
-    short for the processor to foresee.
+    It sums over the rows k = first .. end - 1 of `w`. A tile of one vector is what is left of a
+    row: `columns` numbers. What the next tiles need is fetched meanwhile: rows are too short for
+    the processor to foresee.
     """
     partial = vectors == 1
 
     @intrinsic
-    def tile(typing_context, a, b, out, across, first, end, i, j, columns):
-        _check(a, b, out)
-        return types.void(a, b, out, types.boolean, *[types.intp] * 5), generate
+    def tile(typing_context, d, w, out, first, end, i, j, columns):
+        _check(d, w, out)
+        return types.void(d, w, out, *[types.intp] * 5), generate
 
     def generate(context, builder, signature, arguments):
-        a, b, out = _matrices(context, builder, signature, arguments[:3])
-        across, first, end, i, j, columns = arguments[3:]
-        a.transpose_if(across)
+        d, w, out = _matrices(context, builder, signature, arguments[:3])
+        first, end, i, j, columns = arguments[3:]
         vector = _Vectors(builder, out.number, columns if partial else None)
         targets = [out.at(builder.add(i, _INDEX(row)), j) for row in range(rows)]
-        sums = [[cgutils.alloca_once(builder, vector.type) for _ in range(vectors)]
-                for _ in range(rows)]  # fmt: skip
-        for row, target in enumerate(targets):
+        sums = _sums(builder, vector, rows, vectors)
+        for target, of_row in zip(targets, sums, strict=True):
             for v in range(vectors):
-                builder.store(vector.load(target, v, partial), sums[row][v])
-        long = builder.icmp_signed(">", builder.sub(end, first), _INDEX(4))
-        with builder.if_then(long):  # or fetching takes longer than the sums
-            for row in range(rows):
-                below = out.at(builder.add(i, _INDEX(row + rows)), j)
-                vector.fetch(below, range(vectors), write=True)
+                builder.store(vector.load(target, v, partial), of_row[v])
         with cgutils.for_range_slice(builder, first, end, _INDEX(1)) as (k, _):
-            source = b.at(k, j)
+            source = w.at(k, j)
             vector.fetch(source, range(vectors, 2 * vectors), write=False)
             right = [vector.load(source, v, partial) for v in range(vectors)]
-            for row in range(rows):
-                left = vector.of(a.load(k, builder.add(i, _INDEX(row))))
+            for row, of_row in enumerate(sums):
+                left = vector.of(d.load(builder.add(i, _INDEX(row)), k))
                 for v in range(vectors):
-                    _add_product(builder, sums[row][v], left, right[v])
-        for row, target in enumerate(targets):
+                    _add_product(builder, of_row[v], left, right[v])
+        for target, of_row in zip(targets, sums, strict=True):
             for v in range(vectors):
-                vector.store(builder.load(sums[row][v]), target, v, partial)
+                vector.store(builder.load(of_row[v]), target, v, partial)
         return context.get_dummy_value()
 
     return tile
@@ -106,8 +101,7 @@ def dot_tile(rows: int, columns: int) -> Callable:
         lanes = _INDEX(VECTOR_BYTES // out.number.bytes)
         whole, rest = builder.udiv(w.n_columns, lanes), builder.urem(w.n_columns, lanes)
         vector = _Vectors(builder, out.number, rest)
-        sums = [[cgutils.alloca_once(builder, vector.type) for _ in range(columns)]
-                for _ in range(rows)]  # fmt: skip
+        sums = _sums(builder, vector, rows, columns)
 
         def add(v, partial):
             right = [vector.load(source, v, partial) for source in rights]
@@ -136,6 +130,130 @@ def dot_tile(rows: int, columns: int) -> Callable:
     return tile
 
 
+def recur_tile(rows: int, vectors: int, m: int, credit: bool) -> Callable:
+    """For compiled code: tile(alpha, T, beta, gamma, ends, u, E, gradient, units, i, j, columns).
+
+    A tile of E, m times, and with `credit` one of the gradient stay in registers while all blocks
+    pass, block b being the fixations k = ends[b - 1] (else 0) .. ends[b] - 1:
+
+        gradient += alpha[b] E                      E <- T[b] E
+        gradient += beta[:, k] u[k]                 E += gamma[:, k] u[k]
+
+    alpha (blocks, m units) and T (blocks, m m units) are the same for rows `units` apart; beta
+    (n, ..), gamma (m n, ..), u (.., n_u), ends (blocks, 1) int64; E (m n, n_u), gradient (n, n_u).
+    What m = 0 or no `credit` leaves out is not looked at. A tile of one vector is what is left of a
+    row: `columns` numbers.
+    """
+    partial = vectors == 1
+
+    @intrinsic
+    def tile(typing_context, alpha, T, beta, gamma, ends, u, E, gradient, units, i, j, columns):
+        _check(alpha, T, beta, gamma, u, E, gradient)
+        matrices = alpha, T, beta, gamma, ends, u, E, gradient
+        return types.void(*matrices, *[types.intp] * 4), generate
+
+    def generate(context, builder, signature, arguments):
+        matrices = _matrices(context, builder, signature, arguments[:8])
+        alpha, T, beta, gamma, ends, u, E, gradient = matrices
+        units, i, j, columns = arguments[8:]
+        vector = _Vectors(builder, u.number, columns if partial else None)
+        at = [builder.add(i, _INDEX(row)) for row in range(rows)]
+        unit = [builder.urem(each, units) for each in at]
+        of_E = list(range(m))
+
+        def part(which, length, place):
+            """The place in that one of several parts of a length."""
+            return builder.add(builder.mul(_INDEX(which), length), place)
+
+        targets = []  # of each row: of E, m times, and of the gradient
+        for each in at:
+            targets += [E.at(part(a, gradient.n_rows, each), j) for a in of_E]
+            targets += [gradient.at(each, j)] if credit else []
+        sums = _sums(builder, vector, len(targets), vectors)
+        for target, total in zip(targets, sums, strict=True):
+            for v in range(vectors):
+                builder.store(vector.load(target, v, partial), total[v])
+            below = builder.gep(target, [builder.mul(_INDEX(rows), gradient.strides[0])])
+            vector.fetch(below, range(vectors), write=True)
+        by_row = [sums[row : row + m + credit] for row in range(0, len(sums), m + credit)]
+
+        def begin(block, row):
+            """What comes over from the blocks before."""
+            totals = by_row[row]
+            for v in range(vectors):
+                old = [builder.load(totals[a][v]) for a in of_E]
+                for a in of_E if credit else ():
+                    weight = vector.of(alpha.load(block, part(a, units, unit[row])))
+                    _add_product(builder, totals[m][v], weight, old[a])
+                for a in of_E:
+                    factors = [
+                        vector.of(T.load(block, part(a * m + b, units, unit[row]))) for b in of_E
+                    ]
+                    builder.store(builder.fmul(factors[0], old[0]), totals[a][v])
+                    for factor, each in zip(factors[1:], old[1:], strict=True):
+                        _add_product(builder, totals[a][v], factor, each)
+
+        def add(k):
+            """A fixation's share."""
+            source = u.at(k, j)
+            right = [vector.load(source, v, partial) for v in range(vectors)]
+            for each, totals in zip(at, by_row, strict=True):
+                lefts = [gamma.load(part(a, gradient.n_rows, each), k) for a in of_E]
+                lefts += [beta.load(each, k)] if credit else []
+                for left, total in zip(map(vector.of, lefts), totals, strict=True):
+                    for v in range(vectors):
+                        _add_product(builder, total[v], left, right[v])
+
+        first = cgutils.alloca_once_value(builder, _INDEX(0))
+        with cgutils.for_range(builder, ends.n_rows) as blocks:
+            for row in range(rows):
+                begin(blocks.index, row)
+            end = ends.load(blocks.index, _INDEX(0))
+            with cgutils.for_range_slice(builder, builder.load(first), end, _INDEX(1)) as (k, _):
+                add(k)
+            builder.store(end, first)
+        for target, total in zip(targets, sums, strict=True):
+            for v in range(vectors):
+                vector.store(builder.load(total[v]), target, v, partial)
+        return context.get_dummy_value()
+
+    return tile
+
+
+@intrinsic
+def turn_tile(typing_context, rows, out, k, j):
+    """For compiled code: as many rows as a vector has lanes become columns, and columns rows."""
+    _check(rows, out)
+    return types.void(rows, out, types.intp, types.intp), _generate_turn_tile
+
+
+def _generate_turn_tile(context, builder, signature, arguments):
+    rows, out = _matrices(context, builder, signature, arguments[:2])
+    k, j = arguments[2:]
+    vector = _Vectors(builder, rows.number)
+    lanes = range(vector.lanes)
+    turned = [vector.load(rows.at(builder.add(k, _INDEX(i)), j), 0, False) for i in lanes]
+    half = vector.lanes // 2
+    while half:  # of each square: its corners off the diagonal change places, and so do theirs
+        for i in [i for i in lanes if not i & half]:
+            upper, lower = turned[i], turned[i + half]
+            of_upper = [lane + (vector.lanes - half if lane & half else 0) for lane in lanes]
+            of_lower = [lane + (vector.lanes if lane & half else half) for lane in lanes]
+            turned[i] = vector.shuffled(upper, lower, of_upper)
+            turned[i + half] = vector.shuffled(upper, lower, of_lower)
+        half //= 2
+    for i in lanes:
+        vector.store(turned[i], out.at(builder.add(j, _INDEX(i)), k), 0, False)
+    return context.get_dummy_value()
+
+
+def _sums(builder, vector: _Vectors, rows: int, vectors: int) -> list[list]:
+    """Room for a tile of sums: vectors that LLVM keeps in registers."""
+    return [
+        [cgutils.alloca_once(builder, vector.type) for _ in range(vectors)] for _ in range(rows)
+    ]
+
+
 def _check(*matrices) -> None:
     """What else would be read beyond its end is refused as it is compiled."""
     for each in matrices:
@@ -157,21 +275,15 @@ class _Matrix:
     def __init__(self, context, builder, numba_type, value):
         array = context.make_array(numba_type)(context, builder, value)
         self.number = _Number(context, numba_type.dtype)
-        _, self.n_columns = cgutils.unpack_tuple(builder, array.shape, 2)
+        self.n_rows, self.n_columns = cgutils.unpack_tuple(builder, array.shape, 2)
         self._builder = builder
         self._start = builder.bitcast(array.data, _BYTES)
-        self._strides = cgutils.unpack_tuple(builder, array.strides, 2)
+        self.strides = cgutils.unpack_tuple(builder, array.strides, 2)
 
     def at(self, row, column):
         """Address of an element, in bytes."""
-        row, column = map(self._builder.mul, (row, column), self._strides)
+        row, column = map(self._builder.mul, (row, column), self.strides)
         return self._builder.gep(self._start, [self._builder.add(row, column)])
-
-    def transpose_if(self, condition):
-        """Rows become columns where the condition holds."""
-        down, along = self._strides
-        select = self._builder.select
-        self._strides = [select(condition, along, down), select(condition, down, along)]
 
     def load(self, row, column):
         """An element."""
@@ -201,7 +313,7 @@ class _Vectors:
         kind = ir.VectorType(number.type, self.lanes)
         nothing = ir.Constant(kind, ir.Undefined)
         first = self._builder.insert_element(nothing, number, _LANE(0))
-        return self._shuffled(first, nothing, [0] * self.lanes)
+        return self.shuffled(first, nothing, [0] * self.lanes)
 
     def load(self, start, v, partial):
         """The v-th vector from an address on."""
@@ -257,7 +369,7 @@ class _Vectors:
         lower = [start + i for start in starts for i in range(size // 2)]
         upper = [start + i for start in starts for i in range(size // 2, size)]
         pair = vectors[0], vectors[-1]
-        return self._builder.fadd(self._shuffled(*pair, lower), self._shuffled(*pair, upper))
+        return self._builder.fadd(self.shuffled(*pair, lower), self.shuffled(*pair, upper))
 
     def _address(self, start, v):
         v = _INDEX(v) if isinstance(v, int) else v
@@ -271,7 +383,8 @@ class _Vectors:
         function = ir.FunctionType(returns, kinds)
         return cgutils.get_or_insert_function(self._builder.module, function, name)
 
-    def _shuffled(self, first, second, lanes):
+    def shuffled(self, first, second, lanes):
+        """Lanes of the first vector, and of the second behind it."""
         chosen = ir.Constant(ir.VectorType(_LANE, len(lanes)), lanes)
         return self._builder.shuffle_vector(first, second, chosen)
 

@@ -2,15 +2,18 @@
 
     forward_product     out <- x w'
     backward_product    out <- d w
-    add_product         out <- out + a' b
+    add_product         out <- out + d x
+    recur(m, credit)    what a recurrence makes of large matrices, block after block
 
 All matrices are of one dtype and in C order.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
+import numpy as np
 from numba.core import config
 
 from edge_rjepa.base.jit import jit, specialise
@@ -20,10 +23,13 @@ from edge_rjepa.learner.kernels.microkernels import (
     VECTOR_BYTES,
     WIDE,
     dot_tile,
+    recur_tile,
     sum_tile,
+    turn_tile,
 )
 
-DEEP = 64  # rows of `b` that stay in a core's cache while all tiles meet them
+DEEP = 64  # rows of a large matrix that stay in a core's cache while all tiles meet them
+PANEL_BYTES = 24 * 1024  # of the rows of a block that stay in the nearest cache
 # A product's loops over tiles stand in one function: what it called would be compiled twice.
 HEIGHTS = (("tall", TALL), ("short", SHORT), ("single", 1))  # of tiles, in rows
 
@@ -48,37 +54,59 @@ def dots_template(x, w, out):
             single_narrow(x, w, out, k, j)  # noqa: F821
 
 
-def sums_template(a, b, out, across):
-    """out (n, m) += a' b for b (K, m): tiles of WIDE vectors, then of one.
+def sums_template(d, w, out):
+    """out (K, m) += d w for d (K, n), w (n, m): tiles of WIDE vectors, then of one.
 
-    a is (K, n), or its transpose where K goes across. Then `b` is the large matrix: all rows of
-    `out`, which are few, meet a piece of it while that is in the cache. Else `out` is the large
-    one, and each stretch of its rows is read and written from left to right, once for DEEP rows.
+    All rows of `out`, which are few, meet a piece of `w` while that is in the cache.
     """
     lanes = VECTOR_BYTES // out.itemsize
-    n, m = out.shape
-    of_wide = m - m % (WIDE * lanes)
-    strip = max(n, 1) if across else TALL
-    for first in range(0, len(b), DEEP):
-        end = min(first + DEEP, len(b))
-        for top in range(0, n, strip):
-            bottom = min(top + strip, n)
-            of_tall, of_short = bottom - (bottom - top) % TALL, bottom - (bottom - top) % SHORT
-            for j in range(0, of_wide, WIDE * lanes):
-                for i in range(top, of_tall, TALL):
-                    tall_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
-                for i in range(of_tall, of_short, SHORT):
-                    short_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
-                for i in range(of_short, bottom):
-                    single_wide(a, b, out, across, first, end, i, j, lanes)  # noqa: F821
-            for j in range(of_wide, m, lanes):
-                columns = min(lanes, m - j)
-                for i in range(top, of_tall, TALL):
-                    tall_narrow(a, b, out, across, first, end, i, j, columns)  # noqa: F821
-                for i in range(of_tall, of_short, SHORT):
-                    short_narrow(a, b, out, across, first, end, i, j, columns)  # noqa: F821
-                for i in range(of_short, bottom):
-                    single_narrow(a, b, out, across, first, end, i, j, columns)  # noqa: F821
+    K, m = out.shape
+    of_tall, of_short, of_wide = K - K % TALL, K - K % SHORT, m - m % (WIDE * lanes)
+    for first in range(0, len(w), DEEP):
+        end = min(first + DEEP, len(w))
+        for j in range(0, of_wide, WIDE * lanes):
+            for i in range(0, of_tall, TALL):
+                tall_wide(d, w, out, first, end, i, j, lanes)  # noqa: F821
+            for i in range(of_tall, of_short, SHORT):
+                short_wide(d, w, out, first, end, i, j, lanes)  # noqa: F821
+            for i in range(of_short, K):
+                single_wide(d, w, out, first, end, i, j, lanes)  # noqa: F821
+        for j in range(of_wide, m, lanes):
+            columns = min(lanes, m - j)
+            for i in range(0, of_tall, TALL):
+                tall_narrow(d, w, out, first, end, i, j, columns)  # noqa: F821
+            for i in range(of_tall, of_short, SHORT):
+                short_narrow(d, w, out, first, end, i, j, columns)  # noqa: F821
+            for i in range(of_short, K):
+                single_narrow(d, w, out, first, end, i, j, columns)  # noqa: F821
+
+
+def recur_template(alpha, T, beta, gamma, ends, u, E, gradient, units):
+    """E (m n, n_u) and gradient (n, n_u) go through all blocks: see `recur_tile`.
+
+    A panel of columns comes first, so that what `u` has of it stays in the nearest cache.
+    """
+    lanes = VECTOR_BYTES // u.itemsize
+    wide = WIDE * lanes
+    given = alpha, T, beta, gamma, ends, u, E, gradient, units
+    n, n_u = gradient.shape
+    of_wide = n_u - n_u % wide
+    panel = wide * max(1, PANEL_BYTES // (u.itemsize * wide * max(1, len(u))))
+    of_tall, of_high = n - n % TALL_ROWS, n - n % HIGH_ROWS  # noqa: F821
+    for left in range(0, of_wide, panel):
+        right = min(left + panel, of_wide)
+        for i in range(0, of_tall, TALL_ROWS):  # noqa: F821
+            for j in range(left, right, wide):
+                tall_wide(*given, i, j, lanes)  # noqa: F821
+        for i in range(of_tall, n):
+            for j in range(left, right, wide):
+                single_wide(*given, i, j, lanes)  # noqa: F821
+    for j in range(of_wide, n_u, lanes):
+        columns = min(lanes, n_u - j)
+        for i in range(0, of_high, HIGH_ROWS):  # noqa: F821
+            high_narrow(*given, i, j, columns)  # noqa: F821
+        for i in range(of_high, n):
+            single_narrow(*given, i, j, columns)  # noqa: F821
 
 
 def _tiled(template: Callable, wide: Callable, narrow: Callable) -> Callable:
@@ -88,37 +116,92 @@ def _tiled(template: Callable, wide: Callable, narrow: Callable) -> Callable:
     return jit(specialise(template, "tiled", **tiles))
 
 
-DOTS = _tiled(dots_template, lambda rows: dot_tile(rows, WIDE), lambda rows: dot_tile(rows, 1))
-SUMS = _tiled(
-    sums_template,
-    lambda rows: sum_tile(rows, WIDE),
-    lambda rows: sum_tile(rows, 1),
-)
+dots = _tiled(dots_template, lambda rows: dot_tile(rows, WIDE), lambda rows: dot_tile(rows, 1))
+sums = _tiled(sums_template, lambda rows: sum_tile(rows, WIDE), lambda rows: sum_tile(rows, 1))
+
+
+@functools.cache
+def recur(m: int, credit: bool) -> Callable:
+    """The compiled `recur_template` for m values a unit, with a gradient or none."""
+    tall = max(1, TALL // (m + credit))
+    high = tall * WIDE
+    return jit(
+        specialise(
+            recur_template,
+            f"{m}_{'credit' if credit else 'alone'}",
+            TALL_ROWS=tall,
+            HIGH_ROWS=high,
+            tall_wide=recur_tile(tall, WIDE, m, credit),
+            single_wide=recur_tile(1, WIDE, m, credit),
+            high_narrow=recur_tile(high, 1, m, credit),
+            single_narrow=recur_tile(1, 1, m, credit),
+        )
+    )
+
+
+gather = recur(0, True)
+
+
+@jit
+def turn(rows, out):
+    """out (n, K or more) <- rows' for rows (K, n): fixations become columns."""
+    K, n = rows.shape
+    lanes = VECTOR_BYTES // rows.itemsize
+    of_tiles, whole = n - n % lanes, K - K % lanes
+    for j in range(0, of_tiles, lanes):
+        for k in range(0, whole, lanes):
+            turn_tile(rows, out, k, j)
+    for j in range(n):
+        for k in range(whole if j < of_tiles else 0, K):
+            out[j, k] = rows[k, j]
+
+
+if config.DISABLE_JIT:  # to look into the kernels: the tiles exist in compiled code only
+
+    def dots(x, w, out):
+        out[:] = x @ w.T
+
+    def sums(d, w, out):
+        out += d @ w
+
+    def turn(rows, out):
+        out[:, : len(rows)] = rows.T
+
+    @functools.cache
+    def recur(m, credit):
+        def run(alpha, T, beta, gamma, ends, u, E, gradient, units):
+            n, n_u = gradient.shape
+            E, first = E.reshape(m, n, n_u) if m else E, 0
+            repeat = n // units
+            for b, end in enumerate(ends[:, 0]):
+                block = slice(first, end)
+                if credit:
+                    for a in range(m):
+                        gradient += np.tile(alpha[b].reshape(m, units)[a], repeat)[:, None] * E[a]
+                    gradient += beta[:, block] @ u[block]
+                if m:
+                    factors = np.tile(T[b].reshape(m, m, units), repeat)
+                    E[...] = np.einsum("abn,bnu->anu", factors, E)
+                    E += gamma[:, block].reshape(m, n, -1) @ u[block]
+                first = end
+
+        return run
+
+
+gather = recur(0, True)  # no past: sums of products alone
 
 
 def forward_product(x, w, out):
     """out (K, n) <- x w' for x (K, m), w (n, m)."""
-    DOTS(x, w, out)
+    dots(x, w, out)
 
 
 def backward_product(d, w, out):
     """out (K, m) <- d w for d (K, n), w (n, m)."""
     out[:] = 0
-    SUMS(d, w, out, True)
+    sums(d, w, out)
 
 
-def add_product(a, b, out):
-    """out (n, m) <- out + a' b for a (K, n), b (K, m)."""
-    SUMS(a, b, out, False)
-
-
-if config.DISABLE_JIT:  # to look into the kernels: the tiles exist in compiled code only
-
-    def forward_product(x, w, out):
-        out[:] = x @ w.T
-
-    def backward_product(d, w, out):
-        out[:] = d @ w
-
-    def add_product(a, b, out):
-        out += a.T @ b
+def add_product(d, x, out):
+    """out (n, m) <- out + d x for d (n, K or more), x (K, m)."""
+    gather(d, d, d, d, np.array([[len(x)]]), x, out, out, 1)

@@ -63,26 +63,19 @@ def move_mean(centred, rate, mu, shift):
         mu[j] += shift[j]
 
 
-def move_covariance(rows, rate, shift, S, scaled):
-    """S <- (1 - rate) S + rate rows' rows / K - shift' shift, for `rows` (K, n_z).
-
-    shift (n_z,) is that of the mean about which S is; scaled (K, n_z) is scratch. S stays symmetric
-    up to rounding.
-    """
-    fade(S, rate, shift, rows, scaled)
-    products.add_product(scaled, rows, S)
-
-
 @jit
-def fade(S, rate, shift, rows, scaled):
-    """S <- (1 - rate) S - shift' shift, and scaled <- rate rows / K."""
-    keep, share = S.dtype.type(1.0 - rate), S.dtype.type(rate / rows.shape[0])
-    for i in range(S.shape[0]):
-        for j in range(S.shape[1]):
-            S[i, j] = keep * S[i, j] - shift[i] * shift[j]
-    for k in range(rows.shape[0]):
-        for j in range(rows.shape[1]):
-            scaled[k, j] = share * rows[k, j]
+def keep_block(block, rate, shift, rows, scaled):
+    """What a block changes of a covariance: block (K, n_z); rows and scaled (1 + K, n_z) out.
+
+    S <- (1 - rate) S + rate block' block / K - shift' shift is (1 - rate) S + scaled' rows, where
+    row 0 is `shift`, of the mean about which S is.
+    """
+    share = shift.dtype.type(rate / block.shape[0])
+    for j in range(shift.size):
+        rows[0, j], scaled[0, j] = shift[j], -shift[j]
+    for k in range(block.shape[0]):
+        for j in range(shift.size):
+            rows[k + 1, j], scaled[k + 1, j] = block[k, j], share * block[k, j]
 
 
 @jit
