@@ -30,8 +30,8 @@ LONGEST_MS = 0xFFFF
 NOT_OPEN = "the line to the head is not open: open() it first"
 FIRMWARE = "firmware_bridge/firmware/edge_head.hex"
 SETTINGS = (
-    f"low <= home <= high within {protocol.HARD_LOW_US:g} .. {protocol.HARD_HIGH_US:g} us, slew at "
-    f"least {protocol.SLOWEST_SLEW_US_PER_S} us/s"
+    f"low <= home <= high within {protocol.HARD_LOW_US:g} .. {protocol.HARD_HIGH_US:g} us, slew "
+    f"{protocol.SLOWEST_SLEW_US_PER_S} to 65535 us/s, a number below 2^32"
 )
 LOST = (OSError, termios.error)  # what a port raises when its device is gone
 
@@ -158,9 +158,13 @@ class ServoBoard:
         """Give the board a number, limits, home and speed of its axes, for good; returns anew who.
 
         Returns when the EEPROM has them. Raises HeadError when the board refuses them or cannot
-        keep them.
+        keep them, and for what the protocol cannot say.
         """
         message = protocol.Configure(board_id, pan, tilt)
+        try:
+            protocol.encode_request(0, message)
+        except protocol.ProtocolError as error:  # a negative speed, say: no board would take it
+            raise _refusal(message, Result.REFUSED) from error
         end_s = self._clock() + SETTLED_S
         while (result := self._ask(message).result) == Result.BUSY:
             self._await_eeprom(end_s)
@@ -396,7 +400,7 @@ def _refusal(what: object, result: Result) -> HeadError:
                 "the board takes no settings while it moves or stands outside the new limits: "
                 "relax it first, or move it inside them"
             )
-    return HeadError(f"the board refuses {what}: limits and home must be {SETTINGS}")
+    return HeadError(f"the board refuses {what}: settings are {SETTINGS}")
 
 
 def _fell(uptime_ms: int, before_ms: int) -> bool:

@@ -423,6 +423,24 @@ def test_settings_that_cannot_be_are_refused_and_nothing_changes(board):
     assert board.open().limits == ((1000.0, 2000.0), (1000.0, 2000.0))
 
 
+@pytest.mark.parametrize(
+    ("board_id", "pan"),
+    [
+        (-1, AxisSettings()),
+        (2**32, AxisSettings()),
+        (0, AxisSettings(slew_us_per_s=-5)),
+        (0, AxisSettings(slew_us_per_s=65536)),
+        (0, AxisSettings(low_us=-5.0)),
+        (0, AxisSettings(high_us=40_000.0)),
+        (0, AxisSettings(home_us=float("nan"))),
+    ],
+)
+def test_settings_that_cannot_be_said_are_refused_as_others(board, board_id, pan):
+    with pytest.raises(HeadError, match=r"500 .. 2500 us, slew 25 to 65535 us/s, a number below"):
+        board.configure(board_id, pan, AxisSettings())
+    assert board.open().limits == ((1000.0, 2000.0), (1000.0, 2000.0))
+
+
 def test_settings_wait_for_a_head_that_moves(board):
     board.request(Move(1900.0, 1500.0, 1.0))
     with pytest.raises(HeadError, match="while it moves"):
