@@ -14,6 +14,7 @@ from firmware_bridge.driver import Driver
 from firmware_bridge.errors import HeadError
 
 Options = Mapping[str, Any]  # whole numbers and texts
+MOST_WHOLE = 2**31 - 1  # of a number in a name: no port can be told a higher rate
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def _options(kind: Kind, spec: str, query: str) -> dict[str, Any]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
         asked = {name: type(usual[name])(value) for name, value in pairs}
+        if any(abs(value) > MOST_WHOLE for value in asked.values() if isinstance(value, int)):
+            raise ValueError
     except (KeyError, ValueError):
         shown = "&".join(f"{name}={value}" for name, value in usual.items())
         raise HeadError(f"{spec!r}: after ? belongs {shown}, all as you need it") from None

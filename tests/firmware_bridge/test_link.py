@@ -599,10 +599,18 @@ def test_an_unknown_head_is_told_what_there_is(spec):
         driver_of(spec)
 
 
-@pytest.mark.parametrize("query", ["pan", "pan=x", "pan=1&roll=2", "pan=1&tilt=1", "tilt=300", "&"])
+@pytest.mark.parametrize(
+    "query",
+    ["pan", "pan=x", "pan=1&roll=2", "pan=1&tilt=1", "tilt=300", "&", f"baud={2**31}", "baud=-9e9"],
+)
 def test_what_makes_no_sense_after_the_port_is_refused(query):
     with pytest.raises(HeadError):
         driver_of(f"feetech:/dev/ttyUSB0?{query}")
+
+
+def test_a_speed_beyond_all_use_is_refused():
+    with pytest.raises(HeadError, match="after [?] belongs"):
+        driver_of(f"ros2:/neck/commands?deg_per_s={10**400}")
 
 
 def test_a_newcomer_needs_one_record(monkeypatch):
