@@ -291,6 +291,8 @@ class Stream:
             socket.create_connection((url.hostname, url.port or PORTS[url.scheme]), 2.0).close()
         except OSError as error:
             return f"{url.hostname} does not answer ({error}): check the address and the network"
+        except UnicodeError:  # a label that is empty or too long, as in 192.168..10
+            return f"{url.hostname} is no name of a computer: check the address"
         return (
             f"{url.hostname} answers, but sends no pictures in time: try the address, user and "
             "password in a player such as ffplay; a camera that takes longer needs a higher "

@@ -242,6 +242,12 @@ def test_a_closed_port_and_an_unknown_host_are_told_apart(server):
         open_source("http://no.such.host.invalid/", camera=CONFIG)
 
 
+@pytest.mark.parametrize("url", ["http://192.168..10/", f"rtsp://{64 * 'a'}.local/"])
+def test_a_host_that_no_computer_is_called_is_named(url):
+    with pytest.raises(SourceError, match="is no name of a computer: check the address"):
+        open_source(url, camera=CONFIG)
+
+
 @pytest.mark.parametrize("spec", ["97", "/dev/video97", "/dev/v4l/by-id/usb-none-video-index0"])
 def test_a_device_that_is_not_there_says_what_is(spec):
     with pytest.raises(SourceError, match=f"camera {spec}: cannot be opened; there is "):
