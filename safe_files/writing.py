@@ -31,7 +31,7 @@ def write_atomic(
     time, or a link, a device or a folder has that name: what a link leads to may be somebody's.
     """
     path = Path(path)
-    _check_is_file(path)
+    check_is_file(path)
     for left_by_killed_process in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         left_by_killed_process.unlink(missing_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
@@ -108,7 +108,8 @@ def _incoming(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def _check_is_file(path: Path) -> None:
+def check_is_file(path: Path) -> None:
+    """Raises OSError where a link, a device or a folder has the name: write_atomic refuses it."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

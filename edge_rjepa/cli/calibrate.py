@@ -262,10 +262,8 @@ class _Preview:
         self._path, self._shown_s = path, -math.inf
         if path is not None and path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             raise CalibrationError(f"preview {path}: end it in .jpg or .png")
-        if path is not None and not path.parent.is_dir():
-            raise CalibrationError(
-                f"{path.parent} is no folder: make it, or name another --preview"
-            )
+        if path is not None:
+            _check_can_be_written(path, "--preview")
 
     def show(self, image, advice) -> None:
         now_s = time.monotonic()
@@ -386,7 +384,10 @@ def _report(options: argparse.Namespace) -> int:
     from calibration import io
 
     found = io.load(options.file)
-    print(_write_page(found, options.output or options.file.with_suffix(".html")))
+    page = options.output or _page_beside(options.file)
+    if page.exists() and page.samefile(options.file):
+        raise CalibrationError(f"{page} is the calibration itself: name another file for its page")
+    print(_write_page(found, page))
     return 0
 
 
@@ -396,9 +397,17 @@ def _save(options: argparse.Namespace, record: Any) -> None:
     io.save(options.output, record)
     for line in record.result.summary_lines():
         say(line)
-    page = _write_page(io.load(options.output), options.output.with_suffix(".html"))
+    page = _write_page(io.load(options.output), _page_beside(options.output))
     say(f"saved in {options.output}; open {page} in a browser")
     say(f"next: edge-rjepa learn --calibration {options.output} ..")
+
+
+def _page_beside(path: Path) -> Path:
+    """Where the page about a calibration goes. Raises CalibrationError if that is the same file."""
+    page = path.with_suffix(".html")
+    if page == path:
+        raise CalibrationError(f"{path}: the page about it has this name: end it in .json")
+    return page
 
 
 def _write_page(found, path: Path) -> Path:
@@ -417,12 +426,27 @@ def _check_output(path: Path) -> None:
     """Before an hour is spent: can it be written there, and what is there be kept?"""
     from calibration import io
 
+    _check_can_be_written(path, "-o")
+    _page_beside(path)
     if path.exists():
         io.load(path)
-    elif not path.parent.is_dir():
-        raise CalibrationError(f"{path.parent} is no folder: make it, or name another -o")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise CalibrationError(f"{path} cannot be written: name another -o")
+
+
+def _check_can_be_written(path: Path, flag: str) -> None:
+    """Raises CalibrationError where write_atomic would fail in the end, as far as can be told."""
+    from safe_files.errors import why
+    from safe_files.writing import check_is_file
+
+    if not path.parent.is_dir():
+        raise CalibrationError(f"{path.parent} is no folder: make it, or name another {flag}")
+    try:
+        check_is_file(path)
+    except OSError as error:
+        raise CalibrationError(f"cannot write {path}: {why(error)}") from error
+    # A file is replaced by a new one, which its folder has to take.
+    for each in (path.parent, path) if path.exists() else (path.parent,):
+        if not os.access(each, os.W_OK):
+            raise CalibrationError(f"{each} cannot be written: name another {flag}")
 
 
 @contextmanager

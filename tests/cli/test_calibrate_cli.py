@@ -173,6 +173,39 @@ def test_a_damaged_file_is_refused_by_all_who_read_it(text, says, typed, tmp_pat
     assert path.read_text() == text
 
 
+def test_what_cannot_be_written_in_the_end_is_refused_before_the_work(typed, tmp_path):
+    """A new file takes the old one's place: a link, or a folder that takes none, is no place."""
+    (tmp_path / "real.json").symlink_to("elsewhere.json")
+    (tmp_path / "now.jpg").mkdir()
+    camera = "calibrate", "camera", "--source", "nowhere.mp4"
+    for arguments, says in (
+        (("-o", "real.json"), "real.json: is a link: remove it"),
+        (("-o", "c.html"), "the page about it has this name: end it in .json"),
+        (("--preview", "now.jpg"), "now.jpg: Is a directory: name a file"),
+    ):
+        done = typed(tmp_path, *camera, *arguments)
+        refused(done, says)
+        assert "show the board" not in done.stderr
+
+
+def test_a_folder_that_takes_no_new_file_is_refused_before_the_work(
+    calibrated, typed, tmp_path, monkeypatch
+):
+    (tmp_path / "c.json").write_bytes((calibrated[0] / "c.json").read_bytes())
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).is_file())  # root may write
+    done = typed(tmp_path, "calibrate", "camera", "--source", "nowhere.mp4", "-o", "c.json")
+    refused(done, ". cannot be written: name another -o")
+
+
+def test_the_page_never_takes_the_place_of_the_calibration(calibrated, typed, tmp_path):
+    saved = (calibrated[0] / "c.json").read_bytes()
+    for name in ("c.json", "c.html"):
+        (tmp_path / name).write_bytes(saved)
+    refused(typed(tmp_path, "calibrate", "report", "c.json", "-o", "c.json"), "the calibration")
+    refused(typed(tmp_path, "calibrate", "report", "c.html"), "end it in .json")
+    assert all((tmp_path / name).read_bytes() == saved for name in ("c.json", "c.html"))
+
+
 def refused(done, says):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("edge-rjepa: ")
