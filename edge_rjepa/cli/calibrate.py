@@ -228,6 +228,10 @@ def _sightings_live(options: argparse.Namespace, board):
                     break
         except KeyboardInterrupt:
             say("")
+        except CalibrationError as error:  # a camera that is gone does not take its views along
+            if not guide.sightings:
+                raise
+            say(f"{error}; the views so far are used")
         name = name_of(options.source)
     if not guide.done:
         say(f"some views are still missing: {'; '.join(guide.missing())}")
@@ -260,6 +264,7 @@ class _Preview:
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._shown_s = path, -math.inf
+        self._told = False  # that it cannot be written
         if path is not None and path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             raise CalibrationError(f"preview {path}: end it in .jpg or .png")
         if path is not None:
@@ -271,6 +276,7 @@ class _Preview:
             return
         import cv2
 
+        from safe_files.errors import in_words
         from safe_files.writing import write_atomic
 
         self._shown_s, image = now_s, image.copy()
@@ -280,7 +286,12 @@ class _Preview:
             place = 8, image.shape[0] - 12
             cv2.putText(image, advice.text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, thick,
                         cv2.LINE_AA)  # fmt: skip
-        write_atomic(self._path, cv2.imencode(self._path.suffix, image)[1].tobytes())
+        try:
+            write_atomic(self._path, cv2.imencode(self._path.suffix, image)[1].tobytes())
+        except OSError as error:  # a full disk, say: the views are worth more
+            if not self._told:
+                say(f"warning: no preview: {in_words(error)}")
+            self._told = True
 
 
 # ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ here is how it ends when it cannot.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from benchmarks.faulty_camera import FaultyCamera, view
 from calibration import io
 from edge_rjepa.run.run import load_run
+from edge_rjepa.sources import Frame
 from tests.firmware_bridge.core_board import CoreBoard
 from tests.tools import but_in_attack
 
@@ -98,6 +100,57 @@ def test_a_video_is_guided_through_and_says_what_is_missing(tmp_path):
     figures = json.loads(done.stdout)
     assert figures["focal_px"][0] == pytest.approx(535.9, rel=0.02) and figures["views"][0] >= 8
     assert read(tmp_path / "now.jpg").shape[1::-1] == size
+
+
+class WavedAndGone:
+    """A live camera that shows each picture three times, and then nothing more."""
+
+    live = True
+
+    def __init__(self, pictures, meanwhile):
+        self._pictures = [read(path) for path in pictures for _ in range(3)]
+        self._meanwhile = meanwhile
+        self._shown = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def read_next(self, timeout_ms):
+        if self._shown == len(self._pictures):
+            return None
+        self._shown += 1
+        self._meanwhile()
+        return Frame(self._pictures[self._shown - 1], 0.1 * self._shown, (0.0, 0.0), self._shown)
+
+
+def wave(typed, monkeypatch, folder, pictures, *arguments, meanwhile=lambda: None):
+    camera = WavedAndGone(pictures, meanwhile)
+    monkeypatch.setattr("edge_rjepa.sources.open_source", lambda source: camera)
+    return typed(folder, "calibrate", "camera", "--source", "0", *BOARD, "-o", "c.json", *arguments)
+
+
+def test_views_outlive_their_camera(typed, tmp_path, monkeypatch):
+    done = wave(typed, monkeypatch, tmp_path, LEFT)
+    assert done.returncode == 0, done.stderr
+    assert "no picture came for 10 s: check the camera; the views so far are used" in done.stderr
+    assert io.load(tmp_path / "c.json").camera.result.views_used >= 8
+
+
+def test_a_camera_that_never_showed_the_board_is_the_trouble(typed, tmp_path, monkeypatch):
+    refused(wave(typed, monkeypatch, tmp_path, []), "no picture came for 10 s")
+
+
+def test_views_outlive_their_preview(typed, tmp_path, monkeypatch):
+    (tmp_path / "shown").mkdir()
+    done = wave(
+        typed, monkeypatch, tmp_path, LEFT, "--preview", "shown/now.jpg",
+        meanwhile=lambda: shutil.rmtree(tmp_path / "shown", ignore_errors=True),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: no preview: ") == 1 and "now.jpg" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["board.pdf", "board.png"])
