@@ -40,6 +40,7 @@ from calibration.model import CameraModel
 from calibration.rotation import WIDTH_PX, Features, Rotation, features_of, rotation_between
 from calibration.timing import HeadTiming, Step, solve_timing
 
+UNITS = "us", "steps"  # of pulses
 LEAST_FEATURES = 60
 COARSE_PX = 320  # width of the picture that is enough to time a move
 STEP_RAD = math.radians(10.0)
@@ -125,6 +126,11 @@ def calibrate_head(
     a picture made no wider than that; features_of does, if none is given. Raises CalibrationError
     where it cannot be done, with what to do, and lets through what head and next_frame raise.
     """
+    if head.unit not in UNITS:  # as joints of a robot, in rad
+        raise CalibrationError(
+            f"a head that is commanded in {head.unit} is not calibrated, only servos in "
+            f"{' or '.join(UNITS)}: use it as it is, with `calibrate camera` alone"
+        )
     with threadpool_limits(limits=1, user_api="blas"):  # matrices are small: threads only wait
         seen, timing = _observed(head, next_frame, camera, views, report, look, seed)
         report(0.85, "comparing views")

@@ -191,6 +191,16 @@ def test_a_line_that_breaks_is_what_is_told_even_if_the_head_cannot_be_sent_home
         calibrate_head(head, rig.next_frame, CAMERA, look=rig.sketch)
 
 
+def test_a_head_of_another_unit_is_refused_before_it_moves():
+    """As joints of ROS 2: two minutes of moves ended with limits that no servo has."""
+    rig = spoiled()
+    head = Otherwise(rig, rig.drive)
+    head.unit = "rad"
+    with pytest.raises(CalibrationError, match="commanded in rad is not calibrated.*camera"):
+        calibrate_head(head, rig.next_frame, CAMERA, look=rig.sketch)
+    assert not rig.moves
+
+
 def shown(image, rig):
     """Frames of a rig whose camera shows this instead."""
 
