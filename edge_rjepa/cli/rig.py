@@ -58,6 +58,8 @@ def open_rig(
 
             aim = calibrated.head_options(found) if found else {}
             head = opened.enter_context(open_head(device, **aim))
+            if found:
+                calibrated.check_unit(found, head.unit)
             say(f"head: {head.state().name} at {head.state().port}")
             if (
                 head.state().torque_off

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from calibration.aim import CalibratedAim
+from calibration.errors import CalibrationError
 from calibration.head_model import HeadCamera
 from calibration.io import Calibration, load, warnings
 from edge_rjepa.optics.camera import Lens
 
-__all__ = ["head_options", "image_delay_s", "lens_of", "load", "warnings_of"]
+__all__ = ["check_unit", "head_options", "image_delay_s", "lens_of", "load", "warnings_of"]
 
 
 def lens_of(found: Calibration, on_head: bool) -> Lens | None:
@@ -29,6 +30,15 @@ def head_options(found: Calibration) -> dict:
     timing = found.head.result.timing
     settle = {} if timing is None else {"settle_s": max(0.0, timing.settling_s - timing.lag_s)}
     return {"aim": CalibratedAim(found.head.result.model), **settle}
+
+
+def check_unit(found: Calibration, unit: str) -> None:
+    """Raises CalibrationError if the calibrated head is not commanded in this unit."""
+    if found.head and found.head.result.unit != unit:
+        raise CalibrationError(
+            f"the head is commanded in {unit}, the calibration is of {found.head.device} in "
+            f"{found.head.result.unit}: run calibrate head for this one, into another file"
+        )
 
 
 def image_delay_s(found: Calibration) -> float:

@@ -14,10 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration import io
 from edge_rjepa.cli.head import FIRMWARE
 from edge_rjepa.cli.jog import keys_in
 from firmware_bridge.aim import PULSES
+from firmware_bridge.feetech_packets import TORQUE
+from tests.calibrations import head_record
 from tests.firmware_bridge.core_board import CoreBoard
+from tests.firmware_bridge.sts_bus import Bus, Servo
+from tests.firmware_bridge.sts_bus import Terminal as BusTerminal
 
 pytestmark = pytest.mark.slow  # a head moves in real time
 
@@ -312,3 +317,18 @@ def test_keys_are_found_however_what_was_typed_is_cut(keys, data):
         more, rest = keys_in(rest + typed[begin:end])
         found += more
     assert (found, rest) == (keys, b"")
+
+
+# ------------------------------------------------------------------------------------------------
+# A head with the calibration of another
+
+
+def test_a_calibration_in_another_unit_turns_no_head(tmp_path, typed):
+    """Pulses of a hobby servo are steps of a bus servo, too: quite other ones."""
+    io.save(tmp_path / "c.json", head_record())
+    servos = Servo(1), Servo(2)
+    with BusTerminal(Bus(*servos)) as bus:
+        learn = "learn", f"--head=feetech:{bus.path}", "--calibration", "c.json", "--seconds", "2"
+        done = typed(tmp_path, *learn, "--out", "run")
+    assert done.returncode == 1 and "commanded in steps, the calibration is of a" in done.stderr
+    assert not any(servo.registers[TORQUE] for servo in servos)
