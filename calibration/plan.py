@@ -269,14 +269,13 @@ class _Session:
 
     def steps(self, axis: int) -> tuple[list[Step], np.ndarray]:
         """Recorded moves of one axis, and the rotation vector (3,) that one pulse turns it by."""
-        home = np.array(self.head.home_position)
-        size = self.step_pulses(axis)
-        self._swing(home - size)
+        middle, size = self.step_middle(axis), self.step_pulses(axis)
+        self._swing(middle - size)
         steps, moves, turns = [], [], []
         direction = 1.0
         for duration_s in STEPS_S:
-            before = self._swing(home)  # the first picture after the command may show it
-            commanded = self.move(home + direction * size, duration_s)
+            before = self._swing(middle)  # the first picture after the command may show it
+            commanded = self.move(middle + direction * size, duration_s)
             pictures = [before, *self.frames_until(commanded.t_s + duration_s + WATCH_S)]
             step, vector = self._timed(axis, commanded.t_s, duration_s, pictures)
             moves.append(direction * size)
@@ -284,17 +283,23 @@ class _Session:
             if step is not None:
                 steps.append(step)
             direction = -direction
-        self._swing(home)
+        self._swing(self.head.home_position)
         turn = turns_by_pulses(np.array(moves)[:, axis, None], turns)[:, 0]
         return steps, turn
 
     def step_pulses(self, axis: int) -> np.ndarray:
-        """(2,) from home to the end of a step."""
+        """(2,) from the middle to the end of a step."""
         low, high = self.head.limits[axis]
-        home = self.head.home_position[axis]
         size = np.zeros(2)
-        size[axis] = min(STEP_RAD * abs(self.head.per_rad[axis]), home - low, high - home)
+        size[axis] = min(STEP_RAD * abs(self.head.per_rad[axis]), 0.5 * (high - low))
         return size
+
+    def step_middle(self, axis: int) -> np.ndarray:
+        """(2,) about which an axis steps: home, or as near to it as leaves room to both sides."""
+        (low, high), room = self.head.limits[axis], self.step_pulses(axis)[axis]
+        middle = np.array(self.head.home_position, dtype=np.float64)
+        middle[axis] = np.clip(middle[axis], low + room, high - room)
+        return middle
 
     def _swing(self, pulses) -> Picture:
         """Go somewhere, slowly enough that no overshoot takes up backlash; a picture at rest."""

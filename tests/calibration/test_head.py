@@ -114,6 +114,23 @@ def test_views_come_to_each_part_of_the_range_from_both_sides(seed):
         assert len(ways) == 6 and (steps != 0.0).all()
 
 
+class Parked(Rig):
+    """A rig whose camera looks down as far as it can when it is at home."""
+
+    @property
+    def home_position(self):
+        return self.truth.pan.home_us, self.truth.tilt.low_us
+
+
+def test_home_may_be_at_a_limit():
+    """Steps about home had no room to one side there: "the tilt servo does not move"."""
+    rig = Parked(TRUTH)
+    found = calibrate_head(rig, rig.next_frame, CAMERA, look=rig.sketch, views=VIEWS).model.tilt
+    low, high = (TRUTH.tilt.angle(us) for us in (TRUTH.tilt.low_us, TRUTH.tilt.high_us))
+    assert math.degrees(abs(np.ptp(found.range_rad) - abs(high - low))) < 0.5
+    assert found.home == found.low and rig.at_home == 1
+
+
 # -- heads that are not ----------------------------------------------------------------------------
 
 
