@@ -39,6 +39,7 @@ DAMPING = 0.4, 3.0  # of the lag: 1 is critical
 USUAL = np.log([50.0, 0.9, 7.0, 7.0])
 USUAL_STD = np.array([0.5, 0.4, 0.4, 0.4])
 LEVEL = 0.95
+MOST_LATE_S = 10.0  # that anything here takes: a timing beyond it was not measured
 
 
 class Step(NamedTuple):
@@ -54,7 +55,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class HeadTiming:
-    """Seconds and radians. Intervals hold the truth 95 times in 100."""
+    """Seconds and radians. Intervals hold the truth 95 times in 100.
+
+    Raises CalibrationError for what no head does.
+    """
 
     delay_s: float  # from a command to the time stamp of the first picture that shows it
     delay_interval_s: tuple[float, float]
@@ -64,6 +68,16 @@ class HeadTiming:
     step_rad: float  # that step
     settling_s: float  # of it, what is neither delay nor the way at full speed
     rms_rad: float  # of the fit
+
+    def __post_init__(self) -> None:
+        late_s = self.delay_s, self.lag_s, self.still_after_s, self.settling_s
+        if not all(0.0 <= each_s <= MOST_LATE_S for each_s in late_s):
+            raise CalibrationError(
+                f"a head whose delay, lag, rest and settling take {late_s} s: each is measured "
+                f"between 0 and {MOST_LATE_S:g}"
+            )
+        if min(self.speed_rad_s) <= 0.0:
+            raise CalibrationError(f"speeds of {self.speed_rad_s} rad/s: a head that never moves")
 
     def rest_after_s(self, turn_rad: float, duration_s: float = 0.0) -> float:
         """Seconds from a command until the picture stands still after a turn of this size."""

@@ -14,7 +14,9 @@ from calibration.camera import CameraCalibration, ViewReport
 from calibration.errors import CalibrationError
 from calibration.io import CameraRecord
 from calibration.model import CameraModel
+from calibration.timing import HeadTiming
 from safe_files.plain import plain
+from tests.calibrations import head_record
 
 
 def calibration(focal_px=533.7):
@@ -192,6 +194,30 @@ def test_a_missing_file_or_folder_is_told(tmp_path):
         io.load(tmp_path / "none.json")
     with pytest.raises(CalibrationError, match="cannot write"):
         io.save(tmp_path / "none" / "calibration.json", record())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"delay_s": -3.0},
+        {"delay_s": 1e6},
+        {"lag_s": -0.5},
+        {"settling_s": 1e9},  # as if the head never came to rest: no picture would be used
+        {"still_after_s": 60.0},
+        {"speed_rad_s": [5.0, 0.0]},
+    ],
+)
+def test_a_timing_of_no_head_is_refused(changes, tmp_path):
+    timing = HeadTiming(0.05, (0.04, 0.06), 0.02, (5.0, 6.0), 0.2, 0.17, 0.1, 0.001)
+    record = head_record()
+    path = tmp_path / "calibration.json"
+    io.save(path, replace(record, result=replace(record.result, timing=timing)))
+    assert io.load(path).head.result.timing == timing
+    values = json.loads(path.read_text())
+    values["head"]["result"]["timing"].update(changes)
+    path.write_text(json.dumps(values))
+    with pytest.raises(CalibrationError, match="a head (whose delay|that never moves).*again"):
+        io.load(path)
 
 
 def test_warnings_of_another_device_resolution_or_age():
