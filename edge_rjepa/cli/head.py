@@ -25,7 +25,7 @@ from firmware_bridge import HeadError, HeadStatus, LinkError, PanTiltHead, open_
 FIRMWARE = Path(firmware_bridge.__file__).parent / "firmware" / "edge_head.hex"
 BAUD, OLD_BOOT_LOADER_BAUD = 115200, 57600
 CONNECT_S = 5.0
-SLOW_S = 30.0  # the longest any way takes
+SLOW_S = 90.0  # the longest any way takes: 2000 us at 25 us/s, and some to spare
 POLL_S = 0.05  # between two looks at the head
 CLIPPED_RAD = 0.01  # a goal this far from what was asked for is worth a line
 
@@ -56,7 +56,7 @@ def add_to(commands: Any) -> None:
         type=number,
         default=0.0,
         metavar="S",
-        help="take S seconds (full speed)",
+        help="take S seconds, 65 at most on a servo board (full speed)",
     )
     hold = _add_action(actions, "hold", _hold, "stop, and hold this position")
     for parser in (move, hold):

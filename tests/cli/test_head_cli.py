@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration import io
-from edge_rjepa.cli.head import FIRMWARE
+from edge_rjepa.cli.head import FIRMWARE, SLOW_S
 from edge_rjepa.cli.jog import keys_in
 from firmware_bridge.aim import PULSES
 from firmware_bridge.feetech_packets import TORQUE
+from firmware_bridge.protocol import HARD_HIGH_US, HARD_LOW_US, SLOWEST_SLEW_US_PER_S
 from tests.calibrations import head_record
 from tests.firmware_bridge.core_board import CoreBoard
 from tests.firmware_bridge.sts_bus import Bus, Servo
@@ -143,6 +144,12 @@ def test_limits_that_cannot_be_are_refused(board):
     done = run("limits", at(board), "--pan", "2000", "1000")
     assert done.returncode == 1 and "low <= home <= high" in done.stderr
     assert told(run("limits", at(board), "--json"))["pan"]["low_us"] == 1000.0
+
+
+def test_the_slowest_servo_is_waited_for():
+    """It was said to be blocked, after half a minute."""
+    longest_s = (HARD_HIGH_US - HARD_LOW_US) / SLOWEST_SLEW_US_PER_S
+    assert SLOW_S > longest_s + 5.0
 
 
 def test_bus_servos_keep_their_own_limits():
