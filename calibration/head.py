@@ -21,7 +21,17 @@ from scipy.stats import chi2
 from scipy.stats import t as student
 
 from calibration.errors import CalibrationError
-from calibration.head_model import AXES, DEGREE, HeadCamera, HeadModel, Mount, Servo, chained
+from calibration.head_model import (
+    AXES,
+    DEGREE,
+    MOST_PULSE,
+    MOST_TURN_RAD,
+    HeadCamera,
+    HeadModel,
+    Mount,
+    Servo,
+    chained,
+)
 from calibration.model import CameraModel
 from calibration.rotation import Rotation, measured, nudged
 from calibration.timing import HeadTiming
@@ -91,6 +101,12 @@ class HeadCalibration:
                 f"a head's values, covariance and views have shapes {shapes}, {views}; they should "
                 f"have ({count},), ({count}, {count}) and twice (M, 2)"
             )
+        near = np.abs(self.pulses) <= MOST_PULSE, np.abs(self.off_rad) <= MOST_TURN_RAD
+        if not np.all(near):
+            raise CalibrationError(
+                f"a head's views have pulses beyond {MOST_PULSE:g}, or shafts more than a turn "
+                "from where they should be: no head does"
+            )
 
     @property
     def view(self) -> HeadCamera:
@@ -157,7 +173,7 @@ class HeadCalibration:
         return lines
 
     def _within(self, value: float, weights: np.ndarray) -> Estimate:
-        reach = self.factor * math.sqrt(weights @ self.covariance @ weights)
+        reach = self.factor * math.sqrt(max(0.0, weights @ self.covariance @ weights))
         return Estimate(float(value), float(value - reach), float(value + reach))
 
 

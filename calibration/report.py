@@ -219,6 +219,7 @@ def _chart(unit: str, x, y, curve=None) -> str:
     over, up = (x, y) if curve is None else curve
     (left, right), low, high = (np.min(over), np.max(over)), min(y.min(), up.min()), up.max()
     low, high = low - 0.05 * (high - low) - 1e-6, max(high, y.max()) + 0.05 * (high - low) + 1e-6
+    right = max(right, left + 1e-6)  # where all views are of one pulse
 
     def place(x, y):
         across = MARGIN + (np.asarray(x) - left) / max(right - left, 1e-9) * (WIDTH - MARGIN - EDGE)

@@ -423,11 +423,11 @@ def _page_beside(path: Path) -> Path:
 
 def _write_page(found, path: Path) -> Path:
     from calibration.report import page
-    from safe_files.errors import why
+    from safe_files.errors import printable, why
     from safe_files.writing import write_atomic
 
     try:
-        write_atomic(path, page(found).encode(), private=False)
+        write_atomic(path, printable(page(found)).encode(), private=False)
     except OSError as error:
         raise CalibrationError(f"cannot write {path}: {why(error)}") from error
     return path

@@ -12,8 +12,10 @@ from calibration import io
 from calibration.board import Board
 from calibration.camera import CameraCalibration, ViewReport
 from calibration.errors import CalibrationError
+from calibration.head import NAMES
 from calibration.io import CameraRecord
 from calibration.model import CameraModel
+from calibration.report import page
 from calibration.timing import HeadTiming
 from safe_files.plain import plain
 from tests.calibrations import head_record
@@ -218,6 +220,23 @@ def test_a_timing_of_no_head_is_refused(changes, tmp_path):
     path.write_text(json.dumps(values))
     with pytest.raises(CalibrationError, match="a head (whose delay|that never moves).*again"):
         io.load(path)
+
+
+def test_a_head_of_odd_views_has_a_page_or_is_refused(tmp_path):
+    """Axes of its charts could have no length, and no end."""
+    path = tmp_path / "calibration.json"
+    io.save(path, head_record())  # all views of one pulse
+    assert page(io.load(path)).count("<svg") == 4
+    values = json.loads(path.read_text())
+    values["head"]["result"]["covariance"] = (-np.eye(len(NAMES))).tolist()
+    path.write_text(json.dumps(values))
+    assert page(io.load(path)).count("<svg") == 4
+    for field in ("pulses", "off_rad"):
+        odd = json.loads(json.dumps(values))
+        odd["head"]["result"][field] = [[1e308, 0.0], [0.0, 0.0], [-1e308, 0.0]]
+        path.write_text(json.dumps(odd))
+        with pytest.raises(CalibrationError, match="no head does: calibrate again"):
+            io.load(path)
 
 
 def test_warnings_of_another_device_resolution_or_age():

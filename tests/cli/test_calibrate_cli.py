@@ -102,6 +102,15 @@ def test_a_video_is_guided_through_and_says_what_is_missing(tmp_path):
     assert read(tmp_path / "now.jpg").shape[1::-1] == size
 
 
+def test_names_that_are_no_utf_8_have_a_page(typed, tmp_path):
+    shots = folder_of(tmp_path / "shots", map(read, LEFT)).rename(tmp_path / "\udce9t\udce9")
+    (shots / "00.png").rename(shots / "\udce9.png")
+    done = typed(tmp_path, "calibrate", "camera", "--images", str(shots), *BOARD, "-o", "c.json")
+    assert done.returncode == 0, done.stderr
+    assert r"\udce9.png" in (tmp_path / "c.html").read_text()
+    assert io.load(tmp_path / "c.json").camera.device == f"pictures in {shots}"
+
+
 class WavedAndGone:
     """A live camera that shows each picture three times, and then nothing more."""
 
