@@ -19,7 +19,7 @@ from edge_rjepa.eye.head import Head
 from edge_rjepa.optics.camera import Lens, pinhole
 from edge_rjepa.sources import redacted
 from edge_rjepa.sources.config import CameraConfig
-from edge_rjepa.sources.decode import open_capture
+from edge_rjepa.sources.decode import is_utf_8, open_capture
 from edge_rjepa.sources.devices import (
     ROOT,
     Device,
@@ -302,6 +302,11 @@ class Stream:
 
 def checked(url: str) -> str:
     """The URL, whose host and port can be told. Raises SourceError where they cannot."""
+    if not is_utf_8(url):
+        raise SourceError(
+            f"{url.partition(':')[0]}://..: a byte of the address is no UTF-8: write it as % and "
+            "two digits, as in %C3%A9"
+        )
     try:
         parts = urlsplit(url)
         told = parts.hostname and (parts.port is None or parts.port > 0)

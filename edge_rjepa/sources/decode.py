@@ -151,6 +151,8 @@ def open_capture(
     name: str, backend: int = cv2.CAP_ANY, options: Sequence[int] = ()
 ) -> cv2.VideoCapture:
     """What OpenCV opens by this name. Raises SourceError."""
+    if not is_utf_8(name):  # it would end the process
+        raise SourceError("cannot be opened: a byte of its name is no UTF-8")
     hush_opencv()
     try:
         capture = cv2.VideoCapture(name, backend, list(options))
@@ -163,6 +165,15 @@ def open_capture(
         capture.release()
         raise SourceError(f"pictures of more than {MOST_PIXELS:,} pixels")
     return capture
+
+
+def is_utf_8(name: str) -> bool:
+    """Whether the name, as the system gave it, has no other bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def next_picture(capture: cv2.VideoCapture) -> np.ndarray | None:

@@ -248,6 +248,18 @@ def test_a_host_that_no_computer_is_called_is_named(url):
         open_source(url, camera=CONFIG)
 
 
+@pytest.mark.parametrize("url", ["rtsp://127.0.0.1:9/caf\udce9", "http://m\udce9:x@127.0.0.1:9/"])
+def test_an_address_that_is_no_utf_8_is_refused_with_the_cure(url):
+    """Such a name ended the process: OpenCV takes none."""
+    with pytest.raises(SourceError, match="no UTF-8: write it as % and two digits"):
+        open_source(url, camera=CONFIG)
+
+
+def test_a_device_whose_name_is_no_utf_8_ends_no_process():
+    with pytest.raises(SourceError, match="a byte of its name is no UTF-8"):
+        open_source("/dev/v4l/by-id/caf\udce9", camera=CONFIG)
+
+
 @pytest.mark.parametrize("spec", ["97", "/dev/video97", "/dev/v4l/by-id/usb-none-video-index0"])
 def test_a_device_that_is_not_there_says_what_is(spec):
     with pytest.raises(SourceError, match=f"camera {spec}: cannot be opened; there is "):
