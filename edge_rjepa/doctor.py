@@ -282,18 +282,22 @@ def formats(path: str) -> list[str]:
 
 
 def formats_in(listing: str) -> list[str]:
-    """`MJPG 640x480 at 30, 1280x720 at 30`: a line a format, each size with its highest rate."""
+    """`MJPG 640x480 at 30, 1280x720 at 30`: a line a format, each size with its highest rate.
+
+    Of a camera that takes any size, as one of a Raspberry Pi: `YU12 32x32 to 2592x1944`.
+    """
     rates: dict[str, dict[str, float]] = {}
     for line in listing.splitlines():
         if found := re.search(r"\]: '(\w+)\s*'", line):
             sizes = rates.setdefault(found[1], {})
-        elif found := re.search(r"Size: \w+ (\d+x\d+)", line):
-            size = found[1]
+        elif found := re.search(r"Size: \w+ (\d+x\d+)(?: - (\d+x\d+))?", line):
+            size = f"{found[1]} to {found[2]}" if found[2] else found[1]
             sizes[size] = 0.0
-        elif found := re.search(r"\(([\d.]+) fps\)", line):
+        elif found := re.search(r"[(-]([\d.]+) fps\)", line):
             sizes[size] = max(sizes[size], float(found[1]))
     return [
-        f"{name} " + ", ".join(f"{size} at {rate:g}" for size, rate in sizes.items())
+        f"{name} "
+        + ", ".join(f"{size} at {rate:g}" if rate else size for size, rate in sizes.items())
         for name, sizes in rates.items()
     ]
 

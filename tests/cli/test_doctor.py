@@ -158,6 +158,20 @@ def test_all_devices_are_listed_and_the_first_of_a_camera_is_looked_at(monkeypat
     )
 
 
+def test_formats_of_a_camera_that_takes_any_size():
+    listing = """
+        [0]: 'YU12' (Planar YUV 4:2:0)
+                Size: Stepwise 32x32 - 2592x1944 with step 2/2
+        [1]: 'MJPG' (Motion-JPEG, compressed)
+                Size: Continuous 16x16 - 1920x1080
+                        Interval: Stepwise 0.033s - 1.000s with step 0.001s (1.000-30.000 fps)
+    """
+    assert doctor.formats_in(listing) == [
+        "YU12 32x32 to 2592x1944",
+        "MJPG 16x16 to 1920x1080 at 30",
+    ]
+
+
 def test_formats_of_a_listing_without_any():
     assert doctor.formats_in("Cannot open device /dev/video0, exiting.") == []
 
