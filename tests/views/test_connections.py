@@ -1,5 +1,6 @@
 """The page's doors: sockets that ask for nothing, bytes that mean nothing, buttons that wait."""
 
+import asyncio
 import http.client
 import os
 import re
@@ -7,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import CancelledError
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
 
 from edge_rjepa.views.dashboard import buttons as buttons_room
@@ -19,7 +22,7 @@ from edge_rjepa.views.dashboard import server as server_room
 from edge_rjepa.views.dashboard.buttons import Buttons
 from edge_rjepa.views.dashboard.kept import KeptRun
 from edge_rjepa.views.dashboard.server import Dashboard
-from edge_rjepa.views.dashboard.subject import Refused
+from edge_rjepa.views.dashboard.subject import Refused, Subject
 
 PATIENCE_S = 90.0
 TOKEN = "open sesame"
@@ -257,6 +260,39 @@ def test_guesses_wait_for_each_other_and_hold_up_nobody_else(folder, monkeypatch
             guess.setblocking(False)
             with pytest.raises(BlockingIOError):
                 guess.recv(1)
+
+
+# -- viewers -------------------------------------------------------------------------------------
+
+
+class SlowMaps(Subject):
+    """Its maps take as long as a test wants."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.drawn = threading.Event()
+
+    def maps(self):
+        assert self.drawn.wait(PATIENCE_S)
+        return {"verdict": "drawn"}
+
+
+def test_a_viewer_that_goes_leaves_the_others_what_they_wait_for(tmp_path):
+    """They wait for one and the same map."""
+    subject = SlowMaps(tmp_path)
+
+    async def look(server):
+        async with aiohttp.ClientSession() as session:
+            going, staying = [await session.ws_connect(f"{server.url}live") for _ in range(2)]
+            await going.receive(PATIENCE_S)  # the state, ahead of the map
+            await staying.receive(PATIENCE_S)
+            await going.close()
+            subject.drawn.set()
+            while "verdict" not in await staying.receive_json(timeout=PATIENCE_S):
+                pass
+
+    with Dashboard("127.0.0.1:0", subject) as server:
+        asyncio.run(look(server))
 
 
 # -- buttons -------------------------------------------------------------------------------------

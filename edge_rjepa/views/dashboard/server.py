@@ -348,7 +348,7 @@ class Dashboard:
             task = self._loop.run_in_executor(None, make)
             self._made[what] = held = number, task
         try:
-            return await held[1]
+            return await asyncio.shield(held[1])  # a viewer that goes takes it from no other
         except Exception:
             self._made.pop(what, None)  # the next one tries again
             raise
