@@ -239,6 +239,8 @@ def test_a_robot_that_knows_much_does_not_give_that_up_for_a_young_fleet(run, ro
         ({"version": 2}, {}, "version 2"),
         ({"kind": LARGER}, {}, "network.n_embedding is 16 here and 32 of the fleet"),
         ({}, {"weights": np.full(7492, np.nan, np.float32)}, "not all finite"),
+        ({}, {"weights": np.full(7492, 1e300)}, "float64, and some are none of float32"),
+        ({}, {"mean": np.full(16, -128, np.int8)}, "its numbers are int8"),
         ({}, {"weights": np.zeros(3, np.float32)}, "another network"),
         ({}, {"covariance": -np.eye(16, dtype=np.float32)}, "negative"),
         ({"round": "one"}, {}, "facts.round"),
