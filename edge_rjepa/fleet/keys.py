@@ -35,7 +35,8 @@ def _read(path: str | Path, load: Callable[[bytes], object], kind: type[Key]) ->
         key = load(read_bytes(path, MOST_KEY_BYTES))
     except OSError as error:
         raise ConfigError(f"cannot read the key {path}: {why(error)}") from error
-    except (ValueError, FileError, UnsupportedAlgorithm) as error:
+    # TypeError: it has a password, which nobody would be there to type.
+    except (ValueError, FileError, UnsupportedAlgorithm, TypeError, NotImplementedError) as error:
         raise _none(path, which, str(error)) from error
     if not isinstance(key, kind):
         raise _none(path, which, "of another kind")

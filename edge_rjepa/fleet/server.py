@@ -119,8 +119,14 @@ class Server:
             raise ConfigError(f"cannot read {folder}: {why(error)}") from error
         if not paths:
             raise ConfigError(f"{folder} holds no public keys (*.pub) of robots: copy them there")
+        names: dict[bytes, Path] = {}
         for path in paths:
             key = public_key_to_bytes(public_key(path))
+            if key in names:
+                raise ConfigError(
+                    f"{names[key]} and {path} hold one and the same key: make a key for each robot"
+                )
+            names[key] = path
             node = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0, name=path.stem)
             self._names[node] = path.stem
 

@@ -1,5 +1,8 @@
 """Files of keys, as ssh-keygen writes them, and what is none."""
 
+import shutil
+import subprocess
+
 import pytest
 
 pytest.importorskip("cryptography", reason="needs Flower: make fleet")
@@ -56,3 +59,22 @@ def test_what_is_no_key_is_refused_in_a_line(files, read, name, reason):
     with pytest.raises(ConfigError, match=reason) as refused:
         read(files / name)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs ssh-keygen")
+def test_a_key_with_a_password_is_refused_in_a_line(tmp_path):
+    making = "ssh-keygen", "-q", "-t", "ecdsa", "-N", "secret", "-f", str(tmp_path / "locked")
+    subprocess.run(making, check=True)
+    with pytest.raises(ConfigError, match="password-protected.*-N ''") as refused:
+        private_key(tmp_path / "locked")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_key_is_of_one_robot(files, tmp_path):
+    pytest.importorskip("flwr", reason="needs Flower: make fleet")
+    from edge_rjepa.fleet.server import Door, Server
+
+    for name in "kitchen", "hall":
+        shutil.copy(files / "ec.pub", tmp_path / f"{name}.pub")
+    with pytest.raises(ConfigError, match=r"hall.pub and .*kitchen.pub hold one and the same"):
+        Server(Door("127.0.0.1", 0, robot_keys=tmp_path), 1 << 20)
