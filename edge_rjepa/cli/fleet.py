@@ -103,7 +103,8 @@ def execute(options: argparse.Namespace) -> int:
             standing = fleet.standing
             say(
                 f"fleet {standing.fleet} in {options.out}: round {standing.round:,}, "
-                f"{standing.learned:,} fixations; robots: edge-rjepa learn --fleet {host}:{port}"
+                f"{standing.learned:,} fixations; robots: edge-rjepa learn --fleet "
+                f"{options.address}"
             )
             strategy = Lessons(fleet, pace, say, server.name_of)
             serve(strategy, server, lambda: bool(received))

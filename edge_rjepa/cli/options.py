@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -194,10 +195,10 @@ def read_secret(path: Path | None, variable: str, what: str) -> str | None:
 
 def host_and_port(address: str) -> tuple[str, int]:
     """Of HOST:PORT, where an IPv6 address stands in brackets. Raises ConfigError."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"'{address[:80]}' is no address: write it as HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    found = re.fullmatch(r"([^][:/@\s]+|\[[^][/@\s]+\]):([0-9]{1,5})", address)
+    if not found or not 0 < int(found[2]) < 65536:
+        raise ConfigError(f"{address[:80]!r} is no address: write it as HOST:PORT, or [IPV6]:PORT")
+    return found[1].strip("[]"), int(found[2])
 
 
 def add_host_names(parser: Any) -> None:

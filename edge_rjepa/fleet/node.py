@@ -68,6 +68,7 @@ from safe_files.plain import rebuilt
 POLL_S = 1.0  # how often it asks for a task
 ALIVE_S = 10.0  # how often it says that it is there; the server believes it for twice as long
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+NO_CONNECTION = httpx.HTTPError, httpx.InvalidURL
 NICENESS = 5  # learning comes first
 
 
@@ -137,7 +138,7 @@ def main(descriptor: int) -> None:
             try:
                 for _ in connected(robot):
                     pause_s = FIRST_PAUSE_S
-            except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+            except (*NO_CONNECTION, OSError, ValueError, RuntimeError) as error:
                 robot.tell(f"{_in_words(error, robot.settings)}; learning goes on, it tries again")
             robot.rest(pause_s)
             pause_s = min(2.0 * pause_s, LONGEST_PAUSE_S)
@@ -263,7 +264,7 @@ def _in_words(error: Exception, settings: Settings) -> str:
         told = FlowerError.from_json(error.response.text)
         reason = told.message if told else f"HTTP {error.response.status_code}"
         return f"{settings.address} takes this robot not in ({reason})"
-    if isinstance(error, httpx.HTTPError):
+    if isinstance(error, NO_CONNECTION):
         return f"no connection to {settings.address} ({error or type(error).__name__})"
     if isinstance(error, OSError):
         return f"the certificate {settings.certificate} cannot be used ({error.strerror})"

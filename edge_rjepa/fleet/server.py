@@ -288,8 +288,10 @@ def _listening(door: Door) -> socket.socket:
     """On the door's address. Raises ConfigError."""
     family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
     try:
+        door.host.encode("idna")  # what is no name at all would leave a socket open below
         return socket.create_server((door.host, door.port), family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = why(error) if isinstance(error, OSError) else "no name of a computer"
         raise ConfigError(
-            f"cannot listen on {door.host}:{door.port} ({why(error)}): name another --address"
+            f"cannot listen on {door.host:.80}:{door.port} ({reason}): name another --address"
         ) from error

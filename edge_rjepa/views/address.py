@@ -11,7 +11,7 @@ def parse_address(address: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT`, `:PORT` or `PORT`. Raises ConfigError."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
-    if not (port.isdigit() and int(port) < 65536):
+    if not (port.isdecimal() and int(port) < 65536):
         raise ConfigError(f"address {address!r}: use HOST:PORT, such as 127.0.0.1:8000")
     return host, int(port)
 

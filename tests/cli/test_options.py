@@ -56,3 +56,26 @@ def test_a_seed_below_zero_is_refused_in_a_line(command, capsys):
         main([*command, "--seed", "-1"])
     assert caught.value.code == 2
     assert "invalid whole number of 0 or more value: '-1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("robots.local:9092", ("robots.local", 9092)),
+        ("192.0.2.7:1", ("192.0.2.7", 1)),
+        ("[::1]:9092", ("::1", 9092)),
+        ("[fe80::1%eth0]:9092", ("fe80::1%eth0", 9092)),
+    ],
+)
+def test_an_address_has_a_host_and_a_port(address, parts):
+    assert flags.host_and_port(address) == parts
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "9092", ":9092", "host:", "host:0", "host:65536", "host:\u00b2", "host:1 ", "ho st:9092",
+     "::1:9092", "[]:9092", "http://host:9092", "me@host:9092", "host:9092/"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(ConfigError, match="is no address: write it as HOST:PORT"):
+        flags.host_and_port(address)

@@ -448,7 +448,7 @@ def test_other_sites_press_no_buttons(folder):
         assert ask(server, "GET", "/../setup.py")[0] == 404
 
 
-@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:x", "127.0.0.1:99999"])
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:x", "127.0.0.1:99999", ":\u00b2"])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ConfigError, match="use HOST:PORT"):
         parse_address(address)
