@@ -32,7 +32,7 @@ def read(path: str | os.PathLike) -> Record:
         numbers = {name: value for name, value in line.items() if is_number(value)}
         if isinstance(line.get("event"), str):
             record.events.append(numbers | {"event": line["event"][:LONGEST_EVENT]})
-        elif math.isfinite(numbers.get("fixations", math.nan)):
+        elif 0 <= numbers.get("fixations", math.nan) <= MOST:
             record.measures.append(numbers | _counts(line))
     return record
 

@@ -197,7 +197,7 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
     try:
         values = read_json(path, MOST_SUMMARY_BYTES, follow_links=False, finite=False)
         summary = rebuilt(dict[str, object], values, "summary")
-        judged = summary["before"] is not None
+        judged = any(summary[when] is not None for when in ("before", "after"))
         for when in ("before", "after") if judged else ():
             found = {"known_again": math.nan} | rebuilt(dict[str, object], summary[when], when)
             summary[when] = {key: _number(found[key]) for key in HELD_OUT}
@@ -233,11 +233,19 @@ def read_sample(run_dir: Path) -> dict[str, np.ndarray] | None:
         raise _damage(path) from error
     if sample["image"].ndim == 3:
         sample = {name: array[None] for name, array in sample.items()}
-    frames, surprise = sample["image"], sample["surprise"]
-    fits = surprise.ndim == 2 and sample["pixels"].shape == (*surprise.shape, 2)
-    if not fits or frames.ndim != 4 or (len(frames), frames.shape[3]) != (len(surprise), 3):
+    if not _can_be_drawn(**sample):
         raise _damage(path)
     return sample
+
+
+def _can_be_drawn(image: np.ndarray, pixels: np.ndarray, surprise: np.ndarray) -> bool:
+    """Whether they are pictures, places in them and nats, which may be unknown."""
+    numbers = all(array.dtype.kind in "fiu" for array in (pixels, surprise))
+    pictures = image.dtype == np.uint8 and image.size > 0
+    if not (numbers and pictures and image.ndim == 4 and surprise.ndim == 2):
+        return False
+    shapes = pixels.shape == (*surprise.shape, 2) and len(image) == len(surprise)
+    return shapes and image.shape[3] == 3 and bool(np.isfinite(pixels).all())
 
 
 def _check_unpacks(content: BinaryIO) -> None:

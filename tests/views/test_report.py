@@ -272,6 +272,13 @@ def test_rollbacks_are_marked_and_counted(run_dir):
     assert has_colour(picture(run_dir), report.RED, 100)
 
 
+def test_a_count_that_cannot_be_is_no_measurement(run_dir):
+    lines = [line(1000), line(1e300), line(-1)]
+    write_metrics(run_dir, lines)
+    assert len(report.read_metrics(run_dir / "metrics.jsonl").measures) == 1
+    picture(run_dir)
+
+
 def test_half_written_lines_are_skipped(run_dir):
     write_metrics(run_dir, [line(1000), line(2000)[:40] + line(3000), "", "[]", line(4000)[:-9]])
     measures = report.read_metrics(run_dir / "metrics.jsonl").measures
@@ -309,6 +316,13 @@ def test_other_damaged_files_are_named(run_dir, name, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("after", ["good", {"information": 1.0}, [1]])
+def test_a_judgement_that_is_none_is_named(run_dir, after):
+    (run_dir / "summary.json").write_text(json.dumps({"before": None, "after": after}))
+    with pytest.raises(report.ReportError, match=r"summary\.json is damaged"):
+        report.draw_report(run_dir)
+
+
 def test_a_run_that_learned_on_is_not_judged_by_an_old_summary(run_dir):
     add_summary(run_dir)
     path = run_dir / "summary.json"
@@ -337,6 +351,13 @@ def test_a_name_that_is_no_text_is_drawn(tmp_path):
         {"surprise": np.zeros((2, 16))},
         {"image": np.zeros((3, 60, 80), np.uint8)},
         {"image": np.zeros((3, 60, 80, 1), np.uint8)},
+        {"image": np.zeros((3, 0, 80, 3), np.uint8)},
+        {"image": np.zeros((3, 60, 80, 3))},
+        {"image": np.full((3, 60, 80, 3), "a")},
+        {name: array[:0] for name, array in sample_of(3).items()},
+        {"pixels": np.full((3, 16, 2), np.nan)},
+        {"surprise": np.full((3, 16), "a")},
+        {"surprise": np.zeros((3, 16), complex)},
     ],
 )
 def test_a_sample_of_other_shapes_is_refused(run_dir, changes):
