@@ -158,7 +158,11 @@ def export(
     more = {**(metadata or {}), "licence": licence}
     if taught is not None:
         more["taught"] = plain(TaughtNames(taught.names, taught.odds))
-    helper.set_model_props(model, as_strings(more | properties))
+    try:
+        helper.set_model_props(model, as_strings(more | properties))
+    except UnicodeEncodeError as error:
+        said = f"{error.object[:80]!r}"
+        raise ExportError(f"{path} is not written: {said} is no text: write it anew") from error
     write_model(path, model)
     return report
 

@@ -24,6 +24,7 @@ from edge_rjepa.run.loop import FixationBatch
 from ros2_link.errors import Ros2Error
 from ros2_link.link import LATCHED, USUAL, Link, Publish, Qos, full_name, open_link
 from ros2_link.messages import encode, message_class
+from safe_files.errors import printable
 
 FRAME_ID = "camera_optical_frame"  # of a camera that does not tell its own
 DIAGNOSTICS_S = 1.0
@@ -102,7 +103,8 @@ class Ros2View:
         frame_id: str = FRAME_ID,
     ) -> None:
         self._doing, self._camera, self._report = doing, camera, report
-        self._mind, self._source, self._frame_id = mind, source, frame_id
+        self._mind, self._frame_id = mind, frame_id
+        self._source = printable(source)  # ROS 2 knows no text but UTF-8
         self._namespace = namespace
         self._encoder: Callable[[np.ndarray], np.ndarray] | None = None
         self._newest: Shown | None = None
@@ -176,7 +178,7 @@ class Ros2View:
 
     def on_event(self, text: str) -> None:
         """Something happened."""
-        self._event = text
+        self._event = printable(text)
 
     def close(self) -> None:
         """Say what waits, and leave the graph."""

@@ -90,6 +90,21 @@ def test_what_cannot_be_printed_is_one_line(world, tmp_path):
     assert "No space left on device" in done.stderr
 
 
+def test_names_that_are_no_text_are_printed_as_json_can_have_them(world, tmp_path):
+    """A camera called them in Latin-1, on a machine that writes UTF-8 and nothing else."""
+    assert run(world, *LEARN, "--out", str(tmp_path / "run")).returncode == 0
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(world / "pictures/class0/0.png", bytes(photos) + b"/caf\xe9.png")
+    teach = "teach", str(tmp_path / "run"), "hall", "--source", str(photos)
+    assert run(world, *teach).returncode == 0
+    ask = "recognise", str(tmp_path / "run"), "--source", str(photos), "--json"
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = run(world, *ask, env=strict)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["picture"] == "caf\udce9.png"
+
+
 # -- homes ---------------------------------------------------------------------------------------
 
 

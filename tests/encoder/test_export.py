@@ -580,6 +580,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
     assert not path.exists()
 
 
+def test_a_licence_that_is_no_text_is_refused(tmp_path, few_steps):
+    path = tmp_path / "encoder.onnx"
+    with pytest.raises(ExportError, match="'MIT.*' is no text"):
+        export.export(trained(), None, path, licence="MIT\udcff")  # a byte that is no UTF-8
+    assert not path.exists()
+
+
 def test_a_diverged_learner_is_refused(tmp_path):
     learner = trained()
     learner.learning_rate = 1e30

@@ -138,6 +138,20 @@ def test_diagnostics_come_by_themselves(view, theirs, batch):
     assert values == {"fixations_per_s": "123.4", "last event": "back after 2 s"}
 
 
+def test_names_that_are_no_utf_8_are_told_and_stop_nothing(ours, theirs, reports):
+    def statuses(peer):
+        found = [s for line in peer.lines() for s in line["status"]]
+        return [s for s in found if s["hardware_id"] == r"walk\udcff.mp4"]
+
+    source = "walk\udcff.mp4"  # as Python has a file's name with that byte
+    with Ros2View("learning", fresh_name("/eye"), CAMERA, reports.append, None, source) as view:
+        view.on_event(f"{source} has ended")
+        with listener(theirs, view, "/diagnostics") as peer:
+            status = wait_for(lambda: statuses(peer), "diagnostics")[-1]
+    assert status["values"] == [{"key": "last event", "value": r"walk\udcff.mp4 has ended"}]
+    assert not reports
+
+
 def test_levels_tell_how_it_stands(view, batch, monkeypatch):
     assert view._level() == (WARN, "no frame yet")
     view.observe(batch)
