@@ -9,6 +9,7 @@ import pytest
 
 from edge_rjepa import __version__
 from edge_rjepa.cli import _parser
+from edge_rjepa.cli.learn import FIXED, _check_resume
 
 ROS = Path(__file__).parent.parent / "ros"
 
@@ -48,10 +49,28 @@ def test_it_learns_from_the_topic_and_publishes(launch, usual, tmp_path):
 
 
 def test_a_run_that_is_there_is_gone_on_with(launch, usual, tmp_path):
-    (tmp_path / "config.toml").touch()
+    for name in "config.toml", "checkpoint.safetensors":
+        (tmp_path / name).touch()
     options = parsed(launch.command(usual | {"out": str(tmp_path), "head": "ros2:/neck/commands"}))
     assert options.resume == tmp_path and options.source is None
     assert options.head == "ros2:/neck/commands"
+
+
+def test_a_run_that_did_not_get_to_a_checkpoint_is_begun_again(launch, usual, tmp_path):
+    (tmp_path / "config.toml").touch()
+    options = parsed(launch.command(usual | {"out": str(tmp_path)}))
+    assert options.resume is None and options.out == tmp_path
+
+
+def test_what_only_a_new_run_takes_is_left_out_where_it_goes_on(launch, usual, tmp_path):
+    (tmp_path / "checkpoint.1.safetensors").touch()
+    more = "--seed 3 --fov=70 --dashboard --config 'my settings.toml' --device auto"
+    given = usual | {"out": str(tmp_path), "more": more}
+    options = parsed(launch.command(given))
+    _check_resume(options)
+    assert options.dashboard and options.device == "auto"
+    others = {"--out", "--source", "--share"}  # of arguments of their own, and of several cameras
+    assert launch.OF_A_NEW_RUN == {f"--{name}" for name in FIXED} - others
 
 
 def test_the_package_says_what_setup_installs():

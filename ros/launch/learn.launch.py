@@ -16,8 +16,10 @@ ARGUMENTS = {  # what each is usually, and what it says
     "namespace": ("edge_rjepa", "of what is published"),
     "out": ("edge_rjepa_run", "the run's folder; one that is there is gone on with"),
     "program": ("edge-rjepa", "where pip installed it"),
-    "more": ("", "more flags of edge-rjepa learn"),
+    "more": ("", "more flags of edge-rjepa learn; a run that goes on keeps those it began with"),
 }
+# Each has a value, and is refused where a run goes on.
+OF_A_NEW_RUN = {"--config", "--seed", "--fov", "--calibration", "--gaze", "--record"}
 AGAIN_S = 5.0  # after it failed
 GRACE_S = "60"  # to judge and save what was learned, before it is killed
 
@@ -27,13 +29,27 @@ def command(given):
     program = [given["program"], "learn", "--ros2", given["namespace"]]
     if given["head"]:
         program += ["--head", given["head"]]
-    if (Path(given["out"]) / "config.toml").exists():
+    more = shlex.split(given["more"])
+    if any(Path(given["out"]).glob("checkpoint*.safetensors")):  # else it did not get that far
         program += ["--resume", given["out"]]
+        more = of_any_run(more)
     else:
         beside = [f"{name}={given[name]}" for name in ("info", "joints") if given[name]]
         source = f"ros2:{given['image']}" + ("?" + "&".join(beside) if beside else "")
         program += ["--source", source, "--out", given["out"]]
-    return program + shlex.split(given["more"])
+    return program + more
+
+
+def of_any_run(flags):
+    """The flags that a run may be gone on with."""
+    kept, flags = [], iter(flags)
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if name not in OF_A_NEW_RUN:
+            kept.append(flag)
+        elif not value:
+            next(flags, None)
+    return kept
 
 
 def generate_launch_description():
