@@ -548,6 +548,25 @@ def test_looks_alike_are_neighbours_and_the_map_stays_as_it_was():
     assert np.corrcoef(one.ravel(), three.ravel())[0, 1] > 0.95
 
 
+def test_after_a_roll_back_of_what_diverged_the_maps_go_on():
+    broken = False
+
+    def snapshot():
+        factor = np.nan if broken else 1.0
+        return lambda features: factor * features
+
+    live, rng = LiveState(snapshot), np.random.default_rng(1)
+    look = batch(0, rng, fixations=4)
+    for k in range(60):
+        broken = k == 20
+        live._encoder = None  # as a line of metrics does it
+        surprise = np.full(4, np.inf) if broken else look.surprise
+        live.observe(look._replace(surprise=surprise))
+        live.remember()
+    assert len(live.embedding_map()["points"]) == 59 and live.neighbours()
+    assert max(live.surprise_map()["nats"]) <= look.surprise.max() + 1e-3
+
+
 def test_history_shows_a_spike_however_long_it_is(tmp_path):
     kept = journal.Journal(tmp_path / "metrics.jsonl")
     for k in range(2000):

@@ -97,13 +97,13 @@ class LiveState:
         self.batch = batch
         self.batches += 1
         if len(batch.surprise):
-            self._recent.append(batch.surprise)
-            rows, columns = cells_of(batch.gaze_rad)
+            known = np.isfinite(batch.surprise)  # not where learning has just diverged
+            surprise = batch.surprise[known]
+            self._recent.append(surprise)
+            rows, columns = cells_of(batch.gaze_rad[known])
             old = self._surprise[rows, columns]
             part = np.where(np.isnan(old), 1.0, FADING)
-            self._surprise[rows, columns] = (
-                np.nan_to_num(old) * (1.0 - part) + part * batch.surprise
-            )
+            self._surprise[rows, columns] = np.nan_to_num(old) * (1.0 - part) + part * surprise
 
     def on_progress(self, progress: Progress) -> None:
         """The newest measures; also the moment to take the encoder as it is now."""
@@ -205,6 +205,8 @@ class LiveState:
             return
         k = int(np.argmax(batch.surprise))
         z = encoder(batch.features[k]).astype(np.float32)
+        if not np.isfinite(z).all():  # learning has just diverged: nothing is like it
+            return
         thumb = cv2.imencode(".jpg", crop_thumb(batch.frame.image, batch.pixels[k]), JPEG)[1]
         self._patches.append(RememberedPatch(z, thumb.tobytes()))
 
