@@ -140,6 +140,20 @@ class FleetGrid(InMemoryGrid):
     def __init__(self, factory: LinkStateFactory) -> None:
         super().__init__(factory, POLL_S)
         self.stopped: Callable[[], bool] = lambda: False
+        self._begin()
+
+    def stay(self) -> bool:
+        """Go on with the run, or with a new one where it is over; whether it is the same.
+
+        Flower ends a run that it has not heard of for a minute, by the system's clock: while there
+        are too few robots, or where the clock is set. It lets no message of it through then.
+        """
+        same = self.state.acknowledge_task_heartbeat(self._task)
+        if not same:
+            self._begin()
+        return same
+
+    def _begin(self) -> None:
         run_id = self.state.create_run(
             None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )
@@ -172,7 +186,8 @@ class FleetGrid(InMemoryGrid):
         answers: list[Message] = []
         while waiting and time.monotonic() < end_s and not self.stopped():
             time.sleep(self.pull_interval)
-            self.state.acknowledge_task_heartbeat(self._task)
+            if not self.stay():
+                break
             online = set(self.get_node_ids())
             waiting = {number: node for number, node in waiting.items() if node in online}
             arriving += self.state.get_message_res(set(waiting), self.run.run_id)
@@ -224,13 +239,14 @@ class FleetGrid(InMemoryGrid):
             self.state.object_store.delete(number)
 
 
-def server_app(strategy: Lessons, stopped: Callable[[], bool]) -> ServerApp:
+def server_app(strategy: Lessons, grid: FleetGrid, stopped: Callable[[], bool]) -> ServerApp:
     """The ServerApp that goes from round to round until it is stopped."""
     app = ServerApp()
 
     @app.main()
-    def main(grid: Grid, context: Context) -> None:
+    def main(_: Grid, context: Context) -> None:
         while not stopped():
+            grid.stay()
             if len(list(grid.get_node_ids())) < strategy.pace.min_robots:
                 time.sleep(POLL_S)
                 continue
@@ -246,7 +262,7 @@ def serve(strategy: Lessons, server: Server, stopped: Callable[[], bool]) -> Non
     grid = server.grid
     grid.stopped = stopped
     context = Context(grid.run.run_id, grid.node.node_id, {}, RecordDict(), {})
-    server_app(strategy, stopped)(grid, context)
+    server_app(strategy, grid, stopped)(grid, context)
 
 
 def _app(factory: LinkStateFactory, only_known: bool, most_bytes: int) -> FastAPI:
