@@ -8,8 +8,6 @@ The things are scikit-image's photographs before a simulated camera. A view of o
 direction, nearer or further, in any light, and shows a part of it.
 """
 
-import sys
-
 import numpy as np
 from simulated import dim_and_warm, kinds_of_rows, photographs, view
 from sklearn.linear_model import LogisticRegression
@@ -21,6 +19,7 @@ DRAWS = 3  # of the examples, which the shares are means of
 
 
 def main() -> None:
+    kinds = kinds_of_rows()
     rng = np.random.default_rng(0)
     views, things = [], []
     for thing, wall in enumerate(photographs()):
@@ -37,7 +36,7 @@ def main() -> None:
 
     print(f"{thing + 1} things, {ask.sum()} views to tell; chance {1 / (thing + 1):.2f}")
     print(f"{'share told':<26}" + "".join(f"{f'{n} examples':>13}" for n in EXAMPLES))
-    for name, row_of in kinds_of_rows(sys.argv[1]).items():
+    for name, row_of in kinds.items():
         rows = np.array([row_of(picture) for picture in views])
         shares = []
         for count in EXAMPLES:

@@ -9,8 +9,6 @@ Later it comes back. It looks elsewhere, stands closer, and the light is dimmer 
 known view with the largest product of rows (a plain cosine) says which place it is.
 """
 
-import sys
-
 import numpy as np
 from simulated import dim_and_warm, kinds_of_rows, photographs, view
 
@@ -22,6 +20,7 @@ CONDITIONS = ("other direction", "and closer", "and other light", "all three")
 
 
 def main() -> None:
+    kinds = kinds_of_rows()
     rng = np.random.default_rng(0)
     known, asked, places = [], {condition: [] for condition in CONDITIONS}, []
     for place, wall in enumerate(photographs()):
@@ -37,7 +36,7 @@ def main() -> None:
 
     print(f"{len(known)} known views of {place + 1} places, {len(places)} views to find each time")
     print(f"{'share found':<26}" + "".join(f"{condition:>17}" for condition in CONDITIONS))
-    for name, row_of in kinds_of_rows(sys.argv[1]).items():
+    for name, row_of in kinds.items():
         rows = np.array([row_of(picture) for _, picture in known])
         shares = []
         for pictures in asked.values():

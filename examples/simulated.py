@@ -1,12 +1,13 @@
 """What the two Python examples share: views as a robot has them, and what to compare with."""
 
 import math
+import sys
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
-from edge_rjepa import open_encoder
+from edge_rjepa import RJepaError, open_encoder
 from edge_rjepa.encoder.describe import in_even_light
 from edge_rjepa.sources.scene import Scene, load_texture, render, skimage_photographs
 
@@ -52,13 +53,21 @@ def histogram(picture: np.ndarray) -> np.ndarray:
     return np.sqrt(counts.ravel())
 
 
-def kinds_of_rows(encoder: str) -> dict[str, Rows]:
-    """What makes a row of numbers of length 1 from a picture, by name; a run folder or a file.
+def kinds_of_rows() -> dict[str, Rows]:
+    """What makes a row of numbers of length 1 from a picture, by name.
 
+    The command line names the encoder: a run folder or a file. Where it names none, the program
+    ends with a line that says so.
     `describe` evens the light by itself; to be fair, so do two of the others.
     """
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} RUN|encoder.onnx")
+    try:
+        describe = open_encoder(sys.argv[1]).describe
+    except RJepaError as error:
+        sys.exit(str(error))
     kinds = {
-        "description": open_encoder(encoder).describe,
+        "description": describe,
         "pixels": thumbnail,
         "pixels, even light": lambda picture: thumbnail(in_even_light(picture)),
         "histogram": histogram,

@@ -64,6 +64,19 @@ def test_places_are_found_again(encoder):
     assert shares["description"][3] > shares["pixels"][3] + 0.15
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["find_place.py", "few_examples.py"])
+@pytest.mark.parametrize(("named", "says"), [([], "usage: "), (["none.onnx"], "cannot read none")])
+def test_without_an_encoder_they_say_so_in_a_line(example, named, says):
+    if example == "few_examples.py":
+        pytest.importorskip("sklearn", reason="pip install .[examples]")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / example), *named], capture_output=True, text=True,
+        timeout=300, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith(says) and done.stderr.count("\n") == 1
+
+
 def table_of(output):
     """The shares in a row, by its name."""
     rows = [re.split(r"  +", line.strip()) for line in output.splitlines()[2:]]
