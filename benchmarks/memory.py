@@ -145,7 +145,7 @@ def learn_fixations(fixations: int) -> bool:
         for i in range(count // BLOCK):
             model.learn_block(features[i % 64], efference[i % 64])
 
-    learn(20_000)  # compiled, and every lazily made view is there
+    learn(100_000)  # compiled, every lazily made view is there, and pools of small objects are full
 
     def addresses() -> list[int]:
         stream.settle()  # the fixation before the next block has no place of its own until then
