@@ -161,7 +161,7 @@ class RJepa:
         """Compile, or load from the cache, all that learning runs; nothing changes.
 
         One fixation, several, and a full block differ in the layout of their arrays, and not every
-        block takes a step.
+        block takes a step. Statistics take in what they keep once in many blocks: here at the end.
         """
         with self._twin() as twin:
             for fixations in sorted({1, min(2, self.config.max_block), self.config.max_block}):
@@ -171,6 +171,7 @@ class RJepa:
                 for takes_step in (False, True):
                     twin.engine.learn([Step(*block, *twin._adam(0.0), takes_step)])
                 twin.predict(features, efference)
+            twin.tensors()
 
     # -- seeing without learning ------------------------------------------------------------------
 

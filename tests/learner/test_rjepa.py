@@ -12,6 +12,7 @@ from edge_rjepa.base import checkpoint
 from edge_rjepa.errors import CheckpointError, ConfigError, InputError
 from edge_rjepa.learner.cells import CELLS, find
 from edge_rjepa.learner.engines.cpu import CpuEngine, Stream
+from edge_rjepa.learner.kernels import products
 from edge_rjepa.learner.rjepa import NETWORK_VERSION
 
 SMALL = RJepaConfig(
@@ -337,6 +338,15 @@ def test_warm_up_changes_nothing():
     before = everything(learner)
     learner.warm_up()
     assert everything(learner) == before
+
+
+def test_warm_up_runs_what_an_old_learner_does_once_in_many_blocks(monkeypatch):
+    """Its statistics hardly move: in a few blocks they are not renewed, and take nothing in."""
+    learner, recur, ran = taught(update_every=16), products.recur, set()
+    learner.set_learned({"statistics.fixations": np.array([10**6])})
+    monkeypatch.setattr(products, "recur", lambda *kind: ran.add(kind) or recur(*kind))
+    learner.warm_up()
+    assert ran == {(learner.cell.n_state, True), (1, False)}
 
 
 def test_learning_after_seeing_takes_the_state_as_given():
