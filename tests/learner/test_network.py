@@ -180,7 +180,7 @@ def test_rows_of_matrices_start_at_cache_lines():
 def test_a_block_s_rows_are_views_of_the_workspace_after_what_is_kept(cell, n_encoder_hidden, kept):
     config, cell = network_of(cell, n_encoder_hidden=n_encoder_hidden)
     workspace, kept = arrays.zero_workspace(config, cell), arrays.Kept(*kept)
-    two = arrays.rows(workspace, config, cell, 2, kept)
+    two = arrays.rows(workspace, 2, kept)
     before = arrays.kept_rows(workspace, kept)
     for name in (field.name for field in dataclasses.fields(workspace)):
         whole, part = getattr(workspace, name), getattr(two, name)
@@ -196,6 +196,16 @@ def test_a_block_s_rows_are_views_of_the_workspace_after_what_is_kept(cell, n_en
             first = kept.fixations + (kept.blocks if axis == "K+1" else 0)
             assert len(getattr(before, name)) == first, name
             assert np.shares_memory(whole[first], part[0]) or not whole.size, name
+
+
+def test_blocks_of_any_lengths_are_learned_without_a_look_at_the_table(monkeypatch):
+    """To work its shapes out takes as long as a small network's block."""
+    config, _ = network_of()
+    learner = RJepa(config)
+    monkeypatch.delattr(network, "shapes")
+    for K in (1, 3, 2, 4, 1):
+        learner.learn_block(np.ones((K, 11)), np.ones((K, 3)))
+    assert learner.fixations == 11
 
 
 @every_encoder

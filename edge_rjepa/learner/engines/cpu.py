@@ -186,7 +186,7 @@ class Stream:
         if place not in self._views:
             if len(self._views) == MOST_VIEWS:
                 self._views.clear()
-            self._views[place] = arrays.rows(self.workspace, self.config, self.cell, *place)
+            self._views[place] = arrays.rows(self.workspace, *place)
         return self._views[place]
 
     def forward(self, ws: arrays.Workspace) -> None:

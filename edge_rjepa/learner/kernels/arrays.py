@@ -95,13 +95,19 @@ class Workspace(Activations):
     reads: np.ndarray  # int64, the states that the predictor reads
 
 
+# A block's row 0 is of the fixation before it.
+HAVE_ROW_BEFORE = frozenset(
+    name for name, axes in network.declarations(Workspace).items() if axes.startswith("K+1")
+)
+
+
 def shapes(group: type, config: RJepaConfig, cell: Cell) -> dict[str, network.Shape]:
     """Name -> shape, as the arrays lie here, with room for what is kept."""
     sizes, most = network.sizes(config, cell), room(config)
     found = network.shapes(group, sizes)
     of_kept = network.shapes(group, sizes._replace(K=most.fixations))
     for name in KEPT & found.keys():
-        more = most.blocks if _has_row_before(name) else 0
+        more = most.blocks if name in HAVE_ROW_BEFORE else 0
         found[name] = (of_kept[name][0] + more, *found[name][1:])
     for name in KEPT_BLOCKWISE & found.keys():
         found[name] = (most.blocks, *found[name])
@@ -186,13 +192,13 @@ def _zeros(group: type, config: RJepaConfig, cell: Cell) -> dict[str, np.ndarray
     return {name: zeros(shape, config.dtype) for name, shape in of_group}
 
 
-def rows(workspace: Workspace, config: RJepaConfig, cell: Cell, K: int, kept: Kept) -> Workspace:
+def rows(workspace: Workspace, K: int, kept: Kept) -> Workspace:
     """Views of a workspace for a block of K fixations, after the blocks that are kept."""
     views = {}
-    for name, shape in network.shapes(Workspace, network.sizes(config, cell)._replace(K=K)).items():
+    for name in network.declarations(Workspace):
         array, first = getattr(workspace, name), _rows_kept(name, kept) if name in KEPT else 0
-        in_blocks = name in KEPT_BLOCKWISE
-        views[name] = array[kept.blocks] if in_blocks else array[first : first + shape[0]]
+        in_blocks, end = name in KEPT_BLOCKWISE, first + K + (name in HAVE_ROW_BEFORE)
+        views[name] = array[kept.blocks] if in_blocks else array[first:end]
     return dataclasses.replace(workspace, **views)
 
 
@@ -206,12 +212,7 @@ def kept_rows(workspace: Workspace, kept: Kept) -> Workspace:
 
 def _rows_kept(name: str, kept: Kept) -> int:
     """How many rows of that array the blocks take that are kept."""
-    return kept.fixations + (kept.blocks if _has_row_before(name) else 0)
-
-
-def _has_row_before(name: str) -> bool:
-    """Whether a block's row 0 is of the fixation before it."""
-    return network.declarations(Workspace)[name].startswith("K+1")
+    return kept.fixations + (kept.blocks if name in HAVE_ROW_BEFORE else 0)
 
 
 # Column j of an array (n, n_h) as a tuple, by n: for compiled code its length is a type.
