@@ -277,8 +277,12 @@ class RJepa:
 
     @property
     def fixations(self) -> int:
-        """Fixations learned from so far."""
+        """Fixations learned from so far; the rate falls by them. Can be set, after a merge."""
         return int(self._counts[0])
+
+    @fixations.setter
+    def fixations(self, fixations: int) -> None:
+        self._counts[0] = min(fixations, MOST_COUNTED)
 
     @property
     def nbytes(self) -> int:

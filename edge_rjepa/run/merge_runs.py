@@ -25,8 +25,9 @@ def merge_runs(folders: Sequence[Path], out: Path) -> Made:
     """Write into `out` a run that has learned what all of these have.
 
     It goes on where the first one stands: its source, gaze and optimiser. Each run weighs as many
-    fixations as it has seen. Raises ConfigError for runs that cannot be averaged: of different
-    networks, begun with different seeds, or collapsed; and for an `out` that is not empty.
+    fixations as it has seen, and it counts those of all. Raises ConfigError for runs that cannot be
+    averaged: of different networks, begun with different seeds, or collapsed; and for an `out` that
+    is not empty.
     """
     if len(folders) < 2:
         raise ConfigError("name two runs, or more")
@@ -38,6 +39,7 @@ def merge_runs(folders: Sequence[Path], out: Path) -> Made:
     first = runs[0]
     together = merged([lesson_of(run.learner) for run in runs])
     adopt(first.learner, together)
+    first.learner.fixations = together.fixations  # else a later merge weighs it as the first alone
     first.learner.reset()  # the past was another network's
     make_private_folder(out)
     write_atomic(out / CONFIG, first.config.to_toml().encode(errors="surrogateescape"))

@@ -45,11 +45,37 @@ def test_weights_are_averaged_by_what_each_has_seen(run_of, tmp_path):
         assert np.allclose(array, 0.25 * parts[0][name] + 0.75 * parts[1][name], atol=1e-7)
 
 
+def test_what_was_merged_weighs_as_all_of_it_in_a_later_merge(run_of, tmp_path):
+    three = [run_of(name, frames=frames) for name, frames in (("one", 2), ("two", 3), ("three", 4))]
+    merge_runs(three[:2], tmp_path / "some")
+    assert load_run(tmp_path / "some").learner.fixations == 16 * 5
+    made = [
+        merge_runs([tmp_path / "some", three[2]], tmp_path / "in turns"),
+        merge_runs(three, tmp_path / "at once"),
+    ]
+    assert [each.fixations for each in made] == [16 * 9] * 2
+    in_turns, at_once = (
+        load_run(tmp_path / name).learner.parameters() for name in ("in turns", "at once")
+    )
+    for name, array in at_once.items():
+        assert np.allclose(in_turns[name], array, atol=1e-6), name
+
+
+def test_counts_beyond_all_use_stay_what_a_checkpoint_may_hold(run_of, tmp_path):
+    one, other = run_of("one"), run_of("other")
+    for folder in (one, other):
+        kept = load_run(folder)
+        kept.learner.fixations = 2**62
+        kept.learner.save(folder / "checkpoint.safetensors", kept.notes)
+    merge_runs([one, other], tmp_path / "both")
+    assert load_run(tmp_path / "both").learner.fixations == 2**62
+
+
 @pytest.mark.slow
 def test_it_goes_on_where_the_first_one_stands(run_of, tmp_path):
     folders = [run_of("one"), run_of("other")]
     assert main(["merge", *map(str, folders), "-o", str(tmp_path / "both")]) == 0
-    resume = ["learn", "--resume", str(tmp_path / "both"), "--fixations", "160"]
+    resume = ["learn", "--resume", str(tmp_path / "both"), "--fixations", "240"]
     assert main(resume) == 0
     assert load_run(tmp_path / "both").notes["loop"]["frames"] == 10
 
