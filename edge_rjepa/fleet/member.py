@@ -30,7 +30,6 @@ from edge_rjepa.fleet.parcel import (
     Task,
     as_text,
     check_kind,
-    check_numbers,
     digest,
     kind_of,
     understood,
@@ -126,7 +125,6 @@ class Member:
     def _begin(self, task: Task, arrays: list[np.ndarray], run: Run) -> None:
         """Adopt the fleet's lesson, and learn for a while before handing out its own."""
         check_kind(task.kind, kind_of(run.config), "the fleet")
-        check_numbers(arrays, run.config.network.dtype)
         lesson = checked(arrays, run.config.network)
         if run.rollbacks != self._rollbacks:  # what was learned since then has been undone
             self._rollbacks, self._adopted, self._handed = run.rollbacks, None, None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -115,19 +114,6 @@ def check_kind(theirs: dict[str, object], ours: dict[str, object], whose: str) -
                 f"{as_text(name)} is {ours.get(name)} here and {as_text(theirs.get(name))} of "
                 f"{whose}: they cannot learn together"
             )
-
-
-def check_numbers(arrays: Sequence[np.ndarray], dtype: str) -> None:
-    """Raises InputError unless what the arrays of a lesson hold can be the network's numbers.
-
-    A finite number of another kind may be infinite as one of them. Of the least integer there is
-    no absolute value, so that it passes for small.
-    """
-    most = np.finfo(dtype).max
-    for array in arrays:
-        too_large = np.isfinite(array) & (np.abs(array) > most)
-        if array.ndim and (array.dtype.kind != "f" or too_large.any()):
-            raise InputError(f"its numbers are {array.dtype}, and some are none of {dtype}")
 
 
 def as_text(said: object) -> str:

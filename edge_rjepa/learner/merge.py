@@ -62,7 +62,8 @@ def checked(arrays: Sequence[np.ndarray], config: RJepaConfig) -> Lesson:
     """The lesson that somebody sent, of a network of this configuration.
 
     Raises InputError, in words, for what is none: other shapes or kinds of number, NaN, infinity,
-    covariances that are none, counts beyond all use.
+    numbers that would be infinite as the network's, moments that no embedding has, counts beyond
+    all use.
     """
     n_z = config.n_embedding
     shapes = {
@@ -80,6 +81,9 @@ def checked(arrays: Sequence[np.ndarray], config: RJepaConfig) -> Lesson:
             raise InputError(f"{name} is {np.shape(array)}, not {shape}: of another network")
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise InputError(f"{name} is not all finite numbers: the learner diverged")
+        # Of the least integer there is no absolute value, so that it would pass for small.
+        if shape and (array.dtype.kind != "f" or np.abs(array).max() > np.finfo(config.dtype).max):
+            raise InputError(f"its numbers are {array.dtype}, and some are none of {config.dtype}")
     weights, mean, covariance, error_covariance, sample, fixations = arrays
     if not (0 <= sample <= MOST_FIXATIONS and 0 <= fixations <= MOST_FIXATIONS):
         raise InputError(f"{sample} and {fixations} fixations cannot be")
@@ -93,6 +97,8 @@ def checked(arrays: Sequence[np.ndarray], config: RJepaConfig) -> Lesson:
             raise InputError("a covariance is not symmetric")
         if np.linalg.eigvalsh(np.asarray(matrix, np.float64)).min() < -ROUNDING:
             raise InputError("a variance is negative")
+    if (np.square(mean) + covariance.diagonal()).max() > 1.0 + ROUNDING:  # the means of squares
+        raise InputError("the embedding's moments are beyond those of values within -1 and 1")
     dtype = config.dtype
     return Lesson(
         weights.astype(dtype),

@@ -1,5 +1,7 @@
 """Several learners made into one: exact moments, averaged weights, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -128,6 +130,8 @@ def damaged(**changes):
         (lambda: damaged(covariance=np.eye(6)[::-1]), "negative"),
         (lambda: damaged(covariance=np.tri(6)), "symmetric"),
         (lambda: damaged(error_covariance=np.full((6, 6), 5.0)), "beyond"),
+        (lambda: damaged(mean=np.full(6, 0.9), covariance=0.5 * np.eye(6)), "beyond"),
+        (lambda: damaged(mean=np.full(6, -128, np.int8)), "its numbers are int8"),
         (lambda: damaged(sample=-1.0), "cannot be"),
         (lambda: damaged(fixations=1e300), "cannot be"),
         (lambda: lesson_of(learned(RJepaConfig(n_features=12, n_embedding=5))).arrays(), "another"),
@@ -136,6 +140,23 @@ def damaged(**changes):
 def test_what_is_no_lesson_is_refused_in_words(arrays, says):
     with pytest.raises(InputError, match=says):
         checked(arrays(), CONFIG)
+
+
+@pytest.mark.parametrize("name", ["weights", "mean", "covariance", "error_covariance"])
+def test_numbers_that_would_be_infinite_are_refused(name):
+    """What is finite in float64 may be none of float32."""
+    config = replace(CONFIG, dtype="float32")
+    lesson = lesson_of(learned(config))
+    large = np.full(getattr(lesson, name).shape, 1e300)
+    with pytest.raises(InputError, match="float64, and some are none of float32"):
+        checked(lesson._replace(**{name: large}).arrays(), config)
+
+
+def test_an_embedding_at_its_bounds_is_one():
+    """Every value 1 or -1: the mean square is 1, up to rounding."""
+    mean = np.array([1.0, -1.0, 0.6, -0.6, 0.1, 0.99])
+    covariance = np.diag(1.0 - mean**2 + 1e-6)
+    checked(damaged(mean=mean, covariance=covariance), CONFIG)
 
 
 def test_nothing_is_not_merged():
