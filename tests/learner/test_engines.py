@@ -137,15 +137,34 @@ class Timed(CpuEngine):
     def __init__(self, streams, device, clock, block_s):
         super().__init__(streams)
         self.device, self.clock, self.block_s = device, clock, block_s
-        self.lengths, self.closed = set(), False
+        self.lengths, self.closed, self.taken = set(), False, []
 
     def learn(self, steps):
         self.lengths |= {len(step.features) for step in steps}
+        self.taken.append(steps[0].takes_step)
         self.clock.now_s += self.block_s
         return super().learn(steps)
 
     def close(self):
         self.closed = True
+
+
+@pytest.mark.parametrize("update_every", [1, 4])
+def test_a_device_is_measured_with_the_steps_that_it_learns_with(monkeypatch, update_every):
+    """A step costs most where blocks are kept until it comes."""
+    clock, made = Clock(), []
+
+    def open_timed(config, cell, streams, device):
+        streams = open_engine(config, cell, streams)._streams
+        made.append(Timed(streams, device, clock, 5e-2))
+        return made[-1]
+
+    monkeypatch.setattr(engines, "open_engine", open_timed)
+    monkeypatch.setattr(engines, "time", clock)
+    engines.choose(engine_checks.network("leaky", update_every=update_every), 4)
+    in_turn = [False] * (update_every - 1) + [True]
+    for each in made:
+        assert each.taken == in_turn * (len(each.taken) // update_every)
 
 
 @pytest.mark.slow
