@@ -137,7 +137,7 @@ class Layer(NamedTuple):
     matrix: str  # its name in Weights
     part: str  # of the forward pass
     reads: str  # its input, in Activations
-    d_out: str  # where a GPU keeps the gradient of its output
+    d_out: str  # the gradient of its output, in a workspace
     passes_back: bool  # whether anything further back needs the gradient of its input
     encoder: bool  # its own learning rate; the fixation before the block has a share, too
 

@@ -86,7 +86,7 @@ class Engine(Protocol):
         """
 
     def reset(self) -> None:
-        """All its streams forget the past: row 0 of x, hidden, z, y and the traces become zero."""
+        """All its streams forget the past: `past` in `arrays`, and the traces, become zero."""
 
     def slot(self, i: int) -> Engine:
         """The i-th stream as an engine of one, on the same memory."""

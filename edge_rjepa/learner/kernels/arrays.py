@@ -31,8 +31,9 @@ WHOLE_LINES = frozenset(
 )
 # What gradients and traces are made of is kept of several blocks: rows, or one thing a block.
 KEPT = frozenset(
-    [name for layer in (*network.PREDICTOR, *network.DEEP_ENCODER) for name in layer[2:4]]
-    + ["x", "u", "beta", "gamma"]
+    [layer.reads for layer in (*network.PREDICTOR, *network.DEEP_ENCODER)]
+    + [layer.d_out for layer in (*network.PREDICTOR, *network.DEEP_ENCODER)]
+    + ["u", "beta", "gamma"]
 )
 KEPT_BLOCKWISE = frozenset(("alpha", "T"))
 MOST_FIXATIONS, MOST_BLOCKS = 128, 16  # more are no faster

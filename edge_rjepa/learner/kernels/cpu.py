@@ -118,13 +118,6 @@ VOCABULARY = {name: globals()[name] for name in cells.VOCABULARY}
 
 
 @jit
-def copy(x, y):
-    """y <- x, both flat. A loop: Numba's slice assignment takes seconds to compile."""
-    for i in range(x.size):
-        y[i] = x[i]
-
-
-@jit
 def tanh_rows(a):
     """a <- tanh(a) for a (rows, n)."""
     for i in range(a.shape[0]):

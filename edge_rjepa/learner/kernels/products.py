@@ -3,6 +3,7 @@
     forward_product     out <- x w'
     backward_product    out <- d w
     add_product         out <- out + d x
+    turn                out <- x'
     recur(m, credit)    what a recurrence makes of large matrices, block after block
 
 All matrices are of one dtype and in C order.
@@ -137,9 +138,6 @@ def recur(m: int, credit: bool) -> Callable:
             single_narrow=recur_tile(1, 1, m, credit),
         )
     )
-
-
-gather = recur(0, True)
 
 
 @jit
