@@ -79,11 +79,9 @@ class NoTransport(Stream):
 class CutAtTheBorder(Stream):
     """Truncated to the block: no trace comes in."""
 
-    def assign_credit(self, ws):
-        self.settle()
-        for trace in self.traces:
-            trace[:] = 0
-        super().assign_credit(ws)
+    def learn(self, step):
+        self._forget_traces()
+        return super().learn(step)
 
 
 class NoFirstDelta(Stream):

@@ -23,15 +23,15 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-12}  # of the norm, after three step
 
 
 def learned(cell: str, dtype: str, n_encoder_hidden: int) -> dict[str, np.ndarray]:
-    """All that changed of a tiny network in three blocks, and what it predicts after them."""
+    """All that changed of a tiny network in some blocks, and what it predicts after them."""
     sizes = {"n_features": 5, "n_embedding": 4, "n_hidden": 3, "n_predictor": 5, "n_gain": 2}
-    rates = {"learning_rate": 1e-3, "update_every": 1, "statistics_fixations": 50.0}
+    rates = {"learning_rate": 1e-3, "update_every": 2, "statistics_fixations": 50.0}
     config = RJepaConfig(
         **sizes, **rates, cell=cell, dtype=dtype, n_encoder_hidden=n_encoder_hidden
     )
     learner = RJepa(config, seed=1)
     rng = np.random.default_rng(2)
-    for K in (5, 1, 3):
+    for K in (5, 1, 3, 4, 2, 1, 3):  # three steps of Adam, and a gradient that waits for the next
         learner.learn_block(rng.normal(size=(K, 5)), rng.normal(size=(K, 4)))
     tensors = {name: np.tril(a) if "factor" in name else a for name, a in learner.tensors().items()}
     _, z_hat, h = learner.predict(rng.normal(size=(4, 5)), rng.normal(size=(4, 4)))
