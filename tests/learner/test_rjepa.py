@@ -333,6 +333,27 @@ def test_gradients_are_gathered_until_they_are_used():
     assert not any(array.any() for array in learner.gradient_sums().values())
 
 
+@every_cell
+@pytest.mark.parametrize("update_every", [1, 8, 17])
+@pytest.mark.parametrize("max_block", [16, 64])
+def test_when_blocks_are_taken_in_makes_no_difference(cell, update_every, max_block):
+    """Whoever reads gradients, the past or covariances has what is kept taken in at once."""
+    sizes = {"update_every": update_every, "max_block": max_block, "statistics_fixations": 1e4}
+    undisturbed, read, seldom = (small(cell, **sizes) for _ in range(3))
+    for i, block in enumerate(stream(sizes=SIZES * 4)):
+        for learner in (undisturbed, read, seldom):
+            if i == 9:
+                learner.reset()
+            if i == 14:
+                learner.embed(*block)
+            learner.learn_block(*block)
+        read.gradient_sums()
+        read.set_past(read.past())
+        if i % 5 == 0:
+            assert seldom.embedding_covariance.any()
+    assert undisturbed.digest == read.digest == seldom.digest
+
+
 def test_warm_up_changes_nothing():
     learner = taught()
     before = everything(learner)
