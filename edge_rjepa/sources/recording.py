@@ -15,6 +15,7 @@ writer leaves at most one torn end, which the reader leaves out.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
@@ -279,17 +280,40 @@ class Recorder:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether there is nothing in it; a recording that never took a frame is taken away."""
+    """Whether there is nothing in it; a recording that never took a frame is taken away.
+
+    Raises RecordingError where another process records into it.
+    """
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
+    is_ours = (folder / HELD_OUT / FRAMES).exists() or names == {FRAMES}
+    if not (names <= {ABOUT, HELD_OUT, FRAMES} and is_ours):
+        return not names
     frames = folder / FRAMES
-    begun = frames.exists() and frames.stat().st_size > 0
-    is_ours = names <= {ABOUT, HELD_OUT, FRAMES} and (folder / HELD_OUT / FRAMES).exists()
-    if is_ours and not begun:
+    with contextlib.ExitStack() as opened:
+        if frames.exists():
+            _hold(opened.enter_context(open_regular(frames, follow_links=False)), folder)
+            if frames.stat().st_size > 0:
+                return False
         shutil.rmtree(folder)
-        return True
-    return not names
+    return True
+
+
+def _hold(frames: BinaryIO, folder: Path) -> None:
+    """Keep a folder, by its open frames.jsonl, from other processes: until that is closed.
+
+    A recording without a frame is no sign that it was given up: the first one may be long in
+    coming. Raises RecordingError where another process has it.
+    """
+    try:
+        fcntl.flock(frames, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RecordingError(
+            f"another process records into {folder}: stop it first, or record into a new one"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
 
 
 class _FolderWriter:
@@ -300,14 +324,17 @@ class _FolderWriter:
     ) -> None:
         if folder.exists() and not _is_free(folder):
             raise RecordingError(f"{folder} is not an empty folder: record into a new one")
-        make_private_folder(folder)
-        with _FrameWriter(folder / HELD_OUT, pictures) as writer:
-            for frame in held_out:
-                writer.add(frame, None, 0)
         self._folder = folder
         self._writer = _FrameWriter(folder, pictures)
         self.add, self.close = self._writer.add, self._writer.close
-        self.note(about)
+        try:
+            with _FrameWriter(folder / HELD_OUT, pictures) as writer:
+                for frame in held_out:
+                    writer.add(frame, None, 0)
+            self.note(about)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def frames(self) -> int:
@@ -330,6 +357,11 @@ class _FrameWriter:
         # Unbuffered: what was written is the system's, and no longer lost with this process.
         self._lines = open(folder / FRAMES, "xb", buffering=0, opener=private_opener)
         self._segment: BinaryIO | None = None
+        try:
+            _hold(self._lines, folder)
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, frame: Taken, gaze_rad: np.ndarray | None, fixations: int) -> None:
         number = self.frames // FRAMES_A_SEGMENT

@@ -491,6 +491,38 @@ def test_a_folder_in_use_is_not_recorded_into(tmp_path):
     assert_replays(tmp_path, 1)
 
 
+@pytest.mark.parametrize("held_out", [0, 2])
+def test_a_recording_that_waits_for_its_first_frame_is_not_taken_away(tmp_path, held_out):
+    waits = record(tmp_path, 0, held_out=held_out, close=False)
+    with pytest.raises(RecordingError, match="another process records into"):
+        Recorder(tmp_path, CAMERA, CONFIG)
+    waits.add(noise_frame(0), gaze_of(0), 0)
+    waits.close("digest")
+    assert_replays(tmp_path, 1)
+
+
+def test_a_recording_is_kept_from_others_while_it_takes_what_is_held_out(tmp_path):
+    refused = []
+
+    def held_out():
+        with pytest.raises(RecordingError, match="another process records into") as told:
+            Recorder(tmp_path, CAMERA, CONFIG)
+        refused.append(told)
+        yield noise_frame(1000)
+
+    with Recorder(tmp_path, CAMERA, CONFIG, LIMITS, held_out()) as recorder:
+        recorder.add(noise_frame(0), gaze_of(0), 0)
+    assert refused
+    assert_replays(tmp_path, 1)
+
+
+@leaves_files_open
+def test_a_recording_killed_before_it_took_what_is_held_out_is_begun_again(tmp_path):
+    (tmp_path / FRAMES).touch()
+    record(tmp_path, 2, held_out=1)
+    assert_replays(tmp_path, 2)
+
+
 def test_other_pictures_are_refused_and_recording_goes_on(tmp_path):
     with Recorder(tmp_path, CAMERA, CONFIG) as recorder:
         recorder.add(noise_frame(0), gaze_of(0), 0)
