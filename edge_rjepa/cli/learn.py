@@ -19,10 +19,10 @@ from edge_rjepa.cli import options as flags
 from edge_rjepa.cli.cameras import Cameras, note, options_of_each
 from edge_rjepa.cli.options import positive
 from edge_rjepa.cli.terminal import FAILED, USAGE, say, stop_on_signals
-from edge_rjepa.errors import ConfigError
+from edge_rjepa.errors import ConfigError, RJepaError
 from edge_rjepa.eye.config import GazePolicy
 from edge_rjepa.learner.config import DEVICES
-from safe_files.errors import why
+from safe_files.errors import in_words, why
 
 LINE_EVERY_S = 60.0  # of progress, where there is no terminal to draw a bar on
 # Once begun.
@@ -153,7 +153,8 @@ def execute(options: argparse.Namespace) -> int:
         if set(received) - {signal.SIGINT}:  # no time for a summary: the machine may go down
             say(f"saved; continue with {go_on_line}")
             return 0
-        summaries = [_judge(run) for run in runs]
+        summaries = _judge_each(runs)
+        failed |= None in summaries
         say(f"continue: {go_on_line}")
     if options.json:
         print(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
@@ -211,6 +212,25 @@ def _watched(
         _in_fleet(run, callbacks, options) as callbacks,
     ):
         yield callbacks
+
+
+def _judge_each(runs: list[Any]) -> list[dict[str, Any] | None]:
+    """The summary of each run; None for one of several that cannot be judged: one alone raises why.
+
+    The pictures that a run holds out may be gone with its source; the others are judged all the
+    same.
+    """
+    if len(runs) == 1:
+        return [_judge(runs[0])]
+    summaries: list[dict[str, Any] | None] = []
+    for run in runs:
+        try:
+            summaries.append(_judge(run))
+        except (RJepaError, OSError) as error:
+            words = error if isinstance(error, RJepaError) else in_words(error)
+            say(f"error: {run.folder} is not judged: {words}")
+            summaries.append(None)
+    return summaries
 
 
 def _judge(run: Any) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import pytest
 
 from edge_rjepa.cli import main
 from edge_rjepa.cli.cameras import address_after, numbered
+from edge_rjepa.errors import SourceError
 from edge_rjepa.run.run import Run, load_run
+from edge_rjepa.sources.scene import SceneSource
 from tests import small_runs
 
 pytestmark = pytest.mark.slow
@@ -73,6 +75,32 @@ def test_runs_that_were_killed_while_the_others_began_begin_again(learn, tmp_pat
         assert digest(tmp_path / "both" / name) == digest(tmp_path / "whole" / name)
     code, _, said = learn("--out", tmp_path / "both")  # what has learned is not begun again
     assert code == 1 and "holds a run" in said
+
+
+def test_one_whose_source_is_gone_leaves_the_judgement_of_the_others(
+    learn, pictures, tmp_path, monkeypatch
+):
+    held_out = SceneSource.held_out
+
+    def gone_from_the_first(source, count):
+        if source is first[0]:
+            raise SourceError("the disk with the pictures is gone")
+        return held_out(source, count)
+
+    first = []
+    finish = Run.finish
+
+    def noting(run):
+        first[:] = first or [run.loop.source]
+        return finish(run)
+
+    monkeypatch.setattr(Run, "finish", noting)
+    monkeypatch.setattr(SceneSource, "held_out", gone_from_the_first)
+    code, printed, said = learn("--out", tmp_path / "both", "--json")
+    assert code == 1 and f"{tmp_path / 'both' / '1'} is not judged: the disk with" in said
+    missing, summary = json.loads(printed)
+    assert missing is None and summary["fixations"] == 320
+    assert (tmp_path / "both" / "2" / "summary.json").exists()
 
 
 @pytest.mark.slow
