@@ -15,7 +15,7 @@ from edge_rjepa.errors import CheckpointError, ConfigError
 from safe_files.errors import FileError, why
 from safe_files.plain import rebuilt
 from safe_files.reading import read_json
-from safe_files.writing import make_private_folder, write_atomic
+from safe_files.writing import make_private_folder, newest, write_atomic
 
 CAMERAS = "cameras.json"
 MOST, MOST_BYTES = 64, 4096
@@ -51,6 +51,8 @@ def options_of_each(options: argparse.Namespace) -> list[argparse.Namespace]:
         raise ConfigError(f"{count} cameras: {MOST} at most learn in one process")
     if options.share and options.device != "cpu":
         raise ConfigError("--share learns on the CPU: leave --device out")
+    if not kept:
+        _check_holds_no_run(options.out)
     return [
         _but(
             options,
@@ -81,6 +83,14 @@ def address_after(address: str, i: int) -> str:
     """HOST:PORT with the i-th port from there; 0, for any free one, stays."""
     host, _, port = address.rpartition(":")
     return f"{host}:{int(port) + i}" if port.isdecimal() and int(port) else address
+
+
+def _check_holds_no_run(folder: Path) -> None:
+    """Raises ConfigError for a run's own folder: --resume would go on with the new ones instead."""
+    from edge_rjepa.run.run import CHECKPOINT, GOOD  # here, so that --help stays quick
+
+    if newest(folder / CHECKPOINT) or (folder / GOOD).exists():
+        raise ConfigError(f"{folder} holds a run of one camera: name another folder for several")
 
 
 def _but(options: argparse.Namespace, **changes: object) -> argparse.Namespace:

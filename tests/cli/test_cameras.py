@@ -156,6 +156,15 @@ def test_what_does_not_go_with_several_is_told_before_anything_is_made(
     assert not (tmp_path / "none").exists()
 
 
+def test_the_folder_of_one_run_is_not_taken_for_several(learn, tmp_path):
+    learn("--out", tmp_path / "one", sources=1)
+    before = digest(tmp_path / "one")
+    code, _, said = learn("--out", tmp_path / "one")
+    assert code == 1 and "holds a run of one camera" in said and len(said.splitlines()) == 1
+    assert learn("--resume", tmp_path / "one", sources=0)[0] == 0
+    assert digest(tmp_path / "one") == before
+
+
 def test_one_camera_shares_with_nobody(learn, tmp_path):
     code, _, said = learn("--share", "--out", tmp_path / "none", sources=1)
     assert code == 1 and "several cameras" in said
