@@ -103,7 +103,9 @@ def with_calibration(config: RunConfig, path: Path | None) -> RunConfig:
             raise ConfigError(
                 f"{redacted(config.source)} brings its own camera: leave --calibration out"
             )
-        config = replace(config, calibration=str(path.resolve()))
+    named = path or (path_of(config.calibration) if config.calibration else None)
+    if named is not None:  # found from any folder, as the source is
+        config = replace(config, calibration=str(named.resolve()))
     if config.calibration and config.head.device and not config.head.image_delay_s:
         calibrated, found = _calibration(config)
         head = replace(config.head, image_delay_s=calibrated.image_delay_s(found))

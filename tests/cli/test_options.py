@@ -2,12 +2,14 @@
 
 import argparse
 import os
+from pathlib import Path
 
 import pytest
 
-from edge_rjepa.cli import main
+from edge_rjepa.cli import main, rig
 from edge_rjepa.cli import options as flags
 from edge_rjepa.errors import ConfigError
+from edge_rjepa.run.config import RunConfig
 
 
 def parsed(*arguments):
@@ -79,3 +81,12 @@ def test_an_address_has_a_host_and_a_port(address, parts):
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ConfigError, match="is no address: write it as HOST:PORT"):
         flags.host_and_port(address)
+
+
+def test_a_calibration_of_a_configuration_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = rig.with_calibration(RunConfig(source="walk.mp4", calibration="lens.json"), None)
+    assert config.calibration == str(tmp_path / "lens.json")
+    flagged = rig.with_calibration(config, Path("other.json"))
+    assert flagged.calibration == str(tmp_path / "other.json")
+    assert rig.with_calibration(RunConfig(), None).calibration == ""
