@@ -250,7 +250,8 @@ def _check_resume(options: argparse.Namespace) -> None:
     """A run that goes on is as it was begun."""
     if options.resume:
         for flag in FIXED:
-            if getattr(options, flag) not in (None, False):
+            value = getattr(options, flag)
+            if value is not None and value is not False:  # a seed of 0 is one
                 say(f"edge-rjepa: --{flag} cannot change a run that is resumed")
                 raise SystemExit(USAGE)
 

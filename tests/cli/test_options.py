@@ -90,3 +90,13 @@ def test_a_calibration_of_a_configuration_is_found_from_any_folder(tmp_path, mon
     flagged = rig.with_calibration(config, Path("other.json"))
     assert flagged.calibration == str(tmp_path / "other.json")
     assert rig.with_calibration(RunConfig(), None).calibration == ""
+
+
+@pytest.mark.parametrize(
+    "flags_given", [("--seed", "0"), ("--seed", "1"), ("--share",), ("--source", "0")]
+)
+def test_what_cannot_change_a_resumed_run_is_refused(tmp_path, capsys, flags_given):
+    with pytest.raises(SystemExit) as ended:
+        main(["learn", "--resume", str(tmp_path), *flags_given])
+    assert ended.value.code == 2
+    assert f"{flags_given[0]} cannot change a run" in capsys.readouterr().err
