@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -271,7 +272,7 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not (value > 0 and math.isfinite(value)):
+        if not 0 < value <= sys.float_info.max:  # a whole number may be more than any float holds
             raise ValueError
         return value
 

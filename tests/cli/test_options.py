@@ -100,3 +100,12 @@ def test_what_cannot_change_a_resumed_run_is_refused(tmp_path, capsys, flags_giv
         main(["learn", "--resume", str(tmp_path), *flags_given])
     assert ended.value.code == 2
     assert f"{flags_given[0]} cannot change a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["learn", "--fixations"], ["teach", "a", "b", "--looks"]])
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "9" * 5000, "0", "-1", "nan"])
+def test_a_count_that_is_none_is_refused_in_a_line(command, number, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command, number])
+    assert ended.value.code == 2
+    assert "invalid positive int value" in capsys.readouterr().err.splitlines()[-1]
