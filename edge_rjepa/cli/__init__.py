@@ -45,6 +45,7 @@ NO_HOME = "/nonexistent"  # Debian's home of users that have none
 
 # What Python says where a limit of the system on threads is reached.
 NO_THREAD = "can't start new thread"
+NO_MEMORY = "not enough memory: end other programs, or ask for less"  # Python says nothing then
 
 
 def program() -> NoReturn:
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()  # what cannot be written is told here, and not while Python ends
         return code
     except (RJepaError, CalibrationError, MemoryError) as error:
-        say(f"edge-rjepa: {_in_a_line(error)}")
+        say(f"edge-rjepa: {_in_a_line(error) or NO_MEMORY}")
         return FAILED
     except OSError as error:
         say(f"edge-rjepa: {_of_the_system(error)}")

@@ -73,7 +73,7 @@ def teach(options: argparse.Namespace) -> int:
     import numpy as np
 
     from edge_rjepa.encoder.opener import open_encoder
-    from edge_rjepa.teach.looks import changing, path_beside
+    from edge_rjepa.teach.looks import MOST_LOOKS_A_NAME, changing, path_beside
 
     encoder = open_encoder(options.encoder)
     if names_of_file(encoder):
@@ -84,7 +84,8 @@ def teach(options: argparse.Namespace) -> int:
     known = known_to(encoder, path)
     # What cannot be taught is told before anybody looks.
     blank = known.see(np.zeros((64, 64, 3), np.uint8), options.box)
-    known.teach_rows(options.name, [blank] * (options.looks or LOOKS), options.box)
+    kept = min(options.looks or LOOKS, MOST_LOOKS_A_NAME)  # more would only take memory
+    known.teach_rows(options.name, [blank] * kept, options.box)
     rows = [known.see(picture, options.box) for picture in _looks(options)]
     if not rows:
         raise SourceError(f"nothing was seen: '{options.name}' is not taught")

@@ -109,3 +109,12 @@ def test_a_count_that_is_none_is_refused_in_a_line(command, number, capsys):
         main([*command, number])
     assert ended.value.code == 2
     assert "invalid positive int value" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_memory_that_runs_out_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    def none_left(folder, number):
+        raise MemoryError
+
+    monkeypatch.setattr("edge_rjepa.watch.feedback.say_fine", none_left)
+    assert main(["fine", str(tmp_path), "1"]) == 1
+    assert capsys.readouterr().err.startswith("edge-rjepa: not enough memory")

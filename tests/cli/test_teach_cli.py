@@ -100,6 +100,13 @@ def test_a_video_is_looked_at_evenly_and_answers_change_with_it(home, run, capsy
 
 
 @pytest.mark.slow
+def test_a_folder_of_fewer_pictures_than_looks_asked_for_is_taught_whole(home, run, capsys):
+    asked = ["teach", str(run), "hall", "--source", str(home / "hall"), "--looks", str(10**12)]
+    assert main(asked) == 0
+    assert f"'hall' is taught by {LOOKS} looks" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_things_are_known_apart_from_places(home, run, capsys):
     teach_all(home, run)
     asked = home / "asked"
