@@ -587,7 +587,15 @@ def _is_free(folder: Path, config: RunConfig) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir() if not path.match(".*.tmp")}
-    ours = CONFIG not in names or RunConfig.from_toml(folder / CONFIG, False) == config
+    ours = CONFIG not in names or _is_config_of(config, folder / CONFIG)
     # Of a run that got further there are measures.
     begun = METRICS in names and (folder / METRICS).stat().st_size > 0
     return names <= {CONFIG, METRICS, GOOD, CHECKPOINT} and ours and not begun
+
+
+def _is_config_of(config: RunConfig, path: Path) -> bool:
+    """Whether a file says just that; many programs have a config.toml."""
+    try:
+        return RunConfig.from_toml(path, follow_links=False) == config
+    except ConfigError:
+        return False

@@ -281,6 +281,14 @@ def test_nothing_of_the_user_is_overwritten(tmp_path, config):
     assert (tmp_path / CONFIG).read_text() == "# mine"
 
 
+@pytest.mark.parametrize("content", ['title = "a page"', "not = = TOML", "seed = -1"])
+def test_a_folder_with_the_configuration_of_another_program_is_not_empty(tmp_path, config, content):
+    (tmp_path / CONFIG).write_text(content)
+    with pytest.raises(ConfigError, match="not an empty folder: name a new one"):
+        begin(tmp_path, config)
+    assert (tmp_path / CONFIG).read_text() == content
+
+
 def test_a_run_that_cannot_be_saved_gives_up_and_keeps_the_good_state(tmp_path, config):
     hopeless = replace(
         config,
