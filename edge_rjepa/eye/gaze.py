@@ -316,6 +316,7 @@ class Gaze:
         """The head angles with most interest in the central region; None if that is here."""
         share, cell_rad = self.config.central_share, self.config.cell_rad
         field_rad = np.array([camera.width_px, camera.height_px]) / camera.focal_px
+        field_rad = np.minimum(field_rad, [2.0 * math.pi, math.pi])  # there is no more around
         kernel = [_odd(side) for side in share * field_rad / cell_rad]
         about = cv2.blur(self._interest(), kernel, borderType=cv2.BORDER_REPLICATE)
 

@@ -602,6 +602,15 @@ def test_the_head_is_not_asked_before_anything_was_seen():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("view_deg", [1e-3, 179.0, 179.9999999])
+def test_the_head_is_aimed_under_every_lens(view_deg):
+    camera = Pinhole(320, 240, math.radians(view_deg))
+    gaze = gaze_of("mixed", dwell_frames=1)
+    gaze.plan(camera, PICTURE, HERE, 4)
+    aim = gaze.aim(LIMITS)
+    assert aim is None or (np.isfinite(aim).all() and np.abs(aim).max() <= 0.25)
+
+
 def test_random_head_movements_are_small():
     steps = np.array([np.subtract(aim, head) for head, aim in aims("random", 3000) if aim])
     assert np.degrees(steps.std(axis=0)) == pytest.approx([2.5, 2.5], rel=0.2)
