@@ -10,7 +10,7 @@ from typing import NamedTuple
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.merge import adopt, lesson_of, merged
 from edge_rjepa.run.monitor import Monitor, health_of
-from edge_rjepa.run.run import CHECKPOINT, CONFIG, GOOD, LoadedRun, load_run
+from edge_rjepa.run.run import CHECKPOINT, CONFIG, GOOD, METRICS, LoadedRun, load_run
 from safe_files.writing import make_private_folder, write_atomic
 
 
@@ -43,6 +43,7 @@ def merge_runs(folders: Sequence[Path], out: Path) -> Made:
     first.learner.reset()  # the past was another network's
     make_private_folder(out)
     write_atomic(out / CONFIG, first.config.to_toml().encode(errors="surrogateescape"))
+    write_atomic(out / METRICS, b"")  # as every run has them, by which the page knows one
     for name in (GOOD, CHECKPOINT):
         first.learner.save(out / name, first.notes)
     return Made(together.fixations, [problem for run in runs for problem in run.problems])

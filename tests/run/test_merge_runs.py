@@ -5,13 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_rjepa.cli import main
+from edge_rjepa.cli import dashboard, main
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.run.config import MonitorConfig, RunConfig
 from edge_rjepa.run.merge_runs import merge_runs
 from edge_rjepa.run.run import Run, load_run
 from edge_rjepa.sources import open_source
+from edge_rjepa.views.dashboard import KeptRun
+from edge_rjepa.views.report import ReportError, draw_report
 from tests import small_runs
 
 NETWORK = RJepaConfig(n_embedding=16, n_hidden=24, n_predictor=16, n_gain=4, max_block=16)
@@ -86,6 +88,13 @@ def test_it_is_an_encoder(run_of, tmp_path):
     merge_runs(folders, tmp_path / "both")
     output = tmp_path / "both.onnx"
     assert main(["export", str(tmp_path / "both"), "-o", str(output), "--form", "patches"]) == 0
+
+
+def test_the_page_and_the_report_know_it_as_a_run(run_of, tmp_path):
+    merge_runs([run_of("one"), run_of("other")], tmp_path / "both")
+    assert isinstance(dashboard._page_of(tmp_path / "both"), KeptRun)
+    with pytest.raises(ReportError, match="let the run learn"):
+        draw_report(tmp_path / "both")
 
 
 @pytest.mark.parametrize(
