@@ -9,6 +9,7 @@ from edge_rjepa.base.checks import check_number, check_whole
 from edge_rjepa.errors import ConfigError
 
 MOST_PX = 65_535
+LONGEST_S = 604_800.0  # a week without a picture: drivers count milliseconds in 31 bits
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class CameraConfig:
         check_whole(self, "height_px", 1, MOST_PX)
         check_number(self, "frames_per_s", above=0.0)
         check_number(self, "first_picture_s", above=0.0)
+        if self.first_picture_s > LONGEST_S:
+            raise ConfigError(f"first_picture_s = {self.first_picture_s:g}: must be a week at most")
+        if 1.0 / self.frames_per_s > LONGEST_S:
+            raise ConfigError(f"frames_per_s = {self.frames_per_s:g}: must be one a week at least")
         check_number(self, "field_of_view_rad", above=0.0)
         if self.field_of_view_rad >= math.pi:
             raise ConfigError(
