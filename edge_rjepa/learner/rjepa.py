@@ -69,6 +69,8 @@ class RJepa:
     config.max_block fixations in the order seen. Anything else raises InputError and changes
     nothing. DeviceError, from whatever method, says that the device cannot be had or has failed: go
     on from a checkpoint.
+
+    One thread at a time calls it, to read, too: what is read takes in what was kept until then.
     """
 
     def __init__(

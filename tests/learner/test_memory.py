@@ -166,11 +166,14 @@ def test_the_count_sees_an_allocation(allocations):
 
 @pytest.mark.parametrize("memory_input", ["embedding", "features"])
 @pytest.mark.parametrize("n_encoder_hidden", [0, 12])
-def test_every_buffer_stays_where_it_is(memory_input, n_encoder_hidden):
-    sizes = {**SMALL, "n_encoder_hidden": n_encoder_hidden}
+@pytest.mark.parametrize("update_every", [1, 8])
+def test_every_buffer_stays_where_it_is(memory_input, n_encoder_hidden, update_every):
+    sizes = {**SMALL, "n_encoder_hidden": n_encoder_hidden, "update_every": update_every}
     learner = RJepa(RJepaConfig(**sizes, memory_input=memory_input))
     before = buffers(learner)
     for K in range(1, 17):
+        learner.learn_block(*block(K))  # with update_every = 8 it is kept
+        learner.learn_block(*block(17 - K))
         for call in (learner.learn_block, learner.predict, learner.gradients, learner.embed):
             call(*block(K))
         learner.reset()

@@ -17,7 +17,9 @@ from edge_rjepa.learner.kernels import arrays
 from edge_rjepa.learner.kernels import cpu as kernels
 from edge_rjepa.learner.network import layers_without_past
 
-SETTLED = frozenset(("gradient", "traces.E"))  # what takes in the blocks that are kept
+# What takes in the blocks that are kept.
+TAKEN_IN = frozenset(("gradient", "traces.E"))
+TAKEN_IN_BY_STATISTICS = frozenset(("statistics.S_z", "statistics.S_e"))
 MOST_VIEWS = 64  # workspaces of views: blocks of one length have as many as a step has blocks
 NOTHING = arrays.Kept(0, 0)
 
@@ -76,8 +78,10 @@ class CpuEngine:
     def arrays(self, i: int = 0, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """What changes of the i-th stream: copies of what there is for every weight, and views."""
         stream = self._streams[i]
-        if names is None or not SETTLED.isdisjoint(names):
+        if names is None or not TAKEN_IN.isdisjoint(names):
             stream.settle()
+        if names is None or not TAKEN_IN_BY_STATISTICS.isdisjoint(names):
+            stream.statistics.settle()
         weights, views = stream.for_every_weight(), stream.views()
         return {
             name: arrays.packed(weights[name], stream.config, stream.cell)
@@ -90,6 +94,7 @@ class CpuEngine:
         """Copy these into the i-th stream."""
         stream = self._streams[i]
         stream.settle()
+        stream.statistics.settle()
         weights, views = stream.for_every_weight(), stream.views()
         for name, tensor in tensors.items():
             if name in weights:

@@ -33,7 +33,8 @@ class PredictiveInformation:
         self.statistics_fixations = statistics_fixations
         self.fixations = np.zeros(1, np.int64)
         self.mu = np.zeros(n_embedding, dtype)
-        self._of_z, self._of_e = (Covariance(n_embedding, room, dtype) for _ in range(2))
+        columns = zeros((n_embedding, room.fixations + room.blocks), dtype)
+        self._of_z, self._of_e = (Covariance(room, columns) for _ in range(2))
         self._shift, self._no_shift = np.zeros((2, n_embedding), dtype)  # of mu
         # Cholesky factors of S + eps 1 and its inverses, in Fortran order: LAPACK works in place.
         self._factor_z, self._factor_e, self._P_z, self._P_e = (
@@ -48,28 +49,36 @@ class PredictiveInformation:
     def arrays(self) -> dict[str, np.ndarray]:
         """What must be kept to go on as if nothing had happened (views, not copies).
 
-        S_z and S_e have taken in all that was seen. Whoever writes into the factors calls
-        `follow_factors`.
+        S_z and S_e are of all that was seen once `settle` was called. Whoever writes into the
+        factors calls `follow_factors`.
         """
         return {
-            "fixations": self.fixations, "mu": self.mu, "S_z": self.S_z, "S_e": self.S_e,
+            "fixations": self.fixations, "mu": self.mu, "S_z": self._of_z.S, "S_e": self._of_e.S,
             "factor_z": self._factor_z, "factor_e": self._factor_e, "moved": self._moved,
         }  # fmt: skip
 
     def buffers(self) -> list[np.ndarray]:
         """Every array held."""
         held = *vars(self).values(), *vars(self._of_z).values(), *vars(self._of_e).values()
-        return [array for array in held if isinstance(array, np.ndarray)]
+        arrays = {id(array): array for array in held if isinstance(array, np.ndarray)}
+        return list(arrays.values())
+
+    def settle(self) -> None:
+        """S_z and S_e take in what was kept."""
+        self._of_z.settle()
+        self._of_e.settle()
 
     @property
     def S_z(self) -> np.ndarray:  # noqa: N802, a symbol of docs/theory.md
         """Covariance of the embedding, (n_z, n_z)."""
-        return self._of_z.settled()
+        self._of_z.settle()
+        return self._of_z.S
 
     @property
     def S_e(self) -> np.ndarray:  # noqa: N802
         """Second moment of the error, (n_z, n_z)."""
-        return self._of_e.settled()
+        self._of_e.settle()
+        return self._of_e.S
 
     def loss(self, z, e, centred, d_z, d_zhat, surprise) -> float:
         """The block's loss in nats and its gradients, statistics as they stand.
@@ -129,15 +138,18 @@ class PredictiveInformation:
 class Covariance:
     """S (n, n) <- (1 - rate) S + rate block' block / K - shift' shift, block after block.
 
-    S takes in several blocks at once. How many makes no difference, to the bit. It stays symmetric
-    up to rounding.
+    S takes in several blocks at once, when `settle` is called or there is no room for more. How
+    many makes no difference, to the bit. It stays symmetric up to rounding.
+
+    columns: scratch (n, rows), for as many rows as the room's fixations and blocks: of each block
+    one more, for the shift.
     """
 
-    def __init__(self, n: int, room: Kept, dtype: str):
-        rows = room.fixations + room.blocks  # of each block one more, for the shift
-        self._S = zeros((n, n), dtype)
+    def __init__(self, room: Kept, columns: np.ndarray):
+        (n, rows), dtype = columns.shape, columns.dtype.name
+        self.S = zeros((n, n), dtype)
         self._rows, self._scaled = zeros((rows, n), dtype), zeros((rows, n), dtype)
-        self._columns = zeros((n, rows), dtype)
+        self._columns = columns
         self._keeps = zeros((room.blocks, 1), dtype)  # 1 - rate
         self._ends = np.zeros((room.blocks, 1), np.int64)
         self._kept = 0, 0  # rows, blocks
@@ -146,21 +158,20 @@ class Covariance:
         """A block (K, n), and by how much the mean moved, (n,)."""
         first, i = self._kept
         if i == len(self._ends) or first + 1 + len(block) > len(self._rows):
-            self.settled()
+            self.settle()
             first, i = self._kept
         end = first + 1 + len(block)
         self._keeps[i], self._ends[i] = 1.0 - rate, end
         kernels.keep_block(block, rate, shift, self._rows[first:end], self._scaled[first:end])
         self._kept = end, i + 1
 
-    def settled(self) -> np.ndarray:
-        """S, with all that was kept taken in."""
+    def settle(self) -> None:
+        """S takes in what was kept."""
         end, blocks = self._kept
         if blocks:
             keeps, ends, columns = self._keeps[:blocks], self._ends[:blocks], self._columns
             products.turn(self._scaled[:end], columns)
             products.recur(1, False)(
-                keeps, keeps, columns, columns, ends, self._rows[:end], self._S, self._S, 1
+                keeps, keeps, columns, columns, ends, self._rows[:end], self.S, self.S, 1
             )
             self._kept = 0, 0
-        return self._S
