@@ -141,9 +141,12 @@ def test_what_fills_up_rows_stays_zero_and_is_not_handed_out(
         n = network.shapes(type(group), network.sizes(config, find(cell)))
         for name in n.keys() & arrays.WHOLE_LINES:
             assert not getattr(group, name)[..., n[name][-1] :].any(), name
-        for name, shape in arrays.shapes(type(group), config, find(cell)).items():
-            assert getattr(group, name).shape == shape, name
-            assert name in arrays.WHOLE_LINES or shape[-1] == n[name][-1], name
+        for name in n.keys() - arrays.WHOLE_LINES:
+            found, rows = getattr(group, name).shape, name in arrays.KEPT
+            if name in arrays.KEPT_BLOCKWISE:
+                assert found == (arrays.room(config).blocks, *n[name]), name
+            else:
+                assert found == (with_room(name, n[name], config) if rows else n[name]), name
     for name, array in learner.tensors().items():  # `moved` is zero if statistics were just renewed
         assert array.any() or name == "statistics.moved" or not array.size, name
     flat = learner.tensors()["weights"]

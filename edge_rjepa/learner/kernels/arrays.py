@@ -36,7 +36,7 @@ KEPT = frozenset(
     + ["u", "beta", "gamma"]
 )
 KEPT_BLOCKWISE = frozenset(("alpha", "T"))
-MOST_FIXATIONS, MOST_BLOCKS = 128, 16  # more are no faster
+MOST_FIXATIONS, MOST_BLOCKS = 128, 16  # a product with 256 rows is no faster
 
 
 class Adam(NamedTuple):
