@@ -51,9 +51,9 @@ def held(config: RJepaConfig) -> int:
     rows = most.fixations + most.blocks
     highest = max((1 + n.m) * n.G * n.n_h, n.n_p, n_z, n.n_e, n.n_g)
     columns = highest * arrays.whole_lines(rows, config)
-    statistics = 6 * n_z**2 + 3 * n_z + 5 * rows * n_z + 2 * most.blocks
+    statistics = 6 * n_z**2 + n_z + 5 * rows * n_z + most.blocks
     numbers = weights + sum(traces) + sum(workspace) + columns + statistics
-    return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2 + 3 * most.blocks)
+    return np.dtype(config.dtype).itemsize * numbers + 8 * (len(cell.reads) + 2 + 2 * most.blocks)
 
 
 class Held(NamedTuple):

@@ -84,7 +84,7 @@ class RJepa:
         self.config = config or RJepaConfig()
         self.cell = cells.find(self.config.cell)
         self.engine = engine or open_engine(self.config, self.cell, 1, device)
-        self._number = np.dtype(self.config.dtype).type
+        self._dtype = np.dtype(self.config.dtype)
         self._largest = float(np.finfo(self.config.dtype).max)
         self._counts = np.zeros(3, np.int64)  # fixations, Adam steps, blocks since the last step
         self._learning_rate = self.config.learning_rate
@@ -122,8 +122,9 @@ class RJepa:
         self, features: np.ndarray, efference: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """A block as `_next_step` takes it. Raises InputError."""
-        features = _check_rows("features", features, self.config.n_features, self.config)
-        efference = _check_rows("efference", efference, self.config.n_efference, self.config)
+        config, dtype = self.config, self._dtype
+        features = _check_rows("features", features, config.n_features, config.max_block, dtype)
+        efference = _check_rows("efference", efference, config.n_efference, config.max_block, dtype)
         if len(efference) != len(features):
             raise InputError(
                 f"features has {len(features)} fixations, efference {len(efference)}: give one each"
@@ -152,7 +153,7 @@ class RJepa:
 
     def _adam(self, rate: float) -> tuple[arrays.Adam, arrays.Adam]:
         """Adam's numbers for all weights but the encoder's, and for those."""
-        number, largest, steps = self._number, self._largest, max(1, int(self._counts[1]))
+        number, largest, steps = self._dtype.type, self._largest, max(1, int(self._counts[1]))
         rest = number(1.0 - BETA2), number(1.0 / (1.0 - BETA2**steps)), number(EPSILON)
         return (
             arrays.Adam(number(min(rate, largest)), *rest),
@@ -481,22 +482,22 @@ def _check_network_version(version: object, path: str | Path) -> None:
     )
 
 
-def _check_rows(name: str, array: np.ndarray, width: int, config: RJepaConfig) -> np.ndarray:
+def _check_rows(name: str, array: np.ndarray, width: int, most: int, dtype: np.dtype) -> np.ndarray:
     try:
         array = np.asarray(array)
     except ValueError:
         raise InputError(f"{name} is ragged: give one row of {width} numbers a fixation") from None
-    if not np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind != "f":
         raise InputError(f"{name} has dtype {array.dtype}: give floating point numbers")
     if array.ndim != 2 or array.shape[1] != width:
         raise InputError(f"{name} has shape {array.shape}: expected (K, {width})")
-    if not 1 <= len(array) <= config.max_block:
+    if not 1 <= len(array) <= most:
         raise InputError(
-            f"{name} has {len(array)} fixations: a block holds 1 to max_block = {config.max_block}"
+            f"{name} has {len(array)} fixations: a block holds 1 to max_block = {most}"
         )
-    if array.dtype != config.dtype:
+    if array.dtype != dtype:
         with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
-            array = array.astype(config.dtype)
+            array = array.astype(dtype)
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinity: skip this block")
     return np.ascontiguousarray(array)

@@ -55,7 +55,7 @@ def by_the_documented_formula(config: RJepaConfig) -> int:
     symbols["update_every"] = config.update_every
     for name in TERMS:
         symbols[name[0]] = value(terms[name[0]])
-    integers = 8 * (len(cell.reads) + 2 + 3 * symbols["B"])
+    integers = 8 * (len(cell.reads) + 2 + 2 * symbols["B"])
     return np.dtype(config.dtype).itemsize * value(total) + integers
 
 

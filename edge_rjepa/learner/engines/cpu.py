@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import threadpoolctl
@@ -136,9 +136,10 @@ class Stream:
             arrays.room(config),
             config.dtype,
         )
+        self._forward = kernels.forward(cell)
         self._layers = layers_without_past(config)
         self._room, self._kept = arrays.room(config), NOTHING
-        self._views: dict[tuple[int, arrays.Kept], arrays.Workspace] = {}
+        self._views: dict[tuple, arrays.Workspace] = {}
 
     def learn(self, step: Step) -> Learned:
         """Forward, loss, backward, statistics; and the step, where there is one."""
@@ -168,37 +169,38 @@ class Stream:
 
     def reset(self) -> None:
         """Forget the past."""
+        self._forget_traces()  # after which the fixation before is in row 0, where no other comes
         for row in self.rows_before():
             row[:] = 0
-        self._forget_traces()
 
     def take(self, features: np.ndarray, efference: np.ndarray) -> arrays.Workspace:
         """Copy a block into the workspace, after those that are kept; the views of its rows."""
-        K, config = len(features), self.config
-        most = self._room
+        K, most = len(features), self._room
         if self._kept.fixations + K > most.fixations or self._kept.blocks == most.blocks:
             self.settle()
         ws = self._rows(K)
-        ws.x[1:, : config.n_features] = features
+        ws.x[1:, : features.shape[1]] = features
         ws.a[:, :-1] = efference
-        # Rows may have been those before a block, after a reset: without their constant 1.
-        ws.x[1:, config.n_features] = ws.hidden[1:, config.n_encoder_hidden] = 1
         return ws
 
     def _rows(self, K: int) -> arrays.Workspace:
         """The views of the next K fixations."""
-        place = K, self._kept
-        if place not in self._views:
+        return self._seen_as(arrays.rows, K, self._kept)
+
+    def _seen_as(self, make: Callable, *place) -> arrays.Workspace:
+        """make(workspace, *place), views that are made once."""
+        key = make, *place
+        if key not in self._views:
             if len(self._views) == MOST_VIEWS:
                 self._views.clear()
-            self._views[place] = arrays.rows(self.workspace, *place)
-        return self._views[place]
+            self._views[key] = make(self.workspace, *place)
+        return self._views[key]
 
     def forward(self, ws: arrays.Workspace) -> None:
         """Embeddings and the recurrent layer."""
-        by_features = self.config.memory_input == "features"
-        remembered = ws.x[1:, : self.config.n_features] if by_features else ws.z[1:]
-        kernels.forward(self.cell)(self.weights, ws, remembered)
+        remembered = ws.x if self.config.memory_input == "features" else ws.z
+        n_remembered = self.config.n_memory_input - self.config.n_efference
+        self._forward(self.weights, ws, remembered[1:], n_remembered)
 
     def objective(self, ws: arrays.Workspace) -> float:
         """The block's summed loss, and its gradients in ws.d_z and ws.d_zhat."""
@@ -219,7 +221,7 @@ class Stream:
         """Gradients and traces take in the blocks that are kept; then this step, if any."""
         if not self._kept.blocks:
             return
-        kept, descent = arrays.kept_rows(self.workspace, self._kept), None
+        kept, descent = self._seen_as(arrays.kept_rows, self._kept), None
         if step is not None:
             descent = arrays.Descent(self.weights, self.m2, step.adam, step.adam_encoder)
         kernels.settle(self._layers, kept, self.traces, self.gradient, descent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
@@ -13,12 +14,21 @@ from edge_rjepa.learner.kernels.arrays import Kept, zeros
 from edge_rjepa.learner.objective import RENEW_AFTER, blend_rate, half_logdet
 
 
+class Changes(NamedTuple):
+    """What several blocks change of a covariance, block after block: see kernels.observe."""
+
+    rows: np.ndarray  # (rows, n_z)
+    scaled: np.ndarray  # (rows, n_z)
+
+
 class PredictiveInformation:
     """Running mean and covariances of embedding and prediction error, and what follows from them.
 
     n_embedding: n_z. noise_floor: eps. statistics_fixations: time constant of the running
     estimates in fixations; until that many were seen they are plain averages. room: the most that
-    is kept until a covariance takes it in.
+    is kept until the covariances take it in. They take in several blocks at once, when that is
+    asked for or there is no room for more. How many makes no difference, to the bit. They stay
+    symmetric up to rounding.
     """
 
     def __init__(
@@ -33,9 +43,14 @@ class PredictiveInformation:
         self.statistics_fixations = statistics_fixations
         self.fixations = np.zeros(1, np.int64)
         self.mu = np.zeros(n_embedding, dtype)
-        columns = zeros((n_embedding, room.fixations + room.blocks), dtype)
-        self._of_z, self._of_e = (Covariance(room, columns) for _ in range(2))
-        self._shift, self._no_shift = np.zeros((2, n_embedding), dtype)  # of mu
+        self._S_z, self._S_e = (zeros((n_embedding, n_embedding), dtype) for _ in range(2))
+        # What is kept: of each block one row more, for the shift of the mean.
+        rows = room.fixations + room.blocks, n_embedding
+        self._of_z, self._of_e = (Changes(zeros(rows, dtype), zeros(rows, dtype)) for _ in range(2))
+        self._columns = zeros(rows[::-1], dtype)
+        self._keeps = zeros((room.blocks, 1), dtype)  # 1 - rate, of each block
+        self._ends = np.zeros((room.blocks, 1), np.int64)  # its rows and those before it
+        self._kept = 0, 0  # rows, blocks
         # Cholesky factors of S + eps 1 and its inverses, in Fortran order: LAPACK works in place.
         self._factor_z, self._factor_e, self._P_z, self._P_e = (
             zeros((n_embedding, n_embedding), dtype).T for _ in range(4)
@@ -53,32 +68,39 @@ class PredictiveInformation:
         factors calls `follow_factors`.
         """
         return {
-            "fixations": self.fixations, "mu": self.mu, "S_z": self._of_z.S, "S_e": self._of_e.S,
+            "fixations": self.fixations, "mu": self.mu, "S_z": self._S_z, "S_e": self._S_e,
             "factor_z": self._factor_z, "factor_e": self._factor_e, "moved": self._moved,
         }  # fmt: skip
 
     def buffers(self) -> list[np.ndarray]:
         """Every array held."""
-        held = *vars(self).values(), *vars(self._of_z).values(), *vars(self._of_e).values()
+        held = *vars(self).values(), *self._of_z, *self._of_e
         arrays = {id(array): array for array in held if isinstance(array, np.ndarray)}
         return list(arrays.values())
 
     def settle(self) -> None:
         """S_z and S_e take in what was kept."""
-        self._of_z.settle()
-        self._of_e.settle()
+        end, blocks = self._kept
+        if blocks:
+            keeps, ends, columns = self._keeps[:blocks], self._ends[:blocks], self._columns
+            for S, changes in ((self._S_z, self._of_z), (self._S_e, self._of_e)):
+                products.turn(changes.scaled[:end], columns)
+                products.recur(1, False)(
+                    keeps, keeps, columns, columns, ends, changes.rows[:end], S, S, 1
+                )
+            self._kept = 0, 0
 
     @property
     def S_z(self) -> np.ndarray:  # noqa: N802, a symbol of docs/theory.md
         """Covariance of the embedding, (n_z, n_z)."""
-        self._of_z.settle()
-        return self._of_z.S
+        self.settle()
+        return self._S_z
 
     @property
     def S_e(self) -> np.ndarray:  # noqa: N802
         """Second moment of the error, (n_z, n_z)."""
-        self._of_e.settle()
-        return self._of_e.S
+        self.settle()
+        return self._S_e
 
     def loss(self, z, e, centred, d_z, d_zhat, surprise) -> float:
         """The block's loss in nats and its gradients, statistics as they stand.
@@ -94,11 +116,15 @@ class PredictiveInformation:
         """Move the statistics by a block: centred = z - mu and e, both (K, n_z)."""
         K = len(e)
         rate = blend_rate(K, int(self.fixations[0]), self.statistics_fixations)
-        self.fixations += K
-        kernels.move_mean(centred, rate, self.mu, self._shift)
-        self._of_z.keep(centred, rate, self._shift)
-        self._of_e.keep(e, rate, self._no_shift)
-        self._moved += rate
+        self.fixations[0] += K
+        first, block = self._kept
+        if block == len(self._ends) or first + 1 + K > len(self._of_z.rows):
+            self.settle()
+            first, block = self._kept
+        self._keeps[block, 0], self._ends[block, 0] = 1.0 - rate, first + 1 + K
+        self._kept = first + 1 + K, block + 1
+        kernels.observe(centred, e, rate, self.mu, first, *self._of_z, *self._of_e)
+        self._moved[0] += rate
         if self._moved[0] >= RENEW_AFTER:
             self.factorise()
 
@@ -133,45 +159,3 @@ class PredictiveInformation:
         _, failed = self._potrf(factor, lower=True, clean=False, overwrite_a=True)
         if failed:  # only S that is not finite is not positive definite: the learner diverged
             factor.ravel(order="K")[:: len(S) + 1] = math.nan
-
-
-class Covariance:
-    """S (n, n) <- (1 - rate) S + rate block' block / K - shift' shift, block after block.
-
-    S takes in several blocks at once, when `settle` is called or there is no room for more. How
-    many makes no difference, to the bit. It stays symmetric up to rounding.
-
-    columns: scratch (n, rows), for as many rows as the room's fixations and blocks: of each block
-    one more, for the shift.
-    """
-
-    def __init__(self, room: Kept, columns: np.ndarray):
-        (n, rows), dtype = columns.shape, columns.dtype.name
-        self.S = zeros((n, n), dtype)
-        self._rows, self._scaled = zeros((rows, n), dtype), zeros((rows, n), dtype)
-        self._columns = columns
-        self._keeps = zeros((room.blocks, 1), dtype)  # 1 - rate
-        self._ends = np.zeros((room.blocks, 1), np.int64)
-        self._kept = 0, 0  # rows, blocks
-
-    def keep(self, block, rate, shift) -> None:
-        """A block (K, n), and by how much the mean moved, (n,)."""
-        first, i = self._kept
-        if i == len(self._ends) or first + 1 + len(block) > len(self._rows):
-            self.settle()
-            first, i = self._kept
-        end = first + 1 + len(block)
-        self._keeps[i], self._ends[i] = 1.0 - rate, end
-        kernels.keep_block(block, rate, shift, self._rows[first:end], self._scaled[first:end])
-        self._kept = end, i + 1
-
-    def settle(self) -> None:
-        """S takes in what was kept."""
-        end, blocks = self._kept
-        if blocks:
-            keeps, ends, columns = self._keeps[:blocks], self._ends[:blocks], self._columns
-            products.turn(self._scaled[:end], columns)
-            products.recur(1, False)(
-                keeps, keeps, columns, columns, ends, self._rows[:end], self.S, self.S, 1
-            )
-            self._kept = 0, 0

@@ -125,11 +125,24 @@ def tanh_rows(a):
             a[i, j] = tanh(a[i, j])
 
 
-def encode(p, ws, remembered):
+@jit
+def join_input(remembered, n_remembered, a, u):
+    """u (K, n_u) <- [remembered; a; 1]: the first n_remembered numbers a row of an array (K, ..).
+
+    a (K, A + 1) ends with the constant 1.
+    """
+    for k in range(u.shape[0]):
+        for j in range(n_remembered):
+            u[k, j] = remembered[k, j]
+        for j in range(a.shape[1]):
+            u[k, n_remembered + j] = a[k, j]
+
+
+def encode(p, ws, remembered, n_remembered):
     """z = tanh(W_z [x; 1]), the input u = [remembered; a; 1] and its projections s = W u.
 
     With a hidden layer z = tanh(W_z [hidden; 1]), hidden = tanh(W_x [x; 1]). remembered: the
-    block's z or features, a view of ws.
+    block's rows of ws.z, or of ws.x, of which the first n_remembered numbers count.
     """
     x, z, encoded = ws.x[1:], ws.z[1:], ws.x[1:]
     if len(p.W_x):
@@ -138,9 +151,7 @@ def encode(p, ws, remembered):
         tanh_into(hidden, encoded)
     products.forward_product(encoded, p.W_z, z)
     tanh_rows(z)
-    n_memory = remembered.shape[1]
-    ws.u[:, :n_memory] = remembered
-    ws.u[:, n_memory : n_memory + ws.a.shape[1]] = ws.a
+    join_input(remembered, n_remembered, ws.a, ws.u)
     G, n_hidden, n_u = p.W.shape
     W, s = p.W.reshape(G * n_hidden, n_u), ws.s.reshape(len(z), G * n_hidden)
     products.forward_product(ws.u, W, s)
@@ -200,19 +211,32 @@ def tanh_into(a, out):
             out[k, j] = tanh(a[k, j])
 
 
-def predict(p, ws):
-    """zhat = V_3 [p2; 1], p2 = tanh(V_2 [p1; 1]), p1 = tanh(V_1 c) sigmoid(gain(a)); e = z - zhat.
+@jit
+def join_context(reads, y, z, a, c):
+    """c (K, n_c) <- [h; z; a; 1] of each prediction: h and z of the fixation before, a of this one.
 
-    The context c = [h; z; a; 1] of row k is the fixation before it (row k of y and z, a of row k).
+    y (K + 1, m, n_h) and z (K + 1, n_z) start with the one before the block, `reads` are the states
+    that h is made of, a (K, A + 1) ends with the constant 1.
     """
-    n_hidden, n_z = ws.y.shape[2], ws.zhat.shape[1]
-    at = 0
-    for state in ws.reads:
-        ws.c[:, at : at + n_hidden] = ws.y[:-1, state]
-        at += n_hidden
-    ws.c[:, at : at + n_z] = ws.z[:-1]
-    at += n_z
-    ws.c[:, at : at + ws.a.shape[1]] = ws.a
+    n_hidden, n_z = y.shape[2], z.shape[1]
+    for k in range(c.shape[0]):
+        at = 0
+        for state in reads:
+            for j in range(n_hidden):
+                c[k, at + j] = y[k, state, j]
+            at += n_hidden
+        for j in range(n_z):
+            c[k, at + j] = z[k, j]
+        for j in range(a.shape[1]):
+            c[k, at + n_z + j] = a[k, j]
+
+
+def predict(p, ws):
+    """zhat = V_3 [p2; 1], p2 = tanh(V_2 [p1; 1]), p1 = tanh(V_1 c) sigmoid(gain(a)).
+
+    The context c is of `join_context`; e = z - zhat.
+    """
+    join_context(ws.reads, ws.y, ws.z, ws.a, ws.c)
     products.forward_product(ws.a, p.G_a, ws.scratch_gain)
     tanh_into(ws.scratch_gain, ws.gain)
     products.forward_product(ws.gain, p.G_b, ws.g)
@@ -226,7 +250,7 @@ def predict(p, ws):
 
 @functools.cache
 def forward(cell: cells.Cell):
-    """The compiled `forward(p, ws, remembered)` of a cell: all but the prediction."""
+    """The `forward(p, ws, remembered, n_remembered)` of a cell: all but the prediction."""
     vocabulary = {
         name: VOCABULARY[name] for name in VOCABULARY if name in cell.step.__code__.co_names
     }
@@ -238,8 +262,8 @@ def forward(cell: cells.Cell):
     )
     scan = jit(specialise(scan_template, cell.name, move=jit(move)))
 
-    def forward(p, ws, remembered):
-        encode(p, ws, remembered)
+    def forward(p, ws, remembered, n_remembered):
+        encode(p, ws, remembered, n_remembered)
         scan(ws.s, p.lam, ws.y, ws.J, ws.B, ws.D)
 
     return forward
@@ -267,11 +291,21 @@ def through_gate(d_p, q, g, d_q, d_g):
 
 
 @jit
-def add_columns(a, first, out):
-    """out (K, n) += the columns of `a` from `first` on."""
-    for k in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            out[k, j] += a[k, first + j]
+def split_context(back_c, reads, delta, d_z):
+    """From dl/dc, (K, n_c): delta (K, m, n_h) <- what is of h, d_z (K + 1, n_z) += what is of z.
+
+    It is the reverse of `join_context`.
+    """
+    n_hidden = delta.shape[2]
+    delta[:] = 0
+    for k in range(delta.shape[0]):
+        at = 0
+        for state in reads:
+            for j in range(n_hidden):
+                delta[k, state, j] = back_c[k, at + j]
+            at += n_hidden
+        for j in range(d_z.shape[1]):
+            d_z[k, j] += back_c[k, at + j]
 
 
 def predictor_backward(p, ws):
@@ -287,14 +321,7 @@ def predictor_backward(p, ws):
     products.backward_product(ws.d_1, p.V_1, ws.back_c)
     products.backward_product(ws.d_g, p.G_b, ws.back_gain)
     through_tanh(ws.back_gain, ws.gain, ws.d_gain)
-
-    n_hidden = ws.y.shape[2]
-    ws.delta[:] = 0
-    at = 0
-    for state in ws.reads:
-        ws.delta[:, state] = ws.back_c[:, at : at + n_hidden]
-        at += n_hidden
-    add_columns(ws.back_c, at, ws.d_z[:-1])  # NumPy's += would take a buffer
+    split_context(ws.back_c, ws.reads, ws.delta, ws.d_z)
     through_tanh(ws.d_z, ws.z, ws.d_z)
     if len(p.W_x):
         products.backward_product(ws.d_z, p.W_z, ws.back_hidden)
@@ -360,7 +387,9 @@ def coefficients_template(local, delta, r, T, beta, gamma, e_lam, grad_lam):
         T[a, a] = 1
     for s in range(K - 1, -1, -1):
         step_back(r, J[s], B[s], beta[s])  # noqa: F821
-        add_columns(delta[s], 0, r)
+        for a in range(m):
+            for j in range(r.shape[1]):
+                r[a, j] += delta[s, a, j]
         for a in range(m):
             step_back(T[a], J[s], B[s], gamma[s, a])  # noqa: F821
     for i in range(len(e_lam)):

@@ -35,7 +35,7 @@ PANEL_BYTES = 24 * 1024  # of the rows of a block that stay in the nearest cache
 HEIGHTS = (("tall", TALL), ("short", SHORT), ("single", 1))  # of tiles, in rows
 
 
-def dots_template(x, w, out):
+def forward_template(x, w, out):
     """out (K, n) <- x w' for x (K, m), w (n, m): tiles of WIDE columns, then of one."""
     K, n = out.shape
     of_tall, of_short, of_wide = K - K % TALL, K - K % SHORT, n - n % WIDE
@@ -55,11 +55,12 @@ def dots_template(x, w, out):
             single_narrow(x, w, out, k, j)  # noqa: F821
 
 
-def sums_template(d, w, out):
-    """out (K, m) += d w for d (K, n), w (n, m): tiles of WIDE vectors, then of one.
+def backward_template(d, w, out):
+    """out (K, m) <- d w for d (K, n), w (n, m): tiles of WIDE vectors, then of one.
 
     All rows of `out`, which are few, meet a piece of `w` while that is in the cache.
     """
+    out[:] = 0
     lanes = VECTOR_BYTES // out.itemsize
     K, m = out.shape
     of_tall, of_short, of_wide = K - K % TALL, K - K % SHORT, m - m % (WIDE * lanes)
@@ -117,8 +118,12 @@ def _tiled(template: Callable, wide: Callable, narrow: Callable) -> Callable:
     return jit(specialise(template, "tiled", **tiles))
 
 
-dots = _tiled(dots_template, lambda rows: dot_tile(rows, WIDE), lambda rows: dot_tile(rows, 1))
-sums = _tiled(sums_template, lambda rows: sum_tile(rows, WIDE), lambda rows: sum_tile(rows, 1))
+forward_product = _tiled(
+    forward_template, lambda rows: dot_tile(rows, WIDE), lambda rows: dot_tile(rows, 1)
+)
+backward_product = _tiled(
+    backward_template, lambda rows: sum_tile(rows, WIDE), lambda rows: sum_tile(rows, 1)
+)
 
 
 @functools.cache
@@ -156,11 +161,11 @@ def turn(rows, out):
 
 if config.DISABLE_JIT:  # to look into the kernels: the tiles exist in compiled code only
 
-    def dots(x, w, out):
+    def forward_product(x, w, out):
         out[:] = x @ w.T
 
-    def sums(d, w, out):
-        out += d @ w
+    def backward_product(d, w, out):
+        out[:] = d @ w
 
     def turn(rows, out):
         out[:, : len(rows)] = rows.T
@@ -187,17 +192,6 @@ if config.DISABLE_JIT:  # to look into the kernels: the tiles exist in compiled 
 
 
 gather = recur(0, True)  # no past: sums of products alone
-
-
-def forward_product(x, w, out):
-    """out (K, n) <- x w' for x (K, m), w (n, m)."""
-    dots(x, w, out)
-
-
-def backward_product(d, w, out):
-    """out (K, m) <- d w for d (K, n), w (n, m)."""
-    out[:] = 0
-    sums(d, w, out)
 
 
 def add_product(d, x, out):

@@ -52,30 +52,27 @@ def sum_loss(centred, e, d_z, d_zhat, surprise):
 
 
 @jit
-def move_mean(centred, rate, mu, shift):
-    """mu (n_z,) moves by `shift`, `rate` times the mean of `centred` (K, n_z)."""
-    share = mu.dtype.type(rate / centred.shape[0])
+def observe(centred, e, rate, mu, first, z_rows, z_scaled, e_rows, e_scaled):
+    """Move mu (n_z,) by a block, and keep what that changes of the covariances.
+
+    centred and e (K, n_z), mu moves by `rate` times the mean of `centred`, the shift. Of each
+    covariance 1 + K rows (n_z numbers) are written, from row `first` on: S <- (1 - rate) S +
+    rate block' block / K - shift' shift is (1 - rate) S + scaled' rows, where the first row is the
+    shift, of the mean about which S is. The error's is about 0, so that its shift is 0.
+    """
+    share = mu.dtype.type(rate / e.shape[0])
+    shift = z_rows[first]
     shift[:] = 0
-    for k in range(centred.shape[0]):
+    for k in range(e.shape[0]):
         for j in range(mu.size):
+            z_rows[first + 1 + k, j], e_rows[first + 1 + k, j] = centred[k, j], e[k, j]
+            z_scaled[first + 1 + k, j] = share * centred[k, j]
+            e_scaled[first + 1 + k, j] = share * e[k, j]
             shift[j] += share * centred[k, j]
     for j in range(mu.size):
         mu[j] += shift[j]
-
-
-@jit
-def keep_block(block, rate, shift, rows, scaled):
-    """What a block changes of a covariance: block (K, n_z); rows and scaled (1 + K, n_z) out.
-
-    S <- (1 - rate) S + rate block' block / K - shift' shift is (1 - rate) S + scaled' rows, where
-    row 0 is `shift`, of the mean about which S is.
-    """
-    share = shift.dtype.type(rate / block.shape[0])
-    for j in range(shift.size):
-        rows[0, j], scaled[0, j] = shift[j], -shift[j]
-    for k in range(block.shape[0]):
-        for j in range(shift.size):
-            rows[k + 1, j], scaled[k + 1, j] = block[k, j], share * block[k, j]
+        z_scaled[first, j] = -shift[j]
+        e_rows[first, j] = e_scaled[first, j] = 0
 
 
 @jit
