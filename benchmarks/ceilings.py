@@ -13,7 +13,7 @@ import numpy as np
 from edge_rjepa import RJepaConfig
 from edge_rjepa.learner.cells import find
 from edge_rjepa.learner.kernels import products as kernels
-from edge_rjepa.learner.kernels.arrays import WHOLE_LINES, room, whole_lines, zeros
+from edge_rjepa.learner.kernels.arrays import WHOLE_LINES, Blocks, room, whole_lines, zeros
 from edge_rjepa.learner.network import (
     count_weights,
     layers,
@@ -22,19 +22,21 @@ from edge_rjepa.learner.network import (
 )
 from edge_rjepa.learner.objective import RENEW_AFTER
 
-FORWARD, BACKWARD, GRADIENT, RECURRENT = "x W'", "d W", "d x", "d x, block after block"
+FORWARD, BACKWARD, GRADIENT = "x W'", "d W", "d x"
+RECURRENT, SYMMETRIC = "d x, block after block", "d x, half of it, block after block"
+OF_SEVERAL = frozenset((GRADIENT, RECURRENT, SYMMETRIC))  # blocks at once
 
 
 class Product(NamedTuple):
     """One matrix product of learning: of fixations with a matrix, or for its gradient.
 
-    A RECURRENT one is of a gradient and traces, or of a covariance.
+    A RECURRENT one is of a gradient and traces, a SYMMETRIC one of a covariance.
     """
 
     part: str  # of the learner's work
     matrix: str
-    kind: str  # FORWARD, BACKWARD, GRADIENT or RECURRENT
-    K: int  # fixations; of RECURRENT ones in so many blocks
+    kind: str
+    K: int  # fixations; of those OF_SEVERAL blocks in so many
     rows: int  # of the matrix
     columns: int
     blocks: int  # that it is done for at once
@@ -42,6 +44,8 @@ class Product(NamedTuple):
 
     @property
     def multiply_adds(self) -> int:
+        if self.kind == SYMMETRIC:  # the diagonal, and what is right of it
+            return self.K * self.rows * (self.rows + 1) // 2
         return self.K * self.rows * self.columns * self.outs
 
     @property
@@ -53,6 +57,7 @@ class Product(NamedTuple):
             BACKWARD: (K, rows, columns),
             GRADIENT: (rows, K, columns),
             RECURRENT: (self.outs * rows, K, columns),
+            SYMMETRIC: (rows, K, columns),
         }[self.kind]
 
 
@@ -70,7 +75,7 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
     shapes |= {"W": (G * n_hidden, n_u), "S": (config.n_embedding,) * 2}
 
     def product(part: str, name: str, kind: str, rows: int = K, outs: int = 1) -> Product:
-        at_once = blocks if kind in (GRADIENT, RECURRENT) else 1
+        at_once = blocks if kind in OF_SEVERAL else 1
         return Product(part, name, kind, at_once * rows, *shapes[name], at_once, outs)
 
     listed = [product(layer.part, layer.matrix, FORWARD) for layer in layers(config)]
@@ -81,7 +86,7 @@ def products(config: RJepaConfig, K: int) -> list[Product]:
             listed.append(product("backward", layer.matrix, BACKWARD, rows))
         listed.append(product("settle", layer.matrix, GRADIENT, rows))
     listed.append(product("settle", "W", RECURRENT, outs=1 + cell.n_state))
-    listed += [product("statistics", "S", RECURRENT, K + 1)] * 2  # of z, of e
+    listed += [product("statistics", "S", SYMMETRIC, K + 1)] * 2  # of z, of e
     return listed
 
 
@@ -123,10 +128,11 @@ class Operands:
             if p.kind == GRADIENT:
                 return columns, x, gradient
             ends = np.arange(1, p.blocks + 1)[:, None] * (p.K // p.blocks)
-            units = config.n_hidden if p.outs > 1 else 1
-            still = zeros((p.blocks, m * m * units), config.dtype)
-            E = _matrix(traces, m * p.rows, p.columns) if p.outs > 1 else gradient
-            return still, still, columns, columns, ends, x, E, gradient, units
+            if p.kind == SYMMETRIC:
+                return zeros((p.blocks, 1), config.dtype), columns, x, ends, gradient
+            still = zeros((p.blocks, m * m * config.n_hidden), config.dtype)
+            blocks = Blocks(still, still, columns, columns, ends, x, config.n_hidden)
+            return m, blocks, _matrix(traces, m * p.rows, p.columns), gradient
 
         self._arrays = [arrays_of(p) for p in done]
 
@@ -137,22 +143,17 @@ class Operands:
 
     def repeat(self, i: int, times: int) -> None:
         """The i-th product so many times."""
-        multiply = multiplier(self.products[i])
+        multiply = MULTIPLY[self.products[i].kind]
         for _ in range(times):
             multiply(*self._arrays[i])
-
-
-def multiplier(product: Product) -> Callable:
-    """The kernel that does it."""
-    if product.kind == RECURRENT:
-        return kernels.recur(max(1, product.outs - 1), product.outs > 1)
-    return MULTIPLY[product.kind]
 
 
 MULTIPLY = {
     FORWARD: kernels.forward_product,
     BACKWARD: kernels.backward_product,
-    GRADIENT: kernels.add_product,
+    GRADIENT: kernels.gather,
+    RECURRENT: kernels.recur,
+    SYMMETRIC: kernels.blend,
 }
 
 
@@ -209,7 +210,7 @@ def learning_operations(config: RJepaConfig, K: int) -> float:
     # Of two matrices, each n³ / 6 to factor and n³ / 3 to invert.
     multiply_adds += renewals_a_block(config, K) * 2 * n_z**3 / 2 / K
     recur = 2 * 2 * traces(config) / K
-    adam, blend = 9 * n_weights / (K * config.update_every), 2 * n_z**2 / K
+    adam, blend = 9 * n_weights / (K * config.update_every), n_z * (n_z + 1) / K
     return 2 * multiply_adds + recur + adam + blend
 
 
@@ -223,9 +224,9 @@ def learning_bytes(config: RJepaConfig, K: int) -> float:
 
     Every weight is read forward, those with a way back (V_1, V_2, V_3, G_b, W_z behind a hidden
     layer) once more, P_z and P_e read; weights and Adam's squares are read and written in a step.
-    Traces, S_z and S_e are read and written once for all blocks that they take in at once, and so
-    is a gradient, unless these are all of a step: then it stays in the cache. What is kept of a
-    fixation until then is written and read.
+    Traces and halves of S_z and S_e are read and written once for all blocks that they take in at
+    once, and so is a gradient, unless these are all of a step: then it stays in the cache. What is
+    kept of a fixation until then is written and read.
     """
     size, steps = np.dtype(config.dtype).itemsize, 1 / config.update_every
     listed, n_z = products(config, 1), config.n_embedding
@@ -233,8 +234,8 @@ def learning_bytes(config: RJepaConfig, K: int) -> float:
     back = sum(p.rows * p.columns for p in listed if p.kind == BACKWARD)  # P_z and P_e, too
     sums = once if once > steps else 0
     passes = weights(config) * (1 + 2 * sums + 2 * 2 * steps) + back
-    passes += 2 * once * (traces(config) + 2 * n_z**2)
-    kept = sum(p.rows * p.outs + p.columns for p in listed if p.kind in (GRADIENT, RECURRENT))
+    passes += 2 * once * (traces(config) + n_z * (n_z + 1))
+    kept = sum(p.rows * p.outs + p.columns for p in listed if p.kind in OF_SEVERAL)
     return size * (passes / K + 2 * kept)
 
 

@@ -90,33 +90,29 @@ def test_products_are_those_of_a_learning_block(K, n_e, monkeypatch):
     done = Counter()
 
     def counted(product, shape):
-        def counting(a, b, out, *scales):
-            done[shape(a, b)] += 1
-            product(a, b, out, *scales)
-
-        return counting
-
-    def counted_recur(m, credit, recur=products.recur):
         def counting(*given):
-            u, E, gradient = given[5:8]
-            done[(len(E) + credit * len(gradient), *u.shape)] += 1
-            recur(m, credit)(*given)
+            done[shape(*given)] += 1
+            product(*given)
 
         return counting
 
     learner = RJepa(RJepaConfig(**SIZES, n_encoder_hidden=n_e, update_every=1))
     fixations = np.ones((K, 11)), np.ones((K, 3))
     learner.learn_block(*fixations)  # compiled from the true ones
-    kinds = {
-        "forward_product": (ceilings.FORWARD, lambda x, w: shape_of(x, w.T)),
-        "backward_product": (ceilings.BACKWARD, shape_of),
-        "add_product": (ceilings.GRADIENT, lambda d, x: (len(d), *x.shape)),
+    shapes = {
+        "forward_product": lambda x, w, out: shape_of(x, w.T),
+        "backward_product": lambda d, w, out: shape_of(d, w),
+        "gather": lambda columns, rows, gradient: (len(columns), *rows.shape),
+        "recur": lambda m, blocks, E, gradient: (len(E) + len(gradient), *blocks.u.shape),
+        "blend": lambda keeps, columns, rows, ends, S: (len(S), *rows.shape),
     }
-    for name, (kind, shape) in kinds.items():
-        count_it = counted(getattr(products, name), shape)
+    kinds = {product.__name__: kind for kind, product in ceilings.MULTIPLY.items()}
+    for name, shape in shapes.items():
+        product = getattr(products, name)
+        count_it = counted(product, shape)
         monkeypatch.setattr(products, name, count_it)
-        monkeypatch.setitem(ceilings.MULTIPLY, kind, count_it)
-    monkeypatch.setattr(products, "recur", counted_recur)
+        monkeypatch.setitem(ceilings.MULTIPLY, kinds.pop(product.__name__), count_it)
+    assert not kinds
     learner.learn_block(*fixations)
     by_learner = done.copy()
     done.clear()
@@ -124,7 +120,10 @@ def test_products_are_those_of_a_learning_block(K, n_e, monkeypatch):
     listed = ceilings.products(learner.config, K)
     laid_out = (ceilings.laid_out(each, learner.config) for each in listed)
     assert Counter(each.shape for each in laid_out) == done == by_learner
-    assert all(np.prod(each.shape) == each.multiply_adds for each in listed)
+    for each in listed:
+        half = each.rows * (each.rows - 1) // 2 * each.K
+        left_out = half if each.kind == ceilings.SYMMETRIC else 0
+        assert each.multiply_adds == np.prod(each.shape) - left_out, each
     of_matrix = network.weight_shapes(learner.config, find(learner.config.cell))
     for each in listed:
         rows_and_columns = np.prod(of_matrix.get(each.matrix, (7, 7)))  # S is (n_z, n_z)
@@ -135,14 +134,14 @@ def test_products_are_those_of_a_learning_block(K, n_e, monkeypatch):
 def test_operands_have_the_shapes_and_all_are_multiplied():
     config = RJepaConfig(**SIZES, n_encoder_hidden=9, update_every=3)
     operands = ceilings.Operands(config, 6)
-    outs = [given[-1] if len(given) == 3 else given[7] for given in operands._arrays]
+    outs = [given[-1] for given in operands._arrays]
     for out in outs:
         out[:] = 0.0
     operands.multiply()
     assert all(out.any() for out in outs)
     for i, (product, given) in enumerate(zip(operands.products, operands._arrays, strict=True)):
         laid_out = ceilings.laid_out(product, config)
-        if product.kind == ceilings.RECURRENT:
+        if product.kind in (ceilings.RECURRENT, ceilings.SYMMETRIC):
             assert_recurrent(operands, i, laid_out)
             continue
         first, second, out = given
@@ -156,19 +155,26 @@ def test_operands_have_the_shapes_and_all_are_multiplied():
 
 
 def assert_recurrent(operands, i, laid_out):
-    """Nothing comes over from one block to the next: alpha and T are zero."""
-    alpha, T, beta, gamma, ends, u, E, gradient, _ = operands._arrays[i]
-    credit = E is not gradient
-    assert not alpha.any() and not T.any() and len(ends) == 3
-    assert (len(E) + credit * len(gradient), *u.shape) == laid_out.shape
+    """Nothing comes over from one block to the next: alpha and T, or what S keeps, are zero."""
+    given, close = operands._arrays[i], {"rtol": 1e-4, "atol": 1e-4}
+    if laid_out.kind == ceilings.SYMMETRIC:
+        keeps, columns, rows, ends, S = given
+        assert not keeps.any() and len(ends) == 3
+        assert (len(S), *rows.shape) == laid_out.shape
+        S[:] = 1
+        operands.repeat(i, 2)
+        last = slice(*ends[-2:, 0])
+        np.testing.assert_allclose(np.triu(S), np.triu(columns[:, last] @ rows[last]), **close)
+        return
+    _, blocks, E, gradient = given
+    assert not blocks.alpha.any() and not blocks.T.any() and len(blocks.ends) == 3
+    assert (len(E) + len(gradient), *blocks.u.shape) == laid_out.shape
     E[:] = gradient[:] = 1
     operands.repeat(i, 2)
-    last = slice(*ends[-2:, 0])
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    np.testing.assert_allclose(E, gamma[: len(E), last] @ u[last], **close)
-    if credit:
-        expected = 1 + 2 * beta[: len(gradient), : len(u)] @ u
-        np.testing.assert_allclose(gradient, expected, **close)
+    last = slice(*blocks.ends[-2:, 0])
+    np.testing.assert_allclose(E, blocks.gamma[: len(E), last] @ blocks.u[last], **close)
+    expected = 1 + 2 * blocks.beta[: len(gradient), : len(blocks.u)] @ blocks.u
+    np.testing.assert_allclose(gradient, expected, **close)
 
 
 def test_blocks_at_once_are_those_that_a_learner_takes_in_at_once():
@@ -199,7 +205,7 @@ def assert_operations(config, encoder, encoder_learning):
     recurrent, predictor = 68_096, 206_880
     assert ceilings.inference_operations(config, 16) == 2 * (recurrent + predictor + encoder)
     learning = ceilings.learning_operations(config, 1_000_000) / 2  # where nothing is paid a block
-    every_fixation = 3 * recurrent + 3 * predictor + encoder_learning + 4 * 128**2
+    every_fixation = 3 * recurrent + 3 * predictor + encoder_learning + 3 * 128**2 + 128
     assert learning == pytest.approx(every_fixation, rel=0.01)
 
 
@@ -215,10 +221,10 @@ def test_bytes_are_those_of_weights_squares_traces_and_statistics():
     config = RJepaConfig(**SIZES, n_encoder_hidden=9, update_every=8)
     n = network.count_weights(config, find(config.cell))
     ways_back = 7 * 10 + 17 * 6 + 17 * (13 + 7 + 3 + 1) + 17 * 18 + 7 * 18  # W_z, G_b, V_1 to V_3
-    traces, covariances = 2 * 13 * (7 + 3 + 1), 2 * 7**2
+    traces, metric, covariances = 2 * 13 * (7 + 3 + 1), 2 * 7**2, 7 * 8
     kept = (7 + 10) + (9 + 12) + (5 + 4) + (17 + 6) + (17 + 24) + (17 + 18) + (7 + 18)  # W_z .. V_3
     kept += 2 * 2 * 13 + 11 + 2 * (7 + 7)  # W and its traces, S_z and S_e
-    numbers = ways_back + covariances + 2 * kept
+    numbers = ways_back + metric + 2 * kept
     every_block, in_turns = replace(config, update_every=1), replace(config, update_every=32)
     now_and_then = 2 * (traces + covariances)
     assert ceilings.learning_bytes(every_block, 1) == 4 * (5 * n + numbers + now_and_then)
@@ -233,7 +239,7 @@ def test_a_step_costs_nine_operations_a_weight():
     n, traces = network.count_weights(config, find(config.cell)), 2 * 13 * (7 + 3 + 1)
     once = 2 * 7 * 10 + 9 * 12  # of the fixation before: both gradients, and back through W_z
     one, two = (ceilings.learning_operations(config, K) for K in (1, 2))
-    assert 2 * (one - two) == pytest.approx(9 * n + 4 * traces + 6 * 7**2 + 2 * once, rel=1e-6)
+    assert 2 * (one - two) == pytest.approx(9 * n + 4 * traces + 3 * 7 * 8 + 2 * once, rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------

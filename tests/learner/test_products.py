@@ -12,6 +12,7 @@ from numba.core.errors import TypingError
 
 from edge_rjepa.base.jit import fingerprint, jit, specialise
 from edge_rjepa.learner.kernels import products
+from edge_rjepa.learner.kernels.arrays import Blocks
 from edge_rjepa.learner.kernels.microkernels import (
     SHORT,
     TALL,
@@ -56,7 +57,7 @@ def test_products_are_those_of_numpy(dtype):
         of_forward[:] = of_backward[:] = np.nan  # what was there counts for nothing
         products.forward_product(x, w, of_forward)
         products.backward_product(d, w, of_backward)
-        products.add_product(d.T.copy(), x, of_sum)
+        products.gather(d.T.copy(), x, of_sum)
         close = {"rtol": tolerance, "atol": 10 * tolerance, "err_msg": str((K, n, m))}
         np.testing.assert_allclose(of_forward, x @ w.T, **close)
         np.testing.assert_allclose(of_backward, d @ w, **close)
@@ -72,35 +73,36 @@ def test_long_sums_are_taken_in_parts():
     out = np.empty((3, 9))
     products.backward_product(d, w, out)
     np.testing.assert_allclose(out, d @ w, rtol=1e-12)
-    products.add_product(d, w, out)
+    products.gather(d, w, out)
     np.testing.assert_allclose(out, 2 * d @ w, rtol=1e-12)
 
 
 def recurrent(rng, m, credit, units, repeat, n_u, ends, dtype):
-    """(alpha, T, beta, gamma, ends, u, E, gradient, units) of `products.recur`, in frames."""
-    n, blocks, K = units * repeat, len(ends), ends[-1]
-    shapes = (blocks, m * units), (blocks, m * m * units), (n, K + 2), (m * n, K + 2), (K, n_u)
-    given = [framed(rng, shape, dtype)[0] for shape in shapes]
+    """(blocks, E, gradient) of `products.recurrence`, in frames."""
+    n, K = units * repeat, ends[-1]
+    shapes = (len(ends), m * units), (len(ends), m * m * units), (n, K + 2), (m * n, K + 2)
+    given = [framed(rng, shape, dtype)[0] for shape in (*shapes, (K, n_u))]
     gradient, of_gradient = framed(rng, (n, n_u), dtype)
     E, of_E = framed(rng, (m * n, n_u), dtype) if credit else (gradient, of_gradient)
-    ends = np.array(ends)[:, None]
-    return (*given[:4], ends, given[4], E, gradient, units), (of_E, of_gradient)
+    blocks = Blocks(*given[:4], np.array(ends)[:, None], given[4], units)
+    return (blocks, E, gradient), (of_E, of_gradient)
 
 
-def by_the_definition(alpha, T, beta, gamma, ends, u, E, gradient, units, m, credit):
+def by_the_definition(blocks, E, gradient, m, credit):
     """E and the gradient after all blocks, in float64, row by row."""
     n, n_u = gradient.shape
     E = E.reshape(m, n, n_u).astype(np.float64) if m else E
-    gradient, first = gradient.astype(np.float64), 0
-    for b, end in enumerate(ends[:, 0]):
+    gradient, first, units, u = gradient.astype(np.float64), 0, blocks.units, blocks.u
+    for b, end in enumerate(blocks.ends[:, 0]):
+        alpha, T = blocks.alpha[b].reshape(m, units), blocks.T[b].reshape(m, m, units)
         for i in range(n):
             if credit:
                 for a in range(m):
-                    gradient[i] += alpha[b].reshape(m, units)[a, i % units] * E[a, i]
-                gradient[i] += beta[i, first:end].astype(np.float64) @ u[first:end]
+                    gradient[i] += alpha[a, i % units] * E[a, i]
+                gradient[i] += blocks.beta[i, first:end].astype(np.float64) @ u[first:end]
             if m:
-                E[:, i] = T[b].reshape(m, m, units)[:, :, i % units] @ E[:, i]
-                E[:, i] += gamma.reshape(m, n, -1)[:, i, first:end] @ u[first:end]
+                E[:, i] = T[:, :, i % units] @ E[:, i]
+                E[:, i] += blocks.gamma.reshape(m, n, -1)[:, i, first:end] @ u[first:end]
         first = end
     return E.reshape(m * n, n_u) if m else E, gradient
 
@@ -110,33 +112,50 @@ def by_the_definition(alpha, T, beta, gamma, ends, u, E, gradient, units, m, cre
 def test_a_recurrence_goes_through_blocks_as_it_is_defined(m, credit, dtype):
     rng, tolerance = np.random.default_rng(2), 1e-4 if dtype == "float32" else 1e-12
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    for units, repeat in ((1, 1), (TALL + 1, 2), (2 * TALL * WIDE + 1, 1)):
+    looked_at = (lambda E: E) if credit else np.triu  # a covariance is symmetric
+    for units, repeat in ((1, 1), (TALL + 1, 2), (2 * TALL * WIDE + 1, 1), (WIDE * lanes, 2)):
         for n_u in (1, lanes, WIDE * lanes, 4 * WIDE * lanes + lanes + 1):
             for ends in ([1], [3, 3, 4], [5, 70, 131]):
                 given, buffers = recurrent(rng, m, credit, units, repeat, n_u, ends, dtype)
                 E, gradient = by_the_definition(*given, m, credit)
-                products.recur(m, credit)(*given)
+                products.recurrence(m, credit)(*given)
                 close = {"rtol": tolerance, "atol": 100 * tolerance}
-                np.testing.assert_allclose(given[6], E, **close)
+                np.testing.assert_allclose(looked_at(given[1]), looked_at(E), **close)
                 if credit:
-                    np.testing.assert_allclose(given[7], gradient, **close)
+                    np.testing.assert_allclose(given[2], gradient, **close)
                 for buffer in buffers:
                     assert_frame(buffer)
+
+
+def test_a_symmetric_matrix_costs_half():
+    """Tiles left of the diagonal stay as they were, but for those that the diagonal crosses."""
+    n = 20 * WIDE * VECTOR_BYTES // 8
+    S = np.ones((n, n))
+    products.blend(np.zeros((1, 1)), np.ones((n, 2)), np.ones((2, n)), np.array([[2]]), S)
+    assert (S[np.triu_indices(n)] == 2).all()
+    assert 0.5 < (S == 2).mean() < 0.6
 
 
 @pytest.mark.parametrize(("m", "credit"), [(1, True), (3, True), (1, False)])
 def test_blocks_at_once_or_one_by_one_make_the_same_bits(m, credit):
     rng, ends = np.random.default_rng(3), [4, 5, 12, 12, 30]
     given, _ = recurrent(rng, m, credit, 9, 2, 53, ends, "float32")
-    alpha, T, beta, gamma, _, u, E, gradient, units = given
+    blocks, E, gradient = given
     one_by_one = E.copy(), gradient.copy()
     if not credit:
         one_by_one = (one_by_one[0],) * 2
-    products.recur(m, credit)(*given)
+    products.recurrence(m, credit)(*given)
     for b, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        columns = (each[:, first:end].copy() for each in (beta, gamma))
-        block = alpha[b : b + 1], T[b : b + 1], *columns, np.array([[end - first]]), u[first:end]
-        products.recur(m, credit)(*block, *one_by_one, units)
+        block = Blocks(
+            blocks.alpha[b : b + 1],
+            blocks.T[b : b + 1],
+            blocks.beta[:, first:end].copy(),
+            blocks.gamma[:, first:end].copy(),
+            np.array([[end - first]]),
+            blocks.u[first:end],
+            blocks.units,
+        )
+        products.recurrence(m, credit)(block, *one_by_one)
     np.testing.assert_array_equal(E, one_by_one[0])
     np.testing.assert_array_equal(gradient, one_by_one[1])
 
@@ -159,7 +178,7 @@ def test_no_fixations_are_no_error():
     w, out = np.ones((3, 5)), np.ones((3, 5))
     products.forward_product(np.empty((0, 5)), w, np.empty((0, 3)))
     products.backward_product(np.empty((0, 3)), w, np.empty((0, 5)))
-    products.add_product(np.empty((3, 0)), np.empty((0, 5)), out)
+    products.gather(np.empty((3, 0)), np.empty((0, 5)), out)
     assert (out == 1).all()
 
 

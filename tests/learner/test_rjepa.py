@@ -363,11 +363,11 @@ def test_warm_up_changes_nothing():
 
 def test_warm_up_runs_what_an_old_learner_does_once_in_many_blocks(monkeypatch):
     """Its statistics hardly move: in a few blocks they are not renewed, and take nothing in."""
-    learner, recur, ran = taught(update_every=16), products.recur, set()
+    learner, recurrence, ran = taught(update_every=16), products.recurrence, set()
     learner.set_learned({"statistics.fixations": np.array([10**6])})
-    monkeypatch.setattr(products, "recur", lambda *kind: ran.add(kind) or recur(*kind))
+    monkeypatch.setattr(products, "recurrence", lambda *kind: ran.add(kind) or recurrence(*kind))
     learner.warm_up()
-    assert ran == {(learner.cell.n_state, True), (1, False)}
+    assert ran == {(0, True), (learner.cell.n_state, True), (1, False)}
 
 
 def test_learning_after_seeing_takes_the_state_as_given():

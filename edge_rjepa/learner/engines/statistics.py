@@ -27,8 +27,7 @@ class PredictiveInformation:
     n_embedding: n_z. noise_floor: eps. statistics_fixations: time constant of the running
     estimates in fixations; until that many were seen they are plain averages. room: the most that
     is kept until the covariances take it in. They take in several blocks at once, when that is
-    asked for or there is no room for more. How many makes no difference, to the bit. They stay
-    symmetric up to rounding.
+    asked for or there is no room for more. How many makes no difference, to the bit.
     """
 
     def __init__(
@@ -79,15 +78,19 @@ class PredictiveInformation:
         return list(arrays.values())
 
     def settle(self) -> None:
-        """S_z and S_e take in what was kept."""
+        """S_z and S_e take in what was kept, on both sides of their diagonals."""
+        self._blend()
+        for S in (self._S_z, self._S_e):
+            kernels.mirror(S)
+
+    def _blend(self) -> None:
+        """S_z and S_e take in what was kept, right of their diagonals."""
         end, blocks = self._kept
         if blocks:
             keeps, ends, columns = self._keeps[:blocks], self._ends[:blocks], self._columns
             for S, changes in ((self._S_z, self._of_z), (self._S_e, self._of_e)):
                 products.turn(changes.scaled[:end], columns)
-                products.recur(1, False)(
-                    keeps, keeps, columns, columns, ends, changes.rows[:end], S, S, 1
-                )
+                products.blend(keeps, columns, changes.rows[:end], ends, S)
             self._kept = 0, 0
 
     @property
@@ -119,7 +122,7 @@ class PredictiveInformation:
         self.fixations[0] += K
         first, block = self._kept
         if block == len(self._ends) or first + 1 + K > len(self._of_z.rows):
-            self.settle()
+            self._blend()
             first, block = self._kept
         self._keeps[block, 0], self._ends[block, 0] = 1.0 - rate, first + 1 + K
         self._kept = first + 1 + K, block + 1
@@ -130,8 +133,9 @@ class PredictiveInformation:
 
     def factorise(self) -> None:
         """Factor S + eps 1 anew."""
-        self._factor(self._factor_z, self.S_z)
-        self._factor(self._factor_e, self.S_e)
+        self._blend()
+        self._factor(self._factor_z, self._S_z)
+        self._factor(self._factor_e, self._S_e)
         self._moved[0] = 0.0
         self.follow_factors()
 
@@ -154,8 +158,8 @@ class PredictiveInformation:
         return self._information
 
     def _factor(self, factor, S) -> None:
-        np.copyto(factor, S)
+        np.copyto(factor, S.T)  # below the diagonal what S has above it
         factor.ravel(order="K")[:: len(S) + 1] += self.noise_floor
-        _, failed = self._potrf(factor, lower=True, clean=False, overwrite_a=True)
+        _, failed = self._potrf(factor, lower=True, overwrite_a=True)
         if failed:  # only S that is not finite is not positive definite: the learner diverged
             factor.ravel(order="K")[:: len(S) + 1] = math.nan

@@ -57,6 +57,21 @@ class Descent(NamedTuple):
     adam_encoder: Adam  # for the encoder's matrices
 
 
+class Blocks(NamedTuple):
+    """What blocks make of a gradient (n, n_u) and, if there is one, of a trace E (m n, n_u).
+
+    docs/theory.md, "Several blocks at once"; `microkernels.recur_tile` has the recurrence.
+    """
+
+    alpha: np.ndarray  # (blocks, m units)
+    T: np.ndarray  # (blocks, m m units)
+    beta: np.ndarray  # (n, fixations or more)
+    gamma: np.ndarray  # (m n, fixations or more)
+    ends: np.ndarray  # (blocks, 1) int64: the fixations of a block and those before it
+    u: np.ndarray  # (fixations, n_u)
+    units: int  # rows so far apart share alpha and T
+
+
 class Kept(NamedTuple):
     """How much of a workspace holds blocks that gradients and traces have not taken in yet."""
 

@@ -33,7 +33,7 @@ from numba.extending import overload
 from edge_rjepa.base.jit import jit, specialise
 from edge_rjepa.learner import cells
 from edge_rjepa.learner.kernels import products
-from edge_rjepa.learner.kernels.arrays import COLUMN
+from edge_rjepa.learner.kernels.arrays import COLUMN, Blocks
 
 # ------------------------------------------------------------------------------------------------
 # The cells' vocabulary (edge_rjepa/learner/cells.py) as compiled functions of one scalar.
@@ -453,18 +453,16 @@ def settle(layers, kept, traces, gradient, descent):
         rows, x = getattr(kept, layer.d_out), getattr(kept, layer.reads)
         columns = kept.columns[: rows.shape[1]]
         products.turn(rows, columns)
-        products.add_product(columns, x, getattr(gradient, layer.matrix))
+        products.gather(columns, x, getattr(gradient, layer.matrix))
         take_step(layer.matrix, layer.encoder, gradient, descent)  # while it is in the cache
     m, G, n_hidden, n_u = traces.E.shape
     rows, (K, blocks) = G * n_hidden, (len(kept.u), len(kept.ends))
     beta, gamma = kept.columns[:rows], kept.columns[rows : (1 + m) * rows]
     products.turn(kept.beta.reshape(K, rows), beta)
     products.turn(kept.gamma.reshape(K, m * rows), gamma)
-    products.recur(m, True)(
-        kept.alpha.reshape(blocks, m * n_hidden), kept.T.reshape(blocks, m * m * n_hidden),
-        beta, gamma, kept.ends, kept.u, traces.E.reshape(m * rows, n_u),
-        gradient.W.reshape(rows, n_u), n_hidden,
-    )  # fmt: skip
+    alpha, T = kept.alpha.reshape(blocks, m * n_hidden), kept.T.reshape(blocks, m * m * n_hidden)
+    E, of_W = traces.E.reshape(m * rows, n_u), gradient.W.reshape(rows, n_u)
+    products.recur(m, Blocks(alpha, T, beta, gamma, kept.ends, kept.u, n_hidden), E, of_W)
     take_step("W", False, gradient, descent)
     take_step("lam", False, gradient, descent)
 

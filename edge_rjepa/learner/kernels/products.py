@@ -2,9 +2,10 @@
 
     forward_product     out <- x w'
     backward_product    out <- d w
-    add_product         out <- out + d x
+    gather              gradient <- gradient + columns rows
+    recur               the same of a layer with a past, and E <- T E + gamma u, block after block
+    blend               S <- keeps S + columns rows, block after block, where S is symmetric
     turn                out <- x'
-    recur(m, credit)    what a recurrence makes of large matrices, block after block
 
 All matrices are of one dtype and in C order.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from numba.core import config
 
 from edge_rjepa.base.jit import jit, specialise
+from edge_rjepa.learner.kernels.arrays import Blocks
 from edge_rjepa.learner.kernels.microkernels import (
     SHORT,
     TALL,
@@ -83,22 +85,26 @@ def backward_template(d, w, out):
                 single_narrow(d, w, out, first, end, i, j, columns)  # noqa: F821
 
 
-def recur_template(alpha, T, beta, gamma, ends, u, E, gradient, units):
+def recur_template(blocks, E, gradient):
     """E (m n, n_u) and gradient (n, n_u) go through all blocks: see `recur_tile`.
 
-    A panel of columns comes first, so that what `u` has of it stays in the nearest cache.
+    A panel of columns comes first, so that what `u` has of it stays in the nearest cache. UPPER
+    leaves out what is left of the diagonal, but for tiles that this crosses.
     """
-    lanes = VECTOR_BYTES // u.itemsize
+    lanes = VECTOR_BYTES // gradient.itemsize
     wide = WIDE * lanes
-    given = alpha, T, beta, gamma, ends, u, E, gradient, units
+    given = (
+        blocks.alpha, blocks.T, blocks.beta, blocks.gamma, blocks.ends, blocks.u,
+        E, gradient, blocks.units,
+    )  # fmt: skip
     n, n_u = gradient.shape
     of_wide = n_u - n_u % wide
-    panel = wide * max(1, PANEL_BYTES // (u.itemsize * wide * max(1, len(u))))
+    panel = wide * max(1, PANEL_BYTES // (gradient.itemsize * wide * max(1, len(blocks.u))))
     of_tall, of_high = n - n % TALL_ROWS, n - n % HIGH_ROWS  # noqa: F821
     for left in range(0, of_wide, panel):
         right = min(left + panel, of_wide)
         for i in range(0, of_tall, TALL_ROWS):  # noqa: F821
-            for j in range(left, right, wide):
+            for j in range(max(left, i - i % wide) if UPPER else left, right, wide):  # noqa: F821
                 tall_wide(*given, i, j, lanes)  # noqa: F821
         for i in range(of_tall, n):
             for j in range(left, right, wide):
@@ -127,14 +133,15 @@ backward_product = _tiled(
 
 
 @functools.cache
-def recur(m: int, credit: bool) -> Callable:
-    """The compiled `recur_template` for m values a unit, with a gradient or none."""
+def recurrence(m: int, credit: bool) -> Callable:
+    """The compiled `recur_template` for m values a unit, with a gradient, or for a symmetric E."""
     tall = max(1, TALL // (m + credit))
     high = tall * WIDE
     return jit(
         specialise(
             recur_template,
             f"{m}_{'credit' if credit else 'alone'}",
+            UPPER=not credit,
             TALL_ROWS=tall,
             HIGH_ROWS=high,
             tall_wide=recur_tile(tall, WIDE, m, credit),
@@ -171,29 +178,43 @@ if config.DISABLE_JIT:  # to look into the kernels: the tiles exist in compiled 
         out[:, : len(rows)] = rows.T
 
     @functools.cache
-    def recur(m, credit):
-        def run(alpha, T, beta, gamma, ends, u, E, gradient, units):
+    def recurrence(m, credit):
+        def run(blocks, E, gradient):
             n, n_u = gradient.shape
             E, first = E.reshape(m, n, n_u) if m else E, 0
-            repeat = n // units
-            for b, end in enumerate(ends[:, 0]):
+            repeat = n // blocks.units
+            for b, end in enumerate(blocks.ends[:, 0]):
                 block = slice(first, end)
                 if credit:
                     for a in range(m):
-                        gradient += np.tile(alpha[b].reshape(m, units)[a], repeat)[:, None] * E[a]
-                    gradient += beta[:, block] @ u[block]
+                        alpha = blocks.alpha[b].reshape(m, blocks.units)[a]
+                        gradient += np.tile(alpha, repeat)[:, None] * E[a]
+                    gradient += blocks.beta[:, block] @ blocks.u[block]
                 if m:
-                    factors = np.tile(T[b].reshape(m, m, units), repeat)
+                    factors = np.tile(blocks.T[b].reshape(m, m, blocks.units), repeat)
                     E[...] = np.einsum("abn,bnu->anu", factors, E)
-                    E += gamma[:, block].reshape(m, n, -1) @ u[block]
+                    E += blocks.gamma[:, block].reshape(m, n, -1) @ blocks.u[block]
                 first = end
 
         return run
 
 
-gather = recur(0, True)  # no past: sums of products alone
+def gather(columns, rows, gradient):
+    """gradient (n, m) <- gradient + columns rows, for columns (n, K or more) and rows (K, m)."""
+    ends = np.array([[len(rows)]])
+    blocks = Blocks(columns, columns, columns, columns, ends, rows, 1)  # only beta is looked at
+    recurrence(0, True)(blocks, gradient, gradient)
 
 
-def add_product(d, x, out):
-    """out (n, m) <- out + d x for d (n, K or more), x (K, m)."""
-    gather(d, d, d, d, np.array([[len(x)]]), x, out, out, 1)
+def recur(m, blocks, E, gradient):
+    """E (m n, n_u) and gradient (n, n_u) go through all blocks: see `recur_tile`."""
+    recurrence(m, True)(blocks, E, gradient)
+
+
+def blend(keeps, columns, rows, ends, S):
+    """What is right of S's diagonal, block after block: S (n, n) <- keeps S + columns rows.
+
+    keeps, ends (blocks, 1), columns (n, K or more), rows (K, n); each block's product is symmetric.
+    """
+    blocks = Blocks(keeps, keeps, columns, columns, ends, rows, 1)  # alpha, beta are not looked at
+    recurrence(1, False)(blocks, S, S)
