@@ -190,8 +190,7 @@ class Gaze:
         low, high = _bounds(view.camera, self.config)
         cell_px = self.config.cell_rad * view.camera.focal_px
         seen, salience = _appearance(image, view.middles, cell_px)
-        changed, attended = np.empty(len(salience)), np.zeros(len(salience))
-        kernels.changes(self._map, view.cells, seen, changed)
+        changed, attended = kernels.changes(self._map, view.cells, seen), np.zeros(len(salience))
         change = np.maximum(changed - self._map[USUAL, view.cells], 0.0)
         priority = self._priority(view.cells, salience, change)
         places, start = self._places(view.camera, view.head_rad, count)
