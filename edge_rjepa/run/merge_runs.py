@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from edge_rjepa.errors import ConfigError
-from edge_rjepa.learner.merge import adopt, lesson_of, merged
+from edge_rjepa.learner.merge import Lesson, adopt, lesson_of, merged
 from edge_rjepa.run.monitor import Monitor, health_of
 from edge_rjepa.run.run import CHECKPOINT, CONFIG, GOOD, METRICS, LoadedRun, load_run
 from safe_files.writing import make_private_folder, write_atomic
@@ -26,8 +29,8 @@ def merge_runs(folders: Sequence[Path], out: Path) -> Made:
 
     It goes on where the first one stands: its source, gaze and optimiser. Each run weighs as many
     fixations as it has seen, and it counts those of all. Raises ConfigError for runs that cannot be
-    averaged: of different networks, begun with different seeds, or collapsed; and for an `out` that
-    is not empty.
+    averaged: of different networks, begun with different seeds, collapsed, or one named twice; and
+    for an `out` that is not empty.
     """
     if len(folders) < 2:
         raise ConfigError("name two runs, or more")
@@ -36,8 +39,10 @@ def merge_runs(folders: Sequence[Path], out: Path) -> Made:
     runs = [load_run(folder) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
         _check_fits(folder, run, folders[0], runs[0])
+    lessons = [lesson_of(run.learner) for run in runs]
+    _check_all_differ(folders, lessons)
     first = runs[0]
-    together = merged([lesson_of(run.learner) for run in runs])
+    together = merged(lessons)
     adopt(first.learner, together)
     first.learner.fixations = together.fixations  # else a later merge weighs it as the first alone
     first.learner.reset()  # the past was another network's
@@ -47,6 +52,16 @@ def merge_runs(folders: Sequence[Path], out: Path) -> Made:
     for name in (GOOD, CHECKPOINT):
         first.learner.save(out / name, first.notes)
     return Made(together.fixations, [problem for run in runs for problem in run.problems])
+
+
+def _check_all_differ(folders: Sequence[Path], lessons: Sequence[Lesson]) -> None:
+    """Raises ConfigError where one run is there twice: by a link, or as a copy, too."""
+    for (one, lesson), (other, again) in combinations(zip(folders, lessons, strict=True), 2):
+        alike = all(map(np.array_equal, lesson.arrays(), again.arrays()))
+        if one.samefile(other) or (alike and lesson.fixations > 0):
+            raise ConfigError(
+                f"{one} and {other} are the same run, which would count twice: name it once"
+            )
 
 
 def _check_fits(folder: Path, run: LoadedRun, first_folder: Path, first: LoadedRun) -> None:

@@ -1,5 +1,6 @@
 """Runs that learned apart made into one."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_what_was_merged_weighs_as_all_of_it_in_a_later_merge(run_of, tmp_path):
 
 
 def test_counts_beyond_all_use_stay_what_a_checkpoint_may_hold(run_of, tmp_path):
-    one, other = run_of("one"), run_of("other")
+    one, other = run_of("one"), run_of("other", 2)
     for folder in (one, other):
         kept = load_run(folder)
         kept.learner.fixations = 2**62
@@ -75,7 +76,7 @@ def test_counts_beyond_all_use_stay_what_a_checkpoint_may_hold(run_of, tmp_path)
 
 @pytest.mark.slow
 def test_it_goes_on_where_the_first_one_stands(run_of, tmp_path):
-    folders = [run_of("one"), run_of("other")]
+    folders = [run_of("one"), run_of("other", 2)]
     assert main(["merge", *map(str, folders), "-o", str(tmp_path / "both")]) == 0
     resume = ["learn", "--resume", str(tmp_path / "both"), "--fixations", "240"]
     assert main(resume) == 0
@@ -84,14 +85,14 @@ def test_it_goes_on_where_the_first_one_stands(run_of, tmp_path):
 
 @pytest.mark.slow
 def test_it_is_an_encoder(run_of, tmp_path):
-    folders = [run_of("one"), run_of("other")]
+    folders = [run_of("one"), run_of("other", 2)]
     merge_runs(folders, tmp_path / "both")
     output = tmp_path / "both.onnx"
     assert main(["export", str(tmp_path / "both"), "-o", str(output), "--form", "patches"]) == 0
 
 
 def test_the_page_and_the_report_know_it_as_a_run(run_of, tmp_path):
-    merge_runs([run_of("one"), run_of("other")], tmp_path / "both")
+    merge_runs([run_of("one"), run_of("other", 2)], tmp_path / "both")
     assert isinstance(dashboard._page_of(tmp_path / "both"), KeptRun)
     with pytest.raises(ReportError, match="let the run learn"):
         draw_report(tmp_path / "both")
@@ -111,6 +112,21 @@ def test_what_cannot_be_averaged_is_refused(run_of, tmp_path, changes, says):
     assert not (tmp_path / "both").exists()
 
 
+def test_a_run_that_is_named_twice_is_refused(run_of, tmp_path, capsys):
+    one = run_of("one")
+    (tmp_path / "link").symlink_to(one)
+    shutil.copytree(one, tmp_path / "copy")
+    for again in (one, tmp_path / "link", tmp_path / "copy"):
+        assert main(["merge", str(one), str(again), "-o", str(tmp_path / "both")]) == 1
+        assert f"{one} and {again} are the same run" in capsys.readouterr().err
+        assert not (tmp_path / "both").exists()
+
+
+def test_runs_that_have_not_learned_yet_are_not_taken_for_one(run_of, tmp_path):
+    merge_runs([run_of("one", frames=0), run_of("other", frames=0)], tmp_path / "both")
+    assert load_run(tmp_path / "both").learner.fixations == 0
+
+
 def test_what_has_collapsed_is_left_out(run_of, tmp_path):
     one, other = run_of("one", monitor=MonitorConfig()), run_of("other", monitor=MonitorConfig())
     kept = load_run(other)
@@ -121,7 +137,7 @@ def test_what_has_collapsed_is_left_out(run_of, tmp_path):
 
 
 def test_nothing_is_overwritten(run_of, tmp_path, capsys):
-    one, other = run_of("one"), run_of("other")
+    one, other = run_of("one"), run_of("other", 2)
     assert main(["merge", str(one), str(other), "-o", str(one)]) == 1
     assert "not an empty folder" in capsys.readouterr().err
     assert main(["merge", str(one), "-o", str(tmp_path / "new")]) == 1
