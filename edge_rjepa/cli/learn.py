@@ -326,7 +326,6 @@ def _configuration(options: argparse.Namespace) -> Any:
         )
     else:
         config = RunConfig()
-    config = rig.with_view(config, options.fov)
     if options.gaze is not None:
         config = replace(config, gaze=replace(config.gaze, policy=options.gaze))
     if options.source is not None:
@@ -334,6 +333,7 @@ def _configuration(options: argparse.Namespace) -> Any:
     if options.seed is not None:
         config = replace(config, seed=options.seed)
     config = rig.with_head(replace(config, source=absolute(config.source)), options.head)
+    config = rig.with_view(config, options.fov)
     return rig.with_calibration(config, options.calibration)
 
 

@@ -97,12 +97,8 @@ def with_head(config: RunConfig, device: str | None) -> RunConfig:
 
 def with_calibration(config: RunConfig, path: Path | None) -> RunConfig:
     """The configuration with this calibration, if one is named, and with the delay it measured."""
-    if path is not None:
-        kind = find_kind(config.source)
-        if kind is not None and kind.brings_camera and not config.head.device:
-            raise ConfigError(
-                f"{redacted(config.source)} brings its own camera: leave --calibration out"
-            )
+    if path is not None and not config.head.device:
+        _check_brings_no_camera(config.source, "--calibration")
     named = path or (path_of(config.calibration) if config.calibration else None)
     if named is not None:  # found from any folder, as the source is
         config = replace(config, calibration=str(named.resolve()))
@@ -117,8 +113,16 @@ def with_view(config: RunConfig, fov_deg: float | None) -> RunConfig:
     """The configuration with a camera this wide, if a width is given."""
     if fov_deg is None:
         return config
+    _check_brings_no_camera(config.source, "--fov")
     camera = replace(config.camera, field_of_view_rad=math.radians(fov_deg))
     return replace(config, camera=camera)
+
+
+def _check_brings_no_camera(source: str, flag: str) -> None:
+    """Raises ConfigError where what the flag says of the camera would have no effect."""
+    kind = find_kind(source)
+    if kind is not None and kind.brings_camera:
+        raise ConfigError(f"{redacted(source)} brings its own camera: leave {flag} out")
 
 
 def _calibration(config: RunConfig) -> tuple:

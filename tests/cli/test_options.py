@@ -92,6 +92,21 @@ def test_a_calibration_of_a_configuration_is_found_from_any_folder(tmp_path, mon
     assert rig.with_calibration(RunConfig(), None).calibration == ""
 
 
+@pytest.mark.parametrize("source", ["scene:", "scene:pictures", "replay:walk.mcap"])
+def test_a_view_of_what_brings_its_own_camera_is_refused(source):
+    with pytest.raises(ConfigError, match=f"{source} brings its own camera: leave --fov out"):
+        rig.with_view(RunConfig(source=source), 70.0)
+    assert rig.with_view(RunConfig(source=source), None) == RunConfig(source=source)
+
+
+def test_a_view_is_of_the_source_that_is_named(tmp_path, typed):
+    done = typed(tmp_path, "learn", "--fov", "70", "--out", "x")  # before photographs: the default
+    assert done.returncode == 1 and "leave --fov out" in done.stderr
+    done = typed(tmp_path, "learn", "--source", "/dev/video99", "--fov", "70", "--out", "x")
+    assert done.returncode == 1 and "/dev/video99" in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
     "flags_given", [("--seed", "0"), ("--seed", "1"), ("--share",), ("--source", "0")]
 )
