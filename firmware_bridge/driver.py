@@ -22,7 +22,8 @@ class Status:
 class Move:
     """Go to this position, in the driver's unit, within the head's limits.
 
-    Both axes arrive together after duration_s, or as soon as the slower one can be there.
+    Both axes arrive together after duration_s, Identity.longest_s at most, or as soon as the slower
+    one can be there.
     """
 
     pan: float
@@ -61,6 +62,7 @@ class Identity(NamedTuple):
     speed: Pair  # fastest, in unit/s
     home_speed: Pair  # on the way home, in unit/s
     home_after_s: float | None  # of silence it goes home by itself; None: it never does
+    longest_s: float = 3600.0  # that a move may be told to take
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ class PanTiltHead:
 
         Those are clipped to the limits and rounded to what the head can tell apart. Both axes
         arrive together, after duration_s or as soon as the head can. The newest move wins; while
-        the line is lost it is kept for KEEP_S. Raises HeadError for what is no angle or duration.
+        the line is lost it is kept for KEEP_S. Raises HeadError for what is no angle or duration,
+        and for a duration longer than such a head can be told.
         """
         return self._move(pan_rad, tilt_rad, duration_s)[1]
 
@@ -175,7 +176,7 @@ class PanTiltHead:
 
         Raises LinkError when the line is lost for LOST_S: nothing is measured of such a move.
         """
-        _check_finite(pan, tilt, duration_s)
+        self._check(pan, tilt, duration_s)
         with self._changed:
             self._check_line(time.monotonic())
             goal = self._allowed((pan, tilt))
@@ -233,10 +234,23 @@ class PanTiltHead:
     # Commands
 
     def _move(self, pan_rad: float, tilt_rad: float, duration_s: float) -> tuple[int, Pair]:
-        _check_finite(pan_rad, tilt_rad, duration_s)
+        self._check(pan_rad, tilt_rad, duration_s)
         with self._changed:
             goal, angles_rad = self._reachable((pan_rad, tilt_rad))
             return self._command(Move(*goal, duration_s)), angles_rad
+
+    def _check(self, pan: float, tilt: float, duration_s: float) -> None:
+        if not all(map(math.isfinite, (pan, tilt, duration_s))) or duration_s < 0.0:
+            raise HeadError(
+                f"cannot move to ({pan}, {tilt}) in {duration_s} s: numbers are needed, and no "
+                "negative duration"
+            )
+        longest_s = self._identity.longest_s
+        if duration_s > longest_s:
+            raise HeadError(
+                f"cannot take {duration_s:g} s for a move: {longest_s:g} s is the longest here; go "
+                "in several shorter moves"
+            )
 
     def _command(self, command: Command) -> int:
         with self._changed:
@@ -499,14 +513,6 @@ class PanTiltHead:
         )
         home_rad = self._aim_in_use.angles_rad(who.home, UNKNOWN)  # from wherever it is
         return SafePose(home_rad, who.home_after_s + longest_s)
-
-
-def _check_finite(pan: float, tilt: float, duration_s: float) -> None:
-    if not all(map(math.isfinite, (pan, tilt, duration_s))) or duration_s < 0.0:
-        raise HeadError(
-            f"cannot move to ({pan}, {tilt}) in {duration_s} s: numbers are needed, and no "
-            "negative duration"
-        )
 
 
 def _what_is_left(task: Task, now_s: float) -> Command:

@@ -26,7 +26,7 @@ REPLY_S = 0.05  # for each: 4 ms on the wire, 16 in some USB adapters, and what 
 GREET_S = 0.4  # of greeting a board that may be booting, at a time
 PATIENCE_S = 5.0  # with a board that does not answer, before its port is opened anew
 SETTLED_S = 2.0  # for an EEPROM to be written
-LONGEST_MS = 0xFFFF
+LONGEST_S = 65.0  # of a move: its ms have 16 bits
 NOT_OPEN = "the line to the head is not open: open() it first"
 FIRMWARE = "firmware_bridge/firmware/edge_head.hex"
 SETTINGS = (
@@ -253,6 +253,7 @@ class ServoBoard:
             speed=(float(pan.slew_us_per_s), float(tilt.slew_us_per_s)),
             home_speed=(float(greeting.home_slew_us_per_s),) * 2,
             home_after_s=protocol.HOME_AFTER_S,
+            longest_s=LONGEST_S,
         )
 
     # --------------------------------------------------------------------------------------------
@@ -380,8 +381,7 @@ def _message(command: Command) -> protocol.Request:
         case Status():
             return protocol.Status()
         case Move(pan, tilt, duration_s):
-            duration_ms = min(round(1e3 * duration_s), LONGEST_MS)
-            return protocol.Move(pan, tilt, duration_ms)
+            return protocol.Move(pan, tilt, round(1e3 * duration_s))
         case Hold():
             return protocol.Hold()
         case Home():

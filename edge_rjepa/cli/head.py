@@ -56,7 +56,7 @@ def add_to(commands: Any) -> None:
         type=number,
         default=0.0,
         metavar="S",
-        help="take S seconds, 65 at most on a servo board (full speed)",
+        help="take S seconds; 65 is the most on a servo board, 3600 on others (full speed)",
     )
     hold = _add_action(actions, "hold", _hold, "stop, and hold this position")
     for parser in (move, hold):

@@ -71,6 +71,17 @@ def a_move_arrives_where_it_was_sent(bench: Bench) -> None:
         assert until_still(bench).driven == pytest.approx(goal, abs=5 * identity.step)
 
 
+def a_move_may_take_as_long_as_it_says(bench: Bench) -> None:
+    identity = bench.driver.open()
+    one, other = places(identity)
+    bench.driver.request(Move(*one))
+    until_still(bench)
+    report = bench.driver.request(Move(*other, identity.longest_s))
+    assert report.moving and report.remaining_s == pytest.approx(identity.longest_s, abs=0.1)
+    bench.driver.request(Hold())
+    until_still(bench)
+
+
 def beyond_its_limits_it_goes_as_far_as_it_may_and_says_so(bench: Bench) -> None:
     identity = bench.driver.open()
     (pan_low, _), (_, tilt_high) = identity.limits
@@ -124,6 +135,7 @@ CHECKS = [
     it_says_what_it_can_do,
     opening_and_asking_moves_nothing,
     a_move_arrives_where_it_was_sent,
+    a_move_may_take_as_long_as_it_says,
     beyond_its_limits_it_goes_as_far_as_it_may_and_says_so,
     hold_stops_it_on_its_way,
     home_is_where_it_says,

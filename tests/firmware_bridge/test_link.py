@@ -82,11 +82,6 @@ def test_what_is_outside_the_limits_is_clipped_and_told(board):
     assert not board.request(Move(1900.0, 1500.0)).clipped
 
 
-def test_long_durations_are_cut_to_what_the_protocol_can_say(board):
-    report = board.request(Move(1600.0, 1500.0, 1e6))
-    assert report.remaining_s == pytest.approx(65.5, abs=0.1)
-
-
 def test_sequence_numbers_go_on_past_their_end(line):
     class FromTheEnd(random.Random):
         def randrange(self, start, stop=None, step=1):

@@ -103,6 +103,14 @@ def test_what_is_no_move_is_refused_and_nothing_happens(limp_head, move):
     assert limp_head.wait().torque_off
 
 
+def test_a_move_that_is_to_take_longer_than_the_board_can_be_told_is_refused(head, board):
+    for command in (head.move, head.move_and_wait, head.drive):
+        with pytest.raises(HeadError, match=r"cannot take 65.1 s .*: 65 s is the longest here"):
+            command(0.1, 0.1, 65.1)
+    head.move(0.1, 0.1, 65.0)
+    assert comes_about(lambda: board.pulses_us() != (1500.0, 1500.0)) and head.state().moving
+
+
 def test_calibrated_axes_turn_the_other_way_and_have_limits_of_their_own(board):
     pan = Axis(zero=1600.0, per_rad=-500.0, low_rad=-0.4, high_rad=0.2)
     tilt = Axis(zero=1500.0, per_rad=600.0)
