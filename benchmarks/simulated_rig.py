@@ -294,6 +294,11 @@ class Rig:
         return 2000.0 / math.pi, 2000.0 / math.pi
 
     @property
+    def speed(self) -> tuple[float, float]:
+        """Nothing holds its pulses back."""
+        return math.inf, math.inf
+
+    @property
     def shafts(self) -> np.ndarray:
         """Where the shafts stand now (2,), in rad."""
         return np.array(self._shaft)

@@ -48,6 +48,7 @@ SLOW_S = 0.25  # what a slow step takes
 # Steps of an axis: directions alternate, each goes on as the axis came.
 STEPS_S = 0.0, SLOW_S, SLOW_S, 0.0, SLOW_S, SLOW_S
 SWING_S = 1.5  # after which any head stands still, so far as is known before it is timed
+SLOWEST_RAD_S = 0.3  # so that it does, and a step is over within WATCH_S
 WATCH_S = 0.9  # how long a step is recorded beyond its duration
 VIEWS = 60
 VIEW_SPEED_RAD_S = math.radians(60.0)  # between views, but for the end of the way:
@@ -102,6 +103,10 @@ class PulseHead(Protocol):
     def per_rad(self) -> Pair:
         """Pulses a radian, about; for the sizes of the first moves."""
 
+    @property
+    def speed(self) -> Pair:
+        """Pulses a second of pan and tilt at their fastest, so far as the head limits them."""
+
     def drive(self, pan: float, tilt: float, duration_s: float = 0.0) -> Commanded:
         """Set out, to be there after duration_s or as soon as it can; return at once."""
 
@@ -131,12 +136,24 @@ def calibrate_head(
             f"a head that is commanded in {head.unit} is not calibrated, only servos in "
             f"{' or '.join(UNITS)}: use it as it is, with `calibrate camera` alone"
         )
+    _refuse_slow(head)
     with threadpool_limits(limits=1, user_api="blas"):  # matrices are small: threads only wait
         seen, timing = _observed(head, next_frame, camera, views, report, look, seed)
         report(0.85, "comparing views")
         found = _solve(seen, camera, head.limits, head.home_position, camera_std, seed)
     report(1.0, "done")
     return replace(found, timing=timing, unit=head.unit)
+
+
+def _refuse_slow(head: PulseHead) -> None:
+    """Raises CalibrationError for servos that would still turn when they are looked at."""
+    for axis, speed, per_rad in zip(AXES, head.speed, head.per_rad, strict=True):
+        least = SLOWEST_RAD_S * per_rad
+        if speed < least:
+            raise CalibrationError(
+                f"the {axis} servo is held to {speed:g} {head.unit}/s, too slow to be measured: "
+                f"allow {math.ceil(least)} or more while it is calibrated"
+            )
 
 
 def _observed(head, next_frame, camera, views, report, look, seed) -> tuple[_Seen, HeadTiming]:
@@ -251,8 +268,11 @@ class _Session:
 
     def check_scene(self) -> None:
         """Stands at home and looks. Raises CalibrationError when no turn could be measured here."""
-        home = self.move(self.head.home_position, 1.0)
-        picture = self.picture_at(home.t_s + 1.0 + SWING_S)
+        low, high = np.transpose(self.head.limits)
+        rest = np.array(self.head.home_position)
+        way_s = max(1.0, (np.maximum(high - rest, rest - low) / self.head.speed).max())
+        home = self.move(rest, 1.0)
+        picture = self.picture_at(home.t_s + way_s + SWING_S)
         first = self.features(picture)
         if len(first) < LEAST_FEATURES:
             raise CalibrationError(
@@ -334,7 +354,7 @@ class _Session:
         per_pulse = np.linalg.norm(turns, axis=0)
         way = goal - np.array([before.pan, before.tilt])
         near_rad = np.maximum(np.abs(way) * per_pulse - CREEP_RAD, 0.0)
-        near_s = float(near_rad.max()) / VIEW_SPEED_RAD_S
+        near_s = float((near_rad / np.minimum(timing.speed_rad_s, VIEW_SPEED_RAD_S)).max())
         near = self.move(goal - way + np.sign(way) * near_rad / per_pulse, near_s)
         self.picture_at(near.t_s + near_s)
         creep_s = CREEP_RAD / CREEP_SPEED_RAD_S

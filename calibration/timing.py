@@ -31,7 +31,7 @@ PERIOD_S = 0.006  # standard deviation of when, within its 20 ms, a servo hears 
 STARTS = (30.0, 0.7), (30.0, 1.2), (80.0, 0.7), (80.0, 1.2)  # sharpness and damping
 LONGEST_DELAY_S = 1.0
 WATCHED_S = np.arange(0.0, 0.8, 0.004)  # when an overshoot is looked for
-SPEED_RAD_S = 0.3, 40.0  # of a servo, at least and at most
+SPEED_RAD_S = 0.1, 40.0  # of a servo, at least and at most
 SHARPNESS = 8.0, 300.0  # of the lag, per second
 DAMPING = 0.4, 3.0  # of the lag: 1 is critical
 # What is believed of a servo beforehand, where few sharp pictures show it move: the logarithms of

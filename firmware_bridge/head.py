@@ -143,6 +143,11 @@ class PanTiltHead:
         per_rad = self._identity.usual.per_rad
         return per_rad, per_rad
 
+    @property
+    def speed(self) -> Pair:
+        """Units a second of pan and of tilt at their fastest."""
+        return self._identity.speed
+
     def move(self, pan_rad: float, tilt_rad: float, duration_s: float = 0.0) -> Pair:
         """Set out for these angles and return at once: the angles commanded.
 

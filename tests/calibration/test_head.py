@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.simulated_rig import Rig, calibrated, camera_of, draw_truth, judged
+from benchmarks.simulated_rig import Order, Rig, calibrated, camera_of, draw_truth, judged
 from calibration.errors import CalibrationError
 from calibration.head import LOOSE_RAD, Views, solve_head
 from calibration.plan import calibrate_head, planned_views
@@ -131,6 +131,48 @@ def test_home_may_be_at_a_limit():
     assert found.home == found.low and rig.at_home == 1
 
 
+class Held(Rig):
+    """A rig whose board holds its pulses to a speed. It begins at the ends of its ranges."""
+
+    speed = 200.0, 200.0
+
+    def __init__(self, truth):
+        super().__init__(truth)
+        ends = [servo.high_us for servo in truth.servos]
+        self._orders = [Order(-1.0, ends, ends, 0.0)]
+        self._motor = [servo.angle(end) for servo, end in zip(truth.servos, ends, strict=True)]
+        self._reference, self._shaft = list(self._motor), list(self._motor)
+
+    def drive(self, pan, tilt, duration_s=0.0):
+        order = self._orders[-1]
+        part = (self.now_s - order.t_s) / order.duration_s if order.duration_s else 1.0
+        way_us = np.subtract(order.goal_us, order.start_us)
+        here_us = order.start_us + np.clip(part, 0.0, 1.0) * way_us
+        told = super().drive(pan, tilt)
+        goal_us = told[:2]
+        needed_s = float((np.abs(goal_us - here_us) / self.speed).max())
+        self._orders[-1] = self._orders[-1]._replace(
+            start_us=here_us.tolist(), duration_s=max(duration_s, needed_s)
+        )
+        return told
+
+
+@pytest.mark.parametrize("seed", CORNERS)
+def test_slow_servos_are_waited_for(seed):
+    """Pictures were taken on the way: a backlash of degrees, or "the pan servo binds"."""
+    truth = draw_truth(seed)
+    rig = Held(truth)
+    result = calibrate_head(
+        rig, rig.next_frame, camera_of(truth.lens), look=rig.sketch, views=VIEWS
+    )
+    found = judged(rig, result)
+    assert np.degrees(np.percentile(found.gaze_rad, 95)) < 0.4
+    assert np.degrees(np.abs(found.backlash_off_rad)).max() < 0.2
+    assert abs(found.delay_off_s) < 0.5 * FRAME_S
+    speeds = [abs(servo.gain) * 200.0 for servo in truth.servos]
+    assert result.timing.speed_rad_s == pytest.approx(speeds, rel=0.25)  # of a bent curve
+
+
 # -- heads that are not ----------------------------------------------------------------------------
 
 
@@ -215,6 +257,14 @@ def test_a_head_of_another_unit_is_refused_before_it_moves():
     head.unit = "rad"
     with pytest.raises(CalibrationError, match="commanded in rad is not calibrated.*camera"):
         calibrate_head(head, rig.next_frame, CAMERA, look=rig.sketch)
+    assert not rig.moves
+
+
+def test_servos_that_are_held_too_slow_are_refused_before_they_move():
+    rig = Held(TRUTH)
+    rig.speed = 200.0, 190.0
+    with pytest.raises(CalibrationError, match="the tilt servo is held to 190 us/s.* allow 191"):
+        calibrate_head(rig, rig.next_frame, CAMERA, look=rig.sketch)
     assert not rig.moves
 
 
