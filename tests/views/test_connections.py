@@ -1,6 +1,7 @@
 """The page's doors: sockets that ask for nothing, bytes that mean nothing, buttons that wait."""
 
 import asyncio
+import gzip
 import http.client
 import os
 import re
@@ -152,6 +153,19 @@ def press(body, kind=b"application/json"):
     )  # fmt: skip
 
 
+def packed(body, coding=b"gzip"):
+    """A press whose body is said to be packed."""
+    return press(body).replace(b"\r\n\r\n", b"\r\nContent-Encoding: %b\r\n\r\n" % coding, 1)
+
+
+PACKED = gzip.compress(b'{"button": "pause"}')
+NO_PACKED = {  # the coding it is said to have, and the body
+    "not packed": (b"gzip", b'{"button": "pause"}'),
+    "packed otherwise": (b"deflate", b"\xff" * 30),
+    "a byte other": (b"gzip", PACKED[:15] + bytes([PACKED[15] ^ 0xFF]) + PACKED[16:]),
+    "a wrong sum": (b"gzip", PACKED[:-8] + bytes(4) + PACKED[-4:]),
+}
+
 NONSENSE = {
     "cookie no UTF-8": GET + b"Cookie: edge_rjepa_token=\xff\xfe\r\nConnection: close\r\n\r\n",
     "raw UTF-8 token": "GET /?token=Ä€ HTTP/1.1\r\n".encode() + HOST + b"\r\n",
@@ -175,7 +189,7 @@ NONSENSE = {
     "half a surrogate": press(b'{"button": "\\ud800"}'),
     "5,000 digits": press(b'{"button": ' + b"1" * 3900 + b"}"),
     "long body": press(b'{"button": "' + b"a" * 2_000_000 + b'"}'),
-    "gzip that is none": press(b"x").replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1),
+    "gzip that is none": packed(b"x"),
     "web socket key": GET.replace(b"/ ", b"/live ") + b"Upgrade: websocket\r\n"
     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n",
 }  # fmt: skip
@@ -199,6 +213,16 @@ def test_no_bytes_make_a_traceback(folder, token, capfd, monkeypatch):
         assert status_of(server._port) == (401 if token else 200)
     said = capfd.readouterr().err
     assert "Traceback" not in said and len(said.splitlines()) <= 1, said
+
+
+@pytest.mark.parametrize("damage", NO_PACKED)
+def test_a_packed_body_that_does_not_unpack_is_told(folder, damage, capfd):
+    coding, body = NO_PACKED[damage]
+    with Dashboard("127.0.0.1:0", KeptRun(folder)) as server:
+        assert raw(server._port, packed(PACKED)).startswith(b"HTTP/1.1 200")
+        answer = raw(server._port, packed(body, coding))
+    assert answer.startswith(b"HTTP/1.1 400") and b"the body does not unpack: send it" in answer
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_who_names_no_host_is_refused(folder):

@@ -274,6 +274,8 @@ class Dashboard:
             name, value = str(asked["button"]), asked.get("value")
         except (ValueError, TypeError, LookupError, AttributeError):
             return web.Response(status=400, text='400: {"button": ..} is needed')
+        except web.RequestPayloadError:
+            return web.Response(status=400, text="400: the body does not unpack: send it as it is")
         try:
             pressed = self._subject.press(name, value)
             done = await asyncio.wait_for(asyncio.wrap_future(pressed), PRESS_S)
