@@ -111,6 +111,7 @@ class RosJoints:
         self._let_go = False
         self._sent: Sent | None = None  # None: the joints followed
         self._events: list[str] = []
+        self._misfits: list[str] = []  # who is at the other ends, and does not fit
 
     @staticmethod
     def named(commands: str | None, options: Mapping[str, Any]) -> RosJoints:
@@ -197,7 +198,7 @@ class RosJoints:
         except BaseException:
             link.close()
             raise
-        self._link = link
+        self._link, self._misfits = link, []
 
     def _greet(self) -> None:
         """Wait for both. Raises LinkError."""
@@ -212,6 +213,10 @@ class RosJoints:
         return bool(self._seen) and self._clock() - self._seen[-1].t_s < SILENT_S
 
     def _what_is_missing(self) -> str:
+        assert self._link is not None
+        self._misfits += self._link.drain_events()
+        if self._misfits:
+            return "; ".join(self._misfits)
         if not self._is_heard():
             names = " and ".join(joint.name for joint in self._joints)
             return (

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ros2_link.errors import GraphError, MissingError
 from ros2_link.link import (
@@ -18,10 +19,15 @@ from ros2_link.link import (
     full_name,
     qos_does_not_fit,
     this_machine_only,
+    type_does_not_fit,
 )
 
 try:
-    from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
+    from cyclonedds.builtin import (
+        BuiltinDataReader,
+        BuiltinTopicDcpsPublication,
+        BuiltinTopicDcpsSubscription,
+    )
     from cyclonedds.core import (
         DDSException,
         InstanceState,
@@ -43,8 +49,12 @@ except ModuleNotFoundError as error:
     raise MissingError(f"ROS 2 needs {error.name}: {INSTALL}") from error
 
 ANY = SampleState.Any | ViewState.Any | InstanceState.Any
-POLICIES = {2: "durability", 4: "deadline", 6: "ownership", 8: "liveliness", 11: "reliability"}
-MOST_TAKEN = 256  # descriptions of publishers at once
+TYPES = 24  # the policy of them
+POLICIES = {
+    2: "durability", 4: "deadline", 6: "ownership", 8: "liveliness", 11: "reliability",
+    TYPES: "definition of its type",
+}  # fmt: skip
+MOST_TAKEN = 256  # descriptions of publishers or subscribers at once
 FATAL_OR_ERROR = 3  # of its log: it warns of each message that is damaged
 BLOCK_NS = 100_000_000  # for which a reader that is too slow may hold up a reliable writer
 BUFFER = "16MB"  # of a socket, as far as the system allows: a picture comes in a burst
@@ -80,7 +90,8 @@ class CycloneLink:
             self._domain = _Domain(domain)
             self._participant = DomainParticipant(domain, DdsQos(Policy.EntityName(self._name)))
             self._waiting = WaitSet(self._participant)
-            self._publications = BuiltinDataReader(self._participant, BuiltinTopicDcpsPublication)
+            self._publishers = _Ends(self._participant, BuiltinTopicDcpsPublication)
+            self._subscribers = _Ends(self._participant, BuiltinTopicDcpsSubscription)
         except DDSException as error:
             raise GraphError(
                 f"Cyclone DDS cannot begin in domain {domain} ({_what(error)}): check the network "
@@ -88,7 +99,7 @@ class CycloneLink:
             ) from error
         self._readers: list[_Reader] = []
         self._writers: dict[str, DataWriter] = {}
-        self._published: dict[object, tuple[str, str]] = {}  # topic and type by the publisher's key
+        self._type_misfits: set[tuple[str, str]] = set()  # what was reported, of each end
         self._misfits: dict[tuple[str, str], int] = {}  # how many were reported, of each end
         self._events: deque[str] = deque(maxlen=100)
         self._closed = False
@@ -124,11 +135,7 @@ class CycloneLink:
 
     def topics(self) -> Mapping[str, set[str]]:
         """As Link has it."""
-        self._look_around()
-        found: dict[str, set[str]] = {}
-        for topic, type_name in self._published.values():
-            found.setdefault(topic, set()).add(type_name)
-        return found
+        return self._publishers.types()
 
     def spin(self, timeout_s: float) -> None:
         """As Link has it."""
@@ -140,10 +147,13 @@ class CycloneLink:
 
     def drain_events(self) -> list[str]:
         """As Link has it."""
+        published, read = self._publishers.types(), self._subscribers.types()
         for reader in self._readers:
+            self._note_type(reader.topic, "publisher", reader.reader, published)
             status = reader.reader.get_requested_incompatible_qos_status()
             self._note_misfit(reader.topic, "publisher", status)
         for topic, writer in self._writers.items():
+            self._note_type(topic, "subscriber", writer, read)
             status = writer.get_offered_incompatible_qos_status()
             self._note_misfit(topic, "subscriber", status)
         events = list(self._events)
@@ -159,7 +169,7 @@ class CycloneLink:
         for reader in self._readers:
             self._waiting.detach(reader.condition)
         self._readers.clear()
-        del self._publications, self._waiting, self._participant
+        del self._publishers, self._subscribers, self._waiting, self._participant
         self._domain.release()
 
     def __enter__(self) -> CycloneLink:
@@ -171,22 +181,48 @@ class CycloneLink:
     def _topic(self, topic: str, type_name: str) -> Topic:
         return Topic(self._participant, f"rt{full_name(topic)}", sample_type(type_name))
 
-    def _look_around(self) -> None:
-        """Take in who has come and gone."""
-        while found := self._publications.take(MOST_TAKEN):
-            for each in found:
-                if each.sample_info.instance_state != InstanceState.Alive or not each.topic_name:
-                    self._published.pop(each.key, None)
-                elif each.topic_name.startswith("rt/"):
-                    topic = each.topic_name.removeprefix("rt")
-                    type_name = each.type_name.replace("::dds_::", "::").removesuffix("_")
-                    self._published[each.key] = topic, type_name.replace("::", "/")
+    def _note_type(
+        self, topic: str, other: str, end: DataReader | DataWriter, types: Mapping[str, set[str]]
+    ) -> None:
+        topic, needed = full_name(topic), _ros_type(end.topic.typename)
+        found = types.get(topic, set())
+        if found and needed not in found and (topic, other) not in self._type_misfits:
+            self._type_misfits.add((topic, other))
+            self._events.append(type_does_not_fit(topic, other, found, needed))
 
     def _note_misfit(self, topic: str, other: str, status: ctypes.Structure) -> None:
         if status.total_count > self._misfits.get((topic, other), 0):
             self._misfits[topic, other] = status.total_count
+            if status.last_policy_id == TYPES and (full_name(topic), other) in self._type_misfits:
+                return  # it was told so
             policy = POLICIES.get(status.last_policy_id, f"policy {status.last_policy_id}")
             self._events.append(qos_does_not_fit(topic, other, policy))
+
+
+class _Ends:
+    """Who publishes, or who subscribes, as far as known by now."""
+
+    def __init__(self, participant: DomainParticipant, builtin: Any) -> None:
+        self._news = BuiltinDataReader(participant, builtin)
+        self._known: dict[object, tuple[str, str]] = {}  # topic and type by each one's key
+
+    def types(self) -> dict[str, set[str]]:
+        """Topic -> the types that they have."""
+        self._look_around()
+        found: dict[str, set[str]] = {}
+        for topic, type_name in self._known.values():
+            found.setdefault(topic, set()).add(type_name)
+        return found
+
+    def _look_around(self) -> None:
+        """Take in who has come and gone."""
+        while found := self._news.take(MOST_TAKEN):
+            for each in found:
+                if each.sample_info.instance_state != InstanceState.Alive or not each.topic_name:
+                    self._known.pop(each.key, None)
+                elif each.topic_name.startswith("rt/"):
+                    topic = each.topic_name.removeprefix("rt")
+                    self._known[each.key] = topic, _ros_type(each.type_name)
 
 
 class _Reader:
@@ -248,6 +284,11 @@ def _dds_qos(qos: Qos) -> DdsQos:
     if qos.latched:  # what those who come late are told
         policies.append(Policy.DurabilityService(0, history, -1, -1, -1))
     return DdsQos(*policies)
+
+
+def _ros_type(dds_type: str) -> str:
+    """sensor_msgs/msg/Image of sensor_msgs::msg::dds_::Image_."""
+    return dds_type.replace("::dds_::", "::").removesuffix("_").replace("::", "/")
 
 
 def _what(error: DDSException) -> str:

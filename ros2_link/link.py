@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -62,7 +62,7 @@ class Link(Protocol):
         """Hand out what has come, or wait for it, so long at most."""
 
     def drain_events(self) -> list[str]:
-        """What went wrong since the last call, in words: an end whose QoS does not fit, say."""
+        """What went wrong since the last call, in words: an end whose QoS or type does not fit."""
 
     def close(self) -> None:
         """Leave the graph; closing again does nothing."""
@@ -144,4 +144,12 @@ def qos_does_not_fit(topic: str, other: str, policy: str) -> str:
     return (
         f"{topic}: its {other} has another {policy.lower()} than is needed here, so that nothing "
         "comes through: change its QoS"
+    )
+
+
+def type_does_not_fit(topic: str, other: str, found: Collection[str], needed: str) -> str:
+    """The event that the other end, a publisher or subscriber, was found and is of other types."""
+    return (
+        f"{topic}: its {other} has {' and '.join(sorted(found))}, and {needed} is needed here, so "
+        "that nothing comes through: name another topic"
     )

@@ -14,6 +14,7 @@ from ros2_link.link import (
     Qos,
     full_name,
     qos_does_not_fit,
+    type_does_not_fit,
 )
 
 try:
@@ -65,6 +66,7 @@ class RclpyLink:
         self._executor.add_node(self._node)
         self._handed_out = False
         self._publishers: dict[str, Any] = {}
+        self._needed: dict[tuple[str, str], str] = {}  # type of a topic's other end, until it came
         self._events: deque[str] = deque(maxlen=100)
         self._closed = False
 
@@ -86,6 +88,7 @@ class RclpyLink:
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=misfit),
             raw=True,
         )
+        self._needed[full_name(topic), "publisher"] = type_name
 
     def advertise(self, topic: str, type_name: str, qos: Qos) -> Publish:
         """As Link has it."""
@@ -96,6 +99,7 @@ class RclpyLink:
             _profile(qos),
             event_callbacks=PublisherEventCallbacks(incompatible_qos=misfit),
         )
+        self._needed[full_name(topic), "subscriber"] = type_name
 
         def publish(cdr: bytes) -> None:
             try:
@@ -128,6 +132,7 @@ class RclpyLink:
 
     def drain_events(self) -> list[str]:
         """As Link has it."""
+        self._look_at_types()
         events = list(self._events)
         self._events.clear()
         return events
@@ -146,6 +151,19 @@ class RclpyLink:
 
     def __exit__(self, kind, error, trace) -> None:
         self.close()
+
+    def _look_at_types(self) -> None:
+        """Look who is at the other ends; once somebody is, this end's type was right or wrong."""
+        for (topic, other), needed in list(self._needed.items()):
+            if other == "publisher":
+                ends = self._node.get_publishers_info_by_topic(topic)
+            else:
+                ends = self._node.get_subscriptions_info_by_topic(topic)
+            found = {end.topic_type for end in ends}
+            if found:
+                del self._needed[topic, other]
+            if found and needed not in found:
+                self._events.append(type_does_not_fit(topic, other, found, needed))
 
     def _on_misfit(self, topic: str, other: str) -> Callable[[Any], None]:
         def note(status: Any) -> None:

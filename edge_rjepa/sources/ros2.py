@@ -123,6 +123,7 @@ class Robot:
         self._info = threading.Event()  # the first camera_info came ..
         self._lens: Lens | None = None  # .. and told a lens
         self._capture: RosCapture | None = None
+        self._shows_none = False  # the topic is there, and no pictures are on it
         self.frame_id = ""  # of the newest picture's header
 
     def open(self) -> Capture:
@@ -140,12 +141,21 @@ class Robot:
 
     def cure(self) -> str:
         """Why it may not open, and what to do."""
-        with self._lock:
-            found = "".join(f"{event}; " for event in self._events)
-        return (
-            f"{found}is the camera's node running, and in domain {self._domain} as this is "
+        if self._shows_none:
+            return "name the topic of a camera; `ros2 topic list -t` shows the types of all"
+        found, where = self._found(), self._capture.where if self._capture else ""
+        if where and any(event.startswith(f"{where}: ") for event in found):  # somebody is there
+            return "; ".join(found)
+        is_running = (
+            f"is the camera's node running, and in domain {self._domain} as this is "
             "(ROS_DOMAIN_ID)? `ros2 topic hz` shows what comes"
         )
+        return "; ".join([*found, is_running])
+
+    def _found(self) -> list[str]:
+        """What a link has told, and nobody has drained."""
+        with self._lock:
+            return list(self._events)
 
     def close(self) -> None:
         """End the reading that goes on, soon."""
@@ -161,10 +171,8 @@ class Robot:
         def of_size(width_px: int, height_px: int) -> Camera:
             if self._topics.info is not None:
                 if not self._info.wait(LENS_S):
-                    raise SourceError(
-                        f"no camera_info comes on {self._topics.info}: check its name, or leave "
-                        "info= out"
-                    )
+                    none = f"no camera_info comes on {self._topics.info}: check its name, or leave"
+                    raise SourceError("; ".join([*self._found(), f"{none} info= out"]))
                 return (self._lens or usual)(width_px, height_px)
             self._info.wait(LENS_BESIDE_S)
             try:
@@ -232,11 +240,16 @@ class Robot:
         until_s = time.monotonic() + self._first_picture_s
         while not (types := link.topics().get(topic, set())):
             if capture.over or time.monotonic() > until_s:
-                raise SourceError(f"nobody publishes {topic}{_others(link)}")
+                others = _others(link) or ", or any other pictures"
+                raise SourceError(f"nobody publishes {topic}{others}")
             link.spin(WAIT_S)
         found = types & {raw, compressed}
+        self._shows_none = not found
         if not found:
-            raise SourceError(f"{topic} has {', '.join(sorted(types))}: pictures have {raw}")
+            raise SourceError(
+                f"{topic} has {' and '.join(sorted(types))}, and pictures have {raw} or "
+                f"{compressed}{_others(link)}"
+            )
         return raw if raw in found else compressed
 
     def _use(self, type_name: str, take: Callable[[Any], None]) -> Callable[[bytes], None]:
@@ -398,7 +411,7 @@ def _is_reliable(topics: Topics) -> bool:
 
 
 def _others(link: Link) -> str:
-    """Where pictures are instead, in words."""
+    """Where pictures are instead, in words; "" if there are none."""
     pictures = [name for name, types in link.topics().items() if types & set(PICTURE_TYPES)]
     shown = ", ".join(sorted(pictures)[:MOST_SHOWN])
-    return f"; there are pictures on {shown}" if shown else ", or any other pictures"
+    return f"; there are pictures on {shown}" if shown else ""

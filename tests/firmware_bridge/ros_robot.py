@@ -79,6 +79,9 @@ class Graph:
             self._told_s = self._robot.now_s
             self._on_message(encode(self._robot.state(self._told_s), STATE))
 
+    def drain_events(self):
+        return []
+
     def close(self):
         self._closed = True
 

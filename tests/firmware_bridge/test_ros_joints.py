@@ -8,7 +8,7 @@ import pytest
 from firmware_bridge import HeadError, LinkError, open_head
 from firmware_bridge.driver import Hold, Move, Status
 from firmware_bridge.kinds import driver_of
-from firmware_bridge.ros_joints import Joint, RosJoints
+from firmware_bridge.ros_joints import POSITIONS, TRAJECTORY, Joint, RosJoints
 from ros2_link.messages import encode
 from tests.firmware_bridge.ros_robot import Robot, driver_before
 from tests.ros2_link import robots
@@ -191,6 +191,19 @@ def test_a_robots_head_goes_where_it_is_sent(ours, theirs, controller):
         assert (status.pan_rad, status.tilt_rad) == pytest.approx((0.3, 0.2), abs=0.01)
         goals = [line["goal"] for line in peer.lines()]
     assert goals[-1] == pytest.approx([-0.3, -0.2])  # left and down are positive in REP 103
+
+
+def test_a_controller_of_another_kind_is_named_with_its_type(ours, theirs):
+    commands = fresh_name("/pan_tilt/joint_trajectory")
+    states = commands.replace("joint_trajectory", "joint_states")
+    flags = ("--states", states, "--rate", 50, "--positions")
+    with (
+        Peer(theirs, "controller", commands, *flags),
+        pytest.raises(
+            LinkError, match=f"{commands}: its subscriber has {POSITIONS}, and {TRAJECTORY} is"
+        ),
+    ):
+        open_head(f"ros2:{commands}?states={states}", connect_timeout_s=3.0)
 
 
 def test_a_robot_that_dies_is_lost_and_comes_back(ours, theirs):

@@ -155,6 +155,38 @@ def test_a_subscriber_that_asks_for_more_is_named(link, theirs):
     assert topic in events[0] and "subscriber" in events[0] and "reliability" in events[0]
 
 
+def test_a_publisher_of_another_type_is_named_once(link, theirs):
+    topic = fresh_name("/count")
+    heard = hear(link, topic, IMAGE, USUAL)
+    with Peer(theirs, "say", topic):
+        events = wait_for(link.drain_events, "an event", spinning(link))
+        link.spin(0.2)
+        events += link.drain_events()
+    assert events == [
+        f"{topic}: its publisher has {FLOAT}, and {IMAGE} is needed here, so that nothing comes "
+        "through: name another topic"
+    ]
+    assert not heard
+
+
+def test_a_subscriber_of_another_type_is_named(link, theirs):
+    topic = fresh_name("/count")
+    link.advertise(topic, FLOAT, USUAL)
+    with Peer(theirs, "listen", topic, "--type", IMAGE):
+        events = wait_for(link.drain_events, "an event", spinning(link))
+    assert len(events) == 1 and f"{topic}: its subscriber has {IMAGE}, and {FLOAT} is" in events[0]
+
+
+def test_ends_that_fit_are_no_event(link, theirs):
+    topic, other = fresh_name("/count"), fresh_name("/count")
+    heard = hear(link, topic, FLOAT, USUAL)
+    publish = link.advertise(other, FLOAT, USUAL)
+    with Peer(theirs, "say", topic), Peer(theirs, "listen", other, "--type", FLOAT):
+        wait_for(lambda: heard and link.listeners(other), "both", spinning(link))
+        publish(encode(message_class(FLOAT)(1.0), FLOAT))
+        assert not link.drain_events()
+
+
 @pytest.mark.slow
 def test_another_domain_is_another_world(ours, theirs):
     topic = fresh_name("/count")

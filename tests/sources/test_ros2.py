@@ -297,11 +297,41 @@ def test_a_publisher_whose_qos_does_not_fit_is_named(robot, pixels):
         open_source(f"ros2:{topic}?qos=reliable", camera=CameraConfig(first_picture_s=0.5))
 
 
-def test_a_topic_of_no_pictures_is_named_with_its_type(robot):
-    topic = fresh_name("/joint_states")
+def test_a_topic_of_no_pictures_is_named_with_its_type(robot, pixels):
+    topic, there = fresh_name("/joint_states"), fresh_name("/image_raw")
     robot.say(topic, made.JOINT_STATE, made.joint_state({"pan": 0.0}))
-    with pytest.raises(SourceError, match="has sensor_msgs/msg/JointState"):
+    robot.say(there, made.IMAGE, made.image(pixels))
+    with pytest.raises(SourceError) as caught:
         open_source(f"ros2:{topic}", camera=SOON)
+    assert str(caught.value) == (
+        f"camera ros2:{topic}: {topic} has {made.JOINT_STATE}, and pictures have {made.IMAGE} or "
+        f"{made.COMPRESSED}; there are pictures on {there}; name the topic of a camera; "
+        "`ros2 topic list -t` shows the types of all"
+    )
+
+
+def test_a_compressed_topic_of_another_type_is_named_with_it(robot, pixels):
+    topic = fresh_name("/image_raw/compressed")
+    robot.say(topic, made.IMAGE, made.image(pixels))
+    with pytest.raises(SourceError) as caught:
+        open_source(f"ros2:{topic}", camera=CameraConfig(first_picture_s=0.5))
+    assert f"its publisher has {made.IMAGE}, and {made.COMPRESSED} is needed" in str(caught.value)
+    assert "ROS_DOMAIN_ID" not in str(caught.value)
+
+
+def test_what_is_beside_the_pictures_and_of_another_type_is_named(robot, pixels, monkeypatch):
+    monkeypatch.setattr("edge_rjepa.sources.ros2.LENS_S", 0.5)
+    topic, beside = fresh_name("/image_raw"), fresh_name("/beside")
+
+    def say():
+        robot.say(topic, made.IMAGE, made.image(pixels, stamp_s=time.time()))
+        robot.say(beside, made.IMAGE, made.image(pixels))
+
+    with pytest.raises(SourceError, match=f"{beside}: its publisher .*no camera_info comes on"):
+        open_while(say, f"ros2:{topic}?info={beside}")
+    with open_while(say, f"ros2:{topic}?joints={beside}:pan,tilt") as source:
+        (event,) = wait_for(source.drain_events, "an event", say)
+    assert f"{beside}: its publisher has {made.IMAGE}, and {made.JOINT_STATE} is needed" in event
 
 
 def test_a_lens_beside_is_taken_and_a_wrong_one_left(robot, pixels):
