@@ -137,13 +137,14 @@ class LoadedRun(NamedTuple):
     problems: list[str]  # why an older checkpoint than the latest had to do, in words
 
 
-def load_run(folder: Path) -> LoadedRun:
+def load_run(folder: str | os.PathLike) -> LoadedRun:
     """The newest checkpoint in a run folder that is not damaged; the last good state if all are.
 
     config.toml may be changed in what does not bear on learning (NO_MATTER). Raises CheckpointError
     where nothing is kept, ConfigError where anything else was changed: a run goes on as it was
     begun.
     """
+    folder = Path(folder)
     path = folder / CHECKPOINT
     try:
         learner, notes, problems = RJepa.load_newest(path)

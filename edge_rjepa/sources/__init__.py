@@ -5,6 +5,7 @@ Importing this loads no kind: a kind's module is imported when a source of it is
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from edge_rjepa.sources.config import CameraConfig
@@ -23,7 +24,7 @@ __all__ = [
 
 
 def open_source(
-    spec: str,
+    spec: str | os.PathLike[str],
     seed: int = 0,
     camera: CameraConfig | None = None,
     mount: Mount | None = None,
@@ -35,7 +36,7 @@ def open_source(
     spec: `scene:` (scikit-image's photographs) or `scene:DIR` before a simulated head; a folder of
     pictures; a video file; `bag:FILE#/topic`, of ROS 2; `lerobot:DIR#camera`, a dataset; a live
     camera (`0`, `/dev/video0`, `/dev/v4l/by-id/..`, `rtsp://..`, `http://..`, `gst:PIPELINE`,
-    `ros2:/TOPIC`); `replay:DIR` or `replay:FILE.mcap`, what a run recorded.
+    `ros2:/TOPIC`); `replay:DIR` or `replay:FILE.mcap`, what a run recorded. A path is as its text.
     seed: of the order of pictures, of a scene's, and of what is held out; else there is no chance.
     camera: what a live camera is asked for, and the field of view of all that does not tell its
     own; None for the usual one.
@@ -46,6 +47,7 @@ def open_source(
     """
     from edge_rjepa.optics.camera import pinhole
 
+    spec = os.fspath(spec)
     kind = kind_of(spec)
     camera = camera or CameraConfig()
     measured = lens is not None

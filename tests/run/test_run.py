@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -315,6 +316,18 @@ def test_a_run_that_was_killed_before_it_learned_begins_again(tmp_path, config):
         begin(tmp_path, replace(config, seed=config.seed + 1))
     begin(tmp_path, config).learn(frames(3), ignore)
     assert load_run(tmp_path).notes["loop"]["frames"] == 3
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_may_be_text(tmp_path, config, kind):
+    begin(tmp_path, config)
+    kept = load_run(kind(tmp_path))
+    assert kept.config == config == RunConfig.from_toml(kind(tmp_path / CONFIG))
+    kept.learner.save(kind(tmp_path / "other.safetensors"))
+    assert same(RJepa.load(kind(tmp_path / "other.safetensors")), kept.learner)
+    assert same(RJepa.load_newest(kind(tmp_path / CHECKPOINT))[0], kept.learner)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        load_run(kind(tmp_path / "nowhere"))
 
 
 def damage(path):

@@ -26,6 +26,7 @@ def pictures(tmp_path):
 
 def test_a_folder_and_a_file_are_told_apart_by_what_they_are(pictures):
     assert isinstance(open_source(str(pictures)), PictureSource)
+    assert isinstance(open_source(pictures), PictureSource)
     with pytest.raises(SourceError, match="cannot read it as a video"):
         open_source(__file__)
     with pytest.raises(SourceError, match=r"none\.mp4: no such video file or folder"):
