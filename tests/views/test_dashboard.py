@@ -226,6 +226,24 @@ def test_what_was_taught_is_shown(folder):
         wait_for(lambda: "nothing" in text(driver, "recognised"), "unknown is an answer")
 
 
+@pytest.mark.parametrize("huge", [1e300, -1e300])
+def test_one_huge_value_leaves_the_axis_and_hides_no_other(tmp_path, huge):
+    kept = journal.Journal(tmp_path / "metrics.jsonl")
+    for k in range(1, 40):
+        line = {"frames": 10 * k, "fixations": 160 * k, "time_unix_s": 1e9 + k}
+        kept.append(line | {"surprise": huge if k == 30 else 5.0 + k % 2})
+    with Dashboard("127.0.0.1:0", KeptRun(tmp_path)) as server, chromium() as driver:
+        driver.get(server.url)
+        wait_for(lambda: driver.find_elements("css selector", "[data-curve='surprise'] .curve"), "")
+        path = driver.find_element("css selector", "[data-curve='surprise'] .curve")
+        y = [float(point.split()[1]) for point in path.get_attribute("d").split("L")]
+        words = driver.find_elements("css selector", "[data-curve='surprise'] text")
+    others = y[:29] + y[30:]
+    assert max(others) - min(others) > 1.0  # px, of 150
+    assert y[29] < min(others) if huge > 0 else y[29] > max(others)
+    assert 0.0 <= min(y) and max(y) <= 150.0 and len(words) > 4
+
+
 def test_a_run_that_has_ended_shows_its_pictures_curves_and_events(tmp_path):
     kept = journal.Journal(tmp_path / "metrics.jsonl")
     for k in range(1, 40):
@@ -565,6 +583,31 @@ def test_after_a_roll_back_of_what_diverged_the_maps_go_on():
         live.remember()
     assert len(live.embedding_map()["points"]) == 59 and live.neighbours()
     assert max(live.surprise_map()["nats"]) <= look.surprise.max() + 1e-3
+
+
+@pytest.mark.parametrize("huge", [1e5, 1e300, -1e300])
+@pytest.mark.parametrize("fixations", [1, 4, 16])
+def test_one_huge_surprise_is_soon_gone_from_the_maps(huge, fixations):
+    live, rng = live_state(), np.random.default_rng(1)
+    look = batch(0, rng, fixations=fixations)
+    for k in range(40):
+        surprise = rng.uniform(1.0, 2.0, fixations)
+        if k == 20:
+            surprise[0] = huge
+        live.observe(look._replace(surprise=surprise))
+        if k == 20 and fixations > 1:
+            low, high = live.surprise_map()["nats"]
+            assert -3.0 < low < high < 5.0
+    low, high = live.surprise_map()["nats"]
+    assert 0.9 < low < high < 2.1
+
+
+def test_maps_that_begin_with_a_huge_surprise_go_on():
+    live, rng = live_state(), np.random.default_rng(1)
+    look = batch(0, rng, fixations=1)
+    for k in range(60):
+        live.observe(look._replace(surprise=np.array([1e300 if k == 0 else 1.0 + k % 2])))
+    assert 1.0 <= live.surprise_map()["nats"][0] <= 2.0
 
 
 def test_history_shows_a_spike_however_long_it_is(tmp_path):

@@ -30,6 +30,9 @@ Encoder = Callable[[np.ndarray], np.ndarray]  # features (.., f) to embeddings (
 CELL_RAD = math.radians(3.0)  # of the map of surprise
 COLUMNS, ROWS = 120, 60  # of it: all around, and from straight down to straight up
 FADING = 0.05  # how much a new fixation of a place counts against those before
+LATELY = 20  # batches that say which surprise would hide all others ..
+FAR = 3.0  # .. as it is so many times as far off as those spread
+MOST_NATS = 1e9
 EVENTS = 50
 PATCH_PX = 64  # cut out around a fixation ..
 THUMB_PX = 56  # .. and made so small
@@ -103,7 +106,9 @@ class LiveState:
             rows, columns = cells_of(batch.gaze_rad[known])
             old = self._surprise[rows, columns]
             part = np.where(np.isnan(old), 1.0, FADING)
-            self._surprise[rows, columns] = np.nan_to_num(old) * (1.0 - part) + part * surprise
+            fence = fence_of(np.concatenate([*self._recent][-LATELY:]))
+            old, new = np.clip(np.nan_to_num(old), *fence), np.clip(surprise, *fence)
+            self._surprise[rows, columns] = (1.0 - part) * old + part * new
 
     def on_progress(self, progress: Progress) -> None:
         """The newest measures; also the moment to take the encoder as it is now."""
@@ -299,6 +304,17 @@ def scale_of(surprise: np.ndarray) -> list[float] | None:
         return None
     low, high = np.percentile(known, [5.0, 95.0]).tolist()
     return [low, max(high, low + 1e-3)]
+
+
+def fence_of(surprise: np.ndarray) -> tuple[float, float]:
+    """Between which nats one more may lie, not to hide these (n,): they are finite."""
+    if not surprise.size:
+        return -MOST_NATS, MOST_NATS
+    ranked = np.sort(surprise)
+    few = min(max(1, len(ranked) // 20), (len(ranked) - 1) // 2)
+    ends = float(ranked[few]), float(ranked[-1 - few])
+    low, high = (min(max(end, -MOST_NATS), MOST_NATS) for end in ends)
+    return low - FAR * (high - low), high + FAR * (high - low)
 
 
 def fixations_over(image: np.ndarray, pixels: np.ndarray, surprise: np.ndarray) -> list[list]:
