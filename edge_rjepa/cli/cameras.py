@@ -75,8 +75,11 @@ def note(folder: Path, cameras: Cameras) -> None:
 
 
 def numbered(path: Path, number: int) -> Path:
-    """The file or folder of one camera: walk.2.mcap beside walk.mcap, walk/2 in walk/."""
-    return path.with_suffix(f".{number}{path.suffix}") if path.suffix else path / str(number)
+    """The recording of one camera: walk.2.mcap beside walk.mcap, walk/2 in walk/."""
+    from edge_rjepa.sources.recording import MCAP  # here, so that --help stays quick
+
+    is_file = path.suffix == MCAP  # any other name is a folder's, with dots in it or not
+    return path.with_suffix(f".{number}{MCAP}") if is_file else path / str(number)
 
 
 def address_after(address: str, i: int) -> str:

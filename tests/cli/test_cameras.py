@@ -187,6 +187,7 @@ def test_a_source_that_cannot_be_opened_is_told(learn, tmp_path):
 
 def test_names_of_each(tmp_path):
     assert numbered(tmp_path / "walk.mcap", 2) == tmp_path / "walk.2.mcap"
-    assert numbered(tmp_path / "walk", 2) == tmp_path / "walk" / "2"
+    for folder in ("walk", "walk.2024", "walk.mcap.d"):
+        assert numbered(tmp_path / folder, 2) == tmp_path / folder / "2"
     assert address_after("127.0.0.1:8000", 1) == "127.0.0.1:8001"
     assert address_after("127.0.0.1:0", 1) == "127.0.0.1:0"
