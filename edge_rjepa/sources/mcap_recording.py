@@ -43,6 +43,7 @@ from edge_rjepa.sources.recording import (
     Recorded,
     RecordingError,
     Taken,
+    hold,
     line_of,
     parsed_line,
     text_of,
@@ -64,6 +65,7 @@ except ModuleNotFoundError as error:
     raise ConfigError('MCAP files need mcap: pip install "edge-rjepa[foxglove]"') from error
 
 FRAME, FRAME_PICTURE = FRAME_TOPIC, "/camera/image"
+FRAMES = FRAME, FRAME_PICTURE
 HELD, HELD_PICTURE = "/edge_rjepa/held_out", "/edge_rjepa/held_out/image"
 ABOUT = "edge_rjepa recording"  # name of the metadata
 KINDS = {".png": "png", ".mjpeg": "jpeg"}  # of pictures, as Foxglove names them
@@ -134,7 +136,10 @@ class McapChannels:
 
 
 class McapWriter:
-    """Writes the file, which must not be there yet. Raises RecordingError, OSError."""
+    """Writes the file, which must not be there yet, but for one that never took a frame.
+
+    Raises RecordingError, OSError.
+    """
 
     def __init__(
         self,
@@ -154,11 +159,13 @@ class McapWriter:
         self._waiting_bytes = 0
         self._described_ns = -(10**18)
         make_private_folder(path.parent)
+        _make_room(path)
         try:
             self._file = open(path, "xb", opener=private_opener)
         except FileExistsError:
             raise RecordingError(f"{path} is there already: record into a new file") from None
         try:
+            hold(self._file, path)
             self._writer = Writer(
                 self._file,
                 chunk_size=2 * MOST_CHUNK_BYTES,  # never by itself, within a frame
@@ -251,6 +258,42 @@ class McapWriter:
     def _write_chunk(self) -> None:
         self._writer.flush()
         self._written_s, self._waiting_bytes = time.monotonic(), 0
+
+
+def _make_room(path: Path) -> None:
+    """Take away a recording that never took a frame. Raises RecordingError while one is made."""
+    try:
+        file = open_regular(path, follow_links=False)
+    except OSError:  # nothing is there, or what is no file
+        return
+    with file:
+        hold(file, path)
+        if _took_no_frame(file):
+            path.unlink()
+
+
+def _took_no_frame(file: BinaryIO) -> bool:
+    """Whether the file is a whole recording without a frame; not where anything is damaged."""
+    records, topics, is_ours, whole = _Records(file), {}, False, False
+    try:
+        for record in records:
+            whole = record.opcode == Opcode.DATA_END
+            if record.opcode == Opcode.METADATA:
+                is_ours |= Metadata.read(_stream(records.content(record))).name == ABOUT
+            elif record.opcode == Opcode.CHUNK and record.bytes <= MOST_CHUNK_BYTES:
+                chunk = Chunk.read(_stream(records.content(record)))
+                if chunk.compression:  # by another program
+                    return False
+                for part in breakup_chunk(chunk, validate_crc=True):
+                    if isinstance(part, Channel):
+                        topics[part.id] = part.topic
+                    if isinstance(part, Message) and topics[part.channel_id] in FRAMES:
+                        return False
+            elif record.opcode in (Opcode.CHUNK, Opcode.MESSAGE):
+                return False
+    except (FileError, *DAMAGE):
+        return False
+    return is_ours and (whole or records.end == records.size)
 
 
 # ------------------------------------------------------------------------------------------------

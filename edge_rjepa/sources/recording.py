@@ -293,24 +293,24 @@ def _is_free(folder: Path) -> bool:
     frames = folder / FRAMES
     with contextlib.ExitStack() as opened:
         if frames.exists():
-            _hold(opened.enter_context(open_regular(frames, follow_links=False)), folder)
+            hold(opened.enter_context(open_regular(frames, follow_links=False)), folder)
             if frames.stat().st_size > 0:
                 return False
         shutil.rmtree(folder)
     return True
 
 
-def _hold(frames: BinaryIO, folder: Path) -> None:
-    """Keep a folder, by its open frames.jsonl, from other processes: until that is closed.
+def hold(frames: BinaryIO, recording: Path) -> None:
+    """Keep a recording, by the open file of its frames, from other processes: until that is closed.
 
-    A recording without a frame is no sign that it was given up: the first one may be long in
+    One without a frame is no sign that it was given up: the first one may be long in
     coming. Raises RecordingError where another process has it.
     """
     try:
         fcntl.flock(frames, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RecordingError(
-            f"another process records into {folder}: stop it first, or record into a new one"
+            f"another process records into {recording}: stop it first, or record into a new one"
         ) from None
     except OSError:  # a file system without locks
         pass
@@ -358,7 +358,7 @@ class _FrameWriter:
         self._lines = open(folder / FRAMES, "xb", buffering=0, opener=private_opener)
         self._segment: BinaryIO | None = None
         try:
-            _hold(self._lines, folder)
+            hold(self._lines, folder)
         except BaseException:
             self.close()
             raise

@@ -327,13 +327,93 @@ def test_as_a_bag_it_is_told_what_it_is(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_in_use_is_not_recorded_into(tmp_path):
+def kill(recorder):
+    """As if its process was: nothing more is written, and nobody holds the file."""
+    recorder._writer.close()
+
+
+@pytest.mark.parametrize("held_out", [0, 2])
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_recording_that_took_no_frame_is_begun_again(tmp_path, held_out, ended):
     path = tmp_path / "walk.mcap"
-    record(path, 1)
-    with pytest.raises(RecordingError, match="is there already: record into a new file"):
+    kill(record(path, 0, held_out=held_out, close=ended))
+    record(path, 3, held_out=1)
+    with ReplaySource(path) as source:
+        assert len(replayed(source)) == 3 and len(source.held_out(9)) == 1
+
+
+def test_a_recording_that_waits_for_its_first_frame_is_not_taken_away(tmp_path):
+    path = tmp_path / "walk.mcap"
+    waits = record(path, 0, held_out=2, close=False)
+    with pytest.raises(RecordingError, match="another process records into .*: stop it first"):
         Recorder(path, CAMERA, CONFIG)
+    waits.add(noise_frame(0), gaze_of(0), 0)
+    waits.close("digest")
     with ReplaySource(path) as source:
         assert len(replayed(source)) == 1
+
+
+def with_a_frame(path):
+    record(path, 1)
+
+
+def killed_after_a_frame(path):
+    recorder = record(path, 1, held_out=1, close=False)
+    recorder._writer._write_chunk()
+    kill(recorder)
+
+
+def with_a_damaged_chunk(path):
+    record(path, 3)
+    content = bytearray(path.read_bytes())
+    content[content.index(LOSSLESS.encode(noise_frame(0).image)) + 200] ^= 0x10
+    path.write_bytes(content)
+
+
+def cut_within_its_first_chunk(path):
+    record(path, 1)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(LOSSLESS.encode(noise_frame(0).image)) + 200])
+
+
+def zeros_in_the_middle(path):
+    record(path, 3, held_out=1)
+    content = bytearray(path.read_bytes())
+    at = content.index(LOSSLESS.encode(noise_frame(1000).image))
+    content[at + 600 : at + 700] = bytes(100)
+    path.write_bytes(content)
+
+
+def of_another_program(path):
+    with open(path, "wb") as file:
+        writer = Writer(file)
+        writer.start("ros2")
+        writer.finish()
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        with_a_frame, killed_after_a_frame, with_a_damaged_chunk, cut_within_its_first_chunk,
+        zeros_in_the_middle, of_another_program, Path.touch,
+    ],
+)  # fmt: skip
+def test_what_is_or_may_be_of_use_is_not_recorded_into(tmp_path, left):
+    path = tmp_path / "walk.mcap"
+    left(path)
+    before = path.read_bytes()
+    with pytest.raises(RecordingError, match="is there already: record into a new file"):
+        Recorder(path, CAMERA, CONFIG)
+    assert path.read_bytes() == before
+
+
+def test_a_link_is_not_recorded_into(tmp_path):
+    path, link = tmp_path / "walk.mcap", tmp_path / "link.mcap"
+    record(path, 0)
+    link.symlink_to(path)
+    with pytest.raises(RecordingError, match="is there already"):
+        Recorder(link, CAMERA, CONFIG)
+    assert path.exists() and link.is_symlink()
 
 
 def test_compressed_chunks_are_refused_with_the_cure(tmp_path):
