@@ -229,6 +229,6 @@ def checks():
 
 
 if __name__ == "__main__":
-    turns.install()
+    turns.install(kernels.MODULES)
     np.seterr(all="ignore")
     lane.run(checks())
