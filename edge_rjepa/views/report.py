@@ -139,10 +139,13 @@ def draw_report(run_dir: str | os.PathLike) -> Path:
         raise ReportError(
             'the report needs matplotlib: pip install "edge-rjepa[demo]", or pip install matplotlib'
         ) from error
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+    # No backend is named: to look for the best one would load all that opens windows.
+    usual: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
+    del usual["backend"]
+    with matplotlib.rc_context({**usual, **STYLE}):
         picture = io.BytesIO()
         figure = _figure(printable(run_dir.resolve().name), record, network, summary, sample)
-        figure.savefig(picture, format="png")
+        figure.savefig(picture, format="png", pil_kwargs={"compress_level": 3})
     path = run_dir / "report.png"
     try:
         write_atomic(path, picture.getvalue())
