@@ -1,6 +1,7 @@
 """How tests are run everywhere, and what they say at their end besides passed and failed."""
 
 from collections import Counter
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -14,6 +15,23 @@ settings.load_profile("patient")
 
 # About how much longer a test of this marker takes than others: whole files are handed to workers.
 WEIGHTS = {"cuda": 30, "fuzz": 10, "chip": 2, "browser": 2, "slow": 1}
+# Files that take about so many seconds, more than their few tests tell. The first waits in real
+# time for a head that turns, and others run meanwhile.
+SECONDS = {
+    "cli/test_calibrated_head.py": 1000,
+    "benchmarks/test_instructions.py": 180,
+    "benchmarks/test_soak.py": 160,
+    "cli/test_calibrate_cli.py": 120,
+    "cli/test_cli.py": 120,
+    "calibration/test_camera.py": 100,
+    "calibration/test_head.py": 100,
+    "base/test_jit.py": 80,
+    "run/test_survival.py": 80,
+    "cli/test_cameras.py": 60,
+    "cli/test_surroundings.py": 60,
+    "encoder/test_probe.py": 60,
+    "test_examples.py": 60,
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -21,6 +39,9 @@ def pytest_collection_modifyitems(items):
     weights = Counter()
     for item in items:
         weights[item.path] += sum(WEIGHTS.get(mark.name, 0) for mark in item.iter_markers())
+    for name, seconds in SECONDS.items():
+        path = Path(__file__).parent / name
+        weights[path] = max(weights[path], seconds)
     items.sort(key=lambda item: -weights[item.path])
 
 
