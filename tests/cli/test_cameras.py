@@ -21,12 +21,17 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def learn(pictures, tmp_path, capsys):
-    """Runs `learn` with a small network; the exit code, standard output, and what was said."""
+def learn(pictures, tmp_path, capsys, monkeypatch):
+    """Runs `learn` with a small network; the exit code, standard output, and what was said.
+
+    No reports are drawn, which would take longer than all else, but where they are asked for.
+    """
     config = tmp_path / "config.toml"
     config.write_text("metrics_every_frames = 10\nheld_out_frames = 4\n" + small_runs.CONFIG)
 
-    def run(*arguments, sources=2, fixations=320):
+    def run(*arguments, sources=2, fixations=320, reports=False):
+        if not reports:
+            monkeypatch.setattr("edge_rjepa.cli.learn._draw", lambda folder: None)
         named = [argument for _ in range(sources) for argument in ("--source", f"scene:{pictures}")]
         fresh = ["--config", str(config)] if sources else []
         code = main(["learn", *named, *fresh, "--fixations", str(fixations), *map(str, arguments)])
@@ -41,9 +46,10 @@ def digest(folder):
 
 
 def test_each_source_has_a_run_of_its_own(learn, tmp_path):
+    code, printed, said = learn("--out", tmp_path / "both", "--json", reports=True)
     alone = learn("--out", tmp_path / "alone", sources=1)
-    code, printed, said = learn("--out", tmp_path / "both", "--json")
     assert (alone[0], code) == (0, 0)
+    assert all((tmp_path / "both" / name / "report.png").exists() for name in "12")
     assert digest(tmp_path / "both" / "1") == digest(tmp_path / "alone")
     assert [summary["fixations"] for summary in json.loads(printed)] == [320, 320]
     assert f"continue: edge-rjepa learn --resume {tmp_path / 'both'}" in said
