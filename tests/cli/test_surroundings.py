@@ -90,9 +90,9 @@ def test_what_cannot_be_printed_is_one_line(world, tmp_path):
     assert "No space left on device" in done.stderr
 
 
-def test_names_that_are_no_text_are_printed_as_json_can_have_them(world, tmp_path):
+def test_names_that_are_no_text_are_printed_as_json_can_have_them(world, tmp_path, typed):
     """A camera called them in Latin-1, on a machine that writes UTF-8 and nothing else."""
-    assert run(world, *LEARN, "--out", str(tmp_path / "run")).returncode == 0
+    assert typed(world, *LEARN, "--out", str(tmp_path / "run")).returncode == 0
     photos = tmp_path / "photos"
     photos.mkdir()
     shutil.copy(world / "pictures/class0/0.png", bytes(photos) + b"/caf\xe9.png")
@@ -168,10 +168,12 @@ def test_few_files_are_enough_or_it_is_one_line(world, tmp_path, files, page):
     "arguments",
     [
         ["learn", "--source", "http://127.0.0.1:1/"],
-        ["learn", "--source", "scene:", "--fixations", "16", "--dashboard", "127.0.0.1:0"],
+        [*LEARN, "--dashboard", "127.0.0.1:0"],
     ],
 )
-def test_no_threads_to_be_had_is_one_line(tmp_path, as_stranger, arguments):
+def test_no_threads_to_be_had_is_one_line(world, tmp_path, as_stranger, arguments):
+    for name in ("pictures", "small.toml"):
+        (tmp_path / name).symlink_to(world / name)
     done = subprocess.run(
         [*as_stranger, "NUMBA_DISABLE_JIT=1", "prlimit", "--nproc=1", *PROGRAM, *arguments],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
