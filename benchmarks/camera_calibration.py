@@ -170,6 +170,7 @@ def _rays(lens: str, size, focal, centre, distortion) -> np.ndarray:
     u, v = x, y
     k1, k2, p1, p2, k3 = distortion
     for _ in range(40):
+        before_u, before_v = u, v
         r = u * u + v * v
         radial = 1.0 + r * (k1 + r * (k2 + r * k3))
         slant_u, slant_v = (
@@ -177,6 +178,8 @@ def _rays(lens: str, size, focal, centre, distortion) -> np.ndarray:
             p1 * (r + 2 * v * v) + 2 * p2 * u * v,
         )
         u, v = (x - slant_u) / radial, (y - slant_v) / radial
+        if max(abs(u - before_u).max(), abs(v - before_v).max()) < 1e-9:
+            break
     return np.stack([u, v, np.ones_like(u)], axis=-1)
 
 

@@ -243,9 +243,11 @@ class Rig:
         self._orders = [Order(-1.0, home_us, home_us, 0.0)]
         self._motor = [s.angle(s.home_us) for s in truth.servos]
         self._reference, self._velocity, self._jitter = list(self._motor), [0.0, 0.0], [0.0, 0.0]
-        half = [0.5 * s.backlash_rad for s in truth.servos]
-        self._shaft = (self._motor + self._rng.uniform(-1.0, 1.0, 2) * half).tolist()
+        self._half_rad = [0.5 * s.backlash_rad for s in truth.servos]
+        self._shaft = (self._motor + self._rng.uniform(-1.0, 1.0, 2) * self._half_rad).tolist()
         self._order = self._orders[0]
+        self._share: float | None = None  # of the way of the order, as _goals_rad have it
+        self._goals_rad = [0.0, 0.0]
         self._rests = False
 
     @property
@@ -324,17 +326,23 @@ class Rig:
             for k, servo in enumerate(self.truth.servos):
                 if order.goal_us[k] != order.start_us[k]:
                     self._jitter[k] = self._rng.normal(0.0, servo.jitter_rad)
-            self._order = order
+            self._order, self._share = order, None
         done = (self._physics_t_s - order.t_s) / order.duration_s if order.duration_s else 1.0
+        share = min(1.0, done)
+        if share != self._share:  # mostly it has arrived, and all stays as it was
+            self._share = share
+            self._goals_rad = [
+                servo.angle(start_us + share * (goal_us - start_us)) + jitter_rad
+                for servo, start_us, goal_us, jitter_rad in zip(
+                    self.truth.servos, order.start_us, order.goal_us, self._jitter, strict=True
+                )
+            ]
         self._rests = done >= 1.0
-        for k, servo in enumerate(self.truth.servos):
-            way_us = order.goal_us[k] - order.start_us[k]
-            goal_rad = servo.angle(order.start_us[k] + min(1.0, done) * way_us) + self._jitter[k]
+        for k, goal_rad in enumerate(self._goals_rad):
             self._turn(k, goal_rad)
-            half = 0.5 * servo.backlash_rad
-            low, high = self._motor[k] - half, self._motor[k] + half
-            self._shaft[k] = min(max(self._shaft[k], low), high)
-            still = abs(self._motor[k] - goal_rad) < 1e-6 and abs(self._velocity[k]) < 1e-4
+            motor_rad, half = self._motor[k], self._half_rad[k]
+            self._shaft[k] = min(max(self._shaft[k], motor_rad - half), motor_rad + half)
+            still = abs(motor_rad - goal_rad) < 1e-6 and abs(self._velocity[k]) < 1e-4
             self._rests = self._rests and still
 
     def _turn(self, k: int, goal_rad: float) -> None:
