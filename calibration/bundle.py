@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-from calibration.model import CameraModel, parameter_names, project
+from calibration.model import CameraModel, parameter_names, project, project_points
 
 FOCAL_TRIES = np.geomspace(0.25, 5.0, 20)  # in widths of the picture
 SETTLED = 1e-7  # radians, and shares of the board's size: the last step is far more exact
@@ -131,7 +131,7 @@ def _mirrored(fit: Fit, views: Views) -> Fit:
 def residuals(fit: Fit, views: Views) -> np.ndarray:
     """Where (V, N, 2) the fit has each corner, less where it was seen, in pixels."""
     with np.errstate(all="ignore"):
-        return project(fit.lens, fit.parameters, _in_camera(fit, views))[0] - views.pixels
+        return project_points(fit.lens, fit.parameters, _in_camera(fit, views))[0] - views.pixels
 
 
 def distances(fit: Fit, views: Views) -> np.ndarray:
@@ -143,10 +143,16 @@ def distances(fit: Fit, views: Views) -> np.ndarray:
 def linearised(fit: Fit, views: Views, weights: np.ndarray) -> Linear:
     """The fit about itself, weighted."""
     at = _in_camera(fit, views)
-    pixels, by_point, by_parameter = project(fit.lens, fit.parameters, at)
     root = np.sqrt(weights * views.seen, dtype=np.float64)[..., None]
-    residuals = root * (pixels - views.pixels)
-    by_pose = root[..., None] * _by_pose(by_point, at, fit)
+    with np.errstate(all="ignore"):
+        pixels, by_point, by_parameter = project(fit.lens, fit.parameters, at)
+        residuals = root * (pixels - views.pixels)
+        by_pose = root[..., None] * _by_pose(by_point, at, fit)
+    # Where no number is left, as `_pose_system` has it.
+    lost = ~(np.isfinite(residuals).all(-1) & np.isfinite(by_parameter).all((-1, -2)))
+    lost |= ~np.isfinite(by_pose).all((-1, -2))
+    residuals[lost] = LOST_PX * root[lost]
+    by_point[lost], by_pose[lost], by_parameter[lost] = 0.0, 0.0, 0.0
     count, corners = int(fit.free.sum()), len(views.points)
     unknowns = count + (3 * corners if fit.shape_std else 0)
     by_unknown = np.zeros((*residuals.shape, unknowns))
@@ -224,30 +230,29 @@ class _Bundle:
 
 def _settled(fit: Fit, views: Views, weights: np.ndarray) -> Fit:
     """The fit with the board where it fits best in each view: damped Gauss-Newton, all at once."""
-    weights = weights * views.seen
+    root = np.sqrt(weights * views.seen, dtype=np.float64)
     size = views.points.std()
     damping = np.full(len(fit.places), 1e-4)
-    residuals, by_pose = _pose_system(fit, views, weights)
-    cost = (residuals**2).sum((1, 2))
+    residuals, by_pose = _pose_system(fit, views, root)
+    cost = (residuals**2).sum(1)
     for _ in range(MOST_ROUNDS):
-        normal = np.einsum("vnci,vncj->vij", by_pose, by_pose)
-        slope = np.einsum("vnci,vnc->vi", by_pose, residuals)
+        across = by_pose.swapaxes(-1, -2)
+        normal, slope = across @ by_pose, across @ residuals[..., None]
         diagonal = np.einsum("vii->vi", normal)
         # A view that says nothing of its place (seen from the edge, all weights 0) stays put.
         scale = damping[:, None] * diagonal + 1e-12 * diagonal.sum(1, keepdims=True) + 1e-12
-        damped = normal + scale[..., None] * np.eye(6)
-        step = -np.linalg.solve(damped, slope[..., None])[..., 0]
+        step = -np.linalg.solve(normal + scale[..., None] * np.eye(6), slope)[..., 0]
         tried = _moved(fit, step)
-        new_residuals, new_by_pose = _pose_system(tried, views, weights)
-        new_cost = (new_residuals**2).sum((1, 2))
+        new_residuals, new_by_pose = _pose_system(tried, views, root)
+        new_cost = (new_residuals**2).sum(1)
         better = new_cost <= cost
         pick = better[:, None]
         fit = fit._replace(
             rotations=np.where(pick[..., None], tried.rotations, fit.rotations),
             places=np.where(pick, tried.places, fit.places),
         )
-        residuals = np.where(pick[..., None], new_residuals, residuals)
-        by_pose = np.where(pick[..., None, None], new_by_pose, by_pose)
+        residuals = np.where(pick, new_residuals, residuals)
+        by_pose = np.where(pick[..., None], new_by_pose, by_pose)
         cost = np.where(better, new_cost, cost)
         damping = np.where(better, 0.1 * damping, 10.0 * damping)
         small = (abs(step) < SETTLED * np.array([1.0, 1.0, 1.0, size, size, size])).all(1)
@@ -256,22 +261,23 @@ def _settled(fit: Fit, views: Views, weights: np.ndarray) -> Fit:
     return fit
 
 
-def _pose_system(fit: Fit, views: Views, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted residuals (V, N, 2) and their derivatives by pose (V, N, 2, 6)."""
+def _pose_system(fit: Fit, views: Views, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted residuals (V, N * 2) and their derivatives by pose (V, N * 2, 6).
+
+    root: (V, N) of the weights.
+    """
     at = _in_camera(fit, views)
     with np.errstate(all="ignore"):
-        pixels, by_point, _ = project(fit.lens, fit.parameters, at)
-        root = np.sqrt(weights, dtype=np.float64)[..., None]
-        residuals = np.where(root > 0.0, root * (pixels - views.pixels), 0.0)
-        by_pose = np.where(
-            root[..., None] > 0.0, root[..., None] * _by_pose(by_point, at, fit), 0.0
-        )
+        pixels, by_point = project_points(fit.lens, fit.parameters, at)
+        residuals = root[..., None] * (pixels - views.pixels)
+        by_pose = root[..., None, None] * _by_pose(by_point, at, fit)
+    residuals[root == 0.0], by_pose[root == 0.0] = 0.0, 0.0
     # A corner behind a pinhole, or where no number is left, is worse than any other.
     lost = ((at[..., 2] <= 0.0) & (fit.lens == "pinhole")) | ~(
         np.isfinite(residuals).all(-1) & np.isfinite(by_pose).all((-1, -2))
     )
-    residuals[lost], by_pose[lost] = LOST_PX * root[lost], 0.0
-    return residuals, by_pose
+    residuals[lost], by_pose[lost] = LOST_PX * root[lost, None], 0.0
+    return residuals.reshape(len(root), -1), by_pose.reshape(len(root), -1, 6)
 
 
 def _in_camera(fit: Fit, views: Views) -> np.ndarray:
@@ -282,7 +288,13 @@ def _in_camera(fit: Fit, views: Views) -> np.ndarray:
 def _by_pose(by_point, at, fit: Fit) -> np.ndarray:
     """Derivative (V, N, 2, 6) by a small turn of the board about its origin, and a shift."""
     arm = at - fit.places[:, None]
-    return np.concatenate([np.cross(arm[..., None, :], by_point), by_point], axis=-1)
+    by_pose = np.empty((*by_point.shape[:-1], 6))
+    for k in range(3):  # the cross product of the arm with `by_point`: np.cross takes much longer
+        one, other = (k + 1) % 3, (k + 2) % 3
+        by_pose[..., k] = arm[..., None, one] * by_point[..., other]
+        by_pose[..., k] -= arm[..., None, other] * by_point[..., one]
+    by_pose[..., 3:] = by_point
+    return by_pose
 
 
 def _moved(fit: Fit, step: np.ndarray) -> Fit:
@@ -295,9 +307,10 @@ def _moved(fit: Fit, step: np.ndarray) -> Fit:
 def _turns(vectors: np.ndarray) -> np.ndarray:
     """Rotations (V, 3, 3) about vectors (V, 3) by their lengths in radians (Rodrigues)."""
     angle = np.linalg.norm(vectors, axis=1)[:, None, None]
-    x, y, z = vectors.T
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
+    cross = np.zeros((len(vectors), 3, 3))
+    for k in range(3):
+        cross[:, (k + 2) % 3, (k + 1) % 3] = vectors[:, k]
+        cross[:, (k + 1) % 3, (k + 2) % 3] = -vectors[:, k]
     half = np.sinc(0.5 * angle / np.pi)
     return np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * half**2 * cross @ cross
 

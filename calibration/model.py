@@ -54,14 +54,28 @@ def project(lens: str, parameters, points) -> tuple[np.ndarray, np.ndarray, np.n
     zero. Returns pixels (..., 2), by point (..., 2, 3), by parameter (..., 2, P). Checks nothing.
     """
     points = np.asarray(points, dtype=np.float64)
-    focal, centre, distortion = np.array(parameters[:2]), parameters[2:4], parameters[4:]
-    bend = _bent_pinhole if lens == "pinhole" else _bent_fisheye
-    bent, by_point, by_distortion = bend(distortion, points)
+    pixels, by_point, bent = _in_picture(lens, parameters, points)
     by_parameter = np.zeros((*bent.shape, len(parameters)))
     by_parameter[..., 0, 0], by_parameter[..., 1, 1] = bent[..., 0], bent[..., 1]
     by_parameter[..., 0, 2] = by_parameter[..., 1, 3] = 1.0
-    by_parameter[..., 4:] = by_distortion * focal[:, None]
-    return bent * focal + centre, by_point * focal[:, None], by_parameter
+    bend = _pinhole_by_distortion if lens == "pinhole" else _fisheye_by_distortion
+    bend(points, by_parameter[..., 4:])
+    by_parameter[..., 4:] *= np.array(parameters[:2])[:, None]
+    return pixels, by_point, by_parameter
+
+
+def project_points(lens: str, parameters, points) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and their derivatives by point, as `project`, in half its time."""
+    return _in_picture(lens, parameters, np.asarray(points, dtype=np.float64))[:2]
+
+
+def _in_picture(lens, parameters, points):
+    """Pixels, their derivatives by point, and where they are in focal lengths from the centre."""
+    focal, centre, distortion = np.array(parameters[:2]), parameters[2:4], parameters[4:]
+    bend = _bent_pinhole if lens == "pinhole" else _bent_fisheye
+    bent, by_point = bend(distortion, points)
+    by_point *= focal[:, None]
+    return bent * focal + centre, by_point, bent
 
 
 def _brown(distortion, x, y):
@@ -82,14 +96,23 @@ def _brown(distortion, x, y):
 def _bent_pinhole(distortion, points):
     x, y = points[..., 0] / points[..., 2], points[..., 1] / points[..., 2]
     bent_x, bent_y, by_xx, by_xy, by_yy = _brown(distortion, x, y)
-    by_slope = np.stack([np.stack([by_xx, by_xy], -1), np.stack([by_xy, by_yy], -1)], -2)
-    along = -(by_slope * np.stack([x, y], -1)[..., None, :]).sum(-1, keepdims=True)
-    by_point = np.concatenate([by_slope, along], axis=-1) / points[..., 2, None, None]
+    by_point = np.empty((*x.shape, 2, 3))
+    by_point[..., 0, 0], by_point[..., 1, 1] = by_xx, by_yy
+    by_point[..., 0, 1] = by_point[..., 1, 0] = by_xy
+    by_point[..., 0, 2] = -(by_xx * x + by_xy * y)
+    by_point[..., 1, 2] = -(by_xy * x + by_yy * y)
+    by_point /= points[..., 2, None, None]
+    return np.stack([bent_x, bent_y], -1), by_point
+
+
+def _pinhole_by_distortion(points, to):
+    """Derivatives of `_bent_pinhole`, to (..., 2, 5)."""
+    x, y = points[..., 0] / points[..., 2], points[..., 1] / points[..., 2]
     r2 = x * x + y * y
-    by_x = [x * r2, x * r2 * r2, 2.0 * x * y, r2 + 2.0 * x * x, x * r2**3]
-    by_y = [y * r2, y * r2 * r2, r2 + 2.0 * y * y, 2.0 * x * y, y * r2**3]
-    by_distortion = np.stack([np.stack(by_x, -1), np.stack(by_y, -1)], -2)
-    return np.stack([bent_x, bent_y], -1), by_point, by_distortion
+    by_x = x * r2, x * r2 * r2, 2.0 * x * y, r2 + 2.0 * x * x, x * r2**3
+    by_y = y * r2, y * r2 * r2, r2 + 2.0 * y * y, 2.0 * x * y, y * r2**3
+    for k in range(5):
+        to[..., 0, k], to[..., 1, k] = by_x[k], by_y[k]
 
 
 def _bent_fisheye(distortion, points):
@@ -105,9 +128,15 @@ def _bent_fisheye(distortion, points):
     by_point[..., 0, 1] = by_point[..., 1, 0] = u * v * rest
     by_point[..., 0, 2] = -x * slope / r2_z2
     by_point[..., 1, 2] = -y * slope / r2_z2
-    powers = angle[..., None] ** np.array([3, 5, 7, 9])
-    by_distortion = np.stack([u[..., None] * powers, v[..., None] * powers], -2)
-    return np.stack([x * scale, y * scale], -1), by_point, by_distortion
+    return np.stack([x * scale, y * scale], -1), by_point
+
+
+def _fisheye_by_distortion(points, to):
+    """Derivatives of `_bent_fisheye`, to (..., 2, 4)."""
+    x, y, z = points[..., 0], points[..., 1], points[..., 2]
+    r = np.maximum(np.hypot(x, y), 1e-300)
+    powers = np.arctan2(r, z)[..., None] ** np.array([3, 5, 7, 9])
+    to[..., 0, :], to[..., 1, :] = (x / r)[..., None] * powers, (y / r)[..., None] * powers
 
 
 def _fisheye(distortion, angle):
@@ -282,7 +311,7 @@ class CameraModel:
 
     def pixels_by_rays(self, rays) -> np.ndarray:
         """Derivative (..., 2, 3) of pixels_of_rays at rays (..., 3)."""
-        return project(self.lens, self.parameters, rays)[1]
+        return project_points(self.lens, self.parameters, rays)[1]
 
     def px_per_rad(self, rays) -> np.ndarray:
         """Pixels a radian (...) about unit rays (..., 3): the root of how areas are magnified."""
