@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.cuda
 
 LANES = Path(__file__).parent / "cuda_lanes"
-LIMIT_S = 1200  # of a lane; each takes half a minute of a free core
+LIMIT_S = 1200  # of a lane; each takes about a minute of a free core
 
 
 @pytest.fixture(scope="module")

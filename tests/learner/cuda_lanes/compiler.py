@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import types
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -84,6 +85,27 @@ def signatures(config: RJepaConfig) -> tuple[types.SimpleNamespace, dict[str, tu
     return built, seen
 
 
+def assemblies(kernel: Callable, signature: tuple) -> dict[str, str]:
+    """The PTX of each target.
+
+    Numba's own part, most of the time, does not look at the target, and is done once for all.
+    """
+    from numba import cuda
+    from numba.cuda.codegen import CUDACodeLibrary
+
+    device = types.SimpleNamespace(compute_capability=min(TARGETS.values()))
+    of_one = CUDACodeLibrary.get_asm_str
+
+    def of_each(library, cc):
+        return {target: of_one(library, cc=each) for target, each in TARGETS.items()}
+
+    with (
+        mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device),
+        mock.patch.object(CUDACodeLibrary, "get_asm_str", of_each),
+    ):
+        return cuda.compile_ptx(kernel, signature, cc=device.compute_capability)[0]
+
+
 def assemble(ptxas: Path, ptx: str, target: str, folder: Path) -> dict[str, int]:
     """Registers, bytes spilled and bytes of shared memory, as ptxas tells them."""
     source = folder / "kernel.ptx"
@@ -103,16 +125,10 @@ def assemble(ptxas: Path, ptx: str, target: str, folder: Path) -> dict[str, int]
 
 def check(config: RJepaConfig, names: set[str] | None, ptxas: Path, folder: Path) -> None:
     """Compile the kernels of these names, or all."""
-    from numba import cuda
-
     built, seen = signatures(config)
     told = {}
     for name in sorted(names or seen):
-        for target, capability in TARGETS.items():
-            device = types.SimpleNamespace(compute_capability=capability)
-            with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
-                kernel = getattr(built, name).py_func
-                ptx, _ = cuda.compile_ptx(kernel, seen[name], cc=capability)
+        for target, ptx in assemblies(getattr(built, name).py_func, seen[name]).items():
             of = assemble(ptxas, ptx, target, folder)
             told.setdefault(name, []).append(of["registers"])
             where = f"{name} for {target}"
