@@ -354,6 +354,20 @@ def test_when_blocks_are_taken_in_makes_no_difference(cell, update_every, max_bl
     assert undisturbed.digest == read.digest == seldom.digest
 
 
+def test_covariances_are_read_back_as_they_were_set():
+    """Also where they are not symmetric to the bit, as of a GPU, and with blocks that wait."""
+    learner, other = taught(), taught()
+    learn(other, stream(1))
+    tensors = {name: array.copy() for name, array in other.tensors().items()}
+    tensors["statistics.S_z"][0, 1] *= 1 + 2e-7
+    learner.set_learned({name: tensors[name] for name in ("statistics.S_z", "statistics.S_e")})
+    for name in ("statistics.S_z", "statistics.S_e"):
+        np.testing.assert_array_equal(learner.tensors()[name], tensors[name])
+    learner.learn_block(*stream(2, sizes=(3,))[0])
+    covariance = learner.embedding_covariance
+    np.testing.assert_array_equal(covariance, covariance.T)
+
+
 def test_warm_up_changes_nothing():
     learner = taught()
     before = everything(learner)

@@ -20,7 +20,7 @@ from edge_rjepa.learner.network import layers_without_past
 # What takes in the blocks that are kept.
 TAKEN_IN = frozenset(("gradient", "traces.E"))
 TAKEN_IN_BY_STATISTICS = frozenset(("statistics.S_z", "statistics.S_e"))
-MOST_VIEWS = 64  # workspaces of views: blocks of one length have as many as a step has blocks
+MOST_VIEWS = 64  # workspaces of views: blocks of one length have one more than a step has blocks
 NOTHING = arrays.Kept(0, 0)
 
 
@@ -94,7 +94,8 @@ class CpuEngine:
         """Copy these into the i-th stream."""
         stream = self._streams[i]
         stream.settle()
-        stream.statistics.settle()
+        if not TAKEN_IN_BY_STATISTICS.isdisjoint(tensors):
+            stream.statistics.settle()
         weights, views = stream.for_every_weight(), stream.views()
         for name, tensor in tensors.items():
             if name in weights:

@@ -50,6 +50,7 @@ class PredictiveInformation:
         self._keeps = zeros((room.blocks, 1), dtype)  # 1 - rate, of each block
         self._ends = np.zeros((room.blocks, 1), np.int64)  # its rows and those before it
         self._kept = 0, 0  # rows, blocks
+        self._one_sided = False  # S_z and S_e: what is left of their diagonals is older
         # Cholesky factors of S + eps 1 and its inverses, in Fortran order: LAPACK works in place.
         self._factor_z, self._factor_e, self._P_z, self._P_e = (
             zeros((n_embedding, n_embedding), dtype).T for _ in range(4)
@@ -80,18 +81,20 @@ class PredictiveInformation:
     def settle(self) -> None:
         """S_z and S_e take in what was kept, on both sides of their diagonals."""
         self._blend()
-        for S in (self._S_z, self._S_e):
-            kernels.mirror(S)
+        if self._one_sided:
+            kernels.mirror(self._S_z)
+            kernels.mirror(self._S_e)
+            self._one_sided = False
 
     def _blend(self) -> None:
-        """S_z and S_e take in what was kept, right of their diagonals."""
+        """S_z and S_e take in what was kept, on and right of their diagonals."""
         end, blocks = self._kept
         if blocks:
             keeps, ends, columns = self._keeps[:blocks], self._ends[:blocks], self._columns
             for S, changes in ((self._S_z, self._of_z), (self._S_e, self._of_e)):
                 products.turn(changes.scaled[:end], columns)
                 products.blend(keeps, columns, changes.rows[:end], ends, S)
-            self._kept = 0, 0
+            self._kept, self._one_sided = (0, 0), True
 
     @property
     def S_z(self) -> np.ndarray:  # noqa: N802, a symbol of docs/theory.md

@@ -58,9 +58,10 @@ class Descent(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """What blocks make of a gradient (n, n_u) and, if there is one, of a trace E (m n, n_u).
+    """What blocks make of a gradient (n, n_u), of traces E (m n, n_u), or of both.
 
-    docs/theory.md, "Several blocks at once"; `microkernels.recur_tile` has the recurrence.
+    A covariance is such an E. docs/theory.md, "Several blocks at once"; `microkernels.recur_tile`
+    has the recurrence.
     """
 
     alpha: np.ndarray  # (blocks, m units)

@@ -127,8 +127,9 @@ def tanh_rows(a):
 
 @jit
 def join_input(remembered, n_remembered, a, u):
-    """u (K, n_u) <- [remembered; a; 1]: the first n_remembered numbers a row of an array (K, ..).
+    """u (K, n_u) <- [remembered; a; 1].
 
+    Of each row of `remembered` (K, n_remembered or more) the first n_remembered numbers count;
     a (K, A + 1) ends with the constant 1.
     """
     for k in range(u.shape[0]):

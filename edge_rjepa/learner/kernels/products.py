@@ -212,7 +212,7 @@ def recur(m, blocks, E, gradient):
 
 
 def blend(keeps, columns, rows, ends, S):
-    """What is right of S's diagonal, block after block: S (n, n) <- keeps S + columns rows.
+    """S's diagonal and what is right of it, block after block: S (n, n) <- keeps S + columns rows.
 
     keeps, ends (blocks, 1), columns (n, K or more), rows (K, n); each block's product is symmetric.
     """
