@@ -20,7 +20,6 @@ from benchmarks.faulty_camera import FaultyCamera, view
 from calibration import io
 from edge_rjepa.run.run import load_run
 from edge_rjepa.sources import Frame
-from tests.calibrations import WEBCAM, camera_record
 from tests.firmware_bridge.core_board import CoreBoard
 from tests.tools import but_in_attack
 
@@ -336,23 +335,19 @@ def test_a_camera_interrupted_too_soon_says_what_is_missing(calibrated, tmp_path
 
 
 @pytest.fixture
-def head(tmp_path):
-    """A head whose camera sees the same wherever it turns; its calibrate, and its old file.
-
-    Its pictures are small, since corners are looked for in hundreds of them.
-    """
-    size = 320, 240
-    io.save(tmp_path / "c.json", camera_record(WEBCAM.resized(*size)))
-    old = (tmp_path / "c.json").read_bytes()
+def head(calibrated, tmp_path):
+    """A head whose camera sees the same wherever it turns; its calibrate, and its old file."""
+    (tmp_path / "c.json").write_bytes((calibrated[0] / "c.json").read_bytes())
     (tmp_path / "board").mkdir()
     with (
         CoreBoard(tmp_path / "board") as board,
-        StillCamera(view(size, 0)) as camera,
+        StillCamera(view((640, 480), 0)) as camera,
     ):
         yield board, [
             "head", f"--head=serial:{board.path}", f"--source={camera.url}",
             f"--output={tmp_path / 'c.json'}",
         ]  # fmt: skip
+        old = (calibrated[0] / "c.json").read_bytes()
         assert (tmp_path / "c.json").read_bytes() == old
         turned = {pulse[1:] for pulse in board.core.pulses}
         assert len(turned) > 10 and board.pulses_us() in (None, (1500.0, 1500.0))
