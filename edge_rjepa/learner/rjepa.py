@@ -163,8 +163,9 @@ class RJepa:
     def warm_up(self) -> None:
         """Compile, or load from the cache, all that learning runs; nothing changes.
 
-        One fixation, several, and a full block differ in the layout of their arrays, and not every
-        block takes a step. Statistics take in what they keep once in many blocks: here at the end.
+        On a GPU blocks of each length have launch graphs of their own; the CPU's kernels serve all.
+        Not every block takes a step. Statistics take in what they keep once in many blocks: here at
+        the end.
         """
         with self._twin() as twin:
             for fixations in sorted({1, min(2, self.config.max_block), self.config.max_block}):
