@@ -101,30 +101,31 @@ class ColourCodes:
 
     def __call__(self, colours: np.ndarray, out: np.ndarray) -> None:
         """Into out (K, count) float32 the codes of colours (K, cells, 3) float32, grey levels."""
-        share = np.empty(math.prod(POINTS))
-        _share_out(colours, self.start, self.density, POINTS, self.place, share, out)
-        self._standardise(out)
+        lattice, shares = np.empty(math.prod(POINTS)), np.empty(out.shape, np.float32)
+        _share_out(colours, self.start, self.density, POINTS, self.place, lattice, shares)
+        self._standardise(shares, out)
 
     def plain(self, colours: np.ndarray, out: np.ndarray) -> None:
         """The same as an export does it: code by code."""
         places = np.clip((colours - self.start) * self.density, 0, self.last)
+        shares = np.empty(out.shape, np.float32)
         for j, point in enumerate(self.points):
             near = np.maximum(1 - np.abs(places - point), 0)
-            out[:, j] = np.mean(near[..., 0] * near[..., 1] * near[..., 2], axis=1)
-        self._standardise(out)
+            shares[:, j] = np.mean(near[..., 0] * near[..., 1] * near[..., 2], axis=1)
+        self._standardise(shares, out)
 
-    def _standardise(self, shares: np.ndarray) -> None:
+    def _standardise(self, shares: np.ndarray, out: np.ndarray) -> None:
         np.sqrt(shares, out=shares)
         shares -= self.centre
-        shares /= self.spread
+        np.divide(shares, self.spread, out=out)
 
 
 @jit
-def _share_out(colours, start, density, points, place, share, out):
-    """Shares out (K, codes) of the colours at these places of the lattice; share: room for all."""
+def _share_out(colours, start, density, points, place, lattice, out):
+    """Shares out (K, codes) of the colours at these places of the lattice, all of it to work in."""
     down, across = points[1] * points[2], points[2]
     for k in range(colours.shape[0]):
-        share[:] = 0
+        lattice[:] = 0
         for cell in range(colours.shape[1]):
             i, above_i = _between(colours[k, cell, 0], start[0], density[0], points[0])
             j, above_j = _between(colours[k, cell, 1], start[1], density[1], points[1])
@@ -136,10 +137,10 @@ def _share_out(colours, start, density, points, place, share, out):
                 for dj in range(2):
                     part = part_i * (above_j if dj else np.float32(1) - above_j)
                     here = at + di * down + dj * across
-                    share[here] += part * below_m
-                    share[here + 1] += part * above_m
+                    lattice[here] += part * below_m
+                    lattice[here + 1] += part * above_m
         for code in range(place.size):
-            out[k, code] = share[place[code]] / colours.shape[1]
+            out[k, code] = lattice[place[code]] / colours.shape[1]
 
 
 @jit

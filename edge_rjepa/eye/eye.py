@@ -33,14 +33,13 @@ class Eye:
         """Compile, or load from the cache, all that looking can need; nothing changes.
 
         Also for random gaze: that is how what is held out is looked at, and what is done where the
-        map has no cell in view. One fixation and several differ in the layout of their arrays.
+        map has no cell in view.
         """
         side = self.retina.config.window_px
         camera = Pinhole(side, side, 1.0)
         blank = np.zeros((side, side, 3), np.uint8)
         for policy in {self.gaze.config.policy, GazePolicy.RANDOM}:
             gaze = Gaze(replace(self.gaze.config, policy=policy))
-            for fixations in (1, 2):
-                plan = gaze.plan(camera, blank, (0.0, 0.0), fixations)
-                gaze.learned(np.zeros(fixations))
-                self.retina(blank, plan.pixels)
+            plan = gaze.plan(camera, blank, (0.0, 0.0), 1)
+            gaze.learned(np.zeros(1))
+            self.retina(blank, plan.pixels)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge_rjepa.base.jit import jit
+from edge_rjepa.eye.config import MOST_WINDOW_PX
 
 # Towards which the luminance rises, (x, y) with y downwards: right, then clockwise.
 DIRECTIONS = np.array([(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
@@ -33,6 +34,10 @@ FLOOR = 0.5  # grey levels a cell
 SHARED = 0.8
 CENTRE = np.array([0.20, 0.23, 0.24, 0.22])  # of logs, by scale
 SPREAD = np.array([0.53, 0.64, 0.78, 1.06])
+
+# From one sum of a column to the next: a window's columns, and more, lest all fall upon the same
+# few lines of the cache.
+COLUMN_SUMS = MOST_WINDOW_PX + 16
 
 
 class OrientedCodes:
@@ -54,18 +59,17 @@ class OrientedCodes:
     def __call__(self, grey: np.ndarray, out: np.ndarray) -> None:
         """Into out (K, count) float32 the codes of grey (K, side, side) int32, 256ths of grey
         levels. Overwrites grey."""
-        side, start = grey.shape[1], 0
+        side, wide = grey.shape[1:]
+        pictures = grey.reshape(len(grey), -1)
+        energies, columns = np.empty(out.shape, np.float32), np.empty(6 * COLUMN_SUMS, np.int32)
         for scale in range(self.scales):
             if scale:
                 _halve(grey, side)
                 side //= 2
-            stop = start + self.count // self.scales
             # In units of 256 * 4^scale: whole numbers, whose sums stay below 2^31.
-            _energies(
-                grey, side, self.parts, self.slope / np.float32(256 * 4**scale), out[:, start:stop]
-            )
-            start = stop
-        self._standardise(out)
+            slope = self.slope / np.float32(256 * 4**scale)
+            _energies(pictures, wide, side, self.parts, slope, columns, scale, energies)
+        self._standardise(energies, out)
 
     def plain(self, luminance: np.ndarray, out: np.ndarray) -> None:
         """The same as an export does it; luminance: (K, side, side) float32, grey levels."""
@@ -81,14 +85,13 @@ class OrientedCodes:
                 rising = np.maximum(np.float32(x) * across + np.float32(y) * down, 0)
                 parts = rising.reshape(-1, self.parts, n, self.parts, n).mean(axis=4).mean(axis=2)
                 energies.append(parts.reshape(len(parts), -1) * slope)
-        out[:] = np.concatenate(energies, axis=1)
-        self._standardise(out)
+        self._standardise(np.concatenate(energies, axis=1), out)
 
-    def _standardise(self, energies: np.ndarray) -> None:
+    def _standardise(self, energies: np.ndarray, out: np.ndarray) -> None:
         energies += self.floor
         logs = np.log(energies).reshape(len(energies), self.scales, -1)
         logs -= self.shared * logs.mean(axis=2, keepdims=True)
-        energies[:] = (logs.reshape(energies.shape) - self.centre) / self.spread
+        out[:] = (logs.reshape(energies.shape) - self.centre) / self.spread
 
 
 @jit
@@ -102,43 +105,57 @@ def _halve(grey, side):
 
 
 @jit
-def _energies(grey, side, parts, slope, out):
-    """Mean rise towards each direction, times slope, by part: out (K, 8 parts parts)."""
+def _energies(pictures, wide, side, parts, slope, columns, scale, out):
+    """Mean rise towards each direction, times slope, by part.
+
+    pictures (K, wide wide): the first side x side cells of each count. out (K, scales 8 parts
+    parts): a scale's are written. columns (6 COLUMN_SUMS,): to work in.
+    """
     n = (side - 2) // parts
-    for k in range(grey.shape[0]):
+    half = 0.5 / (n * n)
+    for k in range(len(pictures)):
         for v in range(parts):
+            _sum_columns(pictures[k], wide, side, 1 + v * n, n, columns)
             for u in range(parts):
+                first, place = 1 + u * n, (scale * 8 * parts + v) * parts + u
                 # Opposite directions share a difference d: max(0, d) and max(0, -d) are half of
                 # |d| + d and |d| - d.
-                all_x = all_y = all_sum = all_gap = 0
-                net_x = net_y = 0
-                for i in range(1 + v * n, 1 + (v + 1) * n):
-                    left, right = grey[k, i, u * n :], grey[k, i, u * n + 2 :]
-                    upper, lower = grey[k, i - 1, u * n + 1 :], grey[k, i + 1, u * n + 1 :]
-                    size_x = size_y = size_sum = size_gap = sum_x = sum_y = np.int32(0)
-                    for j in range(n):
-                        x, y = np.int32(right[j] - left[j]), np.int32(lower[j] - upper[j])
-                        size_x += np.int32(abs(x))
-                        size_y += np.int32(abs(y))
-                        size_sum += np.int32(abs(x + y))
-                        size_gap += np.int32(abs(y - x))
-                        sum_x += x
-                        sum_y += y
-                    all_x += size_x
-                    all_y += size_y
-                    all_sum += size_sum
-                    all_gap += size_gap
-                    net_x += sum_x
-                    net_y += sum_y
-                place, half = v * parts + u, 0.5 / (n * n)
-                for direction, (size, net) in enumerate(
-                    (
-                        (all_x, net_x),
-                        (all_sum, net_x + net_y),
-                        (all_y, net_y),
-                        (all_gap, net_y - net_x),
-                    )
-                ):
+                net_x = _total(columns, first + 4 * COLUMN_SUMS, n)
+                net_y = _total(columns, first + 5 * COLUMN_SUMS, n)
+                for direction, net in enumerate((net_x, net_x + net_y, net_y, net_y - net_x)):
+                    size = _total(columns, first + direction * COLUMN_SUMS, n)
                     one, other = direction, direction + 4
                     out[k, one * parts * parts + place] = slope[one] * half * (size + net)
                     out[k, other * parts * parts + place] = slope[other] * half * (size - net)
+
+
+@jit
+def _sum_columns(cells, wide, side, first, n, columns):
+    """Sum up n rows of a picture, whose rows begin `wide` cells apart, from row `first` on.
+
+    For each column, the first and last of which mean nothing: the sizes of the differences across,
+    of down and across, of down, of down less across; and the differences across and down.
+    """
+    for kind in range(6):
+        columns[kind * COLUMN_SUMS : kind * COLUMN_SUMS + side] = 0
+    for at in range(first * wide, (first + n) * wide, wide):
+        left, right = cells[at - 1 : at - 1 + side], cells[at + 1 : at + 1 + side]
+        upper, lower = cells[at - wide : at - wide + side], cells[at + wide : at + wide + side]
+        # Numba sums 32 bits to 64: said to be 32 at each step, eight columns are done at once.
+        for j in range(side):
+            x, y = np.int32(right[j] - left[j]), np.int32(lower[j] - upper[j])
+            both, gap = np.int32(x + y), np.int32(y - x)
+            columns[j] += abs(x)
+            columns[COLUMN_SUMS + j] += abs(both)
+            columns[2 * COLUMN_SUMS + j] += abs(y)
+            columns[3 * COLUMN_SUMS + j] += abs(gap)
+            columns[4 * COLUMN_SUMS + j] += x
+            columns[5 * COLUMN_SUMS + j] += y
+
+
+@jit
+def _total(columns, first, n):
+    total = 0
+    for column in columns[first : first + n]:
+        total += column
+    return total
