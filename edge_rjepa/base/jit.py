@@ -38,6 +38,7 @@ from numba.extending import _Intrinsic as Intrinsic
 
 NUMBA: Any = config  # its names are set as it starts: no type checker knows them
 PLAIN = (int, float, complex, str, bytes, np.generic, numba_types.Type)  # repr says all of them
+SUFFIX = ".nbc"  # of a file of the cache
 DIGEST_BYTES = hashlib.sha256().digest_size
 TRANSLATED_BY_NUMBA = {"numpy", "scipy", "numba"}  # it never compiles the code of their functions
 
@@ -85,6 +86,12 @@ def specialise(template: Callable, name_suffix: str, **replaced_globals: Any) ->
     return copy
 
 
+def compiles_anew(kernel: Callable) -> bool:
+    """Whether nobody has compiled it as it is now, and code of it would be kept on disk."""
+    cache = getattr(kernel, "_cache", None)
+    return isinstance(cache, KernelCache) and not cache.holds_any
+
+
 class KernelCache(caching.NullCache):
     """The compiled versions of one kernel on disk. Raises RuntimeError when there is no place."""
 
@@ -95,6 +102,17 @@ class KernelCache(caching.NullCache):
     @property
     def cache_path(self) -> str:
         return self._files.locator.get_cache_path()
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether it holds a version for some signature and processor that is up to date."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.cache_path):
+                if name.startswith(f"{self._files.filename_base}.") and name.endswith(SUFFIX):
+                    content = _read_own(os.path.join(self.cache_path, name))
+                    if content[:DIGEST_BYTES] == self._stamp:
+                        return True
+        return False
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
@@ -138,7 +156,7 @@ class KernelCache(caching.NullCache):
     def _path(self, sig, codegen) -> str:
         version = (numba.__version__, NUMBA.OPT, NUMBA.BOUNDSCHECK, codegen.magic_tuple())
         key = hashlib.sha256(f"{version} {_describe_signature(sig)}".encode()).hexdigest()[:24]
-        return os.path.join(self.cache_path, f"{self._files.filename_base}.{key}.nbc")
+        return os.path.join(self.cache_path, f"{self._files.filename_base}.{key}{SUFFIX}")
 
 
 class _PrivateTemporaryFolder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
@@ -299,7 +317,7 @@ def _open_own(path: str | os.PathLike, flags: int, folder: int | None = None) ->
 
 def _replace(path: str, content: bytes) -> None:
     """Write `path` in one step, so that another process never reads half of it."""
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".nbc.tmp")
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=f"{SUFFIX}.tmp")
     try:
         with open(descriptor, "wb") as file:
             file.write(content)

@@ -45,6 +45,7 @@ from edge_rjepa.run.config import RunConfig
 from edge_rjepa.run.held_out import HeldOut
 from edge_rjepa.run.loop import Learning, Loop, Recorder, learn_alone
 from edge_rjepa.run.monitor import Health, Monitor, health_of
+from edge_rjepa.run.warm_up import warm_up
 from edge_rjepa.sources import Source, SourceEnded
 from safe_files.errors import FileError, why
 from safe_files.plain import finite, rebuilt
@@ -236,8 +237,7 @@ class Run:
         self._saving_fails = False
         self._journal_fails = False
         self._spare = SpareDescriptor()
-        learner.warm_up()
-        eye.warm_up()
+        warm_up(learner, eye)
 
     @classmethod
     def start(

@@ -43,10 +43,13 @@ import json, sys, warnings
 import numpy as np
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
+    from package.jit import compiles_anew
     from package.module import kernel
+    anew = compiles_anew(kernel)
     result = kernel(np.arange(5.0))
 print(json.dumps({
     "result": float(result),
+    "anew": anew,
     "hits": sum(kernel.stats.cache_hits.values()),
     "misses": sum(kernel.stats.cache_misses.values()),
     "folder": str(getattr(kernel.stats, "cache_path", "")),
@@ -127,6 +130,7 @@ def test_second_process_loads_what_the_first_compiled(compiled, after_first_run)
     assert first.result == second.result == EXPECTED
     assert (first.hits, first.misses) == (0, 1)
     assert (second.hits, second.misses) == (1, 0)
+    assert (first.anew, second.anew) == (True, False)
     assert first.warnings == second.warnings == []
     assert len(compiled.cache_files()) == 2  # the scan and the step
 
@@ -145,7 +149,7 @@ def test_changed_source_is_compiled_again_in_the_same_files(compiled, change):
     files = compiled.cache_files()
     compiled.write_module(**change)
     changed = compiled.run()
-    assert (changed.hits, changed.misses) == (0, 1)
+    assert (changed.hits, changed.misses, changed.anew) == (0, 1, True)
     assert changed.warnings == []
     assert (changed.result == EXPECTED) == ("jit" in str(change))
     assert compiled.cache_files() == files

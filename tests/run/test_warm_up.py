@@ -4,12 +4,15 @@ Loading opens files. A run that has lived for days must not end because at that 
 has no descriptor left, or the disk is gone.
 """
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from edge_rjepa.eye.config import GazePolicy
+from edge_rjepa.run import warm_up as module
 
 pytestmark = pytest.mark.slow
 
@@ -75,3 +78,89 @@ def test_no_kernel_is_loaded_while_a_run_learns(policy):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("late:\n")[1].strip() == ""
+
+
+FIRST_START = """
+import subprocess, sys
+
+from edge_rjepa import Gaze, Retina
+from edge_rjepa.base.jit import KernelCache
+from edge_rjepa.eye.eye import Eye
+from edge_rjepa.run.warm_up import warm_up
+
+class Learner:  # one that has nothing to compile
+    def warm_up(self):
+        pass
+
+started, compiled = [], []
+popen, save = subprocess.Popen, KernelCache.save_overload
+subprocess.Popen = lambda *args, **kw: started.append(1) or popen(*args, **kw)
+KernelCache.save_overload = lambda self, *args: compiled.append(1) or save(self, *args)
+warm_up(Learner(), Eye(Gaze(), Retina()))
+warm_up(Learner(), Eye(Gaze(), Retina()))
+print(len(started), len(compiled))
+"""
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="two processes would take turns")
+def test_at_a_first_start_another_process_compiles_for_the_eye(tmp_path):
+    """All of it: this process then loads what that one left, and no third is started."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = subprocess.check_output(
+        [sys.executable, "-c", FIRST_START], env=environment, text=True, timeout=300
+    )
+    assert said.split() == ["1", "0"]
+
+
+class Parts:
+    """A learner or an eye."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error, self.warm = error, False
+
+    def warm_up(self) -> None:
+        if self.error:
+            raise self.error
+        self.warm = True
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch):
+    """As on a new machine of two cores."""
+    monkeypatch.setattr(module, "compiles_anew", lambda kernel: True)
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+
+
+FOR_EVER = "import time; time.sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("executable", "program"),
+    [("/no/such/python", ""), (sys.executable, "1 / 0"), (sys.executable, FOR_EVER)],
+    ids=["cannot be started", "fails", "hangs"],
+)
+@pytest.mark.usefixtures("nothing_compiled")
+def test_what_goes_wrong_in_the_other_process_is_no_matter(monkeypatch, executable, program):
+    monkeypatch.setattr(module.sys, "executable", executable)
+    monkeypatch.setattr(module, "COMPILE_EYE", program)
+    monkeypatch.setattr(module, "PATIENCE_S", 0.5)
+    learner, eye = Parts(), Parts()
+    module.warm_up(learner, eye)
+    assert learner.warm and eye.warm
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_the_other_process_ends_where_the_learner_fails(monkeypatch):
+    """As it does by Ctrl-C, or where a GPU is away."""
+    monkeypatch.setattr(module, "COMPILE_EYE", FOR_EVER)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(
+        module.subprocess,
+        "Popen",
+        lambda *args, **kw: started.append(popen(*args, **kw)) or started[-1],
+    )
+    began, eye = time.monotonic(), Parts()
+    with pytest.raises(KeyboardInterrupt):
+        module.warm_up(Parts(KeyboardInterrupt()), eye)
+    assert started[0].returncode is not None and not eye.warm
+    assert time.monotonic() - began < 60.0
