@@ -137,6 +137,7 @@ def execute(options: argparse.Namespace) -> int:
     with ExitStack() as opened:
         # All cameras are opened before the first run is begun: a folder has all of them, or none.
         begins = [opened.enter_context((_resume if one.resume else _start)(one)) for one in each]
+        _tell_of_compiling()
         runs = [begin() for begin in begins]
         if len(runs) > 1 and not options.resume:
             note(runs[0].folder.parent, Cameras(len(runs), options.share))
@@ -178,6 +179,13 @@ def _check_fleet(options: argparse.Namespace) -> None:
     for path in (options.fleet_certificate, options.fleet_key):
         if path is not None and not path.is_file():
             raise ConfigError(f"{path} is no file: docs/fleet.md says how to make it")
+
+
+def _tell_of_compiling() -> None:
+    from edge_rjepa.run.warm_up import nothing_compiled
+
+    if nothing_compiled():
+        say("compiling for this machine, the first time: a minute or so")
 
 
 def _learn(runs: list[Any], each: list[argparse.Namespace], received: list[int]) -> bool:

@@ -22,6 +22,11 @@ Eye(Gaze(), Retina()).warm_up()
 PATIENCE_S = 120.0  # with the other process, once this one is done
 
 
+def nothing_compiled() -> bool:
+    """Whether this is a first start on this machine: then `warm_up` takes long."""
+    return compiles_anew(gaze_kernels.search)
+
+
 def warm_up(learner: RJepa, eye: Eye) -> None:
     """Compile, or load from the cache, all that learning and looking run; nothing changes.
 
@@ -36,7 +41,7 @@ def warm_up(learner: RJepa, eye: Eye) -> None:
 @contextmanager
 def _eye_compiled_meanwhile() -> Iterator[None]:
     """What goes wrong in the other process is no matter: then this one compiles it."""
-    if not compiles_anew(gaze_kernels.search) or os.cpu_count() == 1:
+    if not nothing_compiled() or os.cpu_count() == 1:
         yield
         return
     command, nothing = [sys.executable, "-c", COMPILE_EYE], subprocess.DEVNULL

@@ -5,6 +5,7 @@ has no descriptor left, or the disk is gone.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,7 +87,7 @@ import subprocess, sys
 from edge_rjepa import Gaze, Retina
 from edge_rjepa.base.jit import KernelCache
 from edge_rjepa.eye.eye import Eye
-from edge_rjepa.run.warm_up import warm_up
+from edge_rjepa.run.warm_up import nothing_compiled, warm_up
 
 class Learner:  # one that has nothing to compile
     def warm_up(self):
@@ -96,7 +97,9 @@ started, compiled = [], []
 popen, save = subprocess.Popen, KernelCache.save_overload
 subprocess.Popen = lambda *args, **kw: started.append(1) or popen(*args, **kw)
 KernelCache.save_overload = lambda self, *args: compiled.append(1) or save(self, *args)
+print(nothing_compiled())
 warm_up(Learner(), Eye(Gaze(), Retina()))
+print(nothing_compiled())
 warm_up(Learner(), Eye(Gaze(), Retina()))
 print(len(started), len(compiled))
 """
@@ -109,7 +112,20 @@ def test_at_a_first_start_another_process_compiles_for_the_eye(tmp_path):
     said = subprocess.check_output(
         [sys.executable, "-c", FIRST_START], env=environment, text=True, timeout=300
     )
-    assert said.split() == ["1", "0"]
+    assert said.split() == ["True", "False", "1", "0"]
+
+
+def test_a_first_start_says_that_it_compiles_and_ends_when_told(tmp_path):
+    command = [sys.executable, "-m", "edge_rjepa", "learn", "--source", "scene:", "--out"]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
+    with subprocess.Popen(
+        [*command, str(tmp_path / "run")], env=environment, stderr=subprocess.PIPE, text=True
+    ) as learning:
+        said = [learning.stderr.readline() for _ in range(2)]
+        learning.send_signal(signal.SIGINT)
+        rest = learning.communicate(timeout=60)[1]
+    assert said[1].startswith("compiling for this machine"), said
+    assert learning.returncode == 130 and "Traceback" not in rest, rest
 
 
 class Parts:
