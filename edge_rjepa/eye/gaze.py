@@ -460,7 +460,7 @@ def _channel_sum(picture: np.ndarray) -> np.ndarray:
 
 def _shrink(image: np.ndarray, cell_px: float) -> int:
     """A power of two, for which averaging is fastest."""
-    most = min(cell_px / FEWEST_PIXELS_A_CELL, *image.shape[:2])
+    most = min(cell_px / FEWEST_PIXELS_A_CELL, *image.shape[:2], kernels.MOST_SHRINK)
     return 2 ** max(0, math.floor(math.log2(most)))
 
 

@@ -17,6 +17,7 @@ APPEARANCE = 0  # the first of four: blue, green, red and contrast as remembered
 SEEN, USUAL, TRACE, PICTURE, FAST, SLOW, KNOWN = range(4, 11)
 N_LAYERS = 11
 
+MOST_SHRINK = 256  # so many rows of bytes add up to 16 bits
 NOISE = 4.0  # grey levels: less contrast or change than this is none
 WHOLE_VIEW = 4.0  # change counts less when all of the view changes: in units of its mean
 SURPRISE_FAST, SURPRISE_SLOW = 0.3, 0.03  # rates of the running means at a place, a fixation
@@ -24,28 +25,34 @@ SURPRISE_FAST, SURPRISE_SLOW = 0.3, 0.03  # rates of the running means at a plac
 
 @jit
 def shrunk(rows, shrink):
-    """Means (H // shrink, W // shrink, 3) float32 of the squares of a picture's rows (H, 3 W)."""
+    """Means (H // shrink, W // shrink, 3) float32 of the squares of a picture's rows (H, 3 W).
+
+    shrink: a power of two, MOST_SHRINK at most.
+    """
     height, width = rows.shape[0] // shrink, rows.shape[1] // (3 * shrink)
     means = np.empty((height, width, 3), np.float32)
-    sums = np.empty(3 * width * shrink, np.uint32)
+    columns = np.empty(3 * width * shrink, np.uint16)
+    sums, wider = np.empty(len(columns), np.uint32), np.empty(len(columns), np.uint32)
     share = 1.0 / (shrink * shrink)
     for y in range(height):
-        # Down the columns first: long runs of neighbours, which the compiler can vectorise.
-        sums[:] = 0
+        # Long runs of neighbours, which the compiler can vectorise: down the columns first, then
+        # across them, each with one to its right, and that with one twice as far, and so on.
+        columns[:] = 0
         for row in rows[y * shrink : (y + 1) * shrink]:
-            for j in range(len(sums)):
-                sums[j] += row[j]
+            for j in range(len(columns)):
+                columns[j] += row[j]
+        for j in range(len(columns)):
+            sums[j] = columns[j]
+        right = 3
+        while right < 3 * shrink:
+            others = sums[right:]
+            for j in range(len(others)):
+                wider[j] = sums[j] + others[j]
+            sums, wider = wider, sums
+            right *= 2
         for x in range(width):
-            blue = green = red = np.uint32(0)
-            for j in range(3 * x * shrink, 3 * (x + 1) * shrink, 3):
-                blue += sums[j]
-                green += sums[j + 1]
-                red += sums[j + 2]
-            means[y, x, 0], means[y, x, 1], means[y, x, 2] = (
-                share * blue,
-                share * green,
-                share * red,
-            )
+            for channel in range(3):
+                means[y, x, channel] = share * sums[3 * shrink * x + channel]
     return means
 
 

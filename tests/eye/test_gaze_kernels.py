@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edge_rjepa.eye import gaze_kernels as kernels
+from edge_rjepa.eye.gaze import _shrink
 from edge_rjepa.eye.gaze_kernels import FAST, KNOWN, PICTURE, SEEN, SLOW, TRACE, USUAL
 from edge_rjepa.eye.image import as_rows
 
@@ -35,7 +36,7 @@ def assert_near(got, expected):
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("shrink", [1, 2, 8])
+@pytest.mark.parametrize("shrink", [1, 2, 8, 32])
 def test_shrunk_is_the_mean_of_squares(rng, shrink):
     image = rng.integers(0, 256, (35, 42, 3), np.uint8)
     height, width = 35 // shrink, 42 // shrink
@@ -44,9 +45,12 @@ def test_shrunk_is_the_mean_of_squares(rng, shrink):
     assert_near(kernels.shrunk(as_rows(image), shrink), expected)
 
 
-def test_white_does_not_overflow():
-    image = np.full((512, 512, 3), 255, np.uint8)
-    assert (kernels.shrunk(as_rows(image), 512) == 255.0).all()
+@pytest.mark.parametrize("cell_px", [1.0, 100.0, 1e6])
+def test_white_does_not_overflow(cell_px):
+    """Not even where a lens is so long that a cell fills the picture many times."""
+    image = np.full((600, 700, 3), 255, np.uint8)
+    small = kernels.shrunk(as_rows(image), _shrink(image, cell_px))
+    assert small.size and (small == 255.0).all()
 
 
 def test_rows_are_the_picture_and_leave_it_writeable(rng):
