@@ -38,6 +38,8 @@ from numba.extending import _Intrinsic as Intrinsic
 
 NUMBA: Any = config  # its names are set as it starts: no type checker knows them
 PLAIN = (int, float, complex, str, bytes, np.generic, numba_types.Type)  # repr says all of them
+# _nrt: whether references are counted. no_cfunc_wrapper: not for C to call.
+OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
 SUFFIX = ".nbc"  # of a file of the cache
 DIGEST_BYTES = hashlib.sha256().digest_size
 TRANSLATED_BY_NUMBA = {"numpy", "scipy", "numba"}  # it never compiles the code of their functions
@@ -48,10 +50,12 @@ def jit(function: Callable | None = None, /, **options: Any) -> Callable:
 
     `options` are those of `numba.njit`. The GIL is released, and division by zero gives inf or NaN
     as in NumPy (a check for it would stop vectorisation); `fastmath` is for each kernel to choose.
+    A kernel makes no arrays: its caller hands it all it works in, and holds it meanwhile. So nobody
+    has to count who refers to what, which is a quarter of what there is to compile.
     """
     if function is None:
         return functools.partial(jit, **options)
-    kernel: Any = numba.njit(**{"nogil": True, "error_model": "numpy", **options})(function)
+    kernel: Any = numba.njit(**{**OPTIONS, **options})(function)
     compiled = isinstance(kernel, Dispatcher)
     if compiled:  # with NUMBA_DISABLE_JIT it is the plain function
         try:
@@ -115,7 +119,10 @@ class KernelCache(caching.NullCache):
         return False
 
     def load_overload(self, sig, target_context):
-        target_context.refresh()
+        # Numba's own cache first fills the tables of all that it can compile, as long a job as to
+        # load a learner's kernels. Code that is there needs of it the counting of references.
+        if self._kernel.targetoptions["_nrt"]:
+            target_context.refresh()
         path = self._path(sig, target_context.codegen())
         try:
             content = _read_own(path)

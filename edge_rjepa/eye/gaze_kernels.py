@@ -23,18 +23,24 @@ WHOLE_VIEW = 4.0  # change counts less when all of the view changes: in units of
 SURPRISE_FAST, SURPRISE_SLOW = 0.3, 0.03  # rates of the running means at a place, a fixation
 
 
-@jit
-def shrunk(rows, shrink):
+def shrunk(rows, shrink) -> np.ndarray:
     """Means (H // shrink, W // shrink, 3) float32 of the squares of a picture's rows (H, 3 W).
 
     shrink: a power of two, MOST_SHRINK at most.
     """
-    height, width = rows.shape[0] // shrink, rows.shape[1] // (3 * shrink)
-    means = np.empty((height, width, 3), np.float32)
+    height, width = len(rows) // shrink, rows.shape[1] // (3 * shrink)
     columns = np.empty(3 * width * shrink, np.uint16)
-    sums, wider = np.empty(len(columns), np.uint32), np.empty(len(columns), np.uint32)
+    sums = np.empty((2, len(columns)), np.uint32)
+    means = np.empty((height, width, 3), np.float32)
+    _shrink(rows, shrink, columns, *sums, means)
+    return means
+
+
+@jit
+def _shrink(rows, shrink, columns, sums, wider, means):
+    """Fill the means; columns, sums, wider (3 W,): to work in."""
     share = 1.0 / (shrink * shrink)
-    for y in range(height):
+    for y in range(len(means)):
         # Long runs of neighbours, which the compiler can vectorise: down the columns first, then
         # across them, each with one to its right, and that with one twice as far, and so on.
         columns[:] = 0
@@ -50,10 +56,9 @@ def shrunk(rows, shrink):
                 wider[j] = sums[j] + others[j]
             sums, wider = wider, sums
             right *= 2
-        for x in range(width):
+        for x in range(means.shape[1]):
             for channel in range(3):
                 means[y, x, channel] = share * sums[3 * shrink * x + channel]
-    return means
 
 
 # -- what is remembered ----------------------------------------------------------------------------
