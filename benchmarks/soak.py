@@ -1,13 +1,15 @@
 """Does it live through what robots live through? The whole loop on a camera that keeps failing.
 
     python -m benchmarks.soak [--fixations 1000000] [--faults 100] [--seed 0] [--sockets 1000]
+        [--width 640] [--frames-per-s 120]
 
 A network camera on this machine is read, looked at and learned from, as `edge-rjepa learn` does it,
 as fast as it goes. Again and again the camera fails, each time in another way, and some time after
 that was noticed it works again. Then learning must go on, from fresh pictures; and over the whole
 run neither memory nor threads, open files nor Python objects may grow. With --sockets it serves its
 page meanwhile, to another process that holds so many sockets to it and never asks for anything.
-Prints a line a fault, and a verdict; the exit code is 1 if something did not hold.
+With smaller pictures, or fewer a second, there is time for more fixations of each, and as many are
+over sooner. Prints a line a fault, and a verdict; the exit code is 1 if something did not hold.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from edge_rjepa.views import metrics
 from edge_rjepa.views.dashboard import connections, page_of
 from edge_rjepa.views.verdict import verdict
 
-SIZE = 640, 480
+WIDTH_PX = 640  # of pictures that are four to three
 FRAMES_PER_S = 120.0  # as fast as two cores encode, decode and learn
 
 NOTICED_S = 2.0  # from the fault to the first word about it ..
@@ -244,10 +246,18 @@ def besiege(port: int, sockets: int) -> None:
         time.sleep(0.005)
 
 
-def soak(folder: Path, fixations: int, faults: int, seed: int, sockets: int = 0) -> list[str]:
+def soak(
+    folder: Path,
+    fixations: int,
+    faults: int,
+    seed: int,
+    sockets: int = 0,
+    width_px: int = WIDTH_PX,
+    frames_per_s: float = FRAMES_PER_S,
+) -> list[str]:
     """Live through it, and print how that went; what did not hold, in words."""
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
-    with FaultyCamera(SIZE, FRAMES_PER_S) as camera:
+    with FaultyCamera((width_px, 3 * width_px // 4), frames_per_s) as camera:
         play = Soak(camera, fixations, faults, seed)
         config = RunConfig(source=camera.url, seed=seed)
         with open_source(config.source, config.seed, config.camera) as source:
@@ -281,6 +291,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sockets", type=int, default=0, help="held to its page meanwhile")
+    parser.add_argument("--width", type=int, default=WIDTH_PX, help="of its pictures, in pixels")
+    parser.add_argument("--frames-per-s", type=float, default=FRAMES_PER_S)
     options = parser.parse_args(arguments)
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
