@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from calibration.head import HeadCalibration
 from calibration.model import CameraModel
 from calibration.plan import calibrate_head
 from calibration.rotation import Features
+from edge_rjepa.base.jit import jit
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "brick", "camera", "coins", "moon", "grass")
 SPHERE_PX = 3840, 1920  # all around and pole to pole: 10.7 px a degree
@@ -86,10 +87,29 @@ class TrueServo:
 
     def angle(self, pulse_us: float) -> float:
         """Where the motor goes for a pulse, in rad; 0 at the home pulse."""
-        off_us = min(max(pulse_us, self.stuck_us[0]), self.stuck_us[1]) - self.home_us
-        x = off_us / max(self.high_us - self.home_us, self.home_us - self.low_us)
-        ripple = self.ripple_rad * math.sin(2.0 * math.pi * off_us / self.ripple_us)
-        return self.gain * off_us + self.bend_rad * x**2 + self.twist_rad * x**3 + ripple
+        return _angle(pulse_us, self.numbers)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """All of it (n,), as `_angle` takes it; the backlash at BACKLASH."""
+        return np.array([*self.stuck_us, *(getattr(self, name) for name in SERVO_NUMBERS)])
+
+
+SERVO_NUMBERS = (
+    "low_us", "high_us", "gain", "home_us", "bend_rad", "twist_rad", "ripple_rad", "ripple_us",
+    "backlash_rad",
+)  # fmt: skip
+BACKLASH = -1
+
+
+@jit
+def _angle(pulse_us, servo):
+    """Where the motor goes for a pulse; servo (n,): TrueServo.numbers."""
+    least_us, most_us, low_us, high_us, gain, home_us, bend, twist, ripple, ripple_us, _ = servo
+    off_us = min(max(pulse_us, least_us), most_us) - home_us
+    x = off_us / max(high_us - home_us, home_us - low_us)
+    wave = ripple * math.sin(2.0 * math.pi * off_us / ripple_us)
+    return gain * off_us + bend * x**2 + twist * x**3 + wave
 
 
 @dataclass(frozen=True)
@@ -241,13 +261,16 @@ class Rig:
         self._physics_t_s = 0.0
         home_us = list(self.home_position)
         self._orders = [Order(-1.0, home_us, home_us, 0.0)]
-        self._motor = [s.angle(s.home_us) for s in truth.servos]
-        self._reference, self._velocity, self._jitter = list(self._motor), [0.0, 0.0], [0.0, 0.0]
-        self._half_rad = [0.5 * s.backlash_rad for s in truth.servos]
-        self._shaft = (self._motor + self._rng.uniform(-1.0, 1.0, 2) * self._half_rad).tolist()
+        self._motor = np.array([s.angle(s.home_us) for s in truth.servos])
+        self._reference, self._velocity, self._jitter = self._motor.copy(), np.zeros(2), np.zeros(2)
+        self._constants = np.array([servo.numbers for servo in truth.servos])
+        half_rad = 0.5 * self._constants[:, BACKLASH]
+        self._shaft = self._motor + self._rng.uniform(-1.0, 1.0, 2) * half_rad
+        self._way = (
+            truth.stiffness is not None, truth.stiffness or 0.0, truth.damping,
+            truth.speed_rad_s, truth.acceleration_rad_s2, truth.eagerness,
+        )  # fmt: skip
         self._order = self._orders[0]
-        self._share: float | None = None  # of the way of the order, as _goals_rad have it
-        self._goals_rad = [0.0, 0.0]
         self._rests = False
 
     @property
@@ -303,7 +326,7 @@ class Rig:
     @property
     def shafts(self) -> np.ndarray:
         """Where the shafts stand now (2,), in rad."""
-        return np.array(self._shaft)
+        return self._shaft.copy()
 
     def sketch(self, shot: Shot, width_px: int) -> Features:
         """What would be seen in a picture, without rendering it: corners and their looks."""
@@ -311,54 +334,72 @@ class Rig:
 
     def _advance(self, until_s: float) -> None:
         while self._physics_t_s < until_s:
-            waiting_s = self._orders[1].t_s if len(self._orders) > 1 else math.inf
-            if self._rests and waiting_s > until_s:
-                self._physics_t_s = until_s  # nothing happens until then
-            else:
-                self._physics_t_s += PHYSICS_S
-                self._step()
+            if not (self._rests and self._next_order_s > until_s):
+                self._take_orders(self._physics_t_s + PHYSICS_S)
+            order = self._orders[0]
+            self._physics_t_s, self._rests = advanced(
+                self._physics_t_s, until_s, self._next_order_s, self._rests,
+                (order.t_s, order.duration_s), np.array([order.start_us, order.goal_us]),
+                self._jitter, self._constants, self._way,
+                self._motor, self._reference, self._velocity, self._shaft,
+            )  # fmt: skip
 
-    def _step(self) -> None:
-        while len(self._orders) > 1 and self._orders[1].t_s <= self._physics_t_s:
+    @property
+    def _next_order_s(self) -> float:
+        return self._orders[1].t_s if len(self._orders) > 1 else math.inf
+
+    def _take_orders(self, t_s: float) -> None:
+        while self._next_order_s <= t_s:
             self._orders.pop(0)
         order = self._orders[0]
         if order is not self._order:  # each axis told to move comes to stand a little off
             for k, servo in enumerate(self.truth.servos):
                 if order.goal_us[k] != order.start_us[k]:
                     self._jitter[k] = self._rng.normal(0.0, servo.jitter_rad)
-            self._order, self._share = order, None
-        done = (self._physics_t_s - order.t_s) / order.duration_s if order.duration_s else 1.0
-        share = min(1.0, done)
-        if share != self._share:  # mostly it has arrived, and all stays as it was
-            self._share = share
-            self._goals_rad = [
-                servo.angle(start_us + share * (goal_us - start_us)) + jitter_rad
-                for servo, start_us, goal_us, jitter_rad in zip(
-                    self.truth.servos, order.start_us, order.goal_us, self._jitter, strict=True
-                )
-            ]
-        self._rests = done >= 1.0
-        for k, goal_rad in enumerate(self._goals_rad):
-            self._turn(k, goal_rad)
-            motor_rad, half = self._motor[k], self._half_rad[k]
-            self._shaft[k] = min(max(self._shaft[k], motor_rad - half), motor_rad + half)
-            still = abs(motor_rad - goal_rad) < 1e-6 and abs(self._velocity[k]) < 1e-4
-            self._rests = self._rests and still
+            self._order, self._rests = order, False
 
-    def _turn(self, k: int, goal_rad: float) -> None:
-        truth = self.truth
-        if truth.stiffness is None:
-            wanted = min(max(truth.eagerness * (goal_rad - self._motor[k]), -1.0), 1.0)
-            change = truth.acceleration_rad_s2 * PHYSICS_S
-            faster = wanted * truth.speed_rad_s - self._velocity[k]
-            self._velocity[k] += min(max(faster, -change), change)
-        else:
-            step = truth.speed_rad_s * PHYSICS_S
-            self._reference[k] += min(max(goal_rad - self._reference[k], -step), step)
-            pull = truth.stiffness**2 * (self._reference[k] - self._motor[k])
-            drag = 2.0 * truth.damping * truth.stiffness * self._velocity[k]
-            self._velocity[k] += PHYSICS_S * (pull - drag)
-        self._motor[k] += PHYSICS_S * self._velocity[k]
+
+@jit
+def advanced(
+    t_s, until_s, waiting_s, rests, since, pulses_us, jitter_rad, servos, way,
+    motor, reference, velocity, shaft,
+):  # fmt: skip
+    """The servos go on in steps of PHYSICS_S, until then or until the next order is to be taken.
+
+    Returns the time, and whether all stands still. since: when the order came, and how long it is
+    to take. pulses_us (2, 2): where it starts and where it goes. servos (2, n): numbers of
+    TrueServo. way: numbers of Truth, how a servo moves. The rest (2,) each is changed in place.
+    """
+    springy, stiffness, damping, most_rad_s, acceleration_rad_s2, eagerness = way
+    while t_s < until_s:
+        if rests and waiting_s > until_s:
+            t_s = until_s  # nothing happens until then
+            break
+        if waiting_s <= t_s + PHYSICS_S:
+            break
+        t_s += PHYSICS_S
+        done = (t_s - since[0]) / since[1] if since[1] else 1.0
+        rests = done >= 1.0
+        share = min(1.0, done)
+        for k in range(2):
+            here_us = pulses_us[0, k] + share * (pulses_us[1, k] - pulses_us[0, k])
+            goal_rad = _angle(here_us, servos[k]) + jitter_rad[k]
+            if springy:
+                step = most_rad_s * PHYSICS_S
+                reference[k] += min(max(goal_rad - reference[k], -step), step)
+                pull = stiffness**2 * (reference[k] - motor[k])
+                drag = 2.0 * damping * stiffness * velocity[k]
+                velocity[k] += PHYSICS_S * (pull - drag)
+            else:
+                wanted = min(max(eagerness * (goal_rad - motor[k]), -1.0), 1.0)
+                change = acceleration_rad_s2 * PHYSICS_S
+                faster = wanted * most_rad_s - velocity[k]
+                velocity[k] += min(max(faster, -change), change)
+            motor[k] += PHYSICS_S * velocity[k]
+            half_rad = 0.5 * servos[k, BACKLASH]
+            shaft[k] = min(max(shaft[k], motor[k] - half_rad), motor[k] + half_rad)
+            rests = rests and abs(motor[k] - goal_rad) < 1e-6 and abs(velocity[k]) < 1e-4
+    return t_s, rests
 
 
 class View:

@@ -37,7 +37,14 @@ from calibration.head import (
     turns_by_pulses,
 )
 from calibration.model import CameraModel
-from calibration.rotation import WIDTH_PX, Features, Rotation, features_of, rotation_between
+from calibration.rotation import (
+    WIDTH_PX,
+    Features,
+    Rotation,
+    features_of,
+    rotation_between,
+    turn_between,
+)
 from calibration.timing import HeadTiming, Step, solve_timing
 
 UNITS = "us", "steps"  # of pulses
@@ -333,8 +340,8 @@ class _Session:
             return self.features(pictures[k], COARSE_PX)
 
         def vector(k: int) -> np.ndarray:
-            rotation = rotation_between(coarse(0), coarse(k), self.camera)
-            return np.full(3, np.nan) if rotation is None else rotation.vector_rad
+            turn = turn_between(coarse(0), coarse(k), self.camera)
+            return np.full(3, np.nan) if turn is None else turn
 
         whole = vector(len(pictures) - 1)
         if np.isnan(whole).any():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -149,15 +150,37 @@ def rotation_between(
     expected: matrix (3, 3) of what it should be, if that is known (else no turn at all), and how
     far off that may be. The less, the less can be mistaken.
     """
+    matches = _matches(before, after, camera, expected, within_rad)
+    return None if matches is None else rotation_of_matches(matches[0], matches[1], camera, seed)
+
+
+def turn_between(before: Features, after: Features, camera: CameraModel) -> np.ndarray | None:
+    """The rotation vector (3,) of `rotation_between`, sooner: not how well it is known."""
+    matches = _matches(before, after, camera, None, ANYWHERE_RAD)
+    if matches is None:
+        return None
+    pixels_before, pixels_after = matches
+    obeyed = _obeyed(pixels_before, pixels_after, camera, 0)
+    if obeyed is None:
+        return None
+    matrix, obeys = obeyed
+    refined = _refined(matrix, pixels_before[obeys], pixels_after[obeys], camera)
+    return cv2.Rodrigues(refined.matrix)[0][:, 0]
+
+
+def _matches(
+    before: Features, after: Features, camera: CameraModel, expected: np.ndarray | None, within_rad
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pixels (M, 2), (M, 2) of corners that look alike; None where there are too few corners."""
     if min(len(before), len(after)) < FEWEST:
         return None
     expected = np.eye(3) if expected is None else expected
     alike = before.looks @ after.looks.T
     rays_before = camera.rays_of_pixels(before.pixels)
     rays_after = camera.rays_of_pixels(after.pixels) @ expected.T
-    alike[rays_before @ rays_after.T < math.cos(within_rad)] = -1.0
+    np.putmask(alike, rays_before @ rays_after.T < math.cos(within_rad), -1.0)
     here, there = _matched(alike)
-    return rotation_of_matches(before.pixels[here], after.pixels[there], camera, seed)
+    return before.pixels[here], after.pixels[there]
 
 
 def _matched(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,6 +196,15 @@ def rotation_of_matches(
     pixels_before: np.ndarray, pixels_after: np.ndarray, camera: CameraModel, seed: int = 0
 ) -> Rotation | None:
     """The rotation that most matches (M, 2), (M, 2) obey; None where too few do."""
+    obeyed = _obeyed(pixels_before, pixels_after, camera, seed)
+    if obeyed is None:
+        return None
+    matrix, obeys = obeyed
+    return measured(matrix, pixels_before[obeys], pixels_after[obeys], camera, obeys.mean())
+
+
+def _obeyed(pixels_before, pixels_after, camera, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """That rotation (3, 3), about, and which matches (M,) obey it; None where too few do."""
     if len(pixels_before) < FEWEST:
         return None
     rays_before = camera.rays_of_pixels(pixels_before)
@@ -187,7 +219,7 @@ def rotation_of_matches(
         if not enough or cells[obeys].any(axis=0).sum() < FEWEST_CELLS:
             return None
         matrix = _aligned(rays_before[obeys], rays_after[obeys])
-    return measured(matrix, pixels_before[obeys], pixels_after[obeys], camera, obeys.mean())
+    return matrix, obeys
 
 
 def _cells(pixels: np.ndarray, camera: CameraModel) -> np.ndarray:
@@ -206,8 +238,10 @@ def _consensus(rays_before, rays_after, cells, most_off, rng) -> np.ndarray:
     frames_before, frames_after = _frames(rays_before[picks]), _frames(rays_after[picks])
     guesses = frames_before @ np.swapaxes(frames_after, -1, -2)
     some = rng.permutation(len(rays_before))[:200]
-    off = rays_before[some] - rays_after[some] @ np.swapaxes(guesses, -1, -2)
-    obeys = np.sum(off * off, axis=-1) < most_off**2
+    # Two unit rays are the root of 2 - 2 (their product) apart: products of all guesses at once.
+    pairs = rays_before[some, :, None] * rays_after[some, None, :]
+    alike = guesses.reshape(-1, 9) @ pairs.reshape(-1, 9).T
+    obeys = 2.0 - 2.0 * alike < most_off**2
     in_cells = obeys.astype(np.float32) @ cells[some].astype(np.float32)
     return guesses[np.argmax(np.sqrt(in_cells).sum(axis=-1))]
 
@@ -227,8 +261,20 @@ def _aligned(rays_before, rays_after) -> np.ndarray:
     return left @ turned @ right
 
 
-def measured(matrix, pixels_before, pixels_after, camera: CameraModel, share: float) -> Rotation:
-    """The rotation by matches (M, 2), (M, 2) that obey, nearly, `matrix`: refined and judged."""
+class _Refined(NamedTuple):
+    """A rotation that fits its matches best, and how."""
+
+    matrix: np.ndarray
+    rays_before: np.ndarray  # (M, 3)
+    rays_after: np.ndarray
+    across: np.ndarray  # (M, 2, 3) the directions in which a match may be off
+    by_vector: np.ndarray  # (M, 2, 3) what a rotation vector on the right does to that
+    off: np.ndarray  # (M, 2) px
+    weight: np.ndarray  # (M,)
+    noise_px: float
+
+
+def _refined(matrix, pixels_before, pixels_after, camera: CameraModel) -> _Refined:
     focal = np.array(camera.focal_px)
     rays_before = camera.rays_of_pixels(pixels_before)
     rays_after = camera.rays_of_pixels(pixels_after)
@@ -241,14 +287,22 @@ def measured(matrix, pixels_before, pixels_after, camera: CameraModel, share: fl
         information, gradient = _normal(by_vector, off, weight / noise_px**2)
         step = -np.linalg.solve(information, gradient)
         matrix = matrix @ cv2.Rodrigues(step)[0]
+    off = off + by_vector @ step
+    return _Refined(matrix, rays_before, rays_after, across, by_vector, off, weight, noise_px)
+
+
+def measured(matrix, pixels_before, pixels_after, camera: CameraModel, share: float) -> Rotation:
+    """The rotation by matches (M, 2), (M, 2) that obey, nearly, `matrix`: refined and judged."""
+    fit = _refined(matrix, pixels_before, pixels_after, camera)
+    matrix = fit.matrix
     # What a nudge does is taken half-way between both corners of a match: where they were seen it
     # would go along with what they are off by, and the focal length come out too long.
-    middle = rays_before + rays_after @ matrix.T
+    middle = fit.rays_before + fit.rays_after @ matrix.T
     nudged_before = _rays_by_nudge(camera, middle, pixels_before)
     nudged_after = _rays_by_nudge(camera, middle @ matrix, pixels_after)
-    by_nudge = across @ (matrix @ nudged_after - nudged_before) * focal
-    slopes = np.concatenate([by_vector, by_nudge], axis=-1)
-    information, gradient = _normal(slopes, off + by_vector @ step, weight / noise_px**2)
+    by_nudge = fit.across @ (matrix @ nudged_after - nudged_before) * np.array(camera.focal_px)
+    slopes = np.concatenate([fit.by_vector, by_nudge], axis=-1)
+    information, gradient = _normal(slopes, fit.off, fit.weight / fit.noise_px**2)
     information, gradient = _no_surer(information, gradient)
     return Rotation(
         matrix,
@@ -258,7 +312,7 @@ def measured(matrix, pixels_before, pixels_after, camera: CameraModel, share: fl
         pixels_before,
         pixels_after,
         float(share),
-        float(noise_px),
+        float(fit.noise_px),
     )
 
 

@@ -30,6 +30,7 @@ SHAPE_S = 0.003  # of the delay: that no servo moves just as a lag of second ord
 PERIOD_S = 0.006  # standard deviation of when, within its 20 ms, a servo hears of a move
 STARTS = (30.0, 0.7), (30.0, 1.2), (80.0, 0.7), (80.0, 1.2)  # sharpness and damping
 LONGEST_DELAY_S = 1.0
+DIFFERENCE = math.sqrt(np.finfo(float).eps)  # between unknowns whose pulls are compared
 WATCHED_S = np.arange(0.0, 0.8, 0.004)  # when an overshoot is looked for
 SPEED_RAD_S = 0.1, 40.0  # of a servo, at least and at most
 SHARPNESS = 8.0, 300.0  # of the lag, per second
@@ -170,6 +171,21 @@ class _Frames:
         noise = np.hypot(NOISE_RAD, self.off(x, STAMP_S) - off)
         return np.concatenate([off / noise, (x[1:5] - USUAL) / USUAL_STD, x[5:] / PERIOD_S])
 
+    def slopes(self, x, high) -> np.ndarray:
+        """Derivatives of the pulls by the unknowns, by differences that stay below `high`.
+
+        What a step was heard later does to its frames is what the delay does to all of them.
+        """
+        count, pulls = len(self.step), self.pulls(x)
+        slopes = np.zeros((len(pulls), len(x)))
+        for k, apart in enumerate(DIFFERENCE * np.maximum(1.0, np.abs(x[:5]))):
+            there = np.array(x)
+            there[k] += apart if x[k] + apart <= high[k] else -apart
+            slopes[:, k] = (self.pulls(there) - pulls) / (there[k] - x[k])
+        slopes[np.arange(count), 5 + self.step] = slopes[:count, 0]
+        slopes[count + 4 :, 5:] = np.eye(self.count) / PERIOD_S
+        return slopes
+
     def fitted(self, sharpness: float, damping: float):
         """The best unknowns, from a guess of the lag on."""
         bounds = SHARPNESS, DAMPING, SPEED_RAD_S, SPEED_RAD_S
@@ -183,6 +199,7 @@ class _Frames:
         return least_squares(
             self.pulls,
             np.concatenate([start, 0.0 * late]),
+            jac=lambda x: self.slopes(x, high),
             bounds=(low, high),
             loss="soft_l1",
             f_scale=3.0,
