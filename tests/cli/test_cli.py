@@ -1,4 +1,4 @@
-"""The commands as a user types them: what learns is a process of its own."""
+"""The commands as a user types them: what a test says of processes is a process of its own."""
 
 import json
 import os
@@ -84,9 +84,10 @@ def test_learn_leaves_a_run_and_says_what_it_learned(world):
 
 
 @pytest.mark.slow
-def test_resume_goes_on_and_export_writes_an_encoder(world, typed, monkeypatch):
+def test_resume_goes_on_and_export_writes_an_encoder(world, typed, undrawn, monkeypatch):
+    """What another process learned."""
     monkeypatch.setattr(parity, "PARITY_STEPS", 60)
-    resumed = edge_rjepa(world, "learn", "--resume", "run", "--fixations", "960", "--json")
+    resumed = typed(world, "learn", "--resume", "run", "--fixations", "960", "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["fixations"] == 960
     for form in ("step", "sequence", "patches"):
@@ -98,12 +99,13 @@ def test_resume_goes_on_and_export_writes_an_encoder(world, typed, monkeypatch):
 
 
 @pytest.mark.slow
-def test_export_in_eight_bits_says_what_is_lost(world, typed):
+def test_export_in_eight_bits_says_what_is_lost(world, typed, monkeypatch):
     done = typed(world, "export", "run", "-o", "small.onnx", "--int8", "--json")
     assert done.returncode == 0, done.stderr
     assert "telling frames apart" in done.stderr
     assert 0.9 < json.loads(done.stdout)["int8"]["embedding_cosine_mean"] <= 1.0
     assert (world / "small.int8.onnx").exists()
+    monkeypatch.setattr(parity, "PARITY_STEPS", 60)
     done = typed(world, "export", "run", "-o", "small.onnx", "--patches", "pictures")
     assert done.returncode == 0 and "real patches" in done.stderr
     done = typed(world, "export", "run", "-o", "x.onnx", "--int8", "--patches", "nowhere")
@@ -127,7 +129,7 @@ def test_probe_prints_a_row_for_each_that_was_asked(world, typed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
+def test_a_signal_saves_and_ends_cleanly(world, typed, tmp_path, number):
     run = tmp_path / "run"
     process = start(world, *LEARN, "--out", str(run))
     metrics = run / "metrics.jsonl"
@@ -135,7 +137,7 @@ def test_a_signal_saves_and_ends_cleanly(world, tmp_path, number):
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
-    second = edge_rjepa(world, "learn", "--resume", str(run))
+    second = typed(world, "learn", "--resume", str(run))
     assert second.returncode == 1 and "another process is at work" in second.stderr
     process.send_signal(number)
     _, stderr = process.communicate(timeout=300)
@@ -225,14 +227,16 @@ def test_help_loads_nothing_heavy():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tape", ["tape", "tape.mcap"])
-def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path, tape):
-    recorded = edge_rjepa(
+def test_a_recorded_run_is_replayed_bit_for_bit(world, typed, undrawn, tmp_path, tape):
+    """Also in another process."""
+    recorded = typed(
         world, *LEARN, "--out", str(tmp_path / "then"), "--record", str(tmp_path / tape),
         "--fixations", "320",
     )  # fmt: skip
     assert recorded.returncode == 0, recorded.stderr
     assert f"recorded: {tmp_path / tape}" in recorded.stderr
-    replayed = edge_rjepa(
+    elsewhere = edge_rjepa if tape == "tape" else typed
+    replayed = elsewhere(
         world, "learn", "--source", f"replay:{tmp_path / tape}", "--out", str(tmp_path / "now")
     )
     assert replayed.returncode == 0, replayed.stderr
@@ -243,9 +247,9 @@ def test_a_recorded_run_is_replayed_bit_for_bit(world, tmp_path, tape):
     if tape.endswith(".mcap"):
         return
     replay = ("learn", "--source", f"replay:{tmp_path / tape}")
-    other = edge_rjepa(world, *replay, "--out", str(tmp_path / "other"), "--seed", "5")
+    other = typed(world, *replay, "--out", str(tmp_path / "other"), "--seed", "5")
     assert "differs from when this was recorded" in other.stderr
-    part = edge_rjepa(world, *replay, "--out", str(tmp_path / "part"), "--fixations", "160")
+    part = typed(world, *replay, "--out", str(tmp_path / "part"), "--fixations", "160")
     assert part.returncode == 0 and "when this was recorded" not in part.stderr
 
 
@@ -259,12 +263,12 @@ def test_learning_goes_on_when_nobody_reads_what_it_says(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_start_in_the_same_folder_is_refused_at_once(world, tmp_path):
+def test_a_second_start_in_the_same_folder_is_refused_at_once(world, typed, tmp_path):
     first = start(world, *LEARN, "--out", str(tmp_path / "run"))
     while not (tmp_path / "run").exists():
         assert first.poll() is None, first.communicate()
         time.sleep(0.01)
-    second = edge_rjepa(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "800")
+    second = typed(world, *LEARN, "--out", str(tmp_path / "run"), "--fixations", "800")
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=300)
     assert second.returncode == 1 and "run" in second.stderr.splitlines()[-1]
