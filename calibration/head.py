@@ -259,13 +259,8 @@ def refuse_strange(turns: np.ndarray, pulse_range, least_rad: float = LEAST_TURN
 
     turns (3, 2): as from turns_by_pulses, over pulse_range (2,).
     """
-    turned = np.linalg.norm(turns, axis=0) * pulse_range
-    for axis, angle, pulses in zip(AXES, turned, pulse_range, strict=True):
-        if angle < least_rad:
-            raise CalibrationError(
-                f"the {axis} servo does not move: {pulses:.0f} units turned the picture by "
-                f"{math.degrees(angle):.1f} degrees; check its plug, its supply and its horn"
-            )
+    for k, axis in enumerate(AXES):
+        refuse_still(axis, turns[:, k], pulse_range[k], least_rad)
     sideways, upward = np.abs(turns[1]), np.abs(turns[0])
     if sideways[1] > upward[1] and upward[0] > sideways[0]:
         raise CalibrationError(
@@ -278,6 +273,18 @@ def refuse_strange(turns: np.ndarray, pulse_range, least_rad: float = LEAST_TURN
                 f"the {axis} servo turns the picture the other way than {axis} should: "
                 "mount the camera upright, the pan axis along its picture's columns"
             )
+
+
+def refuse_still(
+    axis: str, turn: np.ndarray, pulses: float, least_rad: float = LEAST_TURN_RAD
+) -> None:
+    """Raises CalibrationError for a servo that does not move. turn (3,): of a pulse."""
+    angle_rad = float(np.linalg.norm(turn)) * pulses
+    if angle_rad < least_rad:
+        raise CalibrationError(
+            f"the {axis} servo does not move: {pulses:.0f} units turned the picture by "
+            f"{math.degrees(angle_rad):.1f} degrees; check its plug, its supply and its horn"
+        )
 
 
 class _Problem:

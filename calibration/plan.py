@@ -32,6 +32,7 @@ from calibration.head import (
     CAMERA_STD,
     HeadCalibration,
     Views,
+    refuse_still,
     refuse_strange,
     solve_head,
     turns_by_pulses,
@@ -173,6 +174,7 @@ def _observed(head, next_frame, camera, views, report, look, seed) -> tuple[_See
         for axis in (0, 1):
             report(0.02 + 0.15 * axis, f"timing the {AXES[axis]} servo")
             of_axis, turn = session.steps(axis)
+            refuse_still(AXES[axis], turn, 2.0 * session.step_pulses(axis)[axis])
             steps += of_axis
             steps_turned.append(turn)
         turns = np.stack(steps_turned, axis=1)

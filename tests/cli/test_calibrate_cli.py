@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -74,9 +75,10 @@ def test_pictures_become_a_camera_and_a_page(calibrated):
     assert "http" not in page  # nothing is fetched from elsewhere
 
 
-def test_the_page_again(calibrated, tmp_path):
+def test_the_page_again(calibrated, typed, tmp_path):
     folder, _ = calibrated
-    done = calibrate("report", folder / "c.json", "-o", tmp_path / "page.html")
+    page = str(tmp_path / "page.html")
+    done = typed(tmp_path, "calibrate", "report", str(folder / "c.json"), "-o", page)
     assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == (folder / "c.html").read_text()
 
@@ -163,8 +165,8 @@ def test_views_outlive_their_preview(typed, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["board.pdf", "board.png"])
-def test_the_board_is_written_at_true_size(name, tmp_path):
-    done = calibrate("board", "-o", tmp_path / name, "--square-mm", "20")
+def test_the_board_is_written_at_true_size(name, typed, tmp_path):
+    done = typed(tmp_path, "calibrate", "board", "-o", name, "--square-mm", "20")
     assert done.returncode == 0 and "measure a square" in done.stderr
     data = (tmp_path / name).read_bytes()
     if name.endswith(".png"):
@@ -311,11 +313,17 @@ class StillCamera(FaultyCamera):
         return self._picture
 
 
-def interrupted(arguments, at):
-    """The exit code, and what was said, of a calibration that gets Ctrl-C at the line with `at`."""
+def interrupted(arguments, at, once=lambda: True):
+    """The exit code, and what was said, of a calibration that gets Ctrl-C.
+
+    That is after the line with `at`, once something is so.
+    """
     started = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
     try:
         assert any(at in line for line in started.stderr)
+        while not once():
+            assert started.poll() is None, started.communicate()
+            time.sleep(0.01)
         started.send_signal(signal.SIGINT)
         said = started.communicate(timeout=300)[1]
     finally:
@@ -334,6 +342,10 @@ def test_a_camera_interrupted_too_soon_says_what_is_missing(calibrated, tmp_path
     assert (tmp_path / "c.json").read_bytes() == old
 
 
+def has_turned(board):
+    return len({pulse[1:] for pulse in board.core.pulses}) > 10
+
+
 @pytest.fixture
 def head(calibrated, tmp_path):
     """A head whose camera sees the same wherever it turns; its calibrate, and its old file."""
@@ -349,8 +361,7 @@ def head(calibrated, tmp_path):
         ]  # fmt: skip
         old = (calibrated[0] / "c.json").read_bytes()
         assert (tmp_path / "c.json").read_bytes() == old
-        turned = {pulse[1:] for pulse in board.core.pulses}
-        assert len(turned) > 10 and board.pulses_us() in (None, (1500.0, 1500.0))
+        assert has_turned(board) and board.pulses_us() in (None, (1500.0, 1500.0))
 
 
 def test_a_head_whose_picture_does_not_turn_is_refused_and_sent_home(head):
@@ -358,11 +369,12 @@ def test_a_head_whose_picture_does_not_turn_is_refused_and_sent_home(head):
 
 
 def test_a_head_interrupted_goes_home_first(head):
-    code, said = interrupted(head[1], at="timing the tilt servo")
+    board, arguments = head
+    code, said = interrupted(arguments, at="timing the pan", once=lambda: has_turned(board))
     assert code == 130 and said.endswith("edge-rjepa: interrupted\n")
 
 
-def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
+def test_learning_takes_the_camera_from_its_file(calibrated, typed, undrawn, tmp_path):
     folder, _ = calibrated
     video = cv2.VideoWriter(
         str(tmp_path / "walk.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, (320, 240)
@@ -371,11 +383,8 @@ def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
     for _ in range(40):
         video.write(cv2.resize(rng.integers(0, 255, (24, 32, 3), np.uint8), (320, 240)))
     video.release()
-    learn = [sys.executable, "-m", "edge_rjepa", "learn", "--source", "walk.avi", "--fixations"]
-    learn += ["640", "--calibration", str(folder / "c.json")]
-    done = subprocess.run(
-        [*learn, "--out", "run"], capture_output=True, text=True, timeout=300, cwd=tmp_path
-    )
+    learn = "learn", "--fixations", "640", "--calibration", str(folder / "c.json")
+    done = typed(tmp_path, *learn, "--source", "walk.avi", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "use that resolution" in done.stderr  # half of what it was calibrated at
     assert "pictures in" in done.stderr  # another device, as far as it can tell
@@ -390,8 +399,5 @@ def test_learning_takes_the_camera_from_its_file(calibrated, tmp_path):
     for _ in range(40):
         video.write(np.full((180, 320, 3), 90, np.uint8))
     video.release()
-    learn[5] = "wide.avi"
-    done = subprocess.run(
-        [*learn, "--out", "other"], capture_output=True, text=True, timeout=300, cwd=tmp_path
-    )
+    done = typed(tmp_path, *learn, "--source", "wide.avi", "--out", "other")
     refused(done, "has not the shape of")
