@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 import edge_rjepa  # noqa: F401 - before any test loads OpenCV, which is told its limits by it
@@ -20,9 +21,9 @@ WEIGHTS = {"cuda": 30, "fuzz": 10, "chip": 2, "browser": 2, "slow": 1}
 SECONDS = {
     "cli/test_calibrated_head.py": 1000,
     "benchmarks/test_instructions.py": 180,
-    "benchmarks/test_soak.py": 160,
-    "cli/test_calibrate_cli.py": 120,
-    "cli/test_cli.py": 120,
+    "benchmarks/test_soak.py": 40,
+    "cli/test_calibrate_cli.py": 90,
+    "cli/test_cli.py": 50,
     "calibration/test_camera.py": 100,
     "calibration/test_head.py": 100,
     "base/test_jit.py": 80,
@@ -32,6 +33,15 @@ SECONDS = {
     "encoder/test_probe.py": 60,
     "test_examples.py": 60,
 }
+
+
+@pytest.fixture
+def undrawn():
+    """As small_runs.undrawn, for a whole test."""
+    from tests import small_runs  # loads OpenCV
+
+    with small_runs.undrawn():
+        yield
 
 
 def pytest_collection_modifyitems(items):

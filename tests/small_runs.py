@@ -1,7 +1,9 @@
 """Pictures, and a network so small that tests learn with it in no time."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -32,3 +34,13 @@ def write_pictures(folder: Path, count: int = 4) -> Path:
     for i, picture in enumerate(smooth_pictures(count)):
         cv2.imwrite(str(folder / f"{i}.png"), picture)
     return folder
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """`learn` draws no report in this process: it takes longer than so short a run.
+
+    For tests that do not look at it; tests/cli/test_cli.py does.
+    """
+    with mock.patch("edge_rjepa.cli.learn._draw"):
+        yield

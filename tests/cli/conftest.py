@@ -21,9 +21,3 @@ def typed(capsys, monkeypatch):
         return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return type_in
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """No reports are drawn by what is typed, which takes longer than so short runs."""
-    monkeypatch.setattr("edge_rjepa.cli.learn._draw", lambda folder: None)

@@ -151,14 +151,14 @@ def test_learning_goes_on_when_the_head_is_unplugged(world):
     assert any("found again" in event for event in events)
 
 
-def test_from_the_command_line(tmp_path):
-    def edge_rjepa(*arguments):
-        command = [sys.executable, "-m", "edge_rjepa", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=600)
-
+def test_from_the_command_line(typed, tmp_path):
+    command = [sys.executable, "-m", "edge_rjepa", "learn", "--seconds", "6", "--out"]
     with emulated.Board(boot_s=0.5) as board:
         at = f"serial:{board.path}"
-        learned = edge_rjepa("learn", "--head", at, "--seconds", 6, "--out", tmp_path / "run")
+        learned = subprocess.run(
+            [*command, str(tmp_path / "run"), "--head", at],
+            capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
         assert learned.returncode == 0, learned.stderr
         assert f"at {board.path}" in learned.stderr
         widths = {(axis, width_us) for _, axis, width_us in board.history}
@@ -167,10 +167,10 @@ def test_from_the_command_line(tmp_path):
         assert farthest_us <= PAN_RAD * PULSES.per_rad + 0.5  # .. and not beyond the scene's end
         board.wait_for(lambda: board.measured() == (1500.0, 1500.0))  # left alone, it goes home
 
-        refused = edge_rjepa("learn", "--source", tmp_path, "--head", at)
+        refused = typed(tmp_path, "learn", "--source", ".", "--head", at)
         assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) <= 2
-        status = json.loads(edge_rjepa("head", "status", "--head", at, "--json").stdout)
+        status = json.loads(typed(tmp_path, "head", "status", "--head", at, "--json").stdout)
         assert status["connected"] and status["limits_deg"][0] == pytest.approx([-45.0, 45.0])
-    gone = edge_rjepa("learn", "--head", at, "--out", tmp_path / "none")
+    gone = typed(tmp_path, "learn", "--head", at, "--out", "none")
     assert gone.returncode == 1 and "Traceback" not in gone.stderr and at[7:] in gone.stderr
     assert not (tmp_path / "none").exists()

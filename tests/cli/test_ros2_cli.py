@@ -15,6 +15,7 @@ from tests.small_runs import CONFIG
 # rclpy's parser of remappings imports it.
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("undrawn"),
     pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),
 ]
 ARRAY, STRING = "std_msgs/msg/Float32MultiArray", "std_msgs/msg/String"

@@ -90,7 +90,7 @@ def test_what_cannot_be_printed_is_one_line(world, tmp_path):
     assert "No space left on device" in done.stderr
 
 
-def test_names_that_are_no_text_are_printed_as_json_can_have_them(world, tmp_path, typed):
+def test_names_that_are_no_text_are_printed_as_json_can_have_them(world, tmp_path, typed, undrawn):
     """A camera called them in Latin-1, on a machine that writes UTF-8 and nothing else."""
     assert typed(world, *LEARN, "--out", str(tmp_path / "run")).returncode == 0
     photos = tmp_path / "photos"

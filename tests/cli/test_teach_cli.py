@@ -13,9 +13,10 @@ import pytest
 
 from edge_rjepa import FrozenEncoder
 from edge_rjepa.cli import main, recognise
+from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.frozen import EncoderError
 from edge_rjepa.teach.looks import Looks
-from tests.small_runs import CONFIG, write_pictures
+from tests.small_runs import CONFIG, undrawn, write_pictures
 from tests.teach.rooms import look, looks
 
 ROOMS = {"kitchen": 0, "hall": 1, "Büro 台": 2}
@@ -31,11 +32,18 @@ def home(tmp_path_factory):
     config = CONFIG.replace("n_embedding = 16", "n_embedding = 64")
     (folder / "small.toml").write_text(config)
     learn = ["learn", "--source", str(folder / "pictures"), "--config", str(folder / "small.toml")]
-    assert main([*learn, "--fixations", "3000", "--out", str(folder / "run")]) == 0
+    with undrawn():
+        assert main([*learn, "--fixations", "3000", "--out", str(folder / "run")]) == 0
     for name, number in ROOMS.items():
         write_looks(folder / name, looks(number, range(LOOKS)))
     write_looks(folder / "asked", [look(n, 90) for n in (0, 1, 2, 9)])
     return folder
+
+
+@pytest.fixture(autouse=True)
+def short_parity(monkeypatch):
+    """What is exported here is checked at some fixations, not at a thousand."""
+    monkeypatch.setattr(parity, "PARITY_STEPS", 60)
 
 
 def write_looks(folder, pictures):

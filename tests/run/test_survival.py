@@ -360,7 +360,7 @@ def flip_a_bit(path: Path) -> None:
     ids=["truncated", "a bit flipped", "empty", "deleted"],
 )
 def test_resume_goes_on_from_the_one_before_a_damaged_checkpoint(
-    world, tmp_path, capsys, damage, says
+    world, tmp_path, capsys, undrawn, damage, says
 ):
     run = tmp_path / "run"
     small = str(world / "small.toml")

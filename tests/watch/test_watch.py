@@ -22,6 +22,7 @@ from benchmarks.faulty_camera import FaultyCamera
 from calibration.angles import rays_of_angles
 from edge_rjepa.cli import main
 from edge_rjepa.cli.watch import _direction, _duration, _times
+from edge_rjepa.encoder import parity
 from edge_rjepa.encoder.export import export
 from edge_rjepa.encoder.opener import open_encoder
 from edge_rjepa.errors import ConfigError
@@ -541,10 +542,13 @@ def world(tmp_path_factory, photograph, thing):
     folder = tmp_path_factory.mktemp("watch")
     (folder / "small.toml").write_text(small_runs.CONFIG)
     learn = ["learn", "--config", str(folder / "small.toml"), "--fixations", "800"]
-    assert main([*learn, "--out", str(folder / "run")]) == 0
+    with small_runs.undrawn():
+        assert main([*learn, "--out", str(folder / "run")]) == 0
     learner = RJepa.load(folder / "run" / "checkpoint.safetensors")
-    export(learner, Retina(), folder / "encoder.onnx")
-    export(learner, Retina(), folder / "sequence.onnx", form="sequence", fixations=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "PARITY_STEPS", 16)
+        export(learner, Retina(), folder / "encoder.onnx")
+        export(learner, Retina(), folder / "sequence.onnx", form="sequence", fixations=4)
     film(folder / "yard.avi", stream(photograph, 40.0, placed(thing)))
     film(folder / "later.avi", stream(photograph, 32.0, placed(thing, 14.0)), every=10)
     return folder
