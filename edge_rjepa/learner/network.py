@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -174,10 +176,12 @@ def layers_without_past(config: RJepaConfig) -> tuple[Layer, ...]:
 
 
 @functools.cache
-def declarations(group: type) -> dict[str, str]:
+@functools.cache
+def declarations(group: type) -> Mapping[str, str]:
     """Name -> shape, as declared, of each of the group's arrays that has one, in their order."""
     hints = get_type_hints(group, include_extras=True).items()
-    return {name: hint.__metadata__[0] for name, hint in hints if hasattr(hint, "__metadata__")}
+    found = {name: hint.__metadata__[0] for name, hint in hints if hasattr(hint, "__metadata__")}
+    return MappingProxyType(found)
 
 
 WEIGHTS = tuple(declarations(Weights))
@@ -193,6 +197,11 @@ def first_row_with_1(name: str) -> int:
 
 def shapes(group: type, n: Sizes) -> dict[str, Shape]:
     """Name -> shape, in numbers."""
+    return dict(_named_shapes(group, n))
+
+
+@functools.cache  # a copy of a learner asks some thirty times
+def _named_shapes(group: type, n: Sizes) -> tuple[tuple[str, Shape], ...]:
     symbols = n._asdict()
 
     def value(word: str) -> int:
@@ -201,7 +210,8 @@ def shapes(group: type, n: Sizes) -> dict[str, Shape]:
     def length(axis: str) -> int:
         return sum(math.prod(map(value, term.split("*"))) for term in axis.split("+"))
 
-    return {name: tuple(map(length, axes.split())) for name, axes in declarations(group).items()}
+    declared = declarations(group).items()
+    return tuple((name, tuple(map(length, axes.split()))) for name, axes in declared)
 
 
 def weight_shapes(config: RJepaConfig, cell: Cell) -> dict[str, Shape]:
