@@ -1,5 +1,6 @@
 """How tests are run everywhere, and what they say at their end besides passed and failed."""
 
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import edge_rjepa  # noqa: F401 - before any test loads OpenCV, which is told its limits by it
+
+# Where a shell starts the tests in the background, it has them ignore Ctrl-C, and so would all that
+# they start, to interrupt some of it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No time limits: a board, a busy machine and an emulator are slow, and right all the same.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -32,12 +32,12 @@ def shrunk(rows, shrink) -> np.ndarray:
     columns = np.empty(3 * width * shrink, np.uint16)
     sums = np.empty((2, len(columns)), np.uint32)
     means = np.empty((height, width, 3), np.float32)
-    _shrink(rows, shrink, columns, *sums, means)
+    _fill_shrunk(rows, shrink, columns, *sums, means)
     return means
 
 
 @jit
-def _shrink(rows, shrink, columns, sums, wider, means):
+def _fill_shrunk(rows, shrink, columns, sums, wider, means):
     """Fill the means; columns, sums, wider (3 W,): to work in."""
     share = 1.0 / (shrink * shrink)
     for y in range(len(means)):

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -176,12 +174,10 @@ def layers_without_past(config: RJepaConfig) -> tuple[Layer, ...]:
 
 
 @functools.cache
-@functools.cache
-def declarations(group: type) -> Mapping[str, str]:
+def declarations(group: type) -> dict[str, str]:
     """Name -> shape, as declared, of each of the group's arrays that has one, in their order."""
     hints = get_type_hints(group, include_extras=True).items()
-    found = {name: hint.__metadata__[0] for name, hint in hints if hasattr(hint, "__metadata__")}
-    return MappingProxyType(found)
+    return {name: hint.__metadata__[0] for name, hint in hints if hasattr(hint, "__metadata__")}
 
 
 WEIGHTS = tuple(declarations(Weights))
