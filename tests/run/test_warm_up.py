@@ -121,9 +121,12 @@ def test_a_first_start_says_that_it_compiles_and_ends_when_told(tmp_path):
     with subprocess.Popen(
         [*command, str(tmp_path / "run")], env=environment, stderr=subprocess.PIPE, text=True
     ) as learning:
-        said = [learning.stderr.readline() for _ in range(2)]
-        learning.send_signal(signal.SIGINT)
-        rest = learning.communicate(timeout=60)[1]
+        try:
+            said = [learning.stderr.readline() for _ in range(2)]
+            learning.send_signal(signal.SIGINT)
+            rest = learning.communicate(timeout=60)[1]
+        finally:
+            learning.kill()
     assert said[1].startswith("compiling for this machine"), said
     assert learning.returncode == 130 and "Traceback" not in rest, rest
 
