@@ -318,17 +318,16 @@ def interrupted(arguments, at, once=lambda: True):
 
     That is after the line with `at`, once something is so.
     """
-    started = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
-    try:
-        assert any(at in line for line in started.stderr)
-        while not once():
-            assert started.poll() is None, started.communicate()
-            time.sleep(0.01)
-        started.send_signal(signal.SIGINT)
-        said = started.communicate(timeout=300)[1]
-    finally:
-        started.kill()
-        started.wait()
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as started:
+        try:
+            assert any(at in line for line in started.stderr)
+            while not once():
+                assert started.poll() is None, started.communicate()
+                time.sleep(0.01)
+            started.send_signal(signal.SIGINT)
+            said = started.communicate(timeout=300)[1]
+        finally:
+            started.kill()
     return started.returncode, said
 
 
