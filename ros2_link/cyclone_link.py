@@ -88,10 +88,11 @@ class CycloneLink:
         self._name = full_name(node, namespace)
         try:
             self._domain = _Domain(domain)
-            self._participant = DomainParticipant(domain, DdsQos(Policy.EntityName(self._name)))
-            self._waiting = WaitSet(self._participant)
-            self._publishers = _Ends(self._participant, BuiltinTopicDcpsPublication)
-            self._subscribers = _Ends(self._participant, BuiltinTopicDcpsSubscription)
+            try:
+                self._join(domain)
+            except BaseException:
+                self._domain.release()
+                raise
         except DDSException as error:
             raise GraphError(
                 f"Cyclone DDS cannot begin in domain {domain} ({_what(error)}): check the network "
@@ -103,6 +104,12 @@ class CycloneLink:
         self._misfits: dict[tuple[str, str], int] = {}  # how many were reported, of each end
         self._events: deque[str] = deque(maxlen=100)
         self._closed = False
+
+    def _join(self, domain: int) -> None:
+        self._participant = DomainParticipant(domain, DdsQos(Policy.EntityName(self._name)))
+        self._waiting = WaitSet(self._participant)
+        self._publishers = _Ends(self._participant, BuiltinTopicDcpsPublication)
+        self._subscribers = _Ends(self._participant, BuiltinTopicDcpsSubscription)
 
     def subscribe(
         self, topic: str, type_name: str, qos: Qos, on_message: Callable[[bytes], None]
@@ -262,6 +269,7 @@ class _Domain:
             domain, holders = self._held.pop(self._number)
             if holders > 1:
                 self._held[self._number] = domain, holders - 1
+            del domain  # its end, before the lock's: there cannot be two of a number
 
 
 def _config() -> str:

@@ -1,6 +1,8 @@
 """Links to peers in other processes: each implementation with each."""
 
 import functools
+import importlib
+import threading
 import time
 
 import pytest
@@ -214,6 +216,43 @@ def test_links_of_one_process_are_closed_one_by_one(ours, theirs):
             publish(encode(message_class(FLOAT)(0.0), FLOAT))
         heard = hear(one, topic, FLOAT, USUAL)
         wait_for(lambda: heard, "a message", spinning(one))
+
+
+@pytest.fixture
+def cyclone_link(monkeypatch):
+    """The module of links by Cyclone DDS, and only such links."""
+    monkeypatch.setenv(links.BY, "cyclonedds")
+    return importlib.import_module("ros2_link.cyclone_link")
+
+
+def test_who_opens_while_another_thread_closes_waits(cyclone_link, monkeypatch):
+    """As a camera does that is opened again while its reader still lets go of it."""
+    ends = threading.Event()
+
+    class SlowDomain(cyclone_link.Domain):
+        def __del__(self):
+            ends.set()
+            time.sleep(0.2)
+            super().__del__()
+
+    monkeypatch.setattr(cyclone_link, "Domain", SlowDomain)
+    thread = threading.Thread(target=open_link("first").close)
+    thread.start()
+    assert ends.wait(robots.WITHIN_S)
+    with open_link("second") as link:
+        link.spin(0.0)
+    thread.join()
+
+
+def test_who_cannot_open_leaves_nothing_held(cyclone_link, monkeypatch):
+    def refuse(*_):
+        raise cyclone_link.DDSException(cyclone_link.DDSException.DDS_RETCODE_ERROR)
+
+    with monkeypatch.context() as patch, pytest.raises(GraphError, match="cannot begin"):
+        patch.setattr(cyclone_link, "WaitSet", refuse)
+        open_link("first")
+    assert not cyclone_link._Domain._held
+    open_link("second").close()
 
 
 def test_a_type_nobody_knows_is_refused(link):
