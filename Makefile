@@ -130,7 +130,7 @@ clean:
 
 .venv/test.stamp: setup.py $(wildcard requirements/*.txt requirements/locked/*.txt) .ci/environment .ci/packages
 	@.ci/packages
-	@PYTHON="$(PYTHON)" MLXTEND=1 STS=1 .ci/environment test
+	@PYTHON="$(PYTHON)" MLXTEND=1 PTXAS=1 STS=1 .ci/environment test
 	@touch $@ .venv/demo.stamp
 
 # What only a deployer needs, with the versions of NumPy and ONNX that it wants, before all of .venv. Of
