@@ -18,6 +18,9 @@ demo: .venv/demo.stamp
 	@test -f $(RUN)/report.png || { echo "error: no report was drawn: try a larger DEMO_SECONDS"; exit 1; }
 	@echo "What it learned: $(CURDIR)/$(RUN)/report.png"
 
+# Tests start hundreds of processes: each would compile all sources anew where Python may keep nothing.
+quick test attack: export PYTHONDONTWRITEBYTECODE :=
+
 # The fast tests of every room: what to run while you work.
 quick: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
