@@ -171,10 +171,14 @@ def sigmoid(v):
 
 def affine(M, *parts):
     """M [parts; 1] for every copy. M (rows, columns) or (copies, rows, columns)."""
-    rows = [np.atleast_2d(part) for part in parts]
-    copies = max(len(row) for row in rows)
-    ones = np.ones((copies, 1))
-    v = np.hstack([np.broadcast_to(row, (copies, row.shape[1])) for row in rows] + [ones])
+    rows = [part if part.ndim == 2 else part[None] for part in parts]
+    copies, width = max([len(row) for row in rows]), sum([row.shape[1] for row in rows])
+    v = np.empty((copies, width + 1), np.result_type(float, *rows))
+    end = 0
+    for row in rows:
+        first, end = end, end + row.shape[1]
+        v[:, first:end] = row
+    v[:, end] = 1
     return v @ M.T if M.ndim == 2 else (M @ v[..., None])[..., 0]
 
 

@@ -13,6 +13,7 @@ docs/theory.md derives every line.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -351,8 +352,9 @@ class RJepa:
 
     def copy(self) -> RJepa:
         """An independent learner in the same state, on the same device."""
-        twin = type(self)(self.config, engine=self.engine.fresh())
-        twin._take_over(self)
+        twin = copy.copy(self)  # as it is: a new one would draw weights for nothing
+        twin.engine, twin._counts = self.engine.fresh(), self._counts.copy()
+        twin._set(self.tensors())
         return twin
 
     def to(self, device: str) -> RJepa:

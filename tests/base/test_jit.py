@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from numba.core import caching
 
 import edge_rjepa.base.jit
 from edge_rjepa.base.jit import fingerprint, jit, specialise
@@ -39,22 +40,27 @@ kernel = jit(specialise(scan, "double", cell=jit(step)))
 """
 
 PROBE = """
-import json, sys, warnings
+import json, os, sys, tempfile, warnings
 import numpy as np
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    from package.jit import compiles_anew
-    from package.module import kernel
-    anew = compiles_anew(kernel)
-    result = kernel(np.arange(5.0))
-print(json.dumps({
-    "result": float(result),
-    "anew": anew,
-    "hits": sum(kernel.stats.cache_hits.values()),
-    "misses": sum(kernel.stats.cache_misses.values()),
-    "folder": str(getattr(kernel.stats, "cache_path", "")),
-    "warnings": [str(each.message) for each in caught],
-}))
+for environment in json.loads(sys.argv[1]):
+    for name in [name for name in sys.modules if name.split(".")[0] == "package"]:
+        del sys.modules[name]
+    os.environ.update(environment)
+    sys.path[0], tempfile.tempdir = environment["PYTHONPATH"], None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        from package.jit import compiles_anew
+        from package.module import kernel
+        anew = compiles_anew(kernel)
+        result = kernel(np.arange(5.0))
+    print(json.dumps({
+        "result": float(result),
+        "anew": anew,
+        "hits": sum(kernel.stats.cache_hits.values()),
+        "misses": sum(kernel.stats.cache_misses.values()),
+        "folder": str(getattr(kernel.stats, "cache_path", "")),
+        "warnings": [str(each.message) for each in caught],
+    }))
 """
 EXPECTED = 3.0 * (4 + 2 * 3 + 4 * 2 + 8 * 1)
 
@@ -63,6 +69,7 @@ class Installation:
     """A copy of jit.py and one kernel module in a package of its own, run in fresh processes."""
 
     def __init__(self, folder: Path, package: Path | None = None):
+        folder.mkdir(exist_ok=True)
         self.package = folder / "package"
         if package is None:
             self.package.mkdir()
@@ -96,16 +103,24 @@ class Installation:
         return sorted((self.package / "__pycache__").glob("*.nbc"))
 
     def run(self, **options) -> types.SimpleNamespace:
-        process = subprocess.run(
-            [sys.executable, "-c", PROBE],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            **options,
-        )
-        assert process.returncode == 0, process.stderr
-        return types.SimpleNamespace(**json.loads(process.stdout))
+        (found,) = run_in_turn([self], **options)
+        return found
+
+
+def run_in_turn(installations: list[Installation], **options) -> list[types.SimpleNamespace]:
+    """What each one's kernel gives: in one process, the first one's, which imports all others'."""
+    environments = [each.environment for each in installations]
+    process = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(environments)],
+        env=environments[0],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+    assert process.returncode == 0, process.stderr
+    found = map(json.loads, process.stdout.splitlines())
+    return [types.SimpleNamespace(**each) for each in found]
 
 
 @pytest.fixture
@@ -136,26 +151,6 @@ def test_second_process_loads_what_the_first_compiled(compiled, after_first_run)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"2.0 * x": "4.0 * x"},  # the injected function
-        {"SCALE = 3.0": "SCALE = 5.0"},  # a constant
-        {'jit(specialise(scan, "double"': 'jit(fastmath=True)(specialise(scan, "double"'},
-    ],
-    ids=["injected function", "constant", "options"],
-)
-def test_changed_source_is_compiled_again_in_the_same_files(compiled, change):
-    files = compiled.cache_files()
-    compiled.write_module(**change)
-    changed = compiled.run()
-    assert (changed.hits, changed.misses, changed.anew) == (0, 1, True)
-    assert changed.warnings == []
-    assert (changed.result == EXPECTED) == ("jit" in str(change))
-    assert compiled.cache_files() == files
-
-
-@pytest.mark.slow
 def test_code_injected_from_another_file_is_part_of_the_comparison(installation):
     """Numba's own cache compares only the file of the kernel itself."""
     other = installation.package / "other.py"
@@ -168,19 +163,6 @@ def test_code_injected_from_another_file_is_part_of_the_comparison(installation)
     changed = installation.run()
     assert changed.result != EXPECTED
     assert changed.hits == 0
-
-
-DAMAGE = {
-    "empty": lambda content: b"",
-    "short": lambda content: content[:40],
-    "truncated": lambda content: content[: len(content) // 2],
-    "zero-filled": lambda content: bytes(len(content)),
-    "garbage": lambda content: np.random.default_rng(0).bytes(len(content)),
-    "one bit": lambda content: content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
-    "payload of another time": lambda content: (
-        content[:32] + edge_rjepa.base.jit.hashlib.sha256(b"no pickle").digest() + b"no pickle"
-    ),
-}
 
 
 @pytest.mark.slow
@@ -201,37 +183,6 @@ def test_an_overload_in_another_file_is_part_of_the_comparison(installation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "damage",
-    but_in_attack(DAMAGE, "empty", "short", "zero-filled", "garbage", "payload of another time"),
-)
-def test_damaged_files_are_compiled_again_and_overwritten(compiled, damage):
-    good = [file.read_bytes() for file in compiled.cache_files()]
-    for file, content in zip(compiled.cache_files(), good, strict=True):
-        file.write_bytes(DAMAGE[damage](content))
-    damaged = compiled.run()
-    assert damaged.result == EXPECTED
-    assert (damaged.hits, damaged.misses) == (0, 1)
-    assert any("compiling it again" in warning for warning in damaged.warnings)
-    assert all(is_whole(file.read_bytes()) for file in compiled.cache_files())
-
-
-def is_whole(content):
-    """Whether a cache file's second digest is that of what follows it."""
-    return content[32:64] == hashlib.sha256(content[64:]).digest() and len(content) > 1000
-
-
-@pytest.mark.slow
-def test_unreadable_cache_file(compiled):
-    for file in compiled.cache_files():
-        file.unlink()
-        file.mkdir()
-    blocked = compiled.run()
-    assert blocked.result == EXPECTED
-    assert any("cannot be read" in warning for warning in blocked.warnings)
-
-
-@pytest.mark.slow
 def test_without_home_or_package_folder_a_private_temporary_folder_serves(installation):
     installation.seal()
     first, second = installation.run(), installation.run()
@@ -240,6 +191,33 @@ def test_without_home_or_package_folder_a_private_temporary_folder_serves(instal
     assert Path(second.folder).parent == installation.temporary
     assert installation.temporary.stat().st_mode & 0o777 == 0o700
     assert first.warnings == second.warnings == []
+
+
+# ------------------------------------------------------------------------------------------------
+# What is compiled again whatever was before: one process after the other would start for each
+
+
+CHANGES = {
+    "injected function": {"2.0 * x": "4.0 * x"},
+    "constant": {"SCALE = 3.0": "SCALE = 5.0"},
+    "options": {'jit(specialise(scan, "double"': 'jit(fastmath=True)(specialise(scan, "double"'},
+}
+DAMAGE = {
+    "empty": lambda content: b"",
+    "short": lambda content: content[:40],
+    "truncated": lambda content: content[: len(content) // 2],
+    "zero-filled": lambda content: bytes(len(content)),
+    "garbage": lambda content: np.random.default_rng(0).bytes(len(content)),
+    "one bit": lambda content: content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
+    "payload of another time": lambda content: (
+        content[:32] + edge_rjepa.base.jit.hashlib.sha256(b"no pickle").digest() + b"no pickle"
+    ),
+}
+
+
+def unreadable(file: Path):
+    file.unlink()
+    file.mkdir()
 
 
 def open_to_others(folder: Path):
@@ -253,30 +231,100 @@ def link_to_another_folder(folder: Path):
 
 
 def owned_by_another_user(folder: Path):
-    if os.getuid() != 0:
-        pytest.skip("only root can give a folder to another user")
     folder.mkdir(mode=0o700)
-    os.chown(folder, 65534, 65534)
+    if os.getuid() == 0:
+        os.chown(folder, 65534, 65534)
+
+
+def no_folder(folder: Path):
+    folder.write_text("a file where the folder would be")
+
+
+REFUSED = (open_to_others, link_to_another_folder, owned_by_another_user)
+
+
+@pytest.fixture(scope="module")
+def compiled_again(tmp_path_factory, after_first_run):
+    """By what had befallen it: an installation, and what was found as it was run."""
+    folder, package = tmp_path_factory.mktemp("again"), after_first_run[0].package
+    installations = {}
+
+    def installation(befallen, package=None):
+        installations[befallen] = Installation(folder / str(len(installations)), package)
+        return installations[befallen]
+
+    for change, replaced in CHANGES.items():
+        installation(change, package).write_module(**replaced)
+    for damage, damaged in DAMAGE.items():
+        for file in installation(damage, package).cache_files():
+            file.write_bytes(damaged(file.read_bytes()))
+    for file in installation(unreadable, package).cache_files():
+        unreadable(file)
+    for prepare in (*REFUSED, no_folder):
+        sealed = installation(prepare)
+        sealed.seal()
+        prepare(sealed.temporary)
+    found = run_in_turn(list(installations.values()))
+    return dict(zip(installations, zip(installations.values(), found, strict=True), strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prepare", [open_to_others, link_to_another_folder, owned_by_another_user])
-def test_a_temporary_folder_that_others_may_write_is_refused(installation, prepare):
-    installation.seal()
-    prepare(installation.temporary)
-    refused = installation.run()
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_source_is_compiled_again_in_the_same_files(
+    compiled_again, after_first_run, change
+):
+    installation, changed = compiled_again[change]
+    assert (changed.hits, changed.misses, changed.anew) == (0, 1, True)
+    assert changed.warnings == []
+    assert (changed.result == EXPECTED) == (change == "options")
+    files, before = (each.cache_files() for each in (installation, after_first_run[0]))
+    assert [file.name for file in files] == [file.name for file in before]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "damage",
+    but_in_attack(DAMAGE, "empty", "short", "zero-filled", "garbage", "payload of another time"),
+)
+def test_damaged_files_are_compiled_again_and_overwritten(compiled_again, damage):
+    installation, damaged = compiled_again[damage]
+    assert damaged.result == EXPECTED
+    assert (damaged.hits, damaged.misses) == (0, 1)
+    assert any("compiling it again" in warning for warning in damaged.warnings)
+    assert all(is_whole(file.read_bytes()) for file in installation.cache_files())
+
+
+def is_whole(content):
+    """Whether a cache file's second digest is that of what follows it."""
+    return content[32:64] == hashlib.sha256(content[64:]).digest() and len(content) > 1000
+
+
+@pytest.mark.slow
+def test_unreadable_cache_file(compiled_again):
+    _, blocked = compiled_again[unreadable]
+    assert blocked.result == EXPECTED
+    assert any("cannot be read" in warning for warning in blocked.warnings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prepare", REFUSED)
+def test_a_temporary_folder_that_others_may_write_is_refused(compiled_again, prepare):
+    if prepare is owned_by_another_user and os.getuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    installation, refused = compiled_again[prepare]
     assert refused.result == EXPECTED
     assert len(refused.warnings) == 1 and "not kept" in refused.warnings[0]
     assert not list(installation.temporary.rglob("*.nbc"))
 
 
 @pytest.mark.slow
-def test_no_writable_place_at_all_gives_one_warning(installation):
-    installation.seal()
-    installation.temporary.write_text("a file where the folder would be")
-    uncached = installation.run()
+def test_no_writable_place_at_all_gives_one_warning(compiled_again):
+    _, uncached = compiled_again[no_folder]
     assert uncached.result == EXPECTED
     assert len(uncached.warnings) == 1 and "not kept" in uncached.warnings[0]
+
+
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -342,13 +390,14 @@ def test_what_others_could_have_written_is_not_unpickled(compiled, tmp_path, pre
     """A pickle runs code as it is read, and its digest proves nothing."""
     chosen = tmp_path / "chosen"
     compiled.environment["NUMBA_CACHE_DIR"] = str(chosen)
-    compiled.run()
+    folder = chosen / caching._CacheLocator.get_suitable_cache_subpath(compiled.package / "m.py")
+    shutil.copytree(compiled.package / "__pycache__", folder)
     planted = pickle.dumps(RunsWhenRead(tmp_path / "planted"))
-    for file in list(chosen.rglob("*.nbc")):
+    for file in list(folder.glob("*.nbc")):
         file.write_bytes(file.read_bytes()[:32] + hashlib.sha256(planted).digest() + planted)
         prepare(file)
     found = compiled.run()
-    assert (found.result, found.hits) == (EXPECTED, 0)
+    assert (found.result, found.hits, found.folder) == (EXPECTED, 0, str(folder))
     assert says in found.warnings[0]
     assert not (tmp_path / "planted").exists()
 
@@ -359,7 +408,7 @@ def test_disabled_jit_leaves_plain_functions(installation):
     program = PROBE.replace("sum(kernel.stats.cache_hits.values())", "0")
     program = program.replace("sum(kernel.stats.cache_misses.values())", "0")
     program = program.replace('str(getattr(kernel.stats, "cache_path", ""))', "''")
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program, json.dumps([installation.environment])]
     output = subprocess.check_output(command, env=installation.environment, text=True)
     assert json.loads(output)["result"] == EXPECTED
 

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from edge_rjepa.learner.kernels.microkernels import (
 )
 
 FILL = 7.0
+# Where kernels for other processors are kept from one run to the next, as this one's own are: of
+# each it is known for which processor and of what code it is.
+OF_NARROW = Path(__file__).parent / "__pycache__" / "narrow"
 
 
 def framed(rng, shape, dtype):
@@ -209,13 +213,13 @@ def test_a_kept_kernel_is_stale_when_its_tiles_are_others():
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the processors are x86-64")
 @pytest.mark.parametrize("features", ["", "+avx,+avx2,+fma"], ids=["16 bytes", "32 bytes"])
-def test_for_processors_with_shorter_vectors(features, tmp_path):
+def test_for_processors_with_shorter_vectors(features):
     """Vectors of 16 bytes are those of Arm, too."""
     narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     done = subprocess.run(
         [*command, __file__],
-        env={**os.environ, **narrow, "NUMBA_CACHE_DIR": str(tmp_path)},
+        env={**os.environ, **narrow, "NUMBA_CACHE_DIR": str(OF_NARROW)},
         capture_output=True,
         text=True,
     )

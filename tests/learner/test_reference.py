@@ -55,13 +55,13 @@ def naive(parameters, cell, memory_input, eps=0.5, tau=6.0):
     return NaiveModel(parameters, cell, memory_input, eps, tau)
 
 
-def summed_loss(parameters, cell, memory_input, blocks, at):
+def summed_loss(parameters, cell, memory_input, blocks, still):
     """Sum of the block losses at `parameters`, spelled out one fixation at a time.
 
-    The statistics are those at the parameters `at`, and so is the z that u sees where the
-    gradient is stopped: what the derivative holds fixed, this function really holds fixed.
+    still: what a run found at the parameters that do not move. The statistics are of that, and so
+    is the z that u sees where the gradient is stopped: what the derivative holds fixed, this
+    function really holds fixed.
     """
-    still = naive(at, cell, memory_input).run(blocks)
     moved = naive(parameters, cell, memory_input)
     mu, S_z, S_e, n = np.zeros(N_Z), np.zeros((N_Z, N_Z)), np.zeros((N_Z, N_Z)), 0
     total = 0.0
@@ -94,7 +94,8 @@ def test_gradient_is_the_central_difference_of_the_loss(cell, memory_input, n_e)
     """Of some entries of each array, drawn at random: each takes two runs of the network."""
     rng = np.random.default_rng(1)
     parameters, blocks = random_parameters(cell, memory_input, rng, n_e), random_blocks(rng)
-    gradient = naive(parameters, cell, memory_input).gradient(blocks)
+    model = naive(parameters, cell, memory_input)
+    gradient, still = model.gradient(blocks), model.run(blocks)
     step = 1e-5
     for name, array in parameters.items():
         assert gradient[name].shape == array.shape
@@ -107,8 +108,8 @@ def test_gradient_is_the_central_difference_of_the_loss(cell, memory_input, n_e)
             up[tuple(i)] += step
             down[tuple(i)] -= step
             slope = (
-                summed_loss({**parameters, name: up}, cell, memory_input, blocks, parameters)
-                - summed_loss({**parameters, name: down}, cell, memory_input, blocks, parameters)
+                summed_loss({**parameters, name: up}, cell, memory_input, blocks, still)
+                - summed_loss({**parameters, name: down}, cell, memory_input, blocks, still)
             ) / (2 * step)
             found = gradient[name][tuple(i)]
             np.testing.assert_allclose(found, slope, rtol=1e-6, atol=1e-8, err_msg=name)
@@ -119,8 +120,9 @@ def test_gradient_is_the_central_difference_of_the_loss(cell, memory_input, n_e)
 def test_loss_of_the_run_is_the_loss_that_is_differentiated(cell, memory_input, n_e):
     rng = np.random.default_rng(2)
     parameters, blocks = random_parameters(cell, memory_input, rng, n_e), random_blocks(rng)
-    losses = [result.loss for result in naive(parameters, cell, memory_input).run(blocks)]
-    expected = summed_loss(parameters, cell, memory_input, blocks, parameters)
+    results = naive(parameters, cell, memory_input).run(blocks)
+    losses = [result.loss for result in results]
+    expected = summed_loss(parameters, cell, memory_input, blocks, results)
     assert sum(losses) == pytest.approx(expected, rel=1e-12)
 
 

@@ -10,12 +10,14 @@ import random
 import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,8 +89,11 @@ def ignore(told) -> None:
 
 
 def uninterrupted(folder: Path, config: RunConfig, frames: int) -> dict[int, str]:
-    """The learner's digest by the number of frames, of a run that nothing happens to."""
-    digests = {}
+    """The learner's digest by the number of frames, of a run that nothing happens to.
+
+    It is saved at its end alone: to be saved must change nothing.
+    """
+    config, digests = replace(config, checkpoint_every_s=1e9), {}
 
     def note(run) -> bool:
         digests[run.frames] = run.learner.digest
@@ -343,6 +348,21 @@ def world(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def learned(world):
+    """A run of 20 frames."""
+    run, small = world / "run", str(world / "small.toml")
+    with small_runs.undrawn():
+        assert cli.main(["learn", "--config", small, "--out", str(run), "--fixations", "320"]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(world):
+    """The learner's digests in a run of 30 frames that nothing happens to."""
+    return uninterrupted(world / "whole", RunConfig.from_toml(world / "small.toml"), frames=30)
+
+
 def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -360,11 +380,10 @@ def flip_a_bit(path: Path) -> None:
     ids=["truncated", "a bit flipped", "empty", "deleted"],
 )
 def test_resume_goes_on_from_the_one_before_a_damaged_checkpoint(
-    world, tmp_path, capsys, undrawn, damage, says
+    learned, whole, tmp_path, capsys, undrawn, damage, says
 ):
     run = tmp_path / "run"
-    small = str(world / "small.toml")
-    assert cli.main(["learn", "--config", small, "--out", str(run), "--fixations", "320"]) == 0
+    shutil.copytree(learned, run)
     before = RJepa.load(run / "checkpoint.2.safetensors")
     damage(run / CHECKPOINT)
     damage_too = run / "checkpoint.1.safetensors"
@@ -376,7 +395,6 @@ def test_resume_goes_on_from_the_one_before_a_damaged_checkpoint(
     lost = 20 - before.fixations // 16
     assert 1 <= lost <= 2 and re.search(rf"\b{lost} frames?\b.*lost", said), said
     assert load_run(run).learner.fixations == 480
-    whole = uninterrupted(tmp_path / "whole", RunConfig.from_toml(small), frames=30)
     assert load_run(run).learner.digest == whole[30]
 
 
