@@ -249,8 +249,8 @@ def _consensus(rays_before, rays_after, cells, most_off, rng) -> np.ndarray:
 def _frames(pairs: np.ndarray) -> np.ndarray:
     """Orthonormal frames (..., 3, 3), as columns, of two rays (..., 2, 3)."""
     first = pairs[..., 0, :] + pairs[..., 1, :]
-    third = np.cross(pairs[..., 0, :], pairs[..., 1, :])
-    frame = np.stack([first, np.cross(third, first), third], axis=-1)
+    third = _cross(pairs[..., 0, :], pairs[..., 1, :])
+    frame = np.stack([first, _cross(third, first), third], axis=-1)
     return frame / np.maximum(np.linalg.norm(frame, axis=-2, keepdims=True), 1e-12)
 
 
@@ -342,9 +342,21 @@ def _rays_by_nudge(camera: CameraModel, rays, pixels) -> np.ndarray:
 
 def _across(rays: np.ndarray) -> np.ndarray:
     """Two unit vectors (M, 2, 3) at right angles to each ray (M, 3) and to each other."""
-    right = np.cross([0.0, 1.0, 0.0], rays)
+    across = np.zeros((*rays.shape[:-1], 2, 3))
+    right = across[..., 0, :]
+    right[..., 0], right[..., 2] = rays[..., 2], -rays[..., 0]  # down x ray
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
-    return np.stack([right, np.cross(rays, right)], axis=-2)
+    across[..., 1, :] = _cross(rays, right)
+    return across
+
+
+def _cross(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Cross products (..., 3), as of np.cross, which takes much longer."""
+    product = np.empty(one.shape)
+    for k in range(3):
+        right, left = (k + 1) % 3, (k + 2) % 3
+        product[..., k] = one[..., right] * other[..., left] - one[..., left] * other[..., right]
+    return product
 
 
 def _dot(across: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -353,7 +365,8 @@ def _dot(across: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 def _crossed(vectors: np.ndarray) -> np.ndarray:
     """Matrices (M, 3, 3) with crossed(v) @ w = v x w."""
-    x, y, z = np.moveaxis(vectors, -1, 0)
-    zero = np.zeros_like(x)
-    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    crossed = np.zeros((*vectors.shape, 3))
+    for k in range(3):
+        crossed[..., (k + 2) % 3, (k + 1) % 3] = vectors[..., k]
+        crossed[..., (k + 1) % 3, (k + 2) % 3] = -vectors[..., k]
+    return crossed
