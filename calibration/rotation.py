@@ -108,11 +108,13 @@ def features_of(image: np.ndarray, width_px: int = WIDTH_PX) -> Features:
     if scale > 1.0:
         grey = cv2.resize(grey, None, fx=1.0 / scale, fy=1.0 / scale, interpolation=cv2.INTER_AREA)
     finder, off_px = _finder()
-    corners, looks = finder.compute(grey, _spread(finder.detect(grey, None), grey.shape))
+    corners, looks = finder.detectAndCompute(grey, None)  # one by one, each would scale the picture
     if looks is None:
         return Features(np.empty((0, 2)), np.empty((0, 128), np.float32))
+    best = _spread(corners, grey.shape)
+    looks = looks[best]
     looks = looks / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-6)
-    pixels = np.array([corner.pt for corner in corners], np.float64) - off_px
+    pixels = np.array([corners[k].pt for k in best], np.float64) - off_px
     return Features((pixels + 0.5) * scale - 0.5, looks)
 
 
@@ -124,17 +126,20 @@ def _finder() -> tuple[cv2.SIFT, float]:
         return cv2.SIFT.create(2 * CORNERS), UPSCALED_PX
 
 
-def _spread(corners, shape: tuple[int, int]) -> list:
-    """The strongest corners of each cell of the picture: one busy thing must not outvote it."""
+def _spread(corners, shape: tuple[int, int]) -> list[int]:
+    """Which corners are the strongest of their cell of the picture.
+
+    One busy thing must not outvote the rest.
+    """
     height, width = shape
     most = CORNERS // (GRID[0] * GRID[1])
-    cells: dict[tuple[int, int], list] = {}
-    for corner in sorted(corners, key=lambda c: -c.response):
-        x, y = corner.pt
+    cells: dict[tuple[int, int], list[int]] = {}
+    for k in sorted(range(len(corners)), key=lambda k: -corners[k].response):
+        x, y = corners[k].pt
         cell = cells.setdefault((int(x * GRID[0] / width), int(y * GRID[1] / height)), [])
         if len(cell) < most:
-            cell.append(corner)
-    return [corner for cell in cells.values() for corner in cell]
+            cell.append(k)
+    return [k for cell in cells.values() for k in cell]
 
 
 def rotation_between(
