@@ -110,12 +110,19 @@ def placed(fit: Fit, views: Views, weights: np.ndarray) -> Fit:
 
 def better(one: Fit, other: Fit, views: Views) -> Fit:
     """The first fit, with those places of the second that explain most of their views better."""
-    off = [np.where(views.seen, distances(fit, views), np.nan) for fit in (one, other)]
-    pick = np.nanmedian(off[1], axis=1, keepdims=True) < np.nanmedian(off[0], axis=1, keepdims=True)
+    usual = [_medians(distances(fit, views), views.seen) for fit in (one, other)]
+    pick = (usual[1] < usual[0])[:, None]
     return one._replace(
         rotations=np.where(pick[..., None], other.rotations, one.rotations),
         places=np.where(pick, other.places, one.places),
     )
+
+
+def _medians(off: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The median (V,) of off (V, N) where seen (V, N); NaN for a view with nothing seen."""
+    ordered = np.sort(np.where(seen, off, np.nan), axis=1)  # NaN comes last
+    count, view = seen.sum(axis=1), np.arange(len(off))
+    return 0.5 * (ordered[view, np.maximum(count - 1, 0) // 2] + ordered[view, count // 2])
 
 
 def _mirrored(fit: Fit, views: Views) -> Fit:
@@ -246,14 +253,17 @@ def _settled(fit: Fit, views: Views, weights: np.ndarray) -> Fit:
         new_residuals, new_by_pose = _pose_system(tried, views, root)
         new_cost = (new_residuals**2).sum(1)
         better = new_cost <= cost
-        pick = better[:, None]
-        fit = fit._replace(
-            rotations=np.where(pick[..., None], tried.rotations, fit.rotations),
-            places=np.where(pick, tried.places, fit.places),
-        )
-        residuals = np.where(pick, new_residuals, residuals)
-        by_pose = np.where(pick[..., None], new_by_pose, by_pose)
-        cost = np.where(better, new_cost, cost)
+        if better.all():  # as is usual
+            fit, residuals, by_pose, cost = tried, new_residuals, new_by_pose, new_cost
+        else:
+            pick = better[:, None]
+            fit = fit._replace(
+                rotations=np.where(pick[..., None], tried.rotations, fit.rotations),
+                places=np.where(pick, tried.places, fit.places),
+            )
+            residuals = np.where(pick, new_residuals, residuals)
+            by_pose = np.where(pick[..., None], new_by_pose, by_pose)
+            cost = np.where(better, new_cost, cost)
         damping = np.where(better, 0.1 * damping, 10.0 * damping)
         small = (abs(step) < SETTLED * np.array([1.0, 1.0, 1.0, size, size, size])).all(1)
         if (small | (damping > 1e8)).all():
@@ -271,11 +281,12 @@ def _pose_system(fit: Fit, views: Views, root: np.ndarray) -> tuple[np.ndarray, 
         pixels, by_point = project_points(fit.lens, fit.parameters, at)
         residuals = root[..., None] * (pixels - views.pixels)
         by_pose = root[..., None, None] * _by_pose(by_point, at, fit)
-    residuals[root == 0.0], by_pose[root == 0.0] = 0.0, 0.0
-    # A corner behind a pinhole, or where no number is left, is worse than any other.
-    lost = ((at[..., 2] <= 0.0) & (fit.lens == "pinhole")) | ~(
-        np.isfinite(residuals).all(-1) & np.isfinite(by_pose).all((-1, -2))
-    )
+        unseen = root == 0.0
+        residuals[unseen], by_pose[unseen] = 0.0, 0.0
+        # A corner behind a pinhole, or where no number is left, is worse than any other.
+        lost = (at[..., 2] <= 0.0) & (fit.lens == "pinhole")
+        if not np.isfinite(residuals.sum() + by_pose.sum()):  # one by one takes long
+            lost |= ~np.isfinite(residuals).all(-1) | ~np.isfinite(by_pose).all((-1, -2))
     residuals[lost], by_pose[lost] = LOST_PX * root[lost, None], 0.0
     return residuals.reshape(len(root), -1), by_pose.reshape(len(root), -1, 6)
 

@@ -61,10 +61,9 @@ class CharucoFinder:
         """Corners in a picture (H, W) uint8: numbers (n,) int64, rising, and pixels (n, 2).
 
         least: so many corners show a pattern that is not known yet; with fewer there are none.
-        quick: of the patterns tries ours and one of the others, the next one at each call.
+        quick: of the markers tries ours and those of one other kind, the next one at each call.
         """
-        for pattern in self._to_try(quick):
-            corners, ids, marks, _ = self._detectors[pattern].detectBoard(grey)
+        for pattern, corners, ids, marks in self._seen(grey, quick):
             count = 0 if ids is None else len(ids)
             if count and (self.pattern or count >= least):
                 order = np.argsort(ids.ravel())
@@ -76,10 +75,27 @@ class CharucoFinder:
                 return found, pixels
         return np.empty(0, np.int64), np.empty((0, 2))
 
-    def _to_try(self, quick: bool) -> list[Pattern]:
+    def _seen(self, grey: np.ndarray, quick: bool) -> Iterator[tuple]:
+        """(pattern, corners, ids, markers) of each pattern that may be the board's, as asked for.
+
+        Markers take the time, so they are sought once for all patterns with the same ones.
+        """
         if self.pattern:
-            return [self.pattern]
-        ours, *others = self._detectors
+            corners, ids, marks, _ = self._detectors[self.pattern].detectBoard(grey)
+            yield self.pattern, corners, ids, marks
+            return
+        for name in self._to_try(quick):
+            marks, numbers, _ = aruco().ArucoDetector(dictionary(name)).detectMarkers(grey)
+            if numbers is None:
+                continue
+            for pattern, detector in self._detectors.items():
+                if pattern.dictionary == name:
+                    corners, ids, *_ = detector.detectBoard(grey, None, None, marks, numbers)
+                    yield pattern, corners, ids, marks
+
+    def _to_try(self, quick: bool) -> list[str]:
+        """Names of dictionaries."""
+        ours, *others = dict.fromkeys(pattern.dictionary for pattern in self._detectors)
         self._turn = (self._turn + 1) % len(others)
         return [ours, others[self._turn]] if quick else [ours, *others]
 

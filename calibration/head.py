@@ -209,17 +209,18 @@ def solve_head(
     _check(views)
     gains = _gains(views)
     prior = np.zeros(4)
-    for _ in range(CAMERA_ROUNDS):
+    for again in range(CAMERA_ROUNDS):
+        if again:  # rays of the same pixels are others by the camera that was found
+            views = views._replace(
+                rotations=[
+                    measured(r.matrix, r.pixels_before, r.pixels_after, camera, r.share)
+                    for r in views.rotations
+                ]
+            )
         problem = _Problem(views, limits, home, np.asarray(camera_std), prior)
         fit = _fitted(problem, gains)
         prior = prior - fit.x[NUDGE]
         camera = nudged(camera, fit.x[NUDGE])
-        views = views._replace(
-            rotations=[
-                measured(r.matrix, r.pixels_before, r.pixels_after, camera, r.share)
-                for r in views.rotations
-            ]
-        )
     return _calibration(problem, fit, camera, views, -prior)
 
 

@@ -108,11 +108,13 @@ def features_of(image: np.ndarray, width_px: int = WIDTH_PX) -> Features:
     if scale > 1.0:
         grey = cv2.resize(grey, None, fx=1.0 / scale, fy=1.0 / scale, interpolation=cv2.INTER_AREA)
     finder, off_px = _finder()
-    corners, looks = finder.compute(grey, _spread(finder.detect(grey, None), grey.shape))
+    corners, looks = finder.detectAndCompute(grey, None)  # one by one, each would scale the picture
     if looks is None:
         return Features(np.empty((0, 2)), np.empty((0, 128), np.float32))
+    best = _spread(corners, grey.shape)
+    looks = looks[best]
     looks = looks / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-6)
-    pixels = np.array([corner.pt for corner in corners], np.float64) - off_px
+    pixels = np.array([corners[k].pt for k in best], np.float64) - off_px
     return Features((pixels + 0.5) * scale - 0.5, looks)
 
 
@@ -124,17 +126,20 @@ def _finder() -> tuple[cv2.SIFT, float]:
         return cv2.SIFT.create(2 * CORNERS), UPSCALED_PX
 
 
-def _spread(corners, shape: tuple[int, int]) -> list:
-    """The strongest corners of each cell of the picture: one busy thing must not outvote it."""
+def _spread(corners, shape: tuple[int, int]) -> list[int]:
+    """Which corners are the strongest of their cell of the picture.
+
+    One busy thing must not outvote the rest.
+    """
     height, width = shape
     most = CORNERS // (GRID[0] * GRID[1])
-    cells: dict[tuple[int, int], list] = {}
-    for corner in sorted(corners, key=lambda c: -c.response):
-        x, y = corner.pt
+    cells: dict[tuple[int, int], list[int]] = {}
+    for k in sorted(range(len(corners)), key=lambda k: -corners[k].response):
+        x, y = corners[k].pt
         cell = cells.setdefault((int(x * GRID[0] / width), int(y * GRID[1] / height)), [])
         if len(cell) < most:
-            cell.append(corner)
-    return [corner for cell in cells.values() for corner in cell]
+            cell.append(k)
+    return [k for cell in cells.values() for k in cell]
 
 
 def rotation_between(
@@ -249,8 +254,8 @@ def _consensus(rays_before, rays_after, cells, most_off, rng) -> np.ndarray:
 def _frames(pairs: np.ndarray) -> np.ndarray:
     """Orthonormal frames (..., 3, 3), as columns, of two rays (..., 2, 3)."""
     first = pairs[..., 0, :] + pairs[..., 1, :]
-    third = np.cross(pairs[..., 0, :], pairs[..., 1, :])
-    frame = np.stack([first, np.cross(third, first), third], axis=-1)
+    third = _cross(pairs[..., 0, :], pairs[..., 1, :])
+    frame = np.stack([first, _cross(third, first), third], axis=-1)
     return frame / np.maximum(np.linalg.norm(frame, axis=-2, keepdims=True), 1e-12)
 
 
@@ -342,9 +347,21 @@ def _rays_by_nudge(camera: CameraModel, rays, pixels) -> np.ndarray:
 
 def _across(rays: np.ndarray) -> np.ndarray:
     """Two unit vectors (M, 2, 3) at right angles to each ray (M, 3) and to each other."""
-    right = np.cross([0.0, 1.0, 0.0], rays)
+    across = np.zeros((*rays.shape[:-1], 2, 3))
+    right = across[..., 0, :]
+    right[..., 0], right[..., 2] = rays[..., 2], -rays[..., 0]  # down x ray
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
-    return np.stack([right, np.cross(rays, right)], axis=-2)
+    across[..., 1, :] = _cross(rays, right)
+    return across
+
+
+def _cross(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Cross products (..., 3), as of np.cross, which takes much longer."""
+    product = np.empty(one.shape)
+    for k in range(3):
+        right, left = (k + 1) % 3, (k + 2) % 3
+        product[..., k] = one[..., right] * other[..., left] - one[..., left] * other[..., right]
+    return product
 
 
 def _dot(across: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -353,7 +370,8 @@ def _dot(across: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 def _crossed(vectors: np.ndarray) -> np.ndarray:
     """Matrices (M, 3, 3) with crossed(v) @ w = v x w."""
-    x, y, z = np.moveaxis(vectors, -1, 0)
-    zero = np.zeros_like(x)
-    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    crossed = np.zeros((*vectors.shape, 3))
+    for k in range(3):
+        crossed[..., (k + 2) % 3, (k + 1) % 3] = vectors[..., k]
+        crossed[..., (k + 1) % 3, (k + 2) % 3] = -vectors[..., k]
+    return crossed

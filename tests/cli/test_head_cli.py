@@ -42,10 +42,17 @@ def command(*arguments):
     return [sys.executable, "-m", "edge_rjepa", "head", *arguments]
 
 
-def run(*arguments, **options):
+def started(*arguments, **options):
+    """What comes of it in a process of its own."""
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=300, **options
     )
+
+
+@pytest.fixture
+def run(typed, tmp_path):
+    """The same in this process: to start another takes longer than most of what heads do."""
+    return lambda *arguments: typed(tmp_path, "head", *arguments)
 
 
 def at(board):
@@ -58,22 +65,22 @@ def told(done):
 
 
 def test_status_is_for_people_and_for_scripts(board):
-    words = run("status", at(board)).stdout
+    words = started("status", at(board)).stdout
     assert "pan +0.0, tilt +0.0 degrees, still" in words and "faults: none" in words
-    status = told(run("status", at(board), "--json"))
+    status = told(started("status", at(board), "--json"))
     assert (status["pan_deg"], status["tilt_deg"]) == (0.0, 0.0)
     assert status["connected"] and not status["torque_off"] and status["port"] == board.path
     assert status["limits_deg"] == [[-45.0, 45.0]] * 2
 
 
-def test_looking_at_a_limp_head_leaves_it_limp(tmp_path):
+def test_looking_at_a_limp_head_leaves_it_limp(tmp_path, run):
     with CoreBoard(tmp_path) as board:
         status = told(run("status", at(board), "--json"))
         assert status["torque_off"] and status["pan_deg"] is None
         assert board.pulses_us() is None
 
 
-def test_move_turns_and_waits_and_says_where_it_ended(board):
+def test_move_turns_and_waits_and_says_where_it_ended(board, run):
     done = run("move", "-20", "10", "--seconds", "0.3", at(board), "--json")
     moved = told(done)
     assert (moved["pan_deg"], moved["tilt_deg"]) == pytest.approx((-20.0, 10.0), abs=0.05)
@@ -83,11 +90,11 @@ def test_move_turns_and_waits_and_says_where_it_ended(board):
 
 
 @pytest.mark.slow
-def test_home_and_relax(board):
+def test_home_and_relax(board, run):
     told(run("move", "20", "0", at(board), "--json"))
     assert told(run("home", at(board), "--json"))["pan_deg"] == 0.0
-    assert told(run("relax", at(board), "--json"))["torque_off"]
-    assert board.pulses_us() is None
+    assert told(started("relax", at(board), "--json"))["torque_off"]
+    assert board.pulses_us() is None  # its last pulses are past when a process has ended
 
 
 @pytest.mark.slow
@@ -109,12 +116,12 @@ def test_stay_keeps_it_there_until_the_end(board):
 @pytest.mark.parametrize(
     "arguments", [("move", "nan", "0"), ("move", "10"), ("limits", "--pan", "1000"), ("turn",)]
 )
-def test_wrong_usage_is_told_as_such(arguments):
+def test_wrong_usage_is_told_as_such(arguments, run):
     assert run(*arguments).returncode == 2
 
 
 @pytest.mark.slow
-def test_a_head_that_is_not_there_is_one_line_with_a_cure(tmp_path):
+def test_a_head_that_is_not_there_is_one_line_with_a_cure(tmp_path, run):
     done = run("status", f"--head=serial:{tmp_path}/nothing")
     assert done.returncode == 1 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "nothing cannot be opened" in done.stderr
@@ -124,7 +131,7 @@ def test_a_head_that_is_not_there_is_one_line_with_a_cure(tmp_path):
 # limits
 
 
-def test_limits_are_shown_set_and_kept(board):
+def test_limits_are_shown_set_and_kept(board, run):
     told(run("relax", at(board), "--json"))
     wanted = ("--pan", "900", "2100", "--pan-home", "1450.5", "--tilt-slew", "900", "--id", "7")
     settings = told(run("limits", at(board), *wanted, "--json"))
@@ -139,7 +146,7 @@ def test_limits_are_shown_set_and_kept(board):
     assert "board 7" in shown and "900 .. 2100 us, home 1450.5 us" in shown
 
 
-def test_limits_that_cannot_be_are_refused(board):
+def test_limits_that_cannot_be_are_refused(board, run):
     told(run("relax", at(board), "--json"))
     done = run("limits", at(board), "--pan", "2000", "1000")
     assert done.returncode == 1 and "low <= home <= high" in done.stderr
@@ -152,7 +159,7 @@ def test_the_slowest_servo_is_waited_for():
     assert SLOW_S > longest_s + 5.0
 
 
-def test_bus_servos_keep_their_own_limits():
+def test_bus_servos_keep_their_own_limits(run):
     done = run("limits", "--head=feetech:/dev/null")
     assert done.returncode == 1 and "maker's tool" in done.stderr
 
@@ -171,9 +178,9 @@ def firmware(tmp_path):
 def test_flash_prints_the_exact_command_where_there_is_no_avrdude(firmware, tmp_path):
     arguments = "flash", "--port", "/dev/ttyACM0", "--hex", str(firmware)
     line = f"avrdude -p atmega328p -c arduino -P /dev/ttyACM0 -b 115200 -U flash:w:{firmware}:i\n"
-    done = run(*arguments, env={**os.environ, "PATH": str(tmp_path)})
+    done = started(*arguments, env={**os.environ, "PATH": str(tmp_path)})
     assert done.returncode == 1 and done.stdout == line and "apt-get install" in done.stderr
-    done = run(*arguments, "--print", "--old-boot-loader")
+    done = started(*arguments, "--print", "--old-boot-loader")
     assert done.returncode == 0 and done.stdout == line.replace("115200", "57600")
 
 
@@ -187,15 +194,15 @@ def stand_in(folder, exit_code):
 
 def test_flash_has_avrdude_write_it_and_asks_the_board_who_it_is(board, firmware, tmp_path):
     arguments = "flash", "--port", board.path, "--hex", str(firmware)
-    done = run(*arguments, env=stand_in(tmp_path, 0))
+    done = started(*arguments, env=stand_in(tmp_path, 0))
     assert done.returncode == 0 and "servo board 0, firmware" in done.stderr
     asked = (tmp_path / "asked").read_text()
     assert asked == f"-p atmega328p -c arduino -P {board.path} -b 115200 -U flash:w:{firmware}:i\n"
-    done = run(*arguments, env=stand_in(tmp_path, 1))
+    done = started(*arguments, env=stand_in(tmp_path, 1))
     assert done.returncode == 1 and "with --old-boot-loader" in done.stderr
 
 
-def test_flash_says_what_to_do_without_firmware(tmp_path):
+def test_flash_says_what_to_do_without_firmware(tmp_path, run):
     done = run("flash", "--port", "/dev/ttyACM0", "--hex", str(tmp_path / "none.hex"))
     assert done.returncode == 1 and "make firmware" in done.stderr
 
@@ -311,7 +318,7 @@ def test_jog_goes_on_through_a_lost_line(board):
 
 
 def test_jog_needs_a_terminal(board):
-    done = run("jog", at(board), stdin=subprocess.DEVNULL)
+    done = started("jog", at(board), stdin=subprocess.DEVNULL)
     assert done.returncode == 1 and "for a terminal" in done.stderr
 
 
