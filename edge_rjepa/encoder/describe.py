@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
 from edge_rjepa.errors import InputError
@@ -73,9 +74,12 @@ def scan_to_describe(picture: np.ndarray) -> Scan:
 
 def in_even_light(image: np.ndarray) -> np.ndarray:
     """The image (H, W, 3) uint8 as if its light were grey, and as strong as in any other."""
-    level = np.maximum(image.reshape(-1, 3).mean(axis=0), DARKEST_LEVEL)
+    height, width = image.shape[:2]
+    level = np.maximum(np.array(cv2.sumElems(image)[:3]) / (height * width), DARKEST_LEVEL)
     gain = np.floor(GAIN_STEPS * EVEN_LEVEL / level + GAIN_NUDGE) / GAIN_STEPS
-    return np.minimum(np.floor(image * gain + 0.5), 255.0).astype(np.uint8)
+    levels = np.arange(256)[:, None]  # what becomes of each is looked up
+    evened = np.minimum(np.floor(levels * gain + 0.5), 255.0).astype(np.uint8)
+    return cv2.LUT(image, evened[None])
 
 
 def described_size(width_px: int, height_px: int) -> tuple[int, int]:

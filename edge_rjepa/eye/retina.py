@@ -176,7 +176,8 @@ class Retina:
         side = np.arange(self.config.window_px)
         columns = np.clip(corners[:, :1] + side, 0, image.shape[1] - 1)
         rows = np.clip(corners[:, 1:] + side, 0, image.shape[0] - 1)
-        return image[rows[:, :, None], columns[:, None, :]]
+        places = rows[:, :, None] * image.shape[1] + columns[:, None, :]
+        return image.reshape(-1, 3).take(places, axis=0)
 
     def features_of_windows(self, windows) -> np.ndarray:
         """Features (N, f) float32 of windows (N, window_px, window_px, 3) uint8 BGR.

@@ -6,6 +6,7 @@ A direction is an index into one lattice of angles, the same wherever the head l
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -26,7 +27,6 @@ class Directions:
     """A lattice of directions, seen by a camera in windows of window_px.
 
     angles_rad: (n, 2) azimuth and elevation in the base frame. step_rad: between neighbours.
-    neighbours: (n, NEIGHBOURS) the nearest directions of each, itself first.
     """
 
     def __init__(self, camera: Camera, window_px: int) -> None:
@@ -34,14 +34,21 @@ class Directions:
         self._scale = min(1.0, WIDTH_PX / camera.width_px)
         self.step_rad = STEP_SHARE * camera.width_px / camera.focal_px
         self.angles_rad = lattice(self.step_rad)
-        rays = rays_of_angles(self.angles_rad)
-        self.neighbours = cKDTree(rays).query(rays, NEIGHBOURS)[1]
         self._corners = _corners(self.angles_rad, 0.5 * window_px / (self._scale * camera.focal_px))
         side = float(window_px)
         self._square = np.array([[0, 0], [side, 0], [side, side], [0, side]], np.float32)
         self._mask: np.ndarray | None = None
         self._head: tuple[float, float] | None = None  # of the view that is kept
         self._in_view = np.empty(0, np.intp)
+
+    @cached_property
+    def neighbours(self) -> np.ndarray:
+        """(n, NEIGHBOURS) the nearest directions of each, itself first.
+
+        Found when it is asked for: of so narrow a lens that it is refused, that takes seconds.
+        """
+        rays = rays_of_angles(self.angles_rad)
+        return np.asarray(cKDTree(rays).query(rays, NEIGHBOURS)[1])
 
     def in_view(self, head: tuple[float, float]) -> np.ndarray:
         """The directions (K,) that are in a picture taken at head angles (pan_rad, tilt_rad)."""

@@ -84,7 +84,7 @@ def test_learn_leaves_a_run_and_says_what_it_learned(world):
 
 
 @pytest.mark.slow
-def test_resume_goes_on_and_export_writes_an_encoder(world, typed, monkeypatch):
+def test_resume_goes_on_and_export_writes_an_encoder(world, typed, undrawn, monkeypatch):
     """What another process learned."""
     monkeypatch.setattr(parity, "PARITY_STEPS", 60)
     resumed = typed(world, "learn", "--resume", "run", "--fixations", "960", "--json")
@@ -100,12 +100,12 @@ def test_resume_goes_on_and_export_writes_an_encoder(world, typed, monkeypatch):
 
 @pytest.mark.slow
 def test_export_in_eight_bits_says_what_is_lost(world, typed, monkeypatch):
+    monkeypatch.setattr(parity, "PARITY_STEPS", 60)
     done = typed(world, "export", "run", "-o", "small.onnx", "--int8", "--json")
     assert done.returncode == 0, done.stderr
     assert "telling frames apart" in done.stderr
     assert 0.9 < json.loads(done.stdout)["int8"]["embedding_cosine_mean"] <= 1.0
     assert (world / "small.int8.onnx").exists()
-    monkeypatch.setattr(parity, "PARITY_STEPS", 60)
     done = typed(world, "export", "run", "-o", "small.onnx", "--patches", "pictures")
     assert done.returncode == 0 and "real patches" in done.stderr
     done = typed(world, "export", "run", "-o", "x.onnx", "--int8", "--patches", "nowhere")
@@ -175,7 +175,8 @@ def test_a_signal_saves_and_ends_cleanly(world, typed, tmp_path, number):
         ([], 2, "COMMAND"),
     ],
 )
-def test_wrong_use_is_one_clear_line(world, typed, arguments, code, says):
+def test_wrong_use_is_one_clear_line(world, typed, monkeypatch, arguments, code, says):
+    monkeypatch.setattr(parity, "PARITY_STEPS", 60)  # before a file that cannot be written
     done = typed(world, *arguments)
     assert done.returncode == code
     assert says in done.stderr and "Traceback" not in done.stderr

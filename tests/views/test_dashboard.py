@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.browser import browser as chromium
 from edge_rjepa.base import journal
+from edge_rjepa.encoder import parity
 from edge_rjepa.errors import ConfigError
 from edge_rjepa.learner.config import RJepaConfig
 from edge_rjepa.learner.rjepa import RJepa
@@ -333,7 +334,8 @@ def test_checkpoint(world):
     assert kept < frame <= learning.run.frames_kept
 
 
-def test_export_can_be_downloaded(world):
+def test_export_can_be_downloaded(world, monkeypatch):
+    monkeypatch.setattr(parity, "PARITY_STEPS", 60)
     learning, driver = world
     assert press(driver, "export").startswith("writing ")
     wait_for(lambda: driver.find_element("id", "download").is_displayed(), "it is written")
@@ -676,7 +678,7 @@ def test_a_long_run_is_judged_by_all_of_it_and_held_in_few_lines(folder):
         judged = {"held_out_information": 1.0, "held_out_known_again": 0.5} if k == 1501 else {}
         line |= {"frames": k, "fixations": 100 * k, "information": min(4.0, k / 700)}
         kept.append(line | judged)
-    live = live_state()
+    live = LiveState(lambda: None)  # no encoder is made anew for each line
     run = LearningRun(folder, live, Buttons(lambda learner, path: None, live.on_event))
     overview = run.overview()
     assert "50% of views" in overview["verdict"]["sentence"]

@@ -369,7 +369,8 @@ def test_a_sample_of_other_shapes_is_refused(run_dir, changes):
 @pytest.mark.slow
 def test_a_sample_that_unpacks_without_end_is_not_unpacked(run_dir):
     add_sample(run_dir)
-    with zipfile.ZipFile(run_dir / "sample.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+    path = run_dir / "sample.npz"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         with archive.open("more.npy", "w") as member:
             for _ in range(300):
                 member.write(bytes(1 << 20))

@@ -6,17 +6,19 @@ import sys
 
 import pytest
 
+from tests import small_runs
 from tests.tools import need
 
 pytestmark = pytest.mark.browser
 
-LEARN = [sys.executable, "-m", "edge_rjepa", "learn", "--seconds", "3", "--show"]
+LEARN = [sys.executable, "-m", "edge_rjepa", "learn", "--fixations", "640", "--show"]
 
 
 def learn(tmp_path, **environment):
     none = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    (tmp_path / "small.toml").write_text(small_runs.CONFIG)
     return subprocess.run(
-        [*LEARN, "--out", str(tmp_path / "run")],
+        [*LEARN, "--config", str(tmp_path / "small.toml"), "--out", str(tmp_path / "run")],
         capture_output=True,
         text=True,
         timeout=300,
