@@ -264,6 +264,19 @@ def test_learning_goes_on_when_nobody_reads_what_it_says(world, tmp_path):
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_with_our_code_whatever_python_was_doing(tmp_path):
+    """With the signal itself, if it ran a string of Python just then, as imports do."""
+    (tmp_path / "interrupted.py").write_text(
+        "from edge_rjepa import cli\n"
+        "cli._parser = lambda: exec('raise KeyboardInterrupt')\n"
+        "cli.program()\n"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "edge-rjepa: interrupted\n")
+
+
+@pytest.mark.slow
 def test_a_second_start_in_the_same_folder_is_refused_at_once(world, typed, tmp_path):
     first = start(world, *LEARN, "--out", str(tmp_path / "run"))
     while not (tmp_path / "run").exists():
