@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo quick test attack readers robots lerobot foxglove fleet debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-robots bench-watch pictures soak lock clean
+.PHONY: demo quick test long attack readers robots lerobot foxglove fleet debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-robots bench-watch pictures soak lock clean
 
 demo: .venv/demo.stamp
 	rm -rf $(RUN)
@@ -19,15 +19,19 @@ demo: .venv/demo.stamp
 	@echo "What it learned: $(CURDIR)/$(RUN)/report.png"
 
 # Tests start hundreds of processes: each would compile all sources anew where Python may keep nothing.
-quick test attack: export PYTHONDONTWRITEBYTECODE :=
+quick test long attack: export PYTHONDONTWRITEBYTECODE :=
 
 # The fast tests of every room: what to run while you work.
 quick: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-		-m "not (attack or browser or chip or cuda or fuzz or slow)"
+		-m "not (attack or browser or chip or cuda or fuzz or long or slow)"
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not attack"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not (attack or long)"
+
+# What takes a core half a minute or more and seldom changes; continuous integration runs it after the others.
+long: .venv/test.stamp
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "long and not attack"
 
 # What others broke such programs with, kind by kind, as a table; and a thousand damaged files of each kind.
 attack: .venv/test.stamp

@@ -46,7 +46,7 @@ def output_of(example, encoder):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_things_are_told_from_few_examples(encoder):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install .[examples]")
     output = output_of("few_examples.py", encoder)

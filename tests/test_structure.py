@@ -1,6 +1,7 @@
 """The house rules that can be read off the source: imports run one way, and what stays out."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -42,7 +43,8 @@ PARSERS = {
 HEAVY = ["cv2", "serial", "onnxruntime", "onnx", "matplotlib", "numba", "numba.cuda", "flwr"]
 
 
-def imported(source: str) -> set[str]:
+@functools.cache  # half a dozen tests ask it of every file
+def imported(source: str) -> frozenset[str]:
     """Full names of all that a source file imports: `a.b.c` for `from a.b import c`."""
     names = set()
     for node in ast.walk(ast.parse(source)):
@@ -51,7 +53,7 @@ def imported(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             parent = "." * node.level + (node.module or "")
             names |= {f"{parent}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def rooms_imported(source: str) -> set[str]:

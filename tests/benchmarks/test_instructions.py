@@ -7,7 +7,7 @@ import pytest
 from benchmarks import instructions
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_more_instructions_than_before():
     """If it fails for a good reason: python -m benchmarks.instructions --write."""
     if instructions.why_not():

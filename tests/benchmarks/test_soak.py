@@ -14,7 +14,7 @@ QUIET = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_loop_lives_through_a_failing_camera():
     """In a process of its own, whose threads and files are no other test's.
 

@@ -29,7 +29,7 @@ from firmware_bridge import open_head
 from tests.calibrations import camera_record
 from tests.firmware_bridge import emulated
 
-pytestmark = pytest.mark.chip
+pytestmark = [pytest.mark.chip, pytest.mark.long]
 
 emulated.require()
 

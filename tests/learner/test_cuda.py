@@ -15,32 +15,21 @@ import pytest
 pytestmark = pytest.mark.cuda
 
 LANES = Path(__file__).parent / "cuda_lanes"
-LIMIT_S = 1200  # of a lane; each takes about a minute of a free core
+LIMIT_S = 1200  # of a lane; each takes a minute or two of a free core
 
 
-@pytest.fixture(scope="module")
-def programs():
-    """All lanes, started together."""
+@pytest.mark.parametrize(
+    "lane", ["simulator", pytest.param("compiler", marks=pytest.mark.long), "gpu"]
+)
+def test_lane(lane, record_property):
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     env.pop("NUMBA_ENABLE_CUDASIM", None)
-    started = {
-        lane: subprocess.Popen(
-            [sys.executable, LANES / f"{lane}.py"],
-            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for lane in ("simulator", "compiler", "gpu")
-    }  # fmt: skip
-    yield started
-    for program in started.values():
-        program.kill()
-        program.communicate()
-
-
-@pytest.mark.parametrize("lane", ["simulator", "compiler", "gpu"])
-def test_lane(programs, lane, record_property):
-    output, _ = programs[lane].communicate(timeout=LIMIT_S)
-    assert programs[lane].returncode == 0, output
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    done = subprocess.run(
+        [sys.executable, LANES / f"{lane}.py"], timeout=LIMIT_S,
+        env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     for reason in (line["cannot"] for line in lines if "cannot" in line):
         record_property("CUDA lane", f"{lane}: did not run: {reason}")
         pytest.skip(reason)

@@ -210,13 +210,14 @@ def test_a_kept_kernel_is_stale_when_its_tiles_are_others():
     assert fingerprint(kernel(TALL)) != fingerprint(kernel(SHORT))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the processors are x86-64")
 @pytest.mark.parametrize("features", ["", "+avx,+avx2,+fma"], ids=["16 bytes", "32 bytes"])
 def test_for_processors_with_shorter_vectors(features):
     """Vectors of 16 bytes are those of Arm, too."""
     narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-m", "not (long or slow)"]
     done = subprocess.run(
         [*command, __file__],
         env={**os.environ, **narrow, "NUMBA_CACHE_DIR": str(OF_NARROW)},
