@@ -78,7 +78,7 @@ class CharucoFinder:
     def _seen(self, grey: np.ndarray, quick: bool) -> Iterator[tuple]:
         """(pattern, corners, ids, markers) of each pattern that may be the board's, as asked for.
 
-        Markers take the time, so they are sought once for all patterns with the same ones.
+        Markers take the time, so they are sought once for both patterns that share them.
         """
         if self.pattern:
             corners, ids, marks, _ = self._detectors[self.pattern].detectBoard(grey)

@@ -210,7 +210,7 @@ def solve_head(
     gains = _gains(views)
     prior = np.zeros(4)
     for again in range(CAMERA_ROUNDS):
-        if again:  # rays of the same pixels are others by the camera that was found
+        if again:  # by the camera just found, the same pixels have other rays
             views = views._replace(
                 rotations=[
                     measured(r.matrix, r.pixels_before, r.pixels_after, camera, r.share)

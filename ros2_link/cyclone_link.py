@@ -91,7 +91,7 @@ class CycloneLink:
             try:
                 self._join(domain)
             except BaseException:
-                self._domain.release()
+                self._leave()
                 raise
         except DDSException as error:
             raise GraphError(
@@ -110,6 +110,12 @@ class CycloneLink:
         self._waiting = WaitSet(self._participant)
         self._publishers = _Ends(self._participant, BuiltinTopicDcpsPublication)
         self._subscribers = _Ends(self._participant, BuiltinTopicDcpsSubscription)
+
+    def _leave(self) -> None:
+        """Undo `_join`, however far it came."""
+        for name in ("_publishers", "_subscribers", "_waiting", "_participant"):
+            vars(self).pop(name, None)  # the binding lets go of what nobody refers to any more
+        self._domain.release()
 
     def subscribe(
         self, topic: str, type_name: str, qos: Qos, on_message: Callable[[bytes], None]
@@ -172,12 +178,11 @@ class CycloneLink:
         if self._closed:
             return
         self._closed = True
-        self._writers.clear()  # the binding lets go of what nobody refers to any more
+        self._writers.clear()
         for reader in self._readers:
             self._waiting.detach(reader.condition)
         self._readers.clear()
-        del self._publishers, self._subscribers, self._waiting, self._participant
-        self._domain.release()
+        self._leave()
 
     def __enter__(self) -> CycloneLink:
         return self
@@ -269,7 +274,7 @@ class _Domain:
             domain, holders = self._held.pop(self._number)
             if holders > 1:
                 self._held[self._number] = domain, holders - 1
-            del domain  # its end, before the lock's: there cannot be two of a number
+            del domain  # ended while the lock is held: there cannot be two of one number
 
 
 def _config() -> str:

@@ -27,6 +27,7 @@ SECONDS = {
     "cli/test_calibrated_head.py": 1000,
     "benchmarks/test_instructions.py": 180,
     "benchmarks/test_soak.py": 40,
+    "learner/test_products.py": 60,
     "cli/test_calibrate_cli.py": 90,
     "cli/test_cli.py": 50,
     "calibration/test_camera.py": 100,

@@ -68,7 +68,9 @@ def test_places_are_found_again(encoder):
 @pytest.mark.slow
 @pytest.mark.parametrize("example", ["find_place.py", "few_examples.py"])
 @pytest.mark.parametrize(("named", "says"), [([], "usage: "), (["none.onnx"], "cannot read none")])
-def test_without_an_encoder_they_say_so_in_a_line(example, named, says, monkeypatch, tmp_path):
+def test_without_an_encoder_they_say_so_in_a_line(
+    example, named, says, monkeypatch, tmp_path, capfd
+):
     """In this process, which has loaded already what takes an example seconds."""
     if example == "few_examples.py":
         pytest.importorskip("sklearn", reason="pip install .[examples]")
@@ -82,6 +84,7 @@ def test_without_an_encoder_they_say_so_in_a_line(example, named, says, monkeypa
         sys.modules.pop("simulated", None)
     line = ended.value.code  # text: Python prints it on standard error, and ends with 1
     assert line.startswith(says) and "\n" not in line
+    assert capfd.readouterr() == ("", "")
 
 
 def table_of(output):

@@ -99,8 +99,8 @@ def leave(code: int) -> NoReturn:
     except OSError as error:  # else Python says so at its end, in three lines
         say(f"edge-rjepa: {output_failed(error)}")
         code = code or FAILED
-    # Python ends itself by the signal, and not with our code, if Ctrl-C came while it ran a string
-    # of Python, as to define a NamedTuple is. It forgets that when it runs another.
+    # Python ends by the signal, not with our code, if Ctrl-C came while it ran code given as a
+    # string, as the import of a NamedTuple does. Running another string makes it forget that.
     exec("")
     if not join_driver_threads(DRIVERS_S):
         if json_log.active is not None:

@@ -77,7 +77,7 @@ def in_even_light(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     level = np.maximum(np.array(cv2.sumElems(image)[:3]) / (height * width), DARKEST_LEVEL)
     gain = np.floor(GAIN_STEPS * EVEN_LEVEL / level + GAIN_NUDGE) / GAIN_STEPS
-    levels = np.arange(256)[:, None]  # what becomes of each is looked up
+    levels = np.arange(256)[:, None]  # each is worked out once, and pixels look theirs up
     evened = np.minimum(np.floor(levels * gain + 0.5), 255.0).astype(np.uint8)
     return cv2.LUT(image, evened[None])
 

@@ -45,7 +45,7 @@ class Directions:
     def neighbours(self) -> np.ndarray:
         """(n, NEIGHBOURS) the nearest directions of each, itself first.
 
-        Found when it is asked for: of so narrow a lens that it is refused, that takes seconds.
+        Found on demand: it takes seconds for a lens so narrow that it is refused anyway.
         """
         rays = rays_of_angles(self.angles_rad)
         return np.asarray(cKDTree(rays).query(rays, NEIGHBOURS)[1])

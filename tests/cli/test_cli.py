@@ -84,7 +84,7 @@ def test_learn_leaves_a_run_and_says_what_it_learned(world):
 
 
 @pytest.mark.slow
-def test_resume_goes_on_and_export_writes_an_encoder(world, typed, undrawn, monkeypatch):
+def test_resume_goes_on_and_export_writes_an_encoder(world, typed, monkeypatch):
     """What another process learned."""
     monkeypatch.setattr(parity, "PARITY_STEPS", 60)
     resumed = typed(world, "learn", "--resume", "run", "--fixations", "960", "--json")

@@ -32,8 +32,8 @@ STEP, STATES = {"scan"}, {"scan", "coefficients", "recur", "descend", "back_to_p
 # Kernels in single precision that may compute in double: the sums of the report, and libdevice's
 # sine, which reduces large angles in it.
 DOUBLE = {("observe", "gated"), ("invert", "gated"), ("scan", "rtu")}
-# Bytes that may be spilled: by the largest cell there may be, made up, in double precision.
-SPILLED = {("coefficients", "wheel", "float64", THOR): 48}
+# Bytes that may be spilled: by a made-up cell as large as is allowed, in double precision.
+SPILLED = {("coefficients", "wheel", "float64", THOR): 32}
 
 
 def in_wheels(path: str) -> Path | None:
@@ -55,7 +55,9 @@ def toolkit(folder: Path) -> dict[str, Path]:
         (folder / "nvvm" / "lib64" / name).symlink_to(nvvm / "lib64" / "libnvvm.so")
     for_thor = in_wheels("cu13/bin/ptxas")
     if for_thor is None:
-        lane.say(f"not for {THOR}: no ptxas of CUDA 13: pip install --no-deps nvidia-cuda-nvcc")
+        missing = f"not for {THOR}: no ptxas of CUDA 13: pip install --no-deps nvidia-cuda-nvcc"
+        assert os.environ.get("EDGE_RJEPA_REQUIRE_EMULATOR") != "1", missing
+        lane.say(missing)
     return dict.fromkeys(TARGETS, ptxas) | ({THOR: for_thor} if for_thor else {})
 
 
@@ -147,7 +149,7 @@ def check(
             told.setdefault(name, []).append(of["registers"])
             where = f"{name} for {target}"
             may_spill = SPILLED.get((name, config.cell, config.dtype, target), 0)
-            assert of["stored"] + of["loaded"] <= may_spill, f"{where} spills: {of}"
+            assert max(of["stored"], of["loaded"]) <= may_spill, f"{where} spills: {of}"
             assert of["shared"] <= 48 * 1024, f"{where}: {of}"
             if config.dtype == "float32" and (name, config.cell) not in DOUBLE:
                 assert ".f64" not in ptx, f"{where} computes in double precision"
