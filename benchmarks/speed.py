@@ -489,13 +489,12 @@ def measure_starts(effort: Effort) -> dict[str, tuple[Spread, Spread]]:
     """Import and first block in fresh processes: with an empty folder of kernels, then with it."""
     say("start-up")
     seconds = {"cold": [], "warm": []}
-    keeps = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # Python, what it compiles of the sources
     for _ in range(effort.starts):
         with tempfile.TemporaryDirectory() as folder:
             for times in seconds.values():
                 output = subprocess.check_output(
                     [sys.executable, "-c", START],
-                    env={**keeps, "NUMBA_CACHE_DIR": folder},
+                    env={**os.environ, "NUMBA_CACHE_DIR": folder},
                     cwd=DOCS.parent.parent,
                 )
                 times.append(json.loads(output))
