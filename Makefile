@@ -8,6 +8,7 @@ JOBS ?= 3
 FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 RUN := runs/demo
+SUITE = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo quick test long attack readers robots lerobot foxglove fleet debian arm64 lint firmware fuzz bench bench-docs bench-gpu bench-learning bench-gaze bench-teach bench-robots bench-watch pictures soak lock clean
 
@@ -23,15 +24,14 @@ quick test long attack: export PYTHONDONTWRITEBYTECODE :=
 
 # The fast tests of every room: what to run while you work.
 quick: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-		-m "not (attack or browser or chip or cuda or fuzz or long or slow)"
+	$(SUITE) -m "not (attack or browser or chip or cuda or fuzz or long or slow)"
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not (attack or long)"
+	$(SUITE) -m "not (attack or long)"
 
 # What takes a core half a minute or more and seldom changes; continuous integration runs it after the others.
 long: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "long and not attack"
+	$(SUITE) -m "long and not attack"
 
 # What others broke such programs with, kind by kind, as a table; and a thousand damaged files of each kind.
 attack: .venv/test.stamp

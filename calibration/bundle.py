@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from calibration.model import CameraModel, parameter_names, project, project_points
+from calibration.vectors import cross, crossed
 
 FOCAL_TRIES = np.geomspace(0.25, 5.0, 20)  # in widths of the picture
 SETTLED = 1e-7  # radians, and shares of the board's size: the last step is far more exact
@@ -299,13 +300,7 @@ def _in_camera(fit: Fit, views: Views) -> np.ndarray:
 def _by_pose(by_point, at, fit: Fit) -> np.ndarray:
     """Derivative (V, N, 2, 6) by a small turn of the board about its origin, and a shift."""
     arm = at - fit.places[:, None]
-    by_pose = np.empty((*by_point.shape[:-1], 6))
-    for k in range(3):  # the cross product of the arm with `by_point`: np.cross takes much longer
-        one, other = (k + 1) % 3, (k + 2) % 3
-        by_pose[..., k] = arm[..., None, one] * by_point[..., other]
-        by_pose[..., k] -= arm[..., None, other] * by_point[..., one]
-    by_pose[..., 3:] = by_point
-    return by_pose
+    return np.concatenate([cross(arm[..., None, :], by_point), by_point], axis=-1)
 
 
 def _moved(fit: Fit, step: np.ndarray) -> Fit:
@@ -318,12 +313,8 @@ def _moved(fit: Fit, step: np.ndarray) -> Fit:
 def _turns(vectors: np.ndarray) -> np.ndarray:
     """Rotations (V, 3, 3) about vectors (V, 3) by their lengths in radians (Rodrigues)."""
     angle = np.linalg.norm(vectors, axis=1)[:, None, None]
-    cross = np.zeros((len(vectors), 3, 3))
-    for k in range(3):
-        cross[:, (k + 2) % 3, (k + 1) % 3] = vectors[:, k]
-        cross[:, (k + 1) % 3, (k + 2) % 3] = -vectors[:, k]
-    half = np.sinc(0.5 * angle / np.pi)
-    return np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * half**2 * cross @ cross
+    turn, half = crossed(vectors), np.sinc(0.5 * angle / np.pi)
+    return np.eye(3) + np.sinc(angle / np.pi) * turn + 0.5 * half**2 * turn @ turn
 
 
 def _without(by_pose: np.ndarray, by_unknown: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ class CharucoFinder:
             yield self.pattern, corners, ids, marks
             return
         for name in self._to_try(quick):
-            marks, numbers, _ = aruco().ArucoDetector(dictionary(name)).detectMarkers(grey)
+            marks, numbers = _markers(grey, name)
             if numbers is None:
                 continue
             for pattern, detector in self._detectors.items():
@@ -152,10 +152,15 @@ def markers_in(grey: np.ndarray) -> tuple[str, list[int]] | None:
     for kind, sizes in KINDS.items():
         name = _name(kind, sizes[-1])
         if hasattr(aruco(), name):
-            ids = aruco().ArucoDetector(dictionary(name)).detectMarkers(grey)[1]
+            ids = _markers(grey, name)[1]
             seen[kind] = [] if ids is None else sorted(set(ids.ravel().tolist()))
     kind = max(seen, key=lambda kind: len(seen[kind]))
     return (kind, seen[kind]) if len(seen[kind]) >= FEW_MARKERS else None
+
+
+def _markers(grey: np.ndarray, name: str) -> tuple:
+    """Corners and numbers of a dictionary's markers, as OpenCV has them; None for no number."""
+    return aruco().ArucoDetector(dictionary(name)).detectMarkers(grey)[:2]
 
 
 def our_dictionary(markers: int):

@@ -21,6 +21,7 @@ import numpy as np
 
 from calibration.errors import CalibrationError
 from calibration.model import CameraModel
+from calibration.vectors import cross, crossed
 
 WIDTH_PX = 640  # a larger picture is made smaller before corners are sought
 CORNERS = 720  # of a picture at most, spread over GRID cells
@@ -254,8 +255,8 @@ def _consensus(rays_before, rays_after, cells, most_off, rng) -> np.ndarray:
 def _frames(pairs: np.ndarray) -> np.ndarray:
     """Orthonormal frames (..., 3, 3), as columns, of two rays (..., 2, 3)."""
     first = pairs[..., 0, :] + pairs[..., 1, :]
-    third = _cross(pairs[..., 0, :], pairs[..., 1, :])
-    frame = np.stack([first, _cross(third, first), third], axis=-1)
+    third = cross(pairs[..., 0, :], pairs[..., 1, :])
+    frame = np.stack([first, cross(third, first), third], axis=-1)
     return frame / np.maximum(np.linalg.norm(frame, axis=-2, keepdims=True), 1e-12)
 
 
@@ -288,7 +289,7 @@ def _refined(matrix, pixels_before, pixels_after, camera: CameraModel) -> _Refin
         off = _dot(across, rays_after @ matrix.T - rays_before) * focal
         noise_px = max(LEAST_NOISE_PX, 1.4826 * np.median(np.abs(off)))
         weight = 1.0 / (1.0 + np.sum(off * off, axis=-1) / (2.0 * noise_px) ** 2)
-        by_vector = -across @ matrix @ _crossed(rays_after) * focal
+        by_vector = -across @ matrix @ crossed(rays_after) * focal
         information, gradient = _normal(by_vector, off, weight / noise_px**2)
         step = -np.linalg.solve(information, gradient)
         matrix = matrix @ cv2.Rodrigues(step)[0]
@@ -351,27 +352,9 @@ def _across(rays: np.ndarray) -> np.ndarray:
     right = across[..., 0, :]
     right[..., 0], right[..., 2] = rays[..., 2], -rays[..., 0]  # down x ray
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
-    across[..., 1, :] = _cross(rays, right)
+    across[..., 1, :] = cross(rays, right)
     return across
-
-
-def _cross(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Cross products (..., 3), as of np.cross, which takes much longer."""
-    product = np.empty(one.shape)
-    for k in range(3):
-        right, left = (k + 1) % 3, (k + 2) % 3
-        product[..., k] = one[..., right] * other[..., left] - one[..., left] * other[..., right]
-    return product
 
 
 def _dot(across: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.einsum("mij,mj->mi", across, vectors)
-
-
-def _crossed(vectors: np.ndarray) -> np.ndarray:
-    """Matrices (M, 3, 3) with crossed(v) @ w = v x w."""
-    crossed = np.zeros((*vectors.shape, 3))
-    for k in range(3):
-        crossed[..., (k + 2) % 3, (k + 1) % 3] = vectors[..., k]
-        crossed[..., (k + 1) % 3, (k + 2) % 3] = -vectors[..., k]
-    return crossed

@@ -6,7 +6,6 @@ A direction is an index into one lattice of angles, the same wherever the head l
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import cv2
 import numpy as np
@@ -41,11 +40,10 @@ class Directions:
         self._head: tuple[float, float] | None = None  # of the view that is kept
         self._in_view = np.empty(0, np.intp)
 
-    @cached_property
     def neighbours(self) -> np.ndarray:
         """(n, NEIGHBOURS) the nearest directions of each, itself first.
 
-        Found on demand: it takes seconds for a lens so narrow that it is refused anyway.
+        Not found at once: it takes seconds for a lens so narrow that it is refused.
         """
         rays = rays_of_angles(self.angles_rad)
         return np.asarray(cKDTree(rays).query(rays, NEIGHBOURS)[1])

@@ -116,6 +116,7 @@ class Watch:
         self._encode, self._camera, self._window_px = encode, camera, window_px
         self._directions = Directions(camera, window_px)
         self._check_view()
+        self._neighbours = self._directions.neighbours()
         self._n_z = encode(np.zeros((1, window_px, window_px, 3), np.uint8)).shape[1]
         self._events: list[str] = []
         self._gone: list[Gone] = []
@@ -385,7 +386,7 @@ class Watch:
 
     def _persistent_scores(self, directions: np.ndarray) -> np.ndarray:
         """(K,) the lowest scores of the last looks, averaged over the neighbours."""
-        lowest = self._scores[self._directions.neighbours[directions]].min(axis=2)
+        lowest = self._scores[self._neighbours[directions]].min(axis=2)
         known = np.isfinite(lowest)
         count = np.maximum(known.sum(axis=1), (NEIGHBOURS + 1) // 2)
         mean = np.where(known, lowest, 0.0).sum(axis=1) / count
